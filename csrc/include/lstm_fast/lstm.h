@@ -1,0 +1,116 @@
+// The contract of the fused LSTM: equations, layouts, ownership. Kernels know no framework; a binding validates its
+// arguments and fills the structs below, a kernel assumes that they are valid.
+//
+// Equations (Hochreiter & Schmidhuber 1997 with the forget gate of Gers et al. 2000, as keras.layers.LSTM computes
+// them). The gate order is Keras's, `i, f, c, o`, along the last axis of kernel, recurrent_kernel and bias:
+//
+//   z_t = (m_x * x_t) W + (m_h * h_{t-1}) U + b      i, f, o = sigmoid(z_i, z_f, z_o)      g = tanh(z_c)
+//   c_t = f * c_{t-1} + i * g                        h_t = o * tanh(c_t)
+//
+// m_x and m_h are dropout multipliers (0 or 1/(1-rate)), one per gate, fixed over time; absent means 1.
+// A masked timestep carries h and c through unchanged and its x_t is never read.
+//
+// Letters: B batch, T time, D input features, H units, N directions (1 or 2). All arrays are dense and row-major
+// unless a stride is given; strides are in elements. Elements have the problem's dtype; for float16 and bfloat16 all
+// arithmetic, the cell state between steps and every accumulation are float32.
+//
+// Determinism: a row's forward result depends neither on the other rows nor on the number of threads; gradients do
+// not depend on the number of threads.
+#ifndef LSTM_FAST_LSTM_H_
+#define LSTM_FAST_LSTM_H_
+
+#include <cstdint>
+
+#if defined(__GNUC__)
+#define LSTM_FAST_EXPORT __attribute__((visibility("default")))
+#else
+#define LSTM_FAST_EXPORT
+#endif
+
+namespace lstm_fast {
+
+enum class DType : int { kFloat32 = 0, kFloat64 = 1, kFloat16 = 2, kBFloat16 = 3 };
+
+inline int64_t SizeOf(DType dtype) {
+  return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2;
+}
+
+// What the forward pass leaves in `reserve` for the backward pass.
+enum class Reserve : int {
+  kNone = 0,       // nothing: inference. Backward() then runs the forward pass again.
+  kGates = 1,      // gates and cell state of every real timestep: 5 * H values each.
+  kRecompute = 2,  // h and c at every kCheckpointInterval-th real timestep; Backward() recomputes the gates between.
+};
+
+// Real timesteps between two checkpoints: 16 keeps the recomputed gates of a row tile within L2 at H = 64.
+constexpr int64_t kCheckpointInterval = 16;
+
+// With two directions, direction 0 runs forward in time and direction 1 backward, and both write y in input order (what
+// keras.layers.Bidirectional returns). With one direction, go_backwards runs it backward and writes y in processing
+// order (what keras.layers.LSTM returns).
+struct Problem {
+  DType dtype;
+  int64_t batch, time, input, units;
+  int directions;
+  bool go_backwards;          // one direction only
+  bool return_sequences;      // y has time T; otherwise 1, the last output in processing order
+  bool zero_output_for_mask;  // masked outputs are 0; otherwise the previous output, 0 where there is none
+  Reserve reserve;
+};
+
+// The parameters and states of one direction, read only. Pointers marked "or null" may be absent.
+struct DirectionInput {
+  const void* kernel;             // [D, 4H]
+  const void* recurrent_kernel;   // [H, 4H]
+  const void* bias;               // [4H] or null
+  const void* h0;                 // [B, H] or null: zeros
+  const void* c0;                 // [B, H] or null: zeros
+  const void* input_dropout;      // [4, B, D] or null: multipliers m_x
+  const void* recurrent_dropout;  // [4, B, H] or null: multipliers m_h
+};
+
+struct Inputs {
+  Problem problem;
+  const void* x;                            // [B, T, D], features contiguous
+  int64_t x_batch_stride, x_time_stride;    // in elements
+  const bool* mask;                         // [B, T] or null: every timestep is real
+  DirectionInput direction[2];
+};
+
+// Outputs are written whole, padding included; they may not overlap the inputs or each other.
+struct ForwardOutput {
+  void* y;        // [B, T or 1, N * H], the directions side by side
+  void* h_n[2];   // [B, H] each
+  void* c_n[2];   // [B, H] each
+  void* reserve;  // ReserveBytes() bytes, 64-byte aligned if possible; null when that is 0
+};
+
+// Incoming gradients. Null means zero.
+struct BackwardInput {
+  const void* reserve;  // as ForwardOutput::reserve
+  const void* dy;       // [B, T or 1, N * H]
+  const void* dh_n[2];  // [B, H] each
+  const void* dc_n[2];  // [B, H] each
+};
+
+// Outgoing gradients, written whole; null pointers are not computed.
+struct BackwardOutput {
+  void* dx;                   // [B, T, D]; zero at masked timesteps
+  void* dkernel[2];           // [D, 4H]
+  void* drecurrent_kernel[2]; // [H, 4H]
+  void* dbias[2];             // [4H]
+  void* dh0[2];               // [B, H]
+  void* dc0[2];               // [B, H]
+};
+
+// Size of the reserve buffer. Its layout is private to the instruction set that wrote it: both passes must run in one
+// process with the same active ISA. It depends on the mask: padded timesteps take no room.
+LSTM_FAST_EXPORT int64_t ReserveBytes(const Problem& problem, const bool* mask);
+
+// Throws std::bad_alloc when scratch memory cannot be had; nothing else.
+LSTM_FAST_EXPORT void Forward(const Inputs& inputs, const ForwardOutput& output);
+LSTM_FAST_EXPORT void Backward(const Inputs& inputs, const BackwardInput& gradient, const BackwardOutput& output);
+
+}  // namespace lstm_fast
+
+#endif  // LSTM_FAST_LSTM_H_
