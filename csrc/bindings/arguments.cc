@@ -1,0 +1,108 @@
+#include "bindings/arguments.h"
+
+#include <stdexcept>
+#include <string>
+
+#include "lstm_fast/isa.h"
+#include "lstm_fast/parallel.h"
+
+namespace lstm_fast {
+namespace {
+
+std::string ShapeText(const int64_t* shape, int rank) {
+  std::string text = "[";
+  for (int i = 0; i < rank; ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
+  return text + "]";
+}
+
+[[noreturn]] void Fail(const std::string& name, const std::string& expected, const std::string& found) {
+  throw std::invalid_argument(name + ": expected " + expected + "; found " + found);
+}
+
+std::string Found(const Array& array) {
+  if (!array.present) return "nothing";
+  if (array.rank > 4) return "rank " + std::to_string(array.rank);
+  return "shape " + ShapeText(array.shape.data(), array.rank);
+}
+
+// Compares with the expected shape; an absent array passes where it is optional.
+const void* CheckShape(const Array& array, const std::string& name, std::initializer_list<int64_t> shape,
+                       const char* letters, bool optional) {
+  const int rank = static_cast<int>(shape.size());
+  if (!array.present && optional) return nullptr;
+  bool same = array.present && array.rank == rank;
+  for (int i = 0; same && i < rank; ++i) same = array.shape[static_cast<size_t>(i)] == shape.begin()[i];
+  if (!same) Fail(name, "shape " + ShapeText(shape.begin(), rank) + " (" + letters + ")", Found(array));
+  return array.data;
+}
+
+std::string Indexed(const char* name, int direction) { return std::string(name) + "[" + std::to_string(direction) + "]"; }
+
+}  // namespace
+
+int CheckDirections(int64_t count) {
+  if (count != 1 && count != 2) Fail("kernels", "1 or 2 directions", std::to_string(count));
+  return static_cast<int>(count);
+}
+
+Inputs Check(const Arguments& a) {
+  // Bad settings in the environment are reported here, before any work is done.
+  static_cast<void>(ActiveIsa());
+  static_cast<void>(ThreadCount());
+
+  Inputs inputs{};
+  if (!a.x.present || a.x.rank != 3) Fail("x", "rank 3 (batch, time, features)", Found(a.x));
+  const int64_t batch = a.x.shape[0], time = a.x.shape[1], input = a.x.shape[2];
+  if (time > INT32_MAX) Fail("x", "fewer than 2^31 timesteps", std::to_string(time));
+  const Array& recurrent = a.recurrent_kernels[0];
+  if (!recurrent.present || recurrent.rank != 2 || recurrent.shape[0] < 1) {
+    Fail("recurrent_kernels[0]", "shape [units, 4 * units]", Found(recurrent));
+  }
+  const int64_t units = recurrent.shape[0];
+  if (a.reserve_mode < 0 || a.reserve_mode > 2) {
+    Fail("reserve_mode", "0 (none), 1 (gates) or 2 (recompute)", std::to_string(a.reserve_mode));
+  }
+  if (a.directions == 2 && a.go_backwards) Fail("go_backwards", "false with two directions", "true");
+
+  inputs.problem = {a.dtype,        batch,
+                    time,           input,
+                    units,          a.directions,
+                    a.go_backwards, a.return_sequences,
+                    a.zero_output_for_mask, static_cast<Reserve>(a.reserve_mode)};
+  inputs.x = a.x.data;
+  inputs.x_batch_stride = time * input;
+  inputs.x_time_stride = input;
+  inputs.mask = static_cast<const bool*>(CheckShape(a.mask, "mask", {batch, time}, "batch, time", true));
+  for (int n = 0; n < a.directions; ++n) {
+    const size_t i = static_cast<size_t>(n);
+    DirectionInput& d = inputs.direction[n];
+    d.kernel = CheckShape(a.kernels[i], Indexed("kernels", n), {input, 4 * units}, "features, 4 * units", false);
+    d.recurrent_kernel = CheckShape(a.recurrent_kernels[i], Indexed("recurrent_kernels", n), {units, 4 * units},
+                                    "units, 4 * units", false);
+    d.bias = CheckShape(a.biases[i], Indexed("biases", n), {4 * units}, "4 * units", true);
+    d.h0 = CheckShape(a.h0[i], Indexed("h0", n), {batch, units}, "batch, units", true);
+    d.c0 = CheckShape(a.c0[i], Indexed("c0", n), {batch, units}, "batch, units", true);
+    d.input_dropout = CheckShape(a.input_dropout[i], Indexed("input_dropout", n), {4, batch, input},
+                                 "gates, batch, features", true);
+    d.recurrent_dropout = CheckShape(a.recurrent_dropout[i], Indexed("recurrent_dropout", n), {4, batch, units},
+                                     "gates, batch, units", true);
+  }
+  return inputs;
+}
+
+BackwardInput Check(const Inputs& inputs, const GradientArguments& gradient) {
+  const Problem& p = inputs.problem;
+  BackwardInput checked{};
+  checked.reserve =
+      CheckShape(gradient.reserve, "reserve", {ReserveBytes(p, inputs.mask)}, "bytes that forward() returned", false);
+  checked.dy = CheckShape(gradient.dy, "dy", {p.batch, p.return_sequences ? p.time : 1, p.directions * p.units},
+                          "batch, time or 1, directions * units", true);
+  for (int n = 0; n < p.directions; ++n) {
+    const size_t i = static_cast<size_t>(n);
+    checked.dh_n[n] = CheckShape(gradient.dh_n[i], Indexed("dh_n", n), {p.batch, p.units}, "batch, units", true);
+    checked.dc_n[n] = CheckShape(gradient.dc_n[i], Indexed("dc_n", n), {p.batch, p.units}, "batch, units", true);
+  }
+  return checked;
+}
+
+}  // namespace lstm_fast

@@ -1,0 +1,46 @@
+// Validation of a call's arguments, the same for every framework: a binding describes its arrays, Check() compares them
+// with the contract of lstm.h and says what is wrong in terms of the argument's name.
+#ifndef LSTM_FAST_BINDINGS_ARGUMENTS_H_
+#define LSTM_FAST_BINDINGS_ARGUMENTS_H_
+
+#include <array>
+#include <cstdint>
+#include <initializer_list>
+#include <string>
+
+#include "lstm_fast/lstm.h"
+
+namespace lstm_fast {
+
+// A dense, row-major array that a framework owns.
+struct Array {
+  void* data = nullptr;
+  bool present = false;
+  int rank = 0;
+  std::array<int64_t, 4> shape{};  // of arrays of higher rank, only the rank is looked at
+};
+
+struct Arguments {
+  DType dtype;  // of every array but the mask, which the binding has checked to be boolean
+  int directions;
+  bool go_backwards, return_sequences, zero_output_for_mask;
+  int64_t reserve_mode;
+  Array x, mask;
+  std::array<Array, 2> kernels, recurrent_kernels, biases, h0, c0, input_dropout, recurrent_dropout;
+};
+
+struct GradientArguments {
+  Array reserve, dy;  // reserve in bytes
+  std::array<Array, 2> dh_n, dc_n;
+};
+
+// Throw std::invalid_argument: the argument, what was expected, what was found.
+Inputs Check(const Arguments& arguments);
+BackwardInput Check(const Inputs& inputs, const GradientArguments& gradient);
+
+// Throws unless count is 1 or 2.
+int CheckDirections(int64_t count);
+
+}  // namespace lstm_fast
+
+#endif  // LSTM_FAST_BINDINGS_ARGUMENTS_H_

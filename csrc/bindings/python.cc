@@ -1,0 +1,247 @@
+// lstm_fast._core: the kernels on NumPy arrays, and the library's switches and counters.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <string>
+#include <vector>
+
+#include "bindings/arguments.h"
+#include "lstm_fast/isa.h"
+#include "lstm_fast/lstm.h"
+#include "lstm_fast/parallel.h"
+
+namespace py = pybind11;
+
+namespace lstm_fast {
+namespace {
+
+DType DTypeOf(const py::array& array, const std::string& name) {
+  const py::dtype dtype = array.dtype();
+  if (dtype.kind() == 'f' && dtype.byteorder() != '>') {
+    if (dtype.itemsize() == 4) return DType::kFloat32;
+    if (dtype.itemsize() == 8) return DType::kFloat64;
+    if (dtype.itemsize() == 2) return DType::kFloat16;
+  }
+  const std::string found = py::str(dtype);
+  if (found == "bfloat16") return DType::kBFloat16;  // an extension type, known by its name
+  throw py::type_error(name + ": expected dtype float32, float64, float16 or bfloat16; found " + found);
+}
+
+Array View(const py::array& array, const std::string& name) {
+  if (!(array.flags() & py::array::c_style)) {
+    throw py::value_error(name + ": expected a C-contiguous array; found strides of another order");
+  }
+  Array view;
+  view.data = const_cast<void*>(array.data());
+  view.present = true;
+  view.rank = static_cast<int>(array.ndim());
+  for (int i = 0; i < view.rank && i < 4; ++i) view.shape[static_cast<size_t>(i)] = array.shape(i);
+  return view;
+}
+
+py::array AsArray(const py::handle& object, const std::string& name) {
+  if (!py::isinstance<py::array>(object)) {
+    throw py::type_error(name + ": expected a numpy.ndarray; found " +
+                         std::string(py::str(py::type::of(object).attr("__name__"))));
+  }
+  return py::reinterpret_borrow<py::array>(object);
+}
+
+// An optional array of x's dtype.
+Array OptionalView(const py::handle& object, const std::string& name, DType dtype) {
+  if (object.is_none()) return {};
+  const py::array array = AsArray(object, name);
+  if (DTypeOf(array, name) != dtype) {
+    throw py::type_error(name + ": expected the dtype of x; found " + std::string(py::str(array.dtype())));
+  }
+  return View(array, name);
+}
+
+std::array<Array, 2> ViewList(const py::sequence& list, const char* name, int directions, DType dtype) {
+  if (static_cast<int>(list.size()) != directions) {
+    throw py::value_error(std::string(name) + ": expected " + std::to_string(directions) + " entries, as in kernels; found " +
+                          std::to_string(list.size()));
+  }
+  std::array<Array, 2> views;
+  for (int n = 0; n < directions; ++n) {
+    views[static_cast<size_t>(n)] =
+        OptionalView(list[static_cast<size_t>(n)], std::string(name) + "[" + std::to_string(n) + "]", dtype);
+  }
+  return views;
+}
+
+py::array Empty(const py::dtype& dtype, std::vector<py::ssize_t> shape) { return py::array(dtype, std::move(shape)); }
+
+// The arguments that forward and backward share, with the array whose dtype they have.
+struct Call {
+  py::array x;
+  Arguments arguments;
+};
+
+Call Describe(const py::object& x_object, const py::object& mask, const py::sequence& kernels,
+              const py::sequence& recurrent_kernels, const py::sequence& biases, const py::sequence& h0,
+              const py::sequence& c0, const py::sequence& input_dropout, const py::sequence& recurrent_dropout,
+              bool go_backwards, bool return_sequences, bool zero_output_for_mask, int64_t reserve_mode) {
+  Call call{AsArray(x_object, "x"), {}};
+  Arguments& a = call.arguments;
+  a.dtype = DTypeOf(call.x, "x");
+  a.directions = CheckDirections(static_cast<int64_t>(kernels.size()));
+  a.go_backwards = go_backwards;
+  a.return_sequences = return_sequences;
+  a.zero_output_for_mask = zero_output_for_mask;
+  a.reserve_mode = reserve_mode;
+  a.x = View(call.x, "x");
+  if (!mask.is_none()) {
+    const py::array array = AsArray(mask, "mask");
+    if (array.dtype().kind() != 'b') {
+      throw py::type_error("mask: expected dtype bool; found " + std::string(py::str(array.dtype())));
+    }
+    a.mask = View(array, "mask");
+  }
+  a.kernels = ViewList(kernels, "kernels", a.directions, a.dtype);
+  a.recurrent_kernels = ViewList(recurrent_kernels, "recurrent_kernels", a.directions, a.dtype);
+  a.biases = ViewList(biases, "biases", a.directions, a.dtype);
+  a.h0 = ViewList(h0, "h0", a.directions, a.dtype);
+  a.c0 = ViewList(c0, "c0", a.directions, a.dtype);
+  a.input_dropout = ViewList(input_dropout, "input_dropout", a.directions, a.dtype);
+  a.recurrent_dropout = ViewList(recurrent_dropout, "recurrent_dropout", a.directions, a.dtype);
+  return call;
+}
+
+py::tuple ForwardArrays(const py::object& x, const py::object& mask, const py::sequence& kernels,
+                        const py::sequence& recurrent_kernels, const py::sequence& biases, const py::sequence& h0,
+                        const py::sequence& c0, const py::sequence& input_dropout,
+                        const py::sequence& recurrent_dropout, bool go_backwards, bool return_sequences,
+                        bool zero_output_for_mask, int64_t reserve_mode) {
+  const Call call = Describe(x, mask, kernels, recurrent_kernels, biases, h0, c0, input_dropout, recurrent_dropout,
+                             go_backwards, return_sequences, zero_output_for_mask, reserve_mode);
+  const Inputs inputs = Check(call.arguments);
+  const Problem& p = inputs.problem;
+  const py::dtype dtype = call.x.dtype();
+  py::array y = Empty(dtype, {p.batch, p.return_sequences ? p.time : 1, p.directions * p.units});
+  py::array reserve = Empty(py::dtype::of<uint8_t>(), {ReserveBytes(p, inputs.mask)});
+  py::list h_n, c_n;
+  ForwardOutput output{};
+  output.y = y.mutable_data();
+  output.reserve = reserve.mutable_data();
+  for (int n = 0; n < p.directions; ++n) {
+    py::array h = Empty(dtype, {p.batch, p.units}), c = Empty(dtype, {p.batch, p.units});
+    output.h_n[n] = h.mutable_data();
+    output.c_n[n] = c.mutable_data();
+    h_n.append(h);
+    c_n.append(c);
+  }
+  {
+    const py::gil_scoped_release release;
+    Forward(inputs, output);
+  }
+  return py::make_tuple(y, h_n, c_n, reserve);
+}
+
+py::tuple BackwardArrays(const py::object& x, const py::object& mask, const py::sequence& kernels,
+                         const py::sequence& recurrent_kernels, const py::sequence& biases, const py::sequence& h0,
+                         const py::sequence& c0, const py::sequence& input_dropout,
+                         const py::sequence& recurrent_dropout, const py::object& reserve, const py::object& dy,
+                         const py::sequence& dh_n, const py::sequence& dc_n, bool go_backwards, bool return_sequences,
+                         bool zero_output_for_mask, int64_t reserve_mode) {
+  const Call call = Describe(x, mask, kernels, recurrent_kernels, biases, h0, c0, input_dropout, recurrent_dropout,
+                             go_backwards, return_sequences, zero_output_for_mask, reserve_mode);
+  const Inputs inputs = Check(call.arguments);
+  const Problem& p = inputs.problem;
+  const DType dtype = call.arguments.dtype;
+  GradientArguments gradient;
+  const py::array reserve_array = AsArray(reserve, "reserve");
+  if (reserve_array.itemsize() != 1) {
+    throw py::type_error("reserve: expected dtype uint8; found " + std::string(py::str(reserve_array.dtype())));
+  }
+  gradient.reserve = View(reserve_array, "reserve");
+  gradient.dy = OptionalView(dy, "dy", dtype);
+  gradient.dh_n = ViewList(dh_n, "dh_n", p.directions, dtype);
+  gradient.dc_n = ViewList(dc_n, "dc_n", p.directions, dtype);
+  const BackwardInput backward = Check(inputs, gradient);
+
+  const py::dtype array_dtype = call.x.dtype();
+  py::array dx = Empty(array_dtype, {p.batch, p.time, p.input});
+  py::list dkernels, drecurrent_kernels, dbiases, dh0, dc0;
+  BackwardOutput output{};
+  output.dx = dx.mutable_data();
+  const auto add = [&](py::list& list, std::vector<py::ssize_t> shape) {
+    py::array array = Empty(array_dtype, std::move(shape));
+    list.append(array);
+    return array.mutable_data();
+  };
+  for (int n = 0; n < p.directions; ++n) {
+    output.dkernel[n] = add(dkernels, {p.input, 4 * p.units});
+    output.drecurrent_kernel[n] = add(drecurrent_kernels, {p.units, 4 * p.units});
+    if (inputs.direction[n].bias) {
+      output.dbias[n] = add(dbiases, {4 * p.units});
+    } else {
+      dbiases.append(py::none());
+    }
+    output.dh0[n] = add(dh0, {p.batch, p.units});
+    output.dc0[n] = add(dc0, {p.batch, p.units});
+  }
+  {
+    const py::gil_scoped_release release;
+    Backward(inputs, backward, output);
+  }
+  return py::make_tuple(dx, dkernels, drecurrent_kernels, dbiases, dh0, dc0);
+}
+
+py::array Elementwise(void (*function)(DType, const void*, void*, int64_t), const py::array& x) {
+  const DType dtype = DTypeOf(x, "x");
+  if (dtype != DType::kFloat32 && dtype != DType::kFloat64) {
+    throw py::type_error("x: expected dtype float32 or float64; found " + std::string(py::str(x.dtype())));
+  }
+  const Array view = View(x, "x");
+  py::array y(x.dtype(), std::vector<py::ssize_t>(x.shape(), x.shape() + x.ndim()));
+  function(dtype, view.data, y.mutable_data(), x.size());
+  return y;
+}
+
+py::dict BuildInfo() {
+  using py::literals::operator""_a;
+  return py::dict("compiler"_a = __VERSION__, "build_type"_a = LSTM_FAST_BUILD_TYPE, "isas"_a = CompiledIsas(),
+                  "cuda"_a = false);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_core, m) {
+  m.doc() = "Compiled kernels of lstm_fast, on NumPy arrays. Shapes and equations: csrc/include/lstm_fast/lstm.h.";
+  m.attr("__version__") = LSTM_FAST_VERSION;
+
+  m.def("forward", &ForwardArrays, py::arg("x"), py::arg("mask"), py::arg("kernels"), py::arg("recurrent_kernels"),
+        py::arg("biases"), py::arg("h0"), py::arg("c0"), py::arg("input_dropout"), py::arg("recurrent_dropout"),
+        py::arg("go_backwards"), py::arg("return_sequences"), py::arg("zero_output_for_mask"), py::arg("reserve_mode"),
+        "Returns (y, h_n, c_n, reserve). Lists have an entry per direction; optional arrays may be None.");
+  m.def("backward", &BackwardArrays, py::arg("x"), py::arg("mask"), py::arg("kernels"), py::arg("recurrent_kernels"),
+        py::arg("biases"), py::arg("h0"), py::arg("c0"), py::arg("input_dropout"), py::arg("recurrent_dropout"),
+        py::arg("reserve"), py::arg("dy"), py::arg("dh_n"), py::arg("dc_n"), py::arg("go_backwards"),
+        py::arg("return_sequences"), py::arg("zero_output_for_mask"), py::arg("reserve_mode"),
+        "Returns (dx, dkernels, drecurrent_kernels, dbiases, dh0, dc0).");
+
+  m.def("isa", &ActiveIsa, "The active instruction set.");
+  m.def("available_isas", &AvailableIsas, "Instruction sets that this processor runs, slowest first.");
+  m.def("compiled_isas", &CompiledIsas, "Instruction sets in this build, slowest first.");
+  m.def("set_isa", &SetIsa, py::arg("isa"), "Forces an instruction set; ValueError if it cannot be had.");
+  m.def("threads", &ThreadCount, "Threads that a call may use.");
+  m.def("set_threads", &SetThreadCount, py::arg("threads"), "Sets threads(); ValueError if below 1.");
+  m.def(
+      "fused_calls",
+      [] {
+        const CallCounts counts = GetCallCounts();
+        py::dict result;
+        result["forward"] = counts.forward;
+        result["backward"] = counts.backward;
+        return result;
+      },
+      "How often the kernels have run in this process, through any binding.");
+  m.def("build_info", &BuildInfo, "How this extension was compiled.");
+
+  m.def("_sigmoid", [](const py::array& x) { return Elementwise(&Sigmoid, x); }, py::arg("x"), "For tests.");
+  m.def("_tanh", [](const py::array& x) { return Elementwise(&Tanh, x); }, py::arg("x"), "For tests.");
+}
+
+}  // namespace lstm_fast

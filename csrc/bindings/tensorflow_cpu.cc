@@ -1,0 +1,338 @@
+// The TensorFlow ops LstmFastForward and LstmFastBackward on the CPU, through TensorFlow's C API, whose binary interface
+// is stable over releases. An optional argument that is absent is a tensor of shape [0].
+#include <array>
+#include <cstdio>
+#include <exception>
+#include <memory>
+#include <new>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "bindings/arguments.h"
+#include "bindings/tensorflow_c.h"
+#include "lstm_fast/lstm.h"
+
+namespace lstm_fast {
+namespace {
+
+struct DeleteStatus {
+  void operator()(TF_Status* status) const { TF_DeleteStatus(status); }
+};
+struct DeleteTensor {
+  void operator()(TF_Tensor* tensor) const { TF_DeleteTensor(tensor); }
+};
+struct DeleteShape {
+  void operator()(TF_ShapeHandle* shape) const { TF_DeleteShapeHandle(shape); }
+};
+using Status = std::unique_ptr<TF_Status, DeleteStatus>;
+using Tensor = std::unique_ptr<TF_Tensor, DeleteTensor>;
+using Shape = std::unique_ptr<TF_ShapeHandle, DeleteShape>;
+
+// An error that TensorFlow itself reported.
+struct TensorFlowError : std::runtime_error {
+  explicit TensorFlowError(const TF_Status* status) : std::runtime_error(TF_Message(status)), code(TF_GetCode(status)) {}
+  TF_Code code;
+};
+
+void ThrowIfError(const Status& status) {
+  if (TF_GetCode(status.get()) != TF_OK) throw TensorFlowError(status.get());
+}
+
+// Runs body and turns what it throws into a status; no exception may pass through TensorFlow.
+template <class Body, class Report>
+void Guard(const Body& body, const Report& report) {
+  const auto fail = [&](TF_Code code, const char* message) {
+    const Status status(TF_NewStatus());
+    TF_SetStatus(status.get(), code, message);
+    report(status.get());
+  };
+  try {
+    body();
+  } catch (const TensorFlowError& error) {
+    fail(error.code, error.what());
+  } catch (const std::invalid_argument& error) {
+    fail(TF_INVALID_ARGUMENT, error.what());
+  } catch (const std::bad_alloc&) {
+    fail(TF_RESOURCE_EXHAUSTED, "lstm_fast: out of memory");
+  } catch (const std::exception& error) {
+    fail(TF_INTERNAL, error.what());
+  }
+}
+
+// The attributes of a node.
+struct Attributes {
+  TF_DataType type;
+  DType dtype;
+  int directions;
+  bool go_backwards, return_sequences, zero_output_for_mask;
+  int64_t reserve_mode;
+};
+
+DType DTypeOf(TF_DataType type) {
+  switch (type) {
+    case TF_FLOAT:
+      return DType::kFloat32;
+    case TF_DOUBLE:
+      return DType::kFloat64;
+    case TF_HALF:
+      return DType::kFloat16;
+    default:
+      return DType::kBFloat16;
+  }
+}
+
+void* Create(TF_OpKernelConstruction* context) {
+  auto attributes = std::make_unique<Attributes>();
+  bool failed = false;
+  Guard(
+      [&] {
+        const Status status(TF_NewStatus());
+        const auto get_bool = [&](const char* name) {
+          unsigned char value = 0;
+          TF_OpKernelConstruction_GetAttrBool(context, name, &value, status.get());
+          ThrowIfError(status);
+          return value != 0;
+        };
+        const auto get_int = [&](const char* name) {
+          int64_t value = 0;
+          TF_OpKernelConstruction_GetAttrInt64(context, name, &value, status.get());
+          ThrowIfError(status);
+          return value;
+        };
+        TF_OpKernelConstruction_GetAttrType(context, "T", &attributes->type, status.get());
+        ThrowIfError(status);
+        attributes->dtype = DTypeOf(attributes->type);
+        attributes->directions = CheckDirections(get_int("N"));
+        attributes->go_backwards = get_bool("go_backwards");
+        attributes->return_sequences = get_bool("return_sequences");
+        attributes->zero_output_for_mask = get_bool("zero_output_for_mask");
+        attributes->reserve_mode = get_int("reserve_mode");
+      },
+      [&](TF_Status* status) {
+        failed = true;
+        TF_OpKernelConstruction_Failure(context, status);
+      });
+  return failed ? nullptr : attributes.release();
+}
+
+void Destroy(void* attributes) { delete static_cast<Attributes*>(attributes); }
+
+// Inputs are read in order; the tensors are kept until the call ends.
+class InputReader {
+ public:
+  explicit InputReader(TF_OpKernelContext* context) : context_(context), status_(TF_NewStatus()) {}
+
+  Array Next() {
+    TF_Tensor* tensor = nullptr;
+    TF_GetInput(context_, static_cast<int>(tensors_.size()), &tensor, status_.get());
+    ThrowIfError(status_);
+    tensors_.emplace_back(tensor);
+    Array array;
+    array.data = TF_TensorData(tensor);
+    array.present = true;
+    array.rank = TF_NumDims(tensor);
+    for (int i = 0; i < array.rank && i < 4; ++i) array.shape[static_cast<size_t>(i)] = TF_Dim(tensor, i);
+    return array;
+  }
+
+  Array NextOptional() {
+    const Array array = Next();
+    return array.rank == 1 && array.shape[0] == 0 ? Array{} : array;
+  }
+
+  template <class Read>
+  std::array<Array, 2> List(int count, const Read& read) {
+    std::array<Array, 2> arrays;
+    for (int n = 0; n < count; ++n) arrays[static_cast<size_t>(n)] = read();
+    return arrays;
+  }
+
+  Arguments Common(const Attributes& attributes) {
+    const auto required = [this] { return Next(); };
+    const auto optional = [this] { return NextOptional(); };
+    const int n = attributes.directions;
+    Arguments a{};
+    a.dtype = attributes.dtype;
+    a.directions = n;
+    a.go_backwards = attributes.go_backwards;
+    a.return_sequences = attributes.return_sequences;
+    a.zero_output_for_mask = attributes.zero_output_for_mask;
+    a.reserve_mode = attributes.reserve_mode;
+    a.x = Next();
+    a.mask = NextOptional();
+    a.kernels = List(n, required);
+    a.recurrent_kernels = List(n, required);
+    a.biases = List(n, optional);
+    a.h0 = List(n, optional);
+    a.c0 = List(n, optional);
+    a.input_dropout = List(n, optional);
+    a.recurrent_dropout = List(n, optional);
+    return a;
+  }
+
+ private:
+  TF_OpKernelContext* context_;
+  Status status_;
+  std::vector<Tensor> tensors_;
+};
+
+// Outputs are allocated in order.
+class OutputWriter {
+ public:
+  explicit OutputWriter(TF_OpKernelContext* context) : context_(context), status_(TF_NewStatus()) {}
+
+  void* Next(TF_DataType type, int64_t element_size, const std::vector<int64_t>& shape) {
+    int64_t count = 1;
+    for (const int64_t dim : shape) count *= dim;
+    TF_Tensor* tensor =
+        TF_AllocateOutput(context_, static_cast<int>(tensors_.size()), type, shape.data(),
+                          static_cast<int>(shape.size()), static_cast<size_t>(count * element_size), status_.get());
+    ThrowIfError(status_);
+    tensors_.emplace_back(tensor);
+    return TF_TensorData(tensor);
+  }
+
+ private:
+  TF_OpKernelContext* context_;
+  Status status_;
+  std::vector<Tensor> tensors_;
+};
+
+void ComputeForward(void* kernel, TF_OpKernelContext* context) {
+  Guard(
+      [&] {
+        const Attributes& attributes = *static_cast<const Attributes*>(kernel);
+        InputReader reader(context);
+        const Inputs inputs = Check(reader.Common(attributes));
+        const Problem& p = inputs.problem;
+        OutputWriter writer(context);
+        const auto next = [&](const std::vector<int64_t>& shape) {
+          return writer.Next(attributes.type, SizeOf(attributes.dtype), shape);
+        };
+        ForwardOutput output{};
+        output.y = next({p.batch, p.return_sequences ? p.time : 1, p.directions * p.units});
+        for (int n = 0; n < p.directions; ++n) output.h_n[n] = next({p.batch, p.units});
+        for (int n = 0; n < p.directions; ++n) output.c_n[n] = next({p.batch, p.units});
+        output.reserve = writer.Next(TF_UINT8, 1, {ReserveBytes(p, inputs.mask)});
+        Forward(inputs, output);
+      },
+      [&](TF_Status* status) { TF_OpKernelContext_Failure(context, status); });
+}
+
+void ComputeBackward(void* kernel, TF_OpKernelContext* context) {
+  Guard(
+      [&] {
+        const Attributes& attributes = *static_cast<const Attributes*>(kernel);
+        InputReader reader(context);
+        const Inputs inputs = Check(reader.Common(attributes));
+        const Problem& p = inputs.problem;
+        const auto required = [&] { return reader.Next(); };
+        GradientArguments gradient;
+        gradient.reserve = reader.Next();
+        gradient.dy = reader.Next();
+        gradient.dh_n = reader.List(p.directions, required);
+        gradient.dc_n = reader.List(p.directions, required);
+        const BackwardInput backward = Check(inputs, gradient);
+
+        OutputWriter writer(context);
+        const auto next = [&](const std::vector<int64_t>& shape) {
+          return writer.Next(attributes.type, SizeOf(attributes.dtype), shape);
+        };
+        BackwardOutput output{};
+        output.dx = next({p.batch, p.time, p.input});
+        for (int n = 0; n < p.directions; ++n) output.dkernel[n] = next({p.input, 4 * p.units});
+        for (int n = 0; n < p.directions; ++n) output.drecurrent_kernel[n] = next({p.units, 4 * p.units});
+        for (int n = 0; n < p.directions; ++n) {
+          const bool has_bias = inputs.direction[n].bias != nullptr;
+          void* dbias = next({has_bias ? 4 * p.units : 0});
+          output.dbias[n] = has_bias ? dbias : nullptr;
+        }
+        for (int n = 0; n < p.directions; ++n) output.dh0[n] = next({p.batch, p.units});
+        for (int n = 0; n < p.directions; ++n) output.dc0[n] = next({p.batch, p.units});
+        Backward(inputs, backward, output);
+      },
+      [&](TF_Status* status) { TF_OpKernelContext_Failure(context, status); });
+}
+
+// Gives each listed output the shape of an input, or an unknown one for -1. TensorFlow's C API cannot compute
+// dimensions; the Python side sets the static shapes that need it.
+void SetOutputShapes(TF_ShapeInferenceContext* context, const std::vector<int>& input_of_output, TF_Status* status) {
+  const Shape shape(TF_NewShapeHandle());
+  TF_ShapeInferenceContextGetInput(context, 0, shape.get(), status);
+  if (TF_GetCode(status) != TF_OK) return;
+  TF_ShapeInferenceContextWithRank(context, shape.get(), 3, shape.get(), status);
+  if (TF_GetCode(status) != TF_OK) return;
+  TF_ShapeInferenceContextSetUnknownShape(context, status);
+  for (size_t i = 0; i < input_of_output.size() && TF_GetCode(status) == TF_OK; ++i) {
+    if (input_of_output[i] < 0) continue;
+    TF_ShapeInferenceContextGetInput(context, input_of_output[i], shape.get(), status);
+    if (TF_GetCode(status) != TF_OK) return;
+    TF_ShapeInferenceContextSetOutput(context, static_cast<int>(i), shape.get(), status);
+  }
+}
+
+// Inputs are x, mask and seven lists of N; the backward op has reserve, dy and two lists of N more.
+void ForwardShapes(TF_ShapeInferenceContext* context, TF_Status* status) { SetOutputShapes(context, {}, status); }
+
+void BackwardShapes(TF_ShapeInferenceContext* context, TF_Status* status) {
+  const int directions = static_cast<int>((TF_ShapeInferenceContextNumInputs(context) - 4) / 9);
+  std::vector<int> input_of_output = {0};  // dx has the shape of x
+  for (int list = 0; list < 3; ++list) {   // dkernels, drecurrent_kernels, dbiases
+    for (int n = 0; n < directions; ++n) input_of_output.push_back(2 + list * directions + n);
+  }
+  for (int list = 0; list < 2; ++list) {  // dh0, dc0 have the shapes of dh_n, dc_n
+    for (int n = 0; n < directions; ++n) input_of_output.push_back(4 + (7 + list) * directions + n);
+  }
+  SetOutputShapes(context, input_of_output, status);
+}
+
+void RegisterOp(const char* name, const std::vector<const char*>& inputs, const std::vector<const char*>& outputs,
+                void (*shapes)(TF_ShapeInferenceContext*, TF_Status*), void (*compute)(void*, TF_OpKernelContext*)) {
+  TF_OpDefinitionBuilder* op = TF_NewOpDefinitionBuilder(name);
+  for (const char* attribute :
+       {"T: {float, double, half, bfloat16}", "N: int >= 1", "go_backwards: bool", "return_sequences: bool",
+        "zero_output_for_mask: bool", "reserve_mode: int"}) {
+    TF_OpDefinitionBuilderAddAttr(op, attribute);
+  }
+  for (const char* input : {"x: T", "mask: bool", "kernels: N * T", "recurrent_kernels: N * T", "biases: N * T",
+                            "h0: N * T", "c0: N * T", "input_dropout: N * T", "recurrent_dropout: N * T"}) {
+    TF_OpDefinitionBuilderAddInput(op, input);
+  }
+  for (const char* input : inputs) TF_OpDefinitionBuilderAddInput(op, input);
+  for (const char* output : outputs) TF_OpDefinitionBuilderAddOutput(op, output);
+  TF_OpDefinitionBuilderSetShapeInferenceFunction(op, shapes);
+  const Status status(TF_NewStatus());
+  TF_RegisterOpDefinition(op, status.get());
+  ThrowIfError(status);
+  for (const TF_DataType type : {TF_FLOAT, TF_DOUBLE, TF_HALF, TF_BFLOAT16}) {
+    TF_KernelBuilder* kernel = TF_NewKernelBuilder(name, "CPU", &Create, compute, &Destroy);
+    TF_KernelBuilder_TypeConstraint(kernel, "T", type, status.get());
+    ThrowIfError(status);
+    TF_RegisterKernelBuilder(name, kernel, status.get());
+    ThrowIfError(status);
+  }
+}
+
+// Ops can only be registered while the library is being loaded. A failure leaves the ops out, which the Python side
+// notices; an exception must not leave a static initialiser.
+[[maybe_unused]] const bool registered = [] {
+  bool complete = true;
+  Guard(
+      [] {
+        RegisterOp("LstmFastForward", {}, {"y: T", "h_n: N * T", "c_n: N * T", "reserve: uint8"}, &ForwardShapes,
+                   &ComputeForward);
+        RegisterOp(
+            "LstmFastBackward", {"reserve: uint8", "dy: T", "dh_n: N * T", "dc_n: N * T"},
+            {"dx: T", "dkernels: N * T", "drecurrent_kernels: N * T", "dbiases: N * T", "dh0: N * T", "dc0: N * T"},
+            &BackwardShapes, &ComputeBackward);
+      },
+      [&](TF_Status* status) {
+        complete = false;
+        std::fprintf(stderr, "lstm_fast: TensorFlow refused the ops: %s\n", TF_Message(status));
+      });
+  return complete;
+}();
+
+}  // namespace
+}  // namespace lstm_fast

@@ -1,0 +1,433 @@
+// The backward pass of one tile of rows in one direction: chunks of timesteps from the last to the first. Within a chunk
+// the recurrence in reverse gives dz; the products with W^T, x^T and h^T follow while dz is in cache.
+namespace lstm_fast {
+namespace {
+
+template <class Real>
+struct BackwardScratch {
+  BackwardScratch(Real* base, const Direction<Real>& d, int64_t row_count)
+      : scratch(base),
+        chunk(TakeChunk(scratch, d)),
+        input(scratch, d, row_count),
+        state(scratch, d, d.reserve_mode == Reserve::kRecompute ? row_count : 0) {
+    const Sizes<Real> sizes(d);
+    const int64_t pairs = row_count * d.chunk_steps;
+    dz = scratch.template Take<Real>(pairs * sizes.panels * sizes.width);
+    dh = scratch.template Take<Real>(row_count * sizes.units);
+    dc = scratch.template Take<Real>(row_count * sizes.units);
+    h_start = scratch.template Take<Real>(row_count * sizes.units);
+    c_start = scratch.template Take<Real>(row_count * sizes.units);
+    gates = scratch.template Take<const Real*>(row_count);
+    dy = scratch.template Take<Real>(sizes.units);
+    const int64_t h_gates = d.recurrent_dropout ? 4 : 1;
+    h_before.rows = scratch.template Take<const Real*>(pairs);
+    h_before.gate_stride = pairs * sizes.units;
+    h_before.per_gate = d.recurrent_dropout != nullptr;
+    h_rows = scratch.template Take<Real>(h_gates * h_before.gate_stride);
+    if (d.recurrent_dropout) masks = scratch.template Take<Real>(row_count * 4 * sizes.units);
+    const int64_t x_tiles = CeilDivide(d.input, kMicroRows), h_tiles = CeilDivide(d.units, kMicroRows);
+    const int64_t packed_x = x_tiles * (d.input_dropout ? 4 : 1), packed_h = h_tiles * h_gates;
+    pair_row = scratch.template Take<int64_t>(pairs);
+    pair_offset = scratch.template Take<int64_t>(pairs);
+    packed = scratch.template Take<Real>((packed_x > packed_h ? packed_x : packed_h) * pairs * kMicroRows);
+    if (d.reserve_mode == Reserve::kRecompute) {
+      recomputed = scratch.template Take<Real>(pairs * 5 * sizes.units);
+    }
+  }
+
+  Scratch<Real> scratch;
+  Chunk chunk;
+  InputRows<Real> input;
+  Recurrence<Real> state;  // for recomputing gates
+  Real* dz;                // gate rows of the chunk
+  Real *dh, *dc;           // [rows][Hp], flowing back from the step after
+  Real *h_start, *c_start; // [rows][Hp], before the chunk's first step
+  const Real** gates;      // per row: where the gates of step k lie, at k * 5 * Hp
+  Real* dy;                // [Hp]
+  Operand<Real> h_before;  // h before each (step, row) pair, times the dropout masks
+  Real* h_rows;
+  Real* masks = nullptr;  // [rows][4][Hp]
+  int64_t *pair_row, *pair_offset;  // the row of each pair, and where its dx goes
+  Real* packed;           // [gates][tiles][pairs][kMicroRows]
+  Real* recomputed = nullptr;
+};
+
+template <class Real>
+int64_t BackwardScratchSize(const Direction<Real>& d, int64_t row_count) {
+  return BackwardScratch<Real>(nullptr, d, row_count).scratch.elements();
+}
+
+// Adds the gradient that y's consumers send to a row's step k, whose h is y at its own time and, unless masked outputs
+// are zero, at the masked timesteps that follow it.
+template <class Real>
+void AddOutputGradient(const Direction<Real>& d, const Row& row, int64_t k, Real* scratch, Real* dh) {
+  if (!d.dy.data) return;
+  const int64_t base = row.batch * d.dy.batch_stride;
+  if (!d.return_sequences) {
+    if (k + 1 < row.count || (d.zero_output_for_mask && !LastStepIsReal(d, row))) return;
+    LoadRow(d.dtype, d.dy.data, base, d.units, scratch);
+    for (int64_t j = 0; j < d.units; ++j) dh[j] += scratch[j];
+    return;
+  }
+  const int64_t t = TimeOf(d, row, k), direction = d.reversed ? -1 : 1;
+  int64_t end = t + direction;
+  if (d.masked && !d.zero_output_for_mask) {
+    const int64_t after = d.reversed ? -1 : d.time;
+    end = k + 1 < row.count ? TimeOf(d, row, k + 1) : after;
+  }
+  for (int64_t s = t; s != end; s += direction) {
+    LoadRow(d.dtype, d.dy.data, base + OutputTime(d, s) * d.dy.time_stride, d.units, scratch);
+    for (int64_t j = 0; j < d.units; ++j) dh[j] += scratch[j];
+  }
+}
+
+// One row, one step back: dh and dc of this step give dz and the dc of the step before. h = o * tanh(c) is computed again
+// rather than kept; `h` receives it.
+template <class Real>
+LSTM_FAST_INLINE void StepBack(const Sizes<Real>& sizes, int64_t units, const Real* gates, const Real* c_before,
+                               int64_t c_before_stride, const Real* dh, Real* dc, Real* dz, int64_t dz_stride, Real* h) {
+  constexpr int64_t kL = kLanes<Real>;
+  const Vector<Real> one = Broadcast(Real(1));
+  for (int64_t p = 0; p < sizes.panels; ++p) {
+    const Real* kept = gates + p * 5 * kL;
+    const Vector<Real> in = Load(kept), forget = Load(kept + kL), candidate = Load(kept + 2 * kL);
+    const Vector<Real> out = Load(kept + 3 * kL), tanh_c = TanhOf<Real>(Load(kept + 4 * kL));
+    const Vector<Real> dh_p = Load(dh + p * kL);
+    if (h) Store(h + p * kL, out * tanh_c);
+    const Vector<Real> d_out = dh_p * tanh_c;
+    const Vector<Real> d_c = MultiplyAdd(dh_p * out, one - tanh_c * tanh_c, Load(dc + p * kL));
+    const Vector<Real> d_in = d_c * candidate, d_candidate = d_c * in;
+    const Vector<Real> d_forget = d_c * Load(c_before + p * c_before_stride);
+    Real* to = dz + p * dz_stride;
+    Store(dc + p * kL, d_c * forget);
+    Store(to, d_in * in * (one - in));
+    Store(to + kL, d_forget * forget * (one - forget));
+    Store(to + 2 * kL, d_candidate * (one - candidate * candidate));
+    Store(to + 3 * kL, d_out * out * (one - out));
+  }
+  // Padding lanes are summed over later: an infinity there must not become NaN.
+  Real* last = dz + (sizes.panels - 1) * dz_stride;
+  for (int64_t lane = units - (sizes.panels - 1) * kL; lane < kL; ++lane) {
+    for (int64_t gate = 0; gate < 4; ++gate) last[gate * kL + lane] = 0;
+  }
+}
+
+// sums = dz times a column panel of a transposed matrix, for the pairs left[i] points to; with masks, each gate's part
+// is multiplied by its own row of mask, which starts at mask[i] + gate * mask_stride.
+template <class Real, int kRows, int kVectors, bool kMasked>
+LSTM_FAST_INLINE void MultiplyTransposed(const Sizes<Real>& sizes, const Real* const (&left)[kRows], int64_t left_stride,
+                                         const Real* panel, const Real* const (&mask)[kRows], int64_t mask_stride,
+                                         int64_t valid, Real (&out)[kRows][4 * kLanes<Real>]) {
+  constexpr int64_t kL = kLanes<Real>;
+  constexpr int64_t kWidth = kVectors * kL;
+  Vector<Real> sums[kRows][kVectors] = {};
+  if constexpr (!kMasked) {
+    const Extent extent = {sizes.panels, sizes.width, left_stride, sizes.width * kWidth};
+    MultiplyPanel<Real, kRows, kVectors, 1, false>(left, 0, extent, panel, sums);
+    for (int i = 0; i < kRows; ++i) {
+      for (int v = 0; v < kVectors; ++v) Store(out[i] + v * kL, sums[i][v]);
+    }
+  } else {
+    for (int i = 0; i < kRows; ++i) {
+      for (int64_t j = 0; j < kWidth; ++j) out[i][j] = 0;
+    }
+    const Extent extent = {sizes.panels, kL, left_stride, sizes.width * kWidth};
+    for (int64_t gate = 0; gate < 4; ++gate) {
+      const Real* gate_left[kRows];
+      for (int i = 0; i < kRows; ++i) {
+        gate_left[i] = left[i] + gate * kL;
+        for (int v = 0; v < kVectors; ++v) sums[i][v] = Vector<Real>{};
+      }
+      MultiplyPanel<Real, kRows, kVectors, 1, false>(gate_left, 0, extent, panel + gate * kL * kWidth, sums);
+      for (int i = 0; i < kRows; ++i) {
+        Real part[kWidth];
+        for (int v = 0; v < kVectors; ++v) Store(part + v * kL, sums[i][v]);
+        for (int64_t j = 0; j < valid; ++j) out[i][j] += mask[i][gate * mask_stride + j] * part[j];
+      }
+    }
+  }
+}
+
+// For `count` pairs from gate row `first` on: dz times every column panel of a transposed matrix with `columns` columns.
+// store(pair, column, values, valid) takes up to 4L values of a pair. mask_of(pair) gives its [4][mask_stride] masks.
+template <class Real, bool kMasked, class MaskOf, class StoreValues>
+LSTM_FAST_INLINE void ForTransposedProduct(const Direction<Real>& d, const Real* dz, int64_t total, int64_t first,
+                                           int64_t count, const Real* transposed, int64_t columns, const MaskOf& mask_of,
+                                           int64_t mask_stride, const StoreValues& store) {
+  constexpr int64_t kL = kLanes<Real>;
+  const Sizes<Real> sizes(d);
+  const int64_t depth = sizes.panels * sizes.width;
+  for (int64_t column = 0; column < columns; column += sizes.width) {
+    const int64_t valid = columns - column < sizes.width ? columns - column : sizes.width;
+    const Real* panel = transposed + column * depth;
+    ForRowTiles(count, [&](auto tile, int64_t offset) {
+      constexpr int kRows = decltype(tile)::value;
+      const Real *left[kRows], *mask[kRows];
+      for (int i = 0; i < kRows; ++i) {
+        left[i] = dz + (first + offset + i) * sizes.width;
+        mask[i] = kMasked ? mask_of(offset + i) + column : nullptr;
+      }
+      alignas(64) Real out[kRows][4 * kL];
+      const int64_t stride = total * sizes.width;
+      switch (CeilDivide(valid, kL)) {
+        case 1:
+          MultiplyTransposed<Real, kRows, 1, kMasked>(sizes, left, stride, panel, mask, mask_stride, valid, out);
+          break;
+        case 2:
+          MultiplyTransposed<Real, kRows, 2, kMasked>(sizes, left, stride, panel, mask, mask_stride, valid, out);
+          break;
+        case 3:
+          MultiplyTransposed<Real, kRows, 3, kMasked>(sizes, left, stride, panel, mask, mask_stride, valid, out);
+          break;
+        default:
+          MultiplyTransposed<Real, kRows, 4, kMasked>(sizes, left, stride, panel, mask, mask_stride, valid, out);
+      }
+      for (int i = 0; i < kRows; ++i) store(offset + i, column, out[i], valid);
+    });
+  }
+}
+
+// Turns the rows of an operand into tiles of kMicroRows columns side by side: [tiles][pairs][kMicroRows].
+template <class Real>
+void PackColumns(const Operand<Real>& rows, int64_t gate, int64_t total, int64_t columns, Real* packed) {
+  for (int64_t first = 0; first < columns; first += kMicroRows) {
+    const int64_t count = columns - first < kMicroRows ? columns - first : kMicroRows;
+    for (int64_t pair = 0; pair < total; ++pair) {
+      const Real* from = rows.rows[pair] + gate * rows.gate_stride + first;
+      for (int64_t i = 0; i < count; ++i) packed[pair * kMicroRows + i] = from[i];
+    }
+    packed += total * kMicroRows;
+  }
+}
+
+// gradient += left^T dz, where `packed` holds the columns of left.
+template <class Real, bool kPerGate>
+void AccumulateGradient(const Direction<Real>& d, const Real* packed, int64_t columns, const Real* dz, int64_t total,
+                        Real* gradient) {
+  constexpr int64_t kL = kLanes<Real>;
+  // Pairs summed at once: dz of so many pairs stays in L1 while all columns pass.
+  constexpr int64_t kBlock = 128;
+  const Sizes<Real> sizes(d);
+  const int64_t gate_stride = CeilDivide(columns, kMicroRows) * total * kMicroRows;
+  for (int64_t p = 0; p < sizes.panels; ++p) {
+    for (int64_t begin = 0; begin < total; begin += kBlock) {
+      const Extent extent = {1, total - begin < kBlock ? total - begin : kBlock, 0, 0};
+      const Real* panel = dz + (p * total + begin) * sizes.width;
+      for (int64_t column = 0; column < columns; column += kMicroRows) {
+        const Real* block = packed + (column * total / kMicroRows + begin) * kMicroRows;
+        Real* to = gradient + (p * columns + column) * sizes.width;
+        const auto accumulate = [&](auto tile, int64_t first) {
+          constexpr int kRows = decltype(tile)::value;
+          const Real* left[kRows];
+          Vector<Real> sums[kRows][4];
+          for (int i = 0; i < kRows; ++i) {
+            left[i] = block + first + i;
+            for (int v = 0; v < 4; ++v) sums[i][v] = Load(to + (first + i) * sizes.width + v * kL);
+          }
+          MultiplyPanel<Real, kRows, 4, kMicroRows, kPerGate>(left, gate_stride, extent, panel, sums);
+          for (int i = 0; i < kRows; ++i) {
+            for (int v = 0; v < 4; ++v) Store(to + (first + i) * sizes.width + v * kL, sums[i][v]);
+          }
+        };
+        ForRowTiles(columns - column < kMicroRows ? columns - column : kMicroRows, accumulate);
+      }
+    }
+  }
+}
+
+template <class Real>
+void AccumulateMatrix(const Direction<Real>& d, const Operand<Real>& rows, int64_t columns, const Real* dz,
+                      int64_t total, Real* packed, Real* gradient) {
+  const int64_t gate_stride = CeilDivide(columns, kMicroRows) * total * kMicroRows;
+  for (int64_t gate = 0; gate < (rows.per_gate ? 4 : 1); ++gate) {
+    PackColumns(rows, gate, total, columns, packed + gate * gate_stride);
+  }
+  rows.per_gate ? AccumulateGradient<Real, true>(d, packed, columns, dz, total, gradient)
+                : AccumulateGradient<Real, false>(d, packed, columns, dz, total, gradient);
+}
+
+template <class Real>
+void AccumulateBias(const Sizes<Real>& sizes, const Real* dz, int64_t total, Real* gradient) {
+  constexpr int64_t kL = kLanes<Real>;
+  for (int64_t p = 0; p < sizes.panels; ++p) {
+    Vector<Real> sums[4];
+    for (int v = 0; v < 4; ++v) sums[v] = Load(gradient + p * sizes.width + v * kL);
+    for (int64_t pair = 0; pair < total; ++pair) {
+      for (int v = 0; v < 4; ++v) sums[v] += Load(dz + (p * total + pair) * sizes.width + v * kL);
+    }
+    for (int v = 0; v < 4; ++v) Store(gradient + p * sizes.width + v * kL, sums[v]);
+  }
+}
+
+// Makes the chunk's gates, and h and c before its first step, available: from the reserve, or by running forward again
+// from the checkpoint.
+template <class Real>
+void PrepareGates(const Direction<Real>& d, const Row* rows, int64_t row_count, const Operand<Real>& x,
+                  BackwardScratch<Real>& s) {
+  const Sizes<Real> sizes(d);
+  const int64_t step_size = 5 * sizes.units, active = s.chunk.active[0];
+  if (d.reserve_mode == Reserve::kRecompute) {
+    Recurrence<Real>& state = s.state;
+    for (int64_t r = 0; r < active; ++r) {
+      const Real* kept = d.reserve + rows[r].reserve_offset + s.chunk.begin / kCheckpointInterval * 2 * sizes.units;
+      for (int64_t j = 0; j < sizes.units; ++j) {
+        state.h[r * sizes.units + j] = s.h_start[r * sizes.units + j] = kept[j];
+        state.c[r * sizes.units + j] = s.c_start[r * sizes.units + j] = kept[sizes.units + j];
+      }
+      state.gates[r] = s.recomputed + (r * d.chunk_steps - s.chunk.begin) * step_size;
+      s.gates[r] = state.gates[r];
+    }
+    RunChunk(d, s.chunk, x, state, [](int64_t, int64_t) {});
+    return;
+  }
+  for (int64_t r = 0; r < active; ++r) s.gates[r] = d.reserve + rows[r].reserve_offset;
+  if (s.chunk.begin == 0) {
+    LoadState(d, d.h0, rows, row_count, s.h_start);
+    LoadState(d, d.c0, rows, row_count, s.c_start);
+    return;
+  }
+  constexpr int64_t kL = kLanes<Real>;
+  for (int64_t r = 0; r < active; ++r) {
+    for (int64_t p = 0; p < sizes.panels; ++p) {
+      const Real* kept = s.gates[r] + (s.chunk.begin - 1) * step_size + p * 5 * kL;
+      const Vector<Real> c = Load(kept + 4 * kL);
+      Store(s.c_start + r * sizes.units + p * kL, c);
+      Store(s.h_start + r * sizes.units + p * kL, Load(kept + 3 * kL) * TanhOf<Real>(c));
+    }
+  }
+}
+
+// dh of the step before: dz U^T, for the rows that are active in step k.
+template <class Real>
+void PropagateState(const Direction<Real>& d, int64_t k, BackwardScratch<Real>& s) {
+  const int64_t padded = Sizes<Real>(d).units;
+  const auto mask_of = [&](int64_t r) { return s.masks + r * 4 * padded; };
+  const auto store = [&](int64_t r, int64_t column, const Real* values, int64_t valid) {
+    Real* to = s.dh + r * padded + column;
+    for (int64_t j = 0; j < valid; ++j) to[j] = values[j];
+  };
+  const int64_t first = s.chunk.first[k - s.chunk.begin], count = s.chunk.active[k - s.chunk.begin];
+  if (d.recurrent_dropout) {
+    ForTransposedProduct<Real, true>(d, s.dz, s.chunk.total, first, count, d.recurrent_kernel_transposed, d.units,
+                                     mask_of, padded, store);
+  } else {
+    ForTransposedProduct<Real, false>(d, s.dz, s.chunk.total, first, count, d.recurrent_kernel_transposed, d.units,
+                                      mask_of, padded, store);
+  }
+}
+
+// dx = dz W^T for the whole chunk.
+template <class Real>
+void StoreInputGradient(const Direction<Real>& d, const Row* rows, BackwardScratch<Real>& s) {
+  for (int64_t k = s.chunk.begin; k < s.chunk.end; ++k) {
+    for (int64_t r = 0; r < s.chunk.active[k - s.chunk.begin]; ++r) {
+      const int64_t offset = rows[r].batch * d.dx.batch_stride + TimeOf(d, rows[r], k) * d.dx.time_stride;
+      s.pair_row[s.chunk.first[k - s.chunk.begin] + r] = r;
+      s.pair_offset[s.chunk.first[k - s.chunk.begin] + r] = offset;
+    }
+  }
+  const auto mask_of = [&](int64_t pair) { return s.input.mask(s.pair_row[pair], 0); };
+  const auto store = [&](int64_t pair, int64_t column, const Real* values, int64_t valid) {
+    const int64_t offset = s.pair_offset[pair] + column;
+    if (!d.dx_accumulates) {
+      StoreRow(d.dx_dtype, d.dx.data, offset, valid, values);
+      return;
+    }
+    Real* to = static_cast<Real*>(d.dx.data) + offset;
+    for (int64_t j = 0; j < valid; ++j) to[j] += values[j];
+  };
+  if (d.input_dropout) {
+    ForTransposedProduct<Real, true>(d, s.dz, s.chunk.total, 0, s.chunk.total, d.kernel_transposed, d.input, mask_of,
+                                     d.input, store);
+  } else {
+    ForTransposedProduct<Real, false>(d, s.dz, s.chunk.total, 0, s.chunk.total, d.kernel_transposed, d.input, mask_of,
+                                      d.input, store);
+  }
+}
+
+template <class Real>
+void ZeroMaskedInputGradient(const Direction<Real>& d, const Row& row) {
+  int64_t next = 0;
+  for (int64_t t = 0; t < d.time; ++t) {
+    if (next < row.count && row.steps[next] == t) {
+      ++next;
+    } else {
+      ZeroRow(d.dx_dtype, d.dx.data, row.batch * d.dx.batch_stride + t * d.dx.time_stride, d.input);
+    }
+  }
+}
+
+template <class Real>
+void BackwardTile(const Direction<Real>& d, const Row* rows, int64_t row_count, const WeightGradient<Real>& gradient,
+                  Real* scratch_memory) {
+  BackwardScratch<Real> s(scratch_memory, d, row_count);
+  const Sizes<Real> sizes(d);
+  constexpr int64_t kL = kLanes<Real>;
+
+  s.input.LoadMasks(rows, row_count);
+  if (d.recurrent_dropout) {
+    LoadRecurrentMasks(d, rows, row_count, s.masks);
+    if (d.reserve_mode == Reserve::kRecompute) LoadRecurrentMasks(d, rows, row_count, s.state.masks);
+  }
+  LoadState(d, d.dh_n, rows, row_count, s.dh);
+  LoadState(d, d.dc_n, rows, row_count, s.dc);
+  for (int64_t r = 0; r < row_count; ++r) {
+    if (d.dx.data && !d.dx_accumulates && rows[r].count < d.time) ZeroMaskedInputGradient(d, rows[r]);
+  }
+
+  const int64_t steps = rows[0].count;
+  for (int64_t begin = CeilDivide(steps, d.chunk_steps) * d.chunk_steps - d.chunk_steps; begin >= 0;
+       begin -= d.chunk_steps) {
+    const int64_t end = begin + d.chunk_steps < steps ? begin + d.chunk_steps : steps;
+    Chunk& chunk = s.chunk;
+    chunk.Fill(rows, row_count, begin, end);
+    const Operand<Real>& x = s.input.Gather(chunk, rows);
+    PrepareGates(d, rows, row_count, x, s);
+
+    const auto h_of = [&](int64_t k, int64_t r) {  // h before step k, unmasked
+      return s.h_rows + (chunk.first[k - begin] + r) * sizes.units;
+    };
+    for (int64_t r = 0; r < chunk.active[0]; ++r) {
+      for (int64_t j = 0; j < sizes.units; ++j) h_of(begin, r)[j] = s.h_start[r * sizes.units + j];
+    }
+    for (int64_t k = end - 1; k >= begin; --k) {
+      for (int64_t r = 0; r < chunk.active[k - begin]; ++r) {
+        Real* dh = s.dh + r * sizes.units;
+        AddOutputGradient(d, rows[r], k, s.dy, dh);
+        const Real* gates = s.gates[r] + k * 5 * sizes.units;
+        const bool first = k == begin;
+        const Real* c_before = first ? s.c_start + r * sizes.units : gates - 5 * sizes.units + 4 * kL;
+        const bool next_in_chunk = k + 1 < end && r < chunk.active[k + 1 - begin];
+        StepBack<Real>(sizes, d.units, gates, c_before, first ? kL : 5 * kL, dh, s.dc + r * sizes.units,
+                       s.dz + (chunk.first[k - begin] + r) * sizes.width, chunk.total * sizes.width,
+                       next_in_chunk ? h_of(k + 1, r) : nullptr);
+      }
+      PropagateState(d, k, s);
+    }
+
+    for (int64_t k = begin; k < end; ++k) {
+      for (int64_t r = 0; r < chunk.active[k - begin]; ++r) {
+        Real* h = h_of(k, r);
+        s.h_before.rows[chunk.first[k - begin] + r] = h;
+        if (!d.recurrent_dropout) continue;
+        for (int64_t gate = 3; gate >= 0; --gate) {  // gate 0, which overwrites h, last
+          const Real* mask = s.masks + (r * 4 + gate) * sizes.units;
+          for (int64_t j = 0; j < sizes.units; ++j) h[gate * s.h_before.gate_stride + j] = h[j] * mask[j];
+        }
+      }
+    }
+    AccumulateMatrix(d, x, d.input, s.dz, chunk.total, s.packed, gradient.kernel);
+    AccumulateMatrix(d, s.h_before, d.units, s.dz, chunk.total, s.packed, gradient.recurrent_kernel);
+    AccumulateBias(sizes, s.dz, chunk.total, gradient.bias);
+    if (d.dx.data) StoreInputGradient(d, rows, s);
+  }
+
+  for (int64_t r = 0; r < row_count; ++r) {
+    const int64_t offset = rows[r].batch * d.units;
+    if (d.dh0) StoreRow(d.dtype, d.dh0, offset, d.units, s.dh + r * sizes.units);
+    if (d.dc0) StoreRow(d.dtype, d.dc0, offset, d.units, s.dc + r * sizes.units);
+  }
+}
+
+}  // namespace
+}  // namespace lstm_fast

@@ -1,0 +1,213 @@
+// The forward pass of one tile of rows in one direction. A chunk of timesteps is projected, z = x W + b, while it is in
+// cache; then the recurrence runs over it. Padded timesteps are never touched: rows run over their real timesteps only.
+namespace lstm_fast {
+namespace {
+
+// The recurrence's state and buffers; also used by the backward pass to compute gates again.
+template <class Real>
+struct Recurrence {
+  Recurrence(Scratch<Real>& scratch, const Direction<Real>& d, int64_t row_count) : rows(row_count) {
+    const Sizes<Real> sizes(d);
+    z = scratch.template Take<Real>(row_count * d.chunk_steps * sizes.panels * sizes.width);
+    h = scratch.template Take<Real>(row_count * sizes.units);
+    h_next = scratch.template Take<Real>(row_count * sizes.units);
+    c = scratch.template Take<Real>(row_count * sizes.units);
+    gates = scratch.template Take<Real*>(row_count);
+    if (d.recurrent_dropout) {
+      masks = scratch.template Take<Real>(row_count * 4 * sizes.units);
+      h_masked = scratch.template Take<Real>(row_count * 4 * sizes.units);
+    }
+  }
+
+  int64_t rows;
+  Real* z;               // gate rows of the chunk
+  Real *h, *h_next, *c;  // [rows][Hp]
+  Real** gates;          // per row: where the gates of its step k go, at k * 5 * Hp; null when they are not kept
+  Real* masks = nullptr;     // [rows][4][Hp]
+  Real* h_masked = nullptr;  // [4][rows][Hp]
+};
+
+template <class Real, bool kPerGate>
+void Project(const Direction<Real>& d, const Operand<Real>& x, int64_t total, Real* z) {
+  const Sizes<Real> sizes(d);
+  const Extent extent = {1, d.input, 0, 0};
+  for (int64_t p = 0; p < sizes.panels; ++p) {
+    const Real* bias = d.bias + p * sizes.width;
+    const Real* panel = d.kernel + p * d.input * sizes.width;
+    ForRowTiles(total, [&](auto tile, int64_t first) {
+      constexpr int kRows = decltype(tile)::value;
+      const Real* left[kRows];
+      Vector<Real> sums[kRows][4];
+      for (int i = 0; i < kRows; ++i) {
+        left[i] = x.rows[first + i];
+        for (int v = 0; v < 4; ++v) sums[i][v] = Load(bias + v * kLanes<Real>);
+      }
+      MultiplyPanel<Real, kRows, 4, 1, kPerGate>(left, x.gate_stride, extent, panel, sums);
+      for (int i = 0; i < kRows; ++i) {
+        Real* out = z + (p * total + first + i) * sizes.width;
+        for (int v = 0; v < 4; ++v) Store(out + v * kLanes<Real>, sums[i][v]);
+      }
+    });
+  }
+}
+
+// One timestep of the rows that are active in it: h -> h_next, c in place.
+template <class Real, bool kPerGate>
+void Step(const Direction<Real>& d, const Chunk& chunk, int64_t k, Recurrence<Real>& state) {
+  constexpr int64_t kL = kLanes<Real>;
+  const Sizes<Real> sizes(d);
+  const int64_t active = chunk.active[k - chunk.begin], first_pair = chunk.first[k - chunk.begin];
+  const Extent extent = {1, d.units, 0, 0};
+  const int64_t gate_stride = state.rows * sizes.units;
+  if constexpr (kPerGate) {
+    for (int64_t gate = 0; gate < 4; ++gate) {
+      for (int64_t r = 0; r < active; ++r) {
+        for (int64_t j = 0; j < sizes.units; ++j) {
+          state.h_masked[gate * gate_stride + r * sizes.units + j] =
+              state.h[r * sizes.units + j] * state.masks[(r * 4 + gate) * sizes.units + j];
+        }
+      }
+    }
+  }
+  const Real* h = kPerGate ? state.h_masked : state.h;
+  for (int64_t p = 0; p < sizes.panels; ++p) {
+    const Real* panel = d.recurrent_kernel + p * d.units * sizes.width;
+    ForRowTiles(active, [&](auto tile, int64_t first) {
+      constexpr int kRows = decltype(tile)::value;
+      const Real* left[kRows];
+      Vector<Real> sums[kRows][4];
+      for (int i = 0; i < kRows; ++i) {
+        left[i] = h + (first + i) * sizes.units;
+        const Real* z = state.z + (p * chunk.total + first_pair + first + i) * sizes.width;
+        for (int v = 0; v < 4; ++v) sums[i][v] = Load(z + v * kL);
+      }
+      MultiplyPanel<Real, kRows, 4, 1, kPerGate>(left, gate_stride, extent, panel, sums);
+      for (int i = 0; i < kRows; ++i) {
+        const int64_t r = first + i;
+        Real* c_row = state.c + r * sizes.units + p * kL;
+        const Vector<Real> in = SigmoidOf<Real>(sums[i][0]), forget = SigmoidOf<Real>(sums[i][1]);
+        const Vector<Real> candidate = TanhOf<Real>(sums[i][2]), out = SigmoidOf<Real>(sums[i][3]);
+        const Vector<Real> c = MultiplyAdd(forget, Load(c_row), in * candidate);
+        Store(c_row, c);
+        Store(state.h_next + r * sizes.units + p * kL, out * TanhOf<Real>(c));
+        if (state.gates[r]) {
+          Real* kept = state.gates[r] + (k * sizes.panels + p) * 5 * kL;
+          Store(kept, in);
+          Store(kept + kL, forget);
+          Store(kept + 2 * kL, candidate);
+          Store(kept + 3 * kL, out);
+          Store(kept + 4 * kL, c);
+        }
+      }
+    });
+  }
+}
+
+// Projects a chunk and runs the recurrence over it; after each step, on_step(k, active) sees h_next and c.
+template <class Real, class OnStep>
+LSTM_FAST_INLINE void RunChunk(const Direction<Real>& d, const Chunk& chunk, const Operand<Real>& x,
+                               Recurrence<Real>& state, const OnStep& on_step) {
+  x.per_gate ? Project<Real, true>(d, x, chunk.total, state.z) : Project<Real, false>(d, x, chunk.total, state.z);
+  for (int64_t k = chunk.begin; k < chunk.end; ++k) {
+    d.recurrent_dropout ? Step<Real, true>(d, chunk, k, state) : Step<Real, false>(d, chunk, k, state);
+    on_step(k, chunk.active[k - chunk.begin]);
+    Real* previous = state.h;
+    state.h = state.h_next;
+    state.h_next = previous;
+  }
+}
+
+// Fills the masked timesteps of y: zero, or a copy of the previous output in processing order.
+template <class Real>
+void FillMaskedOutputs(const Direction<Real>& d, const Row& row) {
+  int64_t k = 0, previous = -1;
+  for (int64_t position = 0; position < d.time; ++position) {
+    const int64_t t = d.reversed ? d.time - 1 - position : position;
+    const int64_t offset = row.batch * d.y.batch_stride + OutputTime(d, t) * d.y.time_stride;
+    if (k < row.count && TimeOf(d, row, k) == t) {
+      previous = offset;
+      ++k;
+    } else if (d.zero_output_for_mask || previous < 0) {
+      ZeroRow(d.dtype, d.y.data, offset, d.units);
+    } else {
+      const int64_t size = SizeOf(d.dtype);
+      char* data = static_cast<char*>(d.y.data);
+      __builtin_memcpy(data + offset * size, data + previous * size, static_cast<size_t>(d.units * size));
+    }
+  }
+}
+
+// The row has taken its last step: h and c are its final states.
+template <class Real>
+void StoreFinal(const Direction<Real>& d, const Row& row, const Real* h, const Real* c) {
+  if (d.h_n) StoreRow(d.dtype, d.h_n, row.batch * d.units, d.units, h);
+  if (d.c_n) StoreRow(d.dtype, d.c_n, row.batch * d.units, d.units, c);
+  if (!d.y.data) return;
+  if (d.return_sequences) {
+    if (row.count < d.time) FillMaskedOutputs(d, row);
+  } else if (LastStepIsReal(d, row) || (row.count > 0 && !d.zero_output_for_mask)) {
+    StoreRow(d.dtype, d.y.data, row.batch * d.y.batch_stride, d.units, h);
+  } else {
+    ZeroRow(d.dtype, d.y.data, row.batch * d.y.batch_stride, d.units);
+  }
+}
+
+template <class Real>
+struct ForwardScratch {
+  ForwardScratch(Real* base, const Direction<Real>& d, int64_t row_count)
+      : scratch(base), chunk(TakeChunk(scratch, d)), input(scratch, d, row_count), state(scratch, d, row_count) {}
+  Scratch<Real> scratch;
+  Chunk chunk;
+  InputRows<Real> input;
+  Recurrence<Real> state;
+};
+
+template <class Real>
+int64_t ForwardScratchSize(const Direction<Real>& d, int64_t row_count) {
+  return ForwardScratch<Real>(nullptr, d, row_count).scratch.elements();
+}
+
+template <class Real>
+void ForwardTile(const Direction<Real>& d, const Row* rows, int64_t row_count, Real* scratch_memory) {
+  ForwardScratch<Real> scratch(scratch_memory, d, row_count);
+  Chunk& chunk = scratch.chunk;
+  Recurrence<Real>& state = scratch.state;
+  const Sizes<Real> sizes(d);
+
+  scratch.input.LoadMasks(rows, row_count);
+  if (d.recurrent_dropout) LoadRecurrentMasks(d, rows, row_count, state.masks);
+  LoadState(d, d.h0, rows, row_count, state.h);
+  LoadState(d, d.c0, rows, row_count, state.c);
+  for (int64_t r = 0; r < row_count; ++r) {
+    state.gates[r] = d.reserve_mode == Reserve::kGates ? d.reserve + rows[r].reserve_offset : nullptr;
+    if (rows[r].count == 0) StoreFinal(d, rows[r], state.h + r * sizes.units, state.c + r * sizes.units);
+  }
+
+  const int64_t steps = rows[0].count;
+  for (int64_t begin = 0; begin < steps; begin += d.chunk_steps) {
+    const int64_t end = begin + d.chunk_steps < steps ? begin + d.chunk_steps : steps;
+    chunk.Fill(rows, row_count, begin, end);
+    if (d.reserve_mode == Reserve::kRecompute) {  // here chunk_steps is kCheckpointInterval
+      for (int64_t r = 0; r < chunk.active[0]; ++r) {
+        Real* kept = d.reserve + rows[r].reserve_offset + begin / kCheckpointInterval * 2 * sizes.units;
+        for (int64_t j = 0; j < sizes.units; ++j) {
+          kept[j] = state.h[r * sizes.units + j];
+          kept[sizes.units + j] = state.c[r * sizes.units + j];
+        }
+      }
+    }
+    RunChunk(d, chunk, scratch.input.Gather(chunk, rows), state, [&](int64_t k, int64_t active) {
+      for (int64_t r = 0; r < active; ++r) {
+        const Real* h = state.h_next + r * sizes.units;
+        if (d.return_sequences && d.y.data) {
+          const int64_t time = OutputTime(d, TimeOf(d, rows[r], k));
+          StoreRow(d.dtype, d.y.data, rows[r].batch * d.y.batch_stride + time * d.y.time_stride, d.units, h);
+        }
+        if (k + 1 == rows[r].count) StoreFinal(d, rows[r], h, state.c + r * sizes.units);
+      }
+    });
+  }
+}
+
+}  // namespace
+}  // namespace lstm_fast

@@ -1,0 +1,118 @@
+// What an instruction set's file offers to the schedule in layer.cc: plain structs and function pointers, so that no
+// inline code is shared between objects compiled for different processors.
+//
+// Packed layouts. L is the number of lanes of a vector, P = ceil(H / L) the number of unit panels, Hp = P * L. Padding
+// lanes hold zeros.
+//   gate panels        [P][K][4][L]        K rows of a [K, 4H] matrix; the four gates of the same L units side by side
+//   gate rows          [P][R][4][L]        z or dz of R (timestep, row) pairs
+//   transposed panels  [Q][P*4*L][width]   column panels of the transpose; width is 4L, in the last panel the rest
+//                                          rounded up to L
+//   reserve, kGates    per row and step: [P][5][L], gates i, f, g, o and then c
+//   reserve, kRecompute  per row and checkpoint: [2][Hp], h and c before the step
+#ifndef LSTM_FAST_CPU_KERNEL_H_
+#define LSTM_FAST_CPU_KERNEL_H_
+
+#include <cstdint>
+
+#include "lstm_fast/lstm.h"
+
+namespace lstm_fast {
+
+// One batch row: its place in the batch and its real timesteps.
+struct Row {
+  int64_t batch;
+  int64_t count;           // real timesteps
+  const int32_t* steps;    // their times in input order
+  int64_t reserve_offset;  // where its reserve starts, in elements of Real
+};
+
+// A sequence [B, time, features] in memory; strides in elements, features contiguous.
+struct Sequence {
+  void* data;
+  int64_t batch_stride, time_stride;
+};
+
+// Everything one direction needs, for both passes. Read-only while tiles run; a tile writes only its own rows.
+template <class Real>
+struct Direction {
+  DType dtype;  // of x, y, states and their gradients
+  int64_t batch, time, input, units;
+  bool reversed;     // runs backward in time
+  bool input_order;  // y is in input order even so
+  bool return_sequences, zero_output_for_mask, masked;
+  Reserve reserve_mode;
+  int64_t chunk_steps;  // timesteps projected at once
+
+  Sequence x;
+  const Real* kernel;               // gate panels, K = input
+  const Real* recurrent_kernel;     // gate panels, K = units
+  const Real* bias;                 // gate panels, K = 1
+  const void *h0, *c0;              // [B, H] or null
+  const void* input_dropout;        // [4, B, D] or null
+  const void* recurrent_dropout;    // [4, B, H] or null
+  Real* reserve;
+
+  // Outputs of the forward pass; null where the backward pass only wants the reserve again.
+  Sequence y;  // this direction's H features
+  void *h_n, *c_n;
+
+  // Backward only.
+  const Real* kernel_transposed;            // transposed panels, columns = input; null when dx is not wanted
+  const Real* recurrent_kernel_transposed;  // transposed panels, columns = units
+  Sequence dy;                              // data null: zero
+  const void *dh_n, *dc_n;                  // [B, H] or null
+  Sequence dx;                              // data null: not wanted
+  DType dx_dtype;
+  bool dx_accumulates;  // adds to what the other direction wrote
+  void *dh0, *dc0;      // [B, H] or null
+};
+
+// Where a backward tile adds up the gradients of the weights: gate panels with K = D, H and 1.
+template <class Real>
+struct WeightGradient {
+  Real *kernel, *recurrent_kernel, *bias;
+};
+
+template <class Real>
+struct Kernels {
+  int64_t lanes;
+  int64_t micro_rows;  // rows of the widest register tile
+
+  // Scratch that a tile of `rows` rows needs, in elements.
+  int64_t (*forward_scratch)(const Direction<Real>&, int64_t rows);
+  int64_t (*backward_scratch)(const Direction<Real>&, int64_t rows);
+
+  // Rows must be sorted by falling count.
+  void (*forward)(const Direction<Real>&, const Row* rows, int64_t row_count, Real* scratch);
+  void (*backward)(const Direction<Real>&, const Row* rows, int64_t row_count, const WeightGradient<Real>&,
+                   Real* scratch);
+
+  // Packs panel p of a [K, 4H] matrix into gate panels; a null matrix gives zeros.
+  void (*pack_gates)(DType, const void* matrix, int64_t k, int64_t units, int64_t panel, Real* packed);
+  // Packs column panel q of the transpose of a [K, 4H] matrix.
+  void (*pack_transposed)(DType, const void* matrix, int64_t k, int64_t units, int64_t panel, Real* packed);
+  // Sums `count` partial gate-panel matrices, `stride` elements apart, and writes rows [k0, k1) of [K, 4H].
+  void (*unpack_gates)(DType, const Real* packed, int64_t count, int64_t stride, int64_t k, int64_t k0, int64_t k1,
+                       int64_t units, void* matrix);
+
+  void (*convert)(DType, const Real* from, void* to, int64_t count);
+
+  void (*sigmoid)(const Real* x, Real* y, int64_t count);
+  void (*tanh)(const Real* x, Real* y, int64_t count);
+};
+
+struct Isa {
+  const char* name;
+  const Kernels<float>* float32;
+  const Kernels<double>* float64;
+};
+
+// One per file; only kGenericIsa is compiled in on every machine.
+extern const Isa kGenericIsa, kAvx2Isa, kAvx512Isa;
+
+// The active instruction set. Throws std::invalid_argument when LSTM_FAST_ISA cannot be had.
+const Isa& GetActiveIsa();
+
+}  // namespace lstm_fast
+
+#endif  // LSTM_FAST_CPU_KERNEL_H_

@@ -1,0 +1,424 @@
+// The layer's schedule: which rows run where and when, over the kernels of the active instruction set.
+//
+// Rows are sorted by their number of real timesteps and cut into tiles; a tile runs all its timesteps on one thread, so
+// that a call forks and joins once per phase. The backward pass adds the gradients of the weights up in "slots", each a
+// fixed list of tiles with accumulators of its own, whose number depends on the shape alone: so do the bits.
+#include "lstm_fast/lstm.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <numeric>
+#include <vector>
+
+#include "cpu/kernel.h"
+#include "cpu/workspace.h"
+#include "lstm_fast/isa.h"
+#include "lstm_fast/parallel.h"
+
+namespace lstm_fast {
+namespace {
+
+std::atomic<int64_t> forward_calls{0}, backward_calls{0};
+
+int64_t CeilDivide(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// The real timesteps of every row.
+struct Plan {
+  std::vector<Row> rows;  // by falling count
+  std::vector<int32_t> steps;
+  int64_t timesteps = 0;         // real ones, over all rows
+  int64_t reserve_elements = 0;  // per direction
+};
+
+int64_t ReserveElements(Reserve mode, int64_t count, int64_t padded_units) {
+  switch (mode) {
+    case Reserve::kNone:
+      return 0;
+    case Reserve::kGates:
+      return count * 5 * padded_units;
+    case Reserve::kRecompute:
+      return CeilDivide(count, kCheckpointInterval) * 2 * padded_units;
+  }
+  return 0;
+}
+
+Plan MakePlan(const Problem& problem, const bool* mask, int64_t padded_units) {
+  Plan plan;
+  plan.rows.resize(static_cast<size_t>(problem.batch));
+  const size_t time = static_cast<size_t>(problem.time);
+  // Rows whose real timesteps are a prefix share the first `time` entries, 0, 1, 2, ...; others have their own list.
+  plan.steps.resize(mask ? time * (plan.rows.size() + 1) : time);
+  std::iota(plan.steps.begin(), plan.steps.begin() + problem.time, 0);
+  for (size_t b = 0; b < plan.rows.size(); ++b) {
+    Row& row = plan.rows[b];
+    row = {static_cast<int64_t>(b), problem.time, plan.steps.data(), 0};
+    if (mask) {
+      int32_t* own = plan.steps.data() + time * (b + 1);
+      int64_t count = 0;
+      for (size_t t = 0; t < time; ++t) {
+        own[count] = static_cast<int32_t>(t);
+        count += mask[b * time + t] ? 1 : 0;
+      }
+      row.count = count;
+      row.steps = own;
+    }
+    row.reserve_offset = plan.reserve_elements;
+    plan.reserve_elements += ReserveElements(problem.reserve, row.count, padded_units);
+    plan.timesteps += row.count;
+  }
+  std::stable_sort(plan.rows.begin(), plan.rows.end(), [](const Row& a, const Row& b) { return a.count > b.count; });
+  return plan;
+}
+
+// Consecutive sorted rows.
+struct Tile {
+  int64_t first, rows;
+};
+
+std::vector<Tile> CutTiles(int64_t batch, int64_t tile_rows) {
+  std::vector<Tile> tiles;
+  for (int64_t first = 0; first < batch; first += tile_rows) tiles.push_back({first, std::min(tile_rows, batch - first)});
+  return tiles;
+}
+
+// Threads worth waking for so much arithmetic: handing a task over costs about as much as computing 2 MFLOP.
+int64_t Workers(const Parallel& parallel, int64_t tasks, int64_t flop) {
+  return std::max<int64_t>(1, std::min<int64_t>({parallel.threads(), tasks, flop / 4'000'000}));
+}
+
+// Runs task(index, worker) for every index below count; a worker runs one task at a time.
+template <class Task>
+void ForEach(Parallel& parallel, int64_t workers, int64_t count, const Task& task) {
+  std::atomic<int64_t> next{0};
+  parallel.For(workers, [&](int64_t worker) {
+    for (int64_t i = next.fetch_add(1); i < count; i = next.fetch_add(1)) task(i, worker);
+  });
+}
+
+template <class Real>
+class Layer {
+ public:
+  Layer(const Inputs& inputs, const Kernels<Real>& kernels)
+      : inputs_(inputs),
+        problem_(inputs.problem),
+        kernels_(kernels),
+        parallel_(OwnThreads()),
+        panels_(CeilDivide(problem_.units, kernels.lanes)),
+        width_(4 * kernels.lanes),
+        plan_(MakePlan(problem_, inputs.mask, panels_ * kernels.lanes)) {
+    for (int n = 0; n < problem_.directions; ++n) direction_[n] = Describe(n);
+  }
+
+  int64_t ReserveSize() const {
+    return problem_.directions * plan_.reserve_elements * static_cast<int64_t>(sizeof(Real));
+  }
+
+  void Forward(const ForwardOutput& output) {
+    for (int n = 0; n < problem_.directions; ++n) {
+      direction_[n].y = OutputSequence(output.y, n);
+      direction_[n].h_n = output.h_n[n];
+      direction_[n].c_n = output.c_n[n];
+      direction_[n].reserve = static_cast<Real*>(output.reserve) + n * plan_.reserve_elements;
+    }
+    const int64_t directions = problem_.directions, threads = parallel_.threads();
+    // A row's result does not depend on its tile, so tiles may follow the number of threads. More than 32 rows do not
+    // read the weights less often to any effect. Rows of unequal length need smaller tiles to share them out evenly.
+    const int64_t pieces = inputs_.mask && threads > 1 ? 4 * threads : threads;
+    const int64_t share = CeilDivide(problem_.batch * directions, pieces);
+    const std::vector<Tile> tiles = CutTiles(problem_.batch, std::max<int64_t>(1, std::min<int64_t>(share, 32)));
+    if (tiles.empty()) return;
+    SetChunkSteps(tiles[0].rows);
+    const Workspace weights(PackedWeightsSize() * sizeof(Real));
+    PackWeights(weights.data<Real>());
+    const int64_t tasks = static_cast<int64_t>(tiles.size()) * directions;
+    const int64_t workers = Workers(parallel_, tasks, Flop());
+    const int64_t scratch_size = kernels_.forward_scratch(direction_[0], tiles[0].rows);
+    const Workspace scratch(static_cast<size_t>(workers * scratch_size) * sizeof(Real));
+    ForEach(parallel_, workers, tasks, [&](int64_t task, int64_t worker) {
+      const Tile& tile = tiles[static_cast<size_t>(task / directions)];
+      kernels_.forward(direction_[task % directions], plan_.rows.data() + tile.first, tile.rows,
+                       scratch.data<Real>() + worker * scratch_size);
+    });
+  }
+
+  void Backward(const BackwardInput& gradient, const BackwardOutput& output) {
+    const int64_t directions = problem_.directions;
+    const std::vector<Tile> tiles = CutTiles(problem_.batch, kBackwardTileRows);
+    const int64_t slots = std::max<int64_t>(1, std::min<int64_t>(kSlots, static_cast<int64_t>(tiles.size())));
+    SetChunkSteps(tiles.empty() ? 1 : tiles[0].rows);
+    for (int n = 0; n < directions; ++n) {
+      Direction<Real>& d = direction_[n];
+      d.reserve = static_cast<Real*>(const_cast<void*>(gradient.reserve)) + n * plan_.reserve_elements;
+      d.dy = OutputSequence(const_cast<void*>(gradient.dy), n);
+      d.dh_n = gradient.dh_n[n];
+      d.dc_n = gradient.dc_n[n];
+      d.dh0 = output.dh0[n];
+      d.dc0 = output.dc0[n];
+    }
+    const Workspace weights((PackedWeightsSize() + TransposedWeightsSize()) * sizeof(Real));
+    PackWeights(weights.data<Real>());
+    PackTransposedWeights(weights.data<Real>() + PackedWeightsSize(), output.dx != nullptr);
+
+    // With few slots the directions run side by side and their dx are added afterwards; with many, a slot runs one after
+    // the other and the second adds to what the first wrote. Half precision is added in float32 either way.
+    const bool side_by_side = directions == 2 && slots < kSlots / 2;
+    const bool own_dx = output.dx && directions == 2 && (side_by_side || sizeof(Real) > ElementSize());
+    const int64_t dx_elements = problem_.batch * problem_.time * problem_.input;
+    const Workspace dx(own_dx ? static_cast<size_t>((side_by_side ? 2 : 1) * dx_elements) * sizeof(Real) : 0);
+    for (int n = 0; n < directions; ++n) {
+      Direction<Real>& d = direction_[n];
+      d.dx = {output.dx, problem_.time * problem_.input, problem_.input};
+      d.dx_dtype = problem_.dtype;
+      d.dx_accumulates = n == 1 && !side_by_side;
+      if (own_dx) {
+        d.dx.data = dx.data<Real>() + (side_by_side ? n * dx_elements : 0);
+        d.dx_dtype = sizeof(Real) == 8 ? DType::kFloat64 : DType::kFloat32;
+      }
+    }
+
+    const int64_t gradient_size = (problem_.input + problem_.units + 1) * panels_ * width_;
+    const int64_t tasks = side_by_side ? slots * 2 : slots;
+    const int64_t workers = Workers(parallel_, tasks, 3 * Flop());
+    int64_t scratch_size = 0;
+    for (int n = 0; n < directions && !tiles.empty(); ++n) {
+      scratch_size = std::max(scratch_size, kernels_.backward_scratch(direction_[n], tiles[0].rows));
+    }
+    const Workspace partial(static_cast<size_t>(slots * directions * gradient_size) * sizeof(Real));
+    const Workspace scratch(static_cast<size_t>(workers * scratch_size) * sizeof(Real));
+    ForEach(parallel_, workers, tasks, [&](int64_t task, int64_t worker) {
+      const int64_t slot = side_by_side ? task / 2 : task;
+      const int64_t first = side_by_side ? task % 2 : 0, last = side_by_side ? first + 1 : directions;
+      for (int64_t n = first; n < last; ++n) {
+        Real* sums = partial.data<Real>() + (n * slots + slot) * gradient_size;
+        std::fill(sums, sums + gradient_size, Real(0));
+      }
+      for (size_t i = static_cast<size_t>(slot); i < tiles.size(); i += static_cast<size_t>(slots)) {
+        for (int64_t n = first; n < last; ++n) {
+          kernels_.backward(direction_[n], plan_.rows.data() + tiles[i].first, tiles[i].rows,
+                            GradientAt(partial.data<Real>() + (n * slots + slot) * gradient_size),
+                            scratch.data<Real>() + worker * scratch_size);
+        }
+      }
+    });
+    if (own_dx) MergeInputGradients(dx.data<Real>(), side_by_side, dx_elements, output.dx);
+    for (int n = 0; n < directions; ++n) {
+      const WeightGradient<Real> sums = GradientAt(partial.data<Real>() + n * slots * gradient_size);
+      Unpack(sums.kernel, slots, gradient_size, problem_.input, output.dkernel[n]);
+      Unpack(sums.recurrent_kernel, slots, gradient_size, problem_.units, output.drecurrent_kernel[n]);
+      Unpack(sums.bias, slots, gradient_size, 1, output.dbias[n]);
+    }
+  }
+
+ private:
+  // Rows of a backward tile, and the most slots: both shape what is summed first, so neither follows the thread count.
+  static constexpr int64_t kBackwardTileRows = 16;
+  static constexpr int64_t kSlots = 8;
+
+  size_t ElementSize() const { return static_cast<size_t>(SizeOf(problem_.dtype)); }
+
+  // Multiplications and additions of the forward pass, a quarter of those of a training step.
+  int64_t Flop() const {
+    return problem_.directions * plan_.timesteps * 8 * problem_.units * (problem_.input + problem_.units);
+  }
+
+  Direction<Real> Describe(int n) const {
+    const DirectionInput& in = inputs_.direction[n];
+    Direction<Real> d{};
+    d.dtype = problem_.dtype;
+    d.batch = problem_.batch;
+    d.time = problem_.time;
+    d.input = problem_.input;
+    d.units = problem_.units;
+    d.reversed = problem_.directions == 2 ? n == 1 : problem_.go_backwards;
+    d.input_order = problem_.directions == 2;
+    d.return_sequences = problem_.return_sequences;
+    d.zero_output_for_mask = problem_.zero_output_for_mask;
+    d.masked = inputs_.mask != nullptr;
+    d.reserve_mode = problem_.reserve;
+    d.x = {const_cast<void*>(inputs_.x), inputs_.x_batch_stride, inputs_.x_time_stride};
+    d.h0 = in.h0;
+    d.c0 = in.c0;
+    d.input_dropout = in.input_dropout;
+    d.recurrent_dropout = in.recurrent_dropout;
+    return d;
+  }
+
+  // Direction n's part of an array like y.
+  Sequence OutputSequence(void* data, int n) const {
+    const int64_t features = problem_.directions * problem_.units;
+    const int64_t time = problem_.return_sequences ? problem_.time : 1;
+    void* part = data ? static_cast<char*>(data) + n * problem_.units * SizeOf(problem_.dtype) : nullptr;
+    return {part, time * features, features};
+  }
+
+  // Timesteps projected at once: as many as keep z of the tile at 192 KiB, within L2, but for large H at least 128
+  // pairs of timestep and row, so that each pass over the weights pays.
+  void SetChunkSteps(int64_t tile_rows) {
+    const int64_t pair_bytes = panels_ * width_ * static_cast<int64_t>(sizeof(Real));
+    const int64_t pairs = std::max<int64_t>(128, 192 * 1024 / pair_bytes);
+    for (Direction<Real>& d : direction_) {
+      d.chunk_steps = problem_.reserve == Reserve::kRecompute
+                          ? kCheckpointInterval
+                          : std::max<int64_t>(1, std::min(pairs / tile_rows, problem_.time));
+    }
+  }
+
+  // Elements of one direction's packed weights.
+  int64_t GatePanelsSize() const { return (problem_.input + problem_.units + 1) * panels_ * width_; }
+
+  int64_t TransposedSize(int64_t columns) const {
+    return CeilDivide(columns, kernels_.lanes) * kernels_.lanes * panels_ * width_;
+  }
+
+  size_t PackedWeightsSize() const { return static_cast<size_t>(problem_.directions * GatePanelsSize()); }
+
+  size_t TransposedWeightsSize() const {
+    return static_cast<size_t>(problem_.directions * (TransposedSize(problem_.input) + TransposedSize(problem_.units)));
+  }
+
+  void PackWeights(Real* to) {
+    const int64_t input = problem_.input, units = problem_.units;
+    for (int n = 0; n < problem_.directions; ++n) {
+      Direction<Real>& d = direction_[n];
+      d.kernel = to + n * GatePanelsSize();
+      d.recurrent_kernel = d.kernel + input * panels_ * width_;
+      d.bias = d.recurrent_kernel + units * panels_ * width_;
+    }
+    const int64_t tasks = problem_.directions * panels_;
+    ForEach(parallel_, PackWorkers(tasks), tasks, [&](int64_t task, int64_t) {
+      const int64_t n = task / panels_, panel = task % panels_;
+      const DirectionInput& in = inputs_.direction[n];
+      Real* kernel = to + n * GatePanelsSize();
+      Real* recurrent_kernel = kernel + input * panels_ * width_;
+      Real* bias = recurrent_kernel + units * panels_ * width_;
+      kernels_.pack_gates(problem_.dtype, in.kernel, input, units, panel, kernel + panel * input * width_);
+      kernels_.pack_gates(problem_.dtype, in.recurrent_kernel, units, units, panel,
+                          recurrent_kernel + panel * units * width_);
+      kernels_.pack_gates(problem_.dtype, in.bias, 1, units, panel, bias + panel * width_);
+    });
+  }
+
+  void PackTransposedWeights(Real* to, bool with_kernel) {
+    struct Job {
+      const void* matrix;
+      int64_t columns, panel;
+      Real* packed;
+    };
+    std::vector<Job> jobs;
+    const auto add = [&](const void* matrix, int64_t columns, Real* packed) {
+      for (int64_t panel = 0; panel * width_ < columns; ++panel) {
+        jobs.push_back({matrix, columns, panel, packed + panel * width_ * panels_ * width_});
+      }
+    };
+    for (int n = 0; n < problem_.directions; ++n) {
+      Real* recurrent = to;
+      Real* kernel = recurrent + TransposedSize(problem_.units);
+      to = kernel + TransposedSize(problem_.input);
+      direction_[n].recurrent_kernel_transposed = recurrent;
+      add(inputs_.direction[n].recurrent_kernel, problem_.units, recurrent);
+      if (!with_kernel) continue;
+      direction_[n].kernel_transposed = kernel;
+      add(inputs_.direction[n].kernel, problem_.input, kernel);
+    }
+    const int64_t tasks = static_cast<int64_t>(jobs.size());
+    ForEach(parallel_, PackWorkers(tasks), tasks, [&](int64_t task, int64_t) {
+      const Job& job = jobs[static_cast<size_t>(task)];
+      kernels_.pack_transposed(problem_.dtype, job.matrix, job.columns, problem_.units, job.panel, job.packed);
+    });
+  }
+
+  // Moving an element costs about as much as eight floating-point operations.
+  int64_t PackWorkers(int64_t tasks) const { return Workers(parallel_, tasks, 8 * GatePanelsSize()); }
+
+  WeightGradient<Real> GradientAt(Real* sums) const {
+    Real* recurrent_kernel = sums + problem_.input * panels_ * width_;
+    return {sums, recurrent_kernel, recurrent_kernel + problem_.units * panels_ * width_};
+  }
+
+  void Unpack(const Real* sums, int64_t slots, int64_t stride, int64_t rows, void* to) {
+    if (!to) return;
+    constexpr int64_t kRows = 16;
+    const int64_t tasks = CeilDivide(rows, kRows);
+    ForEach(parallel_, Workers(parallel_, tasks, slots * rows * panels_ * width_), tasks, [&](int64_t task, int64_t) {
+      kernels_.unpack_gates(problem_.dtype, sums, slots, stride, rows, task * kRows,
+                            std::min(rows, (task + 1) * kRows), problem_.units, to);
+    });
+  }
+
+  void MergeInputGradients(Real* dx, bool two, int64_t count, void* to) {
+    constexpr int64_t kPiece = 16384;
+    const int64_t tasks = CeilDivide(count, kPiece);
+    ForEach(parallel_, Workers(parallel_, tasks, count), tasks, [&](int64_t task, int64_t) {
+      const int64_t begin = task * kPiece, end = std::min(count, begin + kPiece);
+      if (two) {
+        for (int64_t i = begin; i < end; ++i) dx[i] += dx[count + i];
+      }
+      kernels_.convert(problem_.dtype, dx + begin, static_cast<char*>(to) + begin * SizeOf(problem_.dtype),
+                       end - begin);
+    });
+  }
+
+  const Inputs& inputs_;
+  const Problem& problem_;
+  const Kernels<Real>& kernels_;
+  Parallel& parallel_;
+  const int64_t panels_, width_;
+  const Plan plan_;
+  Direction<Real> direction_[2];
+};
+
+// Calls function(kernels) with the active kernels for the problem's arithmetic.
+template <class Function>
+auto Dispatch(DType dtype, const Function& function) {
+  const Isa& isa = GetActiveIsa();
+  return dtype == DType::kFloat64 ? function(*isa.float64) : function(*isa.float32);
+}
+
+template <class Real>
+void BackwardWithoutReserve(Inputs inputs, const Kernels<Real>& kernels, BackwardInput gradient,
+                            const BackwardOutput& output) {
+  inputs.problem.reserve = Reserve::kGates;
+  Layer<Real> layer(inputs, kernels);
+  const Workspace reserve(static_cast<size_t>(layer.ReserveSize()));
+  ForwardOutput forward{};
+  forward.reserve = reserve.data<void>();
+  layer.Forward(forward);
+  gradient.reserve = forward.reserve;
+  layer.Backward(gradient, output);
+}
+
+}  // namespace
+
+int64_t ReserveBytes(const Problem& problem, const bool* mask) {
+  return Dispatch(problem.dtype, [&](const auto& kernels) -> int64_t {
+    const int64_t padded_units = CeilDivide(problem.units, kernels.lanes) * kernels.lanes;
+    int64_t elements = 0;
+    for (int64_t b = 0; b < problem.batch; ++b) {
+      const int64_t count =
+          mask ? std::count(mask + b * problem.time, mask + (b + 1) * problem.time, true) : problem.time;
+      elements += ReserveElements(problem.reserve, count, padded_units);
+    }
+    return problem.directions * elements * std::max<int64_t>(4, SizeOf(problem.dtype));
+  });
+}
+
+void Forward(const Inputs& inputs, const ForwardOutput& output) {
+  ++forward_calls;
+  Dispatch(inputs.problem.dtype, [&](const auto& kernels) { Layer(inputs, kernels).Forward(output); });
+}
+
+void Backward(const Inputs& inputs, const BackwardInput& gradient, const BackwardOutput& output) {
+  ++backward_calls;
+  Dispatch(inputs.problem.dtype, [&](const auto& kernels) {
+    if (inputs.problem.reserve == Reserve::kNone) {
+      BackwardWithoutReserve(inputs, kernels, gradient, output);
+    } else {
+      Layer(inputs, kernels).Backward(gradient, output);
+    }
+  });
+}
+
+CallCounts GetCallCounts() { return {forward_calls.load(), backward_calls.load()}; }
+
+}  // namespace lstm_fast

@@ -1,0 +1,76 @@
+// Packing of weights into panels, unpacking of their gradients, and elementwise functions over arrays.
+namespace lstm_fast {
+namespace {
+
+template <class Real>
+void PackGates(DType dtype, const void* matrix, int64_t k, int64_t units, int64_t panel, Real* packed) {
+  constexpr int64_t kL = kLanes<Real>;
+  const int64_t first = panel * kL, valid = units - first < kL ? units - first : kL;
+  for (int64_t row = 0; row < k; ++row) {
+    for (int64_t gate = 0; gate < 4; ++gate) {
+      Real* to = packed + (row * 4 + gate) * kL;
+      for (int64_t lane = 0; lane < kL; ++lane) to[lane] = 0;
+      if (matrix) LoadRow(dtype, matrix, (row * 4 + gate) * units + first, valid, to);
+    }
+  }
+}
+
+template <class Real>
+void PackTransposed(DType dtype, const void* matrix, int64_t k, int64_t units, int64_t panel, Real* packed) {
+  constexpr int64_t kL = kLanes<Real>;
+  const int64_t first = panel * 4 * kL, valid = k - first < 4 * kL ? k - first : 4 * kL;
+  const int64_t width = CeilDivide(valid, kL) * kL, panels = CeilDivide(units, kL);
+  __builtin_memset(packed, 0, static_cast<size_t>(panels * 4 * kL * width) * sizeof(Real));
+  for (int64_t column = 0; column < valid; ++column) {
+    for (int64_t p = 0; p < panels; ++p) {
+      const int64_t lanes = units - p * kL < kL ? units - p * kL : kL;
+      for (int64_t gate = 0; gate < 4; ++gate) {
+        Real values[kL];
+        LoadRow(dtype, matrix, ((first + column) * 4 + gate) * units + p * kL, lanes, values);
+        for (int64_t lane = 0; lane < lanes; ++lane) {
+          packed[((p * 4 + gate) * kL + lane) * width + column] = values[lane];
+        }
+      }
+    }
+  }
+}
+
+template <class Real>
+void UnpackGates(DType dtype, const Real* packed, int64_t count, int64_t stride, int64_t k, int64_t k0, int64_t k1,
+                 int64_t units, void* matrix) {
+  constexpr int64_t kL = kLanes<Real>;
+  const int64_t panels = CeilDivide(units, kL);
+  for (int64_t row = k0; row < k1; ++row) {
+    for (int64_t p = 0; p < panels; ++p) {
+      for (int64_t gate = 0; gate < 4; ++gate) {
+        const Real* from = packed + ((p * k + row) * 4 + gate) * kL;
+        Vector<Real> sum = Load(from);
+        for (int64_t i = 1; i < count; ++i) sum += Load(from + i * stride);
+        Real values[kL];
+        Store(values, sum);
+        const int64_t lanes = units - p * kL < kL ? units - p * kL : kL;
+        StoreRow(dtype, matrix, (row * 4 + gate) * units + p * kL, lanes, values);
+      }
+    }
+  }
+}
+
+template <class Real>
+void ConvertArray(DType dtype, const Real* from, void* to, int64_t count) {
+  StoreRow(dtype, to, 0, count, from);
+}
+
+template <class Real, class Function>
+void ApplyToArray(const Real* x, Real* y, int64_t count, const Function& function) {
+  constexpr int64_t kL = kLanes<Real>;
+  for (int64_t i = 0; i < count; i += kL) {
+    const int64_t valid = count - i < kL ? count - i : kL;
+    Real values[kL] = {};
+    for (int64_t lane = 0; lane < valid; ++lane) values[lane] = x[i + lane];
+    Store(values, function(Load(values)));
+    for (int64_t lane = 0; lane < valid; ++lane) y[i + lane] = values[lane];
+  }
+}
+
+}  // namespace
+}  // namespace lstm_fast

@@ -1,0 +1,89 @@
+// The register tile: a few rows times a packed panel of a few vectors. Every product of the layer is made of it, and
+// each output is summed in one fixed order, whatever the tile, so that a row's bits do not depend on its neighbours.
+namespace lstm_fast {
+namespace {
+
+constexpr int kMicroRows = LSTM_FAST_MICRO_ROWS;
+
+constexpr int64_t CeilDivide(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+template <int kValue>
+struct Constant {
+  static constexpr int value = kValue;
+};
+
+// The summed dimension: `segments` runs of `length` terms. Strides lead from one run to the next, in elements.
+struct Extent {
+  int64_t segments, length, left_stride, panel_stride;
+};
+
+// sums[i][v] += left[i][k] * panel[k][v] over the extent. Consecutive k are kLeftStep elements apart on the left. With
+// kPerGate, vector v reads the left operand from gate_stride * v on: each gate has its own dropout mask.
+template <class Real, int kRows, int kVectors, int kLeftStep, bool kPerGate>
+LSTM_FAST_INLINE void MultiplyPanel(const Real* const (&left)[kRows], int64_t gate_stride, const Extent& extent,
+                                    const Real* panel, Vector<Real> (&sums)[kRows][kVectors]) {
+  for (int64_t segment = 0; segment < extent.segments; ++segment) {
+    const Real* row[kRows];
+#pragma GCC unroll 8
+    for (int i = 0; i < kRows; ++i) row[i] = left[i] + segment * extent.left_stride;
+    const Real* terms = panel + segment * extent.panel_stride;
+    for (int64_t k = 0; k < extent.length; ++k) {
+      if constexpr (kPerGate) {
+#pragma GCC unroll 4
+        for (int v = 0; v < kVectors; ++v) {
+          const Vector<Real> term = Load(terms + v * kLanes<Real>);
+#pragma GCC unroll 8
+          for (int i = 0; i < kRows; ++i) {
+            sums[i][v] = MultiplyAdd(Broadcast(row[i][v * gate_stride + k * kLeftStep]), term, sums[i][v]);
+          }
+        }
+      } else {
+        // Broadcasts first, then the panel through one register: the other order spills and halves the speed.
+        Vector<Real> factor[kRows];
+#pragma GCC unroll 8
+        for (int i = 0; i < kRows; ++i) factor[i] = Broadcast(row[i][k * kLeftStep]);
+#pragma GCC unroll 4
+        for (int v = 0; v < kVectors; ++v) {
+          const Vector<Real> term = Load(terms + v * kLanes<Real>);
+#pragma GCC unroll 8
+          for (int i = 0; i < kRows; ++i) sums[i][v] = MultiplyAdd(factor[i], term, sums[i][v]);
+        }
+      }
+      terms += kVectors * kLanes<Real>;
+    }
+  }
+}
+
+// Cuts `count` rows into register tiles: body(Constant<rows>, first). Four rows are two tiles of two, since a tile of
+// one row waits for its own sums.
+template <class Body>
+LSTM_FAST_INLINE void ForRowTiles(int64_t count, const Body& body) {
+  int64_t first = 0;
+  while (first < count) {
+    const int64_t left = count - first;
+    if (kMicroRows == 6 && (left == 6 || left >= 8)) {
+      body(Constant<6>{}, first);
+      first += 6;
+    } else if (left == 3 || left >= 5) {
+      body(Constant<3>{}, first);
+      first += 3;
+    } else if (left >= 2) {
+      body(Constant<2>{}, first);
+      first += 2;
+    } else {
+      body(Constant<1>{}, first);
+      first += 1;
+    }
+  }
+}
+
+// One operand's rows, by pointer; gate g of a row with a dropout mask lies g * gate_stride further on.
+template <class Real>
+struct Operand {
+  const Real** rows;
+  int64_t gate_stride;
+  bool per_gate;
+};
+
+}  // namespace
+}  // namespace lstm_fast

@@ -1,0 +1,69 @@
+// Vectors of LSTM_FAST_VECTOR_BYTES bytes, through the compiler's vector extension; and the transcendental functions.
+// Included by each instruction set's file, inside which everything has internal linkage.
+#include <cstdint>
+
+namespace lstm_fast {
+namespace {
+
+#define LSTM_FAST_INLINE inline __attribute__((always_inline))
+
+template <class Real>
+struct VectorTraits;
+
+template <>
+struct VectorTraits<float> {
+  typedef float Type __attribute__((vector_size(LSTM_FAST_VECTOR_BYTES)));
+  typedef int32_t Integer __attribute__((vector_size(LSTM_FAST_VECTOR_BYTES)));
+  static constexpr int kExponentBias = 127, kMantissaBits = 23;
+  static constexpr float kRoundingMagic = 0x1.8p23f;
+  static constexpr float kLn2High = 0x1.62e4p-1f, kLn2Low = 0x1.7f7d1cp-20f;
+  // exp overflows to infinity above, and is below any effect on 1 + exp beneath.
+  static constexpr float kExpMax = 88.9f, kExpMin = -87.0f;
+  static constexpr float kTanhMax = 9.1f;  // tanh rounds to 1 from 9.011 on
+  // expm1(r) = r + r^2 * polynomial(r) on |r| <= ln(2) / 2, a minimax fit: relative error 1.3e-8.
+  static constexpr int kDegree = 4;
+  static constexpr float kExpm1[kDegree + 1] = {0.5f, 0.16666541993618011f, 0.04166628047823906f, 0.008366644382476807f,
+                                                0.0013946554390713573f};
+};
+
+template <>
+struct VectorTraits<double> {
+  typedef double Type __attribute__((vector_size(LSTM_FAST_VECTOR_BYTES)));
+  typedef int64_t Integer __attribute__((vector_size(LSTM_FAST_VECTOR_BYTES)));
+  static constexpr int kExponentBias = 1023, kMantissaBits = 52;
+  static constexpr double kRoundingMagic = 0x1.8p52;
+  static constexpr double kLn2High = 0x1.62e42feep-1, kLn2Low = 0x1.a39ef35793c76p-33;
+  static constexpr double kExpMax = 710.0, kExpMin = -708.0;
+  static constexpr double kTanhMax = 20.0;  // tanh rounds to 1 from 19.06 on
+  // Taylor series: the first term left out, r^14 / 14!, is 4e-18 at the end of the range.
+  static constexpr int kDegree = 11;
+  static constexpr double kExpm1[kDegree + 1] = {1.0 / 2,         1.0 / 6,         1.0 / 24,       1.0 / 120,
+                                                 1.0 / 720,       1.0 / 5040,      1.0 / 40320,    1.0 / 362880,
+                                                 1.0 / 3628800,   1.0 / 39916800,  1.0 / 479001600, 1.0 / 6227020800};
+};
+
+template <class Real>
+using Vector = typename VectorTraits<Real>::Type;
+
+template <class Real>
+constexpr int64_t kLanes = LSTM_FAST_VECTOR_BYTES / static_cast<int64_t>(sizeof(Real));
+
+template <class Real>
+LSTM_FAST_INLINE Vector<Real> Load(const Real* from) {
+  Vector<Real> v;
+  __builtin_memcpy(&v, from, sizeof v);
+  return v;
+}
+
+template <class Real>
+LSTM_FAST_INLINE void Store(Real* to, const Vector<Real>& v) {
+  __builtin_memcpy(to, &v, sizeof v);
+}
+
+template <class Real>
+LSTM_FAST_INLINE Vector<Real> Broadcast(Real x) {
+  return x - Vector<Real>{};  // x - 0 is x, also for -0; the compiler makes it a plain broadcast
+}
+
+}  // namespace
+}  // namespace lstm_fast

@@ -1,0 +1,165 @@
+// What both passes share: scratch memory, the timesteps of a chunk, and the rows of x they read.
+namespace lstm_fast {
+namespace {
+
+// Hands out 64-byte aligned pieces of the scratch buffer; with a null base it only measures.
+template <class Real>
+class Scratch {
+ public:
+  explicit Scratch(Real* base) : base_(reinterpret_cast<char*>(base)) {}
+
+  template <class T>
+  T* Take(int64_t count) {
+    T* piece = reinterpret_cast<T*>(base_ + used_);
+    used_ += CeilDivide(count * static_cast<int64_t>(sizeof(T)), 64) * 64;
+    return piece;
+  }
+
+  int64_t elements() const { return used_ / static_cast<int64_t>(sizeof(Real)); }
+
+ private:
+  char* base_;
+  int64_t used_ = 0;
+};
+
+template <class Real>
+struct Sizes {
+  explicit Sizes(const Direction<Real>& d)
+      : panels(CeilDivide(d.units, kLanes<Real>)), units(panels * kLanes<Real>), width(4 * kLanes<Real>) {}
+  int64_t panels;
+  int64_t units;  // with padding lanes
+  int64_t width;  // of a gate panel: 4 * lanes
+};
+
+// Real timesteps [begin, end) of a tile, whose active rows at each step are a prefix of the sorted rows. Pair
+// (step k, row r) has index first[k - begin] + r.
+struct Chunk {
+  int64_t begin, end, total;
+  int64_t* first;
+  int64_t* active;
+
+  void Fill(const Row* rows, int64_t row_count, int64_t from, int64_t to) {
+    begin = from;
+    end = to;
+    total = 0;
+    int64_t count = row_count;
+    for (int64_t k = from; k < to; ++k) {
+      while (count > 0 && rows[count - 1].count <= k) --count;
+      first[k - from] = total;
+      active[k - from] = count;
+      total += count;
+    }
+  }
+};
+
+template <class Real>
+Chunk TakeChunk(Scratch<Real>& scratch, const Direction<Real>& d) {
+  Chunk chunk{};
+  chunk.first = scratch.template Take<int64_t>(d.chunk_steps);
+  chunk.active = scratch.template Take<int64_t>(d.chunk_steps);
+  return chunk;
+}
+
+// Input time of a row's k-th real timestep in processing order.
+template <class Real>
+LSTM_FAST_INLINE int64_t TimeOf(const Direction<Real>& d, const Row& row, int64_t k) {
+  return row.steps[d.reversed ? row.count - 1 - k : k];
+}
+
+// Time of input time t in y.
+template <class Real>
+LSTM_FAST_INLINE int64_t OutputTime(const Direction<Real>& d, int64_t t) {
+  return d.reversed && !d.input_order ? d.time - 1 - t : t;
+}
+
+template <class Real>
+LSTM_FAST_INLINE bool LastStepIsReal(const Direction<Real>& d, const Row& row) {
+  return row.count > 0 && TimeOf(d, row, row.count - 1) == (d.reversed ? 0 : d.time - 1);
+}
+
+// The rows of x of one chunk, converted and multiplied by the dropout masks where that is needed.
+template <class Real>
+class InputRows {
+ public:
+  InputRows(Scratch<Real>& scratch, const Direction<Real>& d, int64_t row_count)
+      : d_(d), gates_(d.input_dropout ? 4 : 1), copies_(d.input_dropout || !IsReal<Real>(d.dtype)) {
+    const int64_t capacity = row_count * d.chunk_steps;
+    operand_.rows = scratch.template Take<const Real*>(capacity);
+    operand_.per_gate = d.input_dropout != nullptr;
+    operand_.gate_stride = capacity * d.input;
+    if (copies_) buffer_ = scratch.template Take<Real>(gates_ * operand_.gate_stride);
+    if (d.input_dropout) masks_ = scratch.template Take<Real>(row_count * 4 * d.input);
+  }
+
+  // Reads the dropout multipliers of the tile's rows.
+  void LoadMasks(const Row* rows, int64_t row_count) {
+    if (!d_.input_dropout) return;
+    for (int64_t r = 0; r < row_count; ++r) {
+      for (int64_t gate = 0; gate < 4; ++gate) {
+        LoadRow(d_.dtype, d_.input_dropout, (gate * d_.batch + rows[r].batch) * d_.input, d_.input, mask(r, gate));
+      }
+    }
+  }
+
+  Real* mask(int64_t r, int64_t gate) const { return masks_ + (r * 4 + gate) * d_.input; }
+
+  const Operand<Real>& Gather(const Chunk& chunk, const Row* rows) {
+    for (int64_t k = chunk.begin; k < chunk.end; ++k) {
+      for (int64_t r = 0; r < chunk.active[k - chunk.begin]; ++r) {
+        const int64_t index = chunk.first[k - chunk.begin] + r;
+        const int64_t offset = rows[r].batch * d_.x.batch_stride + TimeOf(d_, rows[r], k) * d_.x.time_stride;
+        if (!copies_) {
+          operand_.rows[index] = static_cast<const Real*>(d_.x.data) + offset;
+          continue;
+        }
+        Real* row = buffer_ + index * d_.input;
+        operand_.rows[index] = row;
+        if (!operand_.per_gate) {
+          LoadRow(d_.dtype, d_.x.data, offset, d_.input, row);
+          continue;
+        }
+        for (int64_t gate = 0; gate < 4; ++gate) {
+          Real* masked = row + gate * operand_.gate_stride;
+          LoadRow(d_.dtype, d_.x.data, offset, d_.input, masked);
+          for (int64_t i = 0; i < d_.input; ++i) masked[i] *= mask(r, gate)[i];
+        }
+      }
+    }
+    return operand_;
+  }
+
+ private:
+  const Direction<Real>& d_;
+  int64_t gates_;
+  bool copies_;
+  Operand<Real> operand_{};
+  Real* buffer_ = nullptr;
+  Real* masks_ = nullptr;
+};
+
+// Reads rows of a [B, H] state into [rows][Hp]; null gives zeros.
+template <class Real>
+void LoadState(const Direction<Real>& d, const void* state, const Row* rows, int64_t row_count, Real* to) {
+  const int64_t padded = Sizes<Real>(d).units;
+  for (int64_t r = 0; r < row_count; ++r) {
+    Real* row = to + r * padded;
+    for (int64_t j = 0; j < padded; ++j) row[j] = 0;
+    if (state) LoadRow(d.dtype, state, rows[r].batch * d.units, d.units, row);
+  }
+}
+
+// Reads the recurrent dropout multipliers of the tile's rows into [rows][4][Hp].
+template <class Real>
+void LoadRecurrentMasks(const Direction<Real>& d, const Row* rows, int64_t row_count, Real* to) {
+  const int64_t padded = Sizes<Real>(d).units;
+  for (int64_t r = 0; r < row_count; ++r) {
+    for (int64_t gate = 0; gate < 4; ++gate) {
+      Real* row = to + (r * 4 + gate) * padded;
+      for (int64_t j = 0; j < padded; ++j) row[j] = 0;
+      LoadRow(d.dtype, d.recurrent_dropout, (gate * d.batch + rows[r].batch) * d.units, d.units, row);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace lstm_fast

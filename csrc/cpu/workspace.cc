@@ -1,0 +1,79 @@
+#include "cpu/workspace.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <mutex>
+#include <new>
+#include <vector>
+
+namespace lstm_fast {
+namespace {
+
+struct Buffer {
+  void* data;
+  std::size_t bytes;
+};
+
+// Kept for reuse; a larger buffer goes back to the system at once.
+constexpr std::size_t kKeptBytes = std::size_t{64} << 20;
+constexpr std::size_t kKeptBuffers = 8;
+
+struct Cache {
+  std::mutex mutex;
+  std::vector<Buffer> buffers;
+  std::size_t bytes = 0;
+};
+
+Cache& GetCache() {
+  static Cache* cache = new Cache;  // never destroyed: calls may outlive static destruction
+  return *cache;
+}
+
+}  // namespace
+
+Workspace::Workspace(std::size_t bytes) : data_(nullptr), bytes_((bytes + 63) / 64 * 64) {
+  if (bytes_ == 0) return;
+  {
+    Cache& cache = GetCache();
+    const std::lock_guard<std::mutex> lock(cache.mutex);
+    // The smallest that is large enough, and not so large that it would be missed.
+    auto best = cache.buffers.end();
+    for (auto it = cache.buffers.begin(); it != cache.buffers.end(); ++it) {
+      if (it->bytes >= bytes_ && it->bytes / 2 <= bytes_ && (best == cache.buffers.end() || it->bytes < best->bytes)) {
+        best = it;
+      }
+    }
+    if (best != cache.buffers.end()) {
+      data_ = best->data;
+      bytes_ = best->bytes;
+      cache.bytes -= bytes_;
+      cache.buffers.erase(best);
+      return;
+    }
+  }
+  data_ = std::aligned_alloc(64, bytes_);
+  if (!data_) throw std::bad_alloc();
+}
+
+Workspace::~Workspace() {
+  if (!data_) return;
+  std::vector<Buffer> evicted;
+  {
+    Cache& cache = GetCache();
+    const std::lock_guard<std::mutex> lock(cache.mutex);
+    if (bytes_ <= kKeptBytes) {
+      cache.buffers.push_back({data_, bytes_});
+      cache.bytes += bytes_;
+    } else {
+      evicted.push_back({data_, bytes_});
+    }
+    while (cache.bytes > kKeptBytes || cache.buffers.size() > kKeptBuffers) {
+      evicted.push_back(cache.buffers.front());  // the least recently used
+      cache.bytes -= cache.buffers.front().bytes;
+      cache.buffers.erase(cache.buffers.begin());
+    }
+  }
+  for (const Buffer& buffer : evicted) std::free(buffer.data);
+}
+
+}  // namespace lstm_fast

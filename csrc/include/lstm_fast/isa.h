@@ -1,0 +1,34 @@
+// The instruction sets: which are compiled in, which this processor runs, which is active. An instruction set can be
+// forced with LSTM_FAST_ISA or SetIsa(); an unknown or unavailable name is an error, never a silent default.
+#ifndef LSTM_FAST_ISA_H_
+#define LSTM_FAST_ISA_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "lstm_fast/lstm.h"
+
+namespace lstm_fast {
+
+LSTM_FAST_EXPORT std::vector<std::string> CompiledIsas();   // slowest first
+LSTM_FAST_EXPORT std::vector<std::string> AvailableIsas();  // slowest first
+
+// Throw std::invalid_argument for a name that is unknown or unavailable here.
+LSTM_FAST_EXPORT std::string ActiveIsa();
+LSTM_FAST_EXPORT void SetIsa(const std::string& name);
+
+// How often Forward() and Backward() have run in this process: a test's proof that the fused path was taken.
+struct CallCounts {
+  int64_t forward, backward;
+};
+LSTM_FAST_EXPORT CallCounts GetCallCounts();
+
+// The active instruction set's own sigmoid and tanh, elementwise over `count` values, so that tests can bound their
+// error. dtype must be kFloat32 or kFloat64.
+LSTM_FAST_EXPORT void Sigmoid(DType dtype, const void* x, void* y, int64_t count);
+LSTM_FAST_EXPORT void Tanh(DType dtype, const void* x, void* y, int64_t count);
+
+}  // namespace lstm_fast
+
+#endif  // LSTM_FAST_ISA_H_

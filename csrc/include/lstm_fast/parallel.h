@@ -1,0 +1,42 @@
+// Where threads come from. A kernel's work is a list of independent tasks; who runs them is the caller's choice.
+#ifndef LSTM_FAST_PARALLEL_H_
+#define LSTM_FAST_PARALLEL_H_
+
+#include <cstdint>
+#include <type_traits>
+
+#include "lstm_fast/lstm.h"
+
+namespace lstm_fast {
+
+class Parallel {
+ public:
+  virtual ~Parallel() = default;
+
+  virtual int threads() const = 0;
+
+  // Calls task(context, i) once for every i in [0, count), in any order and on any thread, and returns when all calls
+  // have returned. Tasks must not throw.
+  virtual void Run(int64_t count, void (*task)(void* context, int64_t index), void* context) = 0;
+
+  template <class Function>
+  void For(int64_t count, Function&& function) {
+    Run(
+        count, [](void* context, int64_t index) { (*static_cast<std::remove_reference_t<Function>*>(context))(index); },
+        &function);
+  }
+};
+
+// The package's own threads, shared by every caller of the process. They are started on first use, sleep when idle, and
+// are started anew in a child after fork(). Several callers may run at once: together they keep at most
+// ThreadCount() threads busy, besides the callers themselves. ThreadCount() is LSTM_FAST_NUM_THREADS, or else the
+// number of processors that this process may use.
+LSTM_FAST_EXPORT Parallel& OwnThreads();
+
+// Throw std::invalid_argument for a count below 1 and for an LSTM_FAST_NUM_THREADS that is not a positive integer.
+LSTM_FAST_EXPORT int ThreadCount();
+LSTM_FAST_EXPORT void SetThreadCount(int count);
+
+}  // namespace lstm_fast
+
+#endif  // LSTM_FAST_PARALLEL_H_

@@ -1,0 +1,51 @@
+"""Builds the compiled part with CMake, into the package's own folder.
+
+Environment: CMAKE_ARGS (more -D options, e.g. -DLSTM_FAST_SANITIZE=address), CMAKE_BUILD_TYPE (Release or Debug),
+CMAKE_BUILD_PARALLEL_LEVEL (default: the number of processors).
+"""
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+HERE = Path(__file__).resolve().parent
+
+
+class CMakeExtension(Extension):
+    """Everything that CMakeLists.txt builds; setuptools knows it by the name of the Python module among it."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, sources=[])
+
+
+class CMakeBuild(build_ext):
+    """Configures, builds and installs with CMake beside where setuptools wants the extension module."""
+
+    def build_extension(self, ext: Extension) -> None:
+        destination = Path(self.get_ext_fullpath(ext.name)).resolve().parent
+        build = Path(self.build_temp).resolve() / "cmake"
+        build.mkdir(parents=True, exist_ok=True)
+        build_type = os.environ.get("CMAKE_BUILD_TYPE", "Debug" if self.debug else "Release")
+        import pybind11
+
+        configure = [
+            f"-DCMAKE_BUILD_TYPE={build_type}",
+            f"-DPython_EXECUTABLE={sys.executable}",
+            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+            f"-DLSTM_FAST_VERSION={self.distribution.get_version()}",
+            *shlex.split(os.environ.get("CMAKE_ARGS", "")),
+        ]
+        jobs = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL", str(os.cpu_count() or 1))
+        subprocess.run(["cmake", "-S", str(HERE), "-B", str(build), *configure], check=True)
+        subprocess.run(["cmake", "--build", str(build), "--parallel", jobs], check=True)
+        # In an editable installation setuptools itself only brings over the extension module.
+        for prefix in [destination, *([HERE / "lstm_fast"] if self.editable_mode else [])]:
+            subprocess.run(["cmake", "--install", str(build), "--prefix", str(prefix)], check=True)
+
+
+setup(ext_modules=[CMakeExtension("lstm_fast._core")], cmdclass={"build_ext": CMakeBuild})
