@@ -36,7 +36,9 @@ const void* CheckShape(const Array& array, const std::string& name, std::initial
   return array.data;
 }
 
-std::string Indexed(const char* name, int direction) { return std::string(name) + "[" + std::to_string(direction) + "]"; }
+std::string Indexed(const char* name, int direction) {
+  return std::string(name) + "[" + std::to_string(direction) + "]";
+}
 
 }  // namespace
 
@@ -64,11 +66,16 @@ Inputs Check(const Arguments& a) {
   }
   if (a.directions == 2 && a.go_backwards) Fail("go_backwards", "false with two directions", "true");
 
-  inputs.problem = {a.dtype,        batch,
-                    time,           input,
-                    units,          a.directions,
-                    a.go_backwards, a.return_sequences,
-                    a.zero_output_for_mask, static_cast<Reserve>(a.reserve_mode)};
+  inputs.problem = {a.dtype,
+                    batch,
+                    time,
+                    input,
+                    units,
+                    a.directions,
+                    a.go_backwards,
+                    a.return_sequences,
+                    a.zero_output_for_mask,
+                    static_cast<Reserve>(a.reserve_mode)};
   inputs.x = a.x.data;
   inputs.x_batch_stride = time * input;
   inputs.x_time_stride = input;
@@ -76,14 +83,14 @@ Inputs Check(const Arguments& a) {
   for (int n = 0; n < a.directions; ++n) {
     const size_t i = static_cast<size_t>(n);
     DirectionInput& d = inputs.direction[n];
-    d.kernel = CheckShape(a.kernels[i], Indexed("kernels", n), {input, 4 * units}, "features, 4 * units", false);
     d.recurrent_kernel = CheckShape(a.recurrent_kernels[i], Indexed("recurrent_kernels", n), {units, 4 * units},
                                     "units, 4 * units", false);
+    d.kernel = CheckShape(a.kernels[i], Indexed("kernels", n), {input, 4 * units}, "features, 4 * units", false);
     d.bias = CheckShape(a.biases[i], Indexed("biases", n), {4 * units}, "4 * units", true);
     d.h0 = CheckShape(a.h0[i], Indexed("h0", n), {batch, units}, "batch, units", true);
     d.c0 = CheckShape(a.c0[i], Indexed("c0", n), {batch, units}, "batch, units", true);
-    d.input_dropout = CheckShape(a.input_dropout[i], Indexed("input_dropout", n), {4, batch, input},
-                                 "gates, batch, features", true);
+    d.input_dropout =
+        CheckShape(a.input_dropout[i], Indexed("input_dropout", n), {4, batch, input}, "gates, batch, features", true);
     d.recurrent_dropout = CheckShape(a.recurrent_dropout[i], Indexed("recurrent_dropout", n), {4, batch, units},
                                      "gates, batch, units", true);
   }

@@ -60,8 +60,8 @@ Array OptionalView(const py::handle& object, const std::string& name, DType dtyp
 
 std::array<Array, 2> ViewList(const py::sequence& list, const char* name, int directions, DType dtype) {
   if (static_cast<int>(list.size()) != directions) {
-    throw py::value_error(std::string(name) + ": expected " + std::to_string(directions) + " entries, as in kernels; found " +
-                          std::to_string(list.size()));
+    throw py::value_error(std::string(name) + ": expected " + std::to_string(directions) +
+                          " entries, as in kernels; found " + std::to_string(list.size()));
   }
   std::array<Array, 2> views;
   for (int n = 0; n < directions; ++n) {

@@ -1,5 +1,5 @@
-// The TensorFlow ops LstmFastForward and LstmFastBackward on the CPU, through TensorFlow's C API, whose binary interface
-// is stable over releases. An optional argument that is absent is a tensor of shape [0].
+// The TensorFlow ops LstmFastForward and LstmFastBackward on the CPU, through TensorFlow's C API, whose binary
+// interface is stable over releases. An optional argument that is absent is a tensor of shape [0].
 #include <array>
 #include <cstdio>
 #include <exception>
@@ -31,7 +31,8 @@ using Shape = std::unique_ptr<TF_ShapeHandle, DeleteShape>;
 
 // An error that TensorFlow itself reported.
 struct TensorFlowError : std::runtime_error {
-  explicit TensorFlowError(const TF_Status* status) : std::runtime_error(TF_Message(status)), code(TF_GetCode(status)) {}
+  explicit TensorFlowError(const TF_Status* status)
+      : std::runtime_error(TF_Message(status)), code(TF_GetCode(status)) {}
   TF_Code code;
 };
 
@@ -290,9 +291,8 @@ void BackwardShapes(TF_ShapeInferenceContext* context, TF_Status* status) {
 void RegisterOp(const char* name, const std::vector<const char*>& inputs, const std::vector<const char*>& outputs,
                 void (*shapes)(TF_ShapeInferenceContext*, TF_Status*), void (*compute)(void*, TF_OpKernelContext*)) {
   TF_OpDefinitionBuilder* op = TF_NewOpDefinitionBuilder(name);
-  for (const char* attribute :
-       {"T: {float, double, half, bfloat16}", "N: int >= 1", "go_backwards: bool", "return_sequences: bool",
-        "zero_output_for_mask: bool", "reserve_mode: int"}) {
+  for (const char* attribute : {"T: {float, double, half, bfloat16}", "N: int >= 1", "go_backwards: bool",
+                                "return_sequences: bool", "zero_output_for_mask: bool", "reserve_mode: int"}) {
     TF_OpDefinitionBuilderAddAttr(op, attribute);
   }
   for (const char* input : {"x: T", "mask: bool", "kernels: N * T", "recurrent_kernels: N * T", "biases: N * T",

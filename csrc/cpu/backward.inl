@@ -1,5 +1,5 @@
-// The backward pass of one tile of rows in one direction: chunks of timesteps from the last to the first. Within a chunk
-// the recurrence in reverse gives dz; the products with W^T, x^T and h^T follow while dz is in cache.
+// The backward pass of one tile of rows in one direction: chunks of timesteps from the last to the first. Within a
+// chunk the recurrence in reverse gives dz; the products with W^T, x^T and h^T follow while dz is in cache.
 namespace lstm_fast {
 namespace {
 
@@ -38,17 +38,17 @@ struct BackwardScratch {
   Scratch<Real> scratch;
   Chunk chunk;
   InputRows<Real> input;
-  Recurrence<Real> state;  // for recomputing gates
-  Real* dz;                // gate rows of the chunk
-  Real *dh, *dc;           // [rows][Hp], flowing back from the step after
-  Real *h_start, *c_start; // [rows][Hp], before the chunk's first step
-  const Real** gates;      // per row: where the gates of step k lie, at k * 5 * Hp
-  Real* dy;                // [Hp]
-  Operand<Real> h_before;  // h before each (step, row) pair, times the dropout masks
+  Recurrence<Real> state;   // for recomputing gates
+  Real* dz;                 // gate rows of the chunk
+  Real *dh, *dc;            // [rows][Hp], flowing back from the step after
+  Real *h_start, *c_start;  // [rows][Hp], before the chunk's first step
+  const Real** gates;       // per row: where the gates of step k lie, at k * 5 * Hp
+  Real* dy;                 // [Hp]
+  Operand<Real> h_before;   // h before each (step, row) pair, times the dropout masks
   Real* h_rows;
-  Real* masks = nullptr;  // [rows][4][Hp]
+  Real* masks = nullptr;            // [rows][4][Hp]
   int64_t *pair_row, *pair_offset;  // the row of each pair, and where its dx goes
-  Real* packed;           // [gates][tiles][pairs][kMicroRows]
+  Real* packed;                     // [gates][tiles][pairs][kMicroRows]
   Real* recomputed = nullptr;
 };
 
@@ -81,15 +81,19 @@ void AddOutputGradient(const Direction<Real>& d, const Row& row, int64_t k, Real
   }
 }
 
-// One row, one step back: dh and dc of this step give dz and the dc of the step before. h = o * tanh(c) is computed again
-// rather than kept; `h` receives it.
+// One row, one step back: dh and dc of this step give dz and the dc of the step before. h = o * tanh(c) is computed
+// again rather than kept; `h` receives it.
 template <class Real>
 LSTM_FAST_INLINE void StepBack(const Sizes<Real>& sizes, int64_t units, const Real* gates, const Real* c_before,
-                               int64_t c_before_stride, const Real* dh, Real* dc, Real* dz, int64_t dz_stride, Real* h) {
+                               int64_t c_before_stride, const Real* dh, Real* dc, Real* dz, int64_t dz_stride,
+                               Real* h) {
   constexpr int64_t kL = kLanes<Real>;
   const Vector<Real> one = Broadcast(Real(1));
   for (int64_t p = 0; p < sizes.panels; ++p) {
     const Real* kept = gates + p * 5 * kL;
+    for (int64_t element = 0; element < 5 * kL; element += 64 / static_cast<int64_t>(sizeof(Real))) {
+      __builtin_prefetch(kept - 5 * sizes.units + element);  // the step before, which is next; before the first: no harm
+    }
     const Vector<Real> in = Load(kept), forget = Load(kept + kL), candidate = Load(kept + 2 * kL);
     const Vector<Real> out = Load(kept + 3 * kL), tanh_c = TanhOf<Real>(Load(kept + 4 * kL));
     const Vector<Real> dh_p = Load(dh + p * kL);
@@ -115,32 +119,44 @@ LSTM_FAST_INLINE void StepBack(const Sizes<Real>& sizes, int64_t units, const Re
 // sums = dz times a column panel of a transposed matrix, for the pairs left[i] points to; with masks, each gate's part
 // is multiplied by its own row of mask, which starts at mask[i] + gate * mask_stride.
 template <class Real, int kRows, int kVectors, bool kMasked>
-LSTM_FAST_INLINE void MultiplyTransposed(const Sizes<Real>& sizes, const Real* const (&left)[kRows], int64_t left_stride,
-                                         const Real* panel, const Real* const (&mask)[kRows], int64_t mask_stride,
-                                         int64_t valid, Real (&out)[kRows][4 * kLanes<Real>]) {
+LSTM_FAST_INLINE void MultiplyTransposed(const Sizes<Real>& sizes, const Real* const (&left)[kRows],
+                                         int64_t left_stride, const Real* panel, const Real* const (&mask)[kRows],
+                                         int64_t mask_stride, int64_t valid, Real (&out)[kRows][4 * kLanes<Real>]) {
   constexpr int64_t kL = kLanes<Real>;
   constexpr int64_t kWidth = kVectors * kL;
-  Vector<Real> sums[kRows][kVectors] = {};
+  Vector<Real> sums[kRows][kVectors];
   if constexpr (!kMasked) {
+    LSTM_FAST_UNROLL
+    for (int i = 0; i < kRows; ++i) {
+      LSTM_FAST_UNROLL
+      for (int v = 0; v < kVectors; ++v) sums[i][v] = Vector<Real>{};
+    }
     const Extent extent = {sizes.panels, sizes.width, left_stride, sizes.width * kWidth};
     MultiplyPanel<Real, kRows, kVectors, 1, false>(left, 0, extent, panel, sums);
+    LSTM_FAST_UNROLL
     for (int i = 0; i < kRows; ++i) {
+      LSTM_FAST_UNROLL
       for (int v = 0; v < kVectors; ++v) Store(out[i] + v * kL, sums[i][v]);
     }
   } else {
+    LSTM_FAST_UNROLL
     for (int i = 0; i < kRows; ++i) {
       for (int64_t j = 0; j < kWidth; ++j) out[i][j] = 0;
     }
     const Extent extent = {sizes.panels, kL, left_stride, sizes.width * kWidth};
     for (int64_t gate = 0; gate < 4; ++gate) {
       const Real* gate_left[kRows];
+      LSTM_FAST_UNROLL
       for (int i = 0; i < kRows; ++i) {
         gate_left[i] = left[i] + gate * kL;
+        LSTM_FAST_UNROLL
         for (int v = 0; v < kVectors; ++v) sums[i][v] = Vector<Real>{};
       }
       MultiplyPanel<Real, kRows, kVectors, 1, false>(gate_left, 0, extent, panel + gate * kL * kWidth, sums);
+      LSTM_FAST_UNROLL
       for (int i = 0; i < kRows; ++i) {
         Real part[kWidth];
+        LSTM_FAST_UNROLL
         for (int v = 0; v < kVectors; ++v) Store(part + v * kL, sums[i][v]);
         for (int64_t j = 0; j < valid; ++j) out[i][j] += mask[i][gate * mask_stride + j] * part[j];
       }
@@ -148,12 +164,13 @@ LSTM_FAST_INLINE void MultiplyTransposed(const Sizes<Real>& sizes, const Real* c
   }
 }
 
-// For `count` pairs from gate row `first` on: dz times every column panel of a transposed matrix with `columns` columns.
-// store(pair, column, values, valid) takes up to 4L values of a pair. mask_of(pair) gives its [4][mask_stride] masks.
+// For `count` pairs from gate row `first` on: dz times every column panel of a transposed matrix with `columns`
+// columns. store(pair, column, values, valid) takes up to 4L values of a pair. mask_of(pair) gives its [4][mask_stride]
+// masks.
 template <class Real, bool kMasked, class MaskOf, class StoreValues>
 LSTM_FAST_INLINE void ForTransposedProduct(const Direction<Real>& d, const Real* dz, int64_t total, int64_t first,
-                                           int64_t count, const Real* transposed, int64_t columns, const MaskOf& mask_of,
-                                           int64_t mask_stride, const StoreValues& store) {
+                                           int64_t count, const Real* transposed, int64_t columns,
+                                           const MaskOf& mask_of, int64_t mask_stride, const StoreValues& store) {
   constexpr int64_t kL = kLanes<Real>;
   const Sizes<Real> sizes(d);
   const int64_t depth = sizes.panels * sizes.width;
@@ -182,6 +199,7 @@ LSTM_FAST_INLINE void ForTransposedProduct(const Direction<Real>& d, const Real*
         default:
           MultiplyTransposed<Real, kRows, 4, kMasked>(sizes, left, stride, panel, mask, mask_stride, valid, out);
       }
+      LSTM_FAST_UNROLL
       for (int i = 0; i < kRows; ++i) store(offset + i, column, out[i], valid);
     });
   }
@@ -220,12 +238,16 @@ void AccumulateGradient(const Direction<Real>& d, const Real* packed, int64_t co
           constexpr int kRows = decltype(tile)::value;
           const Real* left[kRows];
           Vector<Real> sums[kRows][4];
+          LSTM_FAST_UNROLL
           for (int i = 0; i < kRows; ++i) {
             left[i] = block + first + i;
+            LSTM_FAST_UNROLL
             for (int v = 0; v < 4; ++v) sums[i][v] = Load(to + (first + i) * sizes.width + v * kL);
           }
           MultiplyPanel<Real, kRows, 4, kMicroRows, kPerGate>(left, gate_stride, extent, panel, sums);
+          LSTM_FAST_UNROLL
           for (int i = 0; i < kRows; ++i) {
+            LSTM_FAST_UNROLL
             for (int v = 0; v < 4; ++v) Store(to + (first + i) * sizes.width + v * kL, sums[i][v]);
           }
         };
@@ -251,10 +273,13 @@ void AccumulateBias(const Sizes<Real>& sizes, const Real* dz, int64_t total, Rea
   constexpr int64_t kL = kLanes<Real>;
   for (int64_t p = 0; p < sizes.panels; ++p) {
     Vector<Real> sums[4];
+    LSTM_FAST_UNROLL
     for (int v = 0; v < 4; ++v) sums[v] = Load(gradient + p * sizes.width + v * kL);
     for (int64_t pair = 0; pair < total; ++pair) {
+      LSTM_FAST_UNROLL
       for (int v = 0; v < 4; ++v) sums[v] += Load(dz + (p * total + pair) * sizes.width + v * kL);
     }
+    LSTM_FAST_UNROLL
     for (int v = 0; v < 4; ++v) Store(gradient + p * sizes.width + v * kL, sums[v]);
   }
 }

@@ -20,9 +20,9 @@ struct Recurrence {
   }
 
   int64_t rows;
-  Real* z;               // gate rows of the chunk
-  Real *h, *h_next, *c;  // [rows][Hp]
-  Real** gates;          // per row: where the gates of its step k go, at k * 5 * Hp; null when they are not kept
+  Real* z;                   // gate rows of the chunk
+  Real *h, *h_next, *c;      // [rows][Hp]
+  Real** gates;              // per row: where the gates of its step k go, at k * 5 * Hp; null when they are not kept
   Real* masks = nullptr;     // [rows][4][Hp]
   Real* h_masked = nullptr;  // [4][rows][Hp]
 };
@@ -38,13 +38,17 @@ void Project(const Direction<Real>& d, const Operand<Real>& x, int64_t total, Re
       constexpr int kRows = decltype(tile)::value;
       const Real* left[kRows];
       Vector<Real> sums[kRows][4];
+      LSTM_FAST_UNROLL
       for (int i = 0; i < kRows; ++i) {
         left[i] = x.rows[first + i];
+        LSTM_FAST_UNROLL
         for (int v = 0; v < 4; ++v) sums[i][v] = Load(bias + v * kLanes<Real>);
       }
       MultiplyPanel<Real, kRows, 4, 1, kPerGate>(left, x.gate_stride, extent, panel, sums);
+      LSTM_FAST_UNROLL
       for (int i = 0; i < kRows; ++i) {
         Real* out = z + (p * total + first + i) * sizes.width;
+        LSTM_FAST_UNROLL
         for (int v = 0; v < 4; ++v) Store(out + v * kLanes<Real>, sums[i][v]);
       }
     });
@@ -76,12 +80,15 @@ void Step(const Direction<Real>& d, const Chunk& chunk, int64_t k, Recurrence<Re
       constexpr int kRows = decltype(tile)::value;
       const Real* left[kRows];
       Vector<Real> sums[kRows][4];
+      LSTM_FAST_UNROLL
       for (int i = 0; i < kRows; ++i) {
         left[i] = h + (first + i) * sizes.units;
         const Real* z = state.z + (p * chunk.total + first_pair + first + i) * sizes.width;
+        LSTM_FAST_UNROLL
         for (int v = 0; v < 4; ++v) sums[i][v] = Load(z + v * kL);
       }
       MultiplyPanel<Real, kRows, 4, 1, kPerGate>(left, gate_stride, extent, panel, sums);
+      LSTM_FAST_UNROLL
       for (int i = 0; i < kRows; ++i) {
         const int64_t r = first + i;
         Real* c_row = state.c + r * sizes.units + p * kL;

@@ -42,8 +42,8 @@ const Isa& Find(const std::string& name, const std::string& argument) {
   for (const Candidate& candidate : Candidates()) {
     if (candidate.isa->name != name) continue;
     if (candidate.available()) return *candidate.isa;
-    throw std::invalid_argument(argument + ": this processor does not run '" + name + "'; available: " +
-                                Join(AvailableIsas()));
+    throw std::invalid_argument(argument + ": this processor does not run '" + name +
+                                "'; available: " + Join(AvailableIsas()));
   }
   throw std::invalid_argument(argument + ": expected one of " + Join(CompiledIsas()) + "; found '" + name + "'");
 }

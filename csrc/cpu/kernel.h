@@ -44,12 +44,12 @@ struct Direction {
   int64_t chunk_steps;  // timesteps projected at once
 
   Sequence x;
-  const Real* kernel;               // gate panels, K = input
-  const Real* recurrent_kernel;     // gate panels, K = units
-  const Real* bias;                 // gate panels, K = 1
-  const void *h0, *c0;              // [B, H] or null
-  const void* input_dropout;        // [4, B, D] or null
-  const void* recurrent_dropout;    // [4, B, H] or null
+  const Real* kernel;             // gate panels, K = input
+  const Real* recurrent_kernel;   // gate panels, K = units
+  const Real* bias;               // gate panels, K = 1
+  const void *h0, *c0;            // [B, H] or null
+  const void* input_dropout;      // [4, B, D] or null
+  const void* recurrent_dropout;  // [4, B, H] or null
   Real* reserve;
 
   // Outputs of the forward pass; null where the backward pass only wants the reserve again.

@@ -29,9 +29,9 @@ void TanhArray(const Real* x, Real* y, int64_t count) {
 
 template <class Real>
 constexpr Kernels<Real> kKernels = {
-    kLanes<Real>,      kMicroRows,           ForwardScratchSize<Real>, BackwardScratchSize<Real>, ForwardTile<Real>,
-    BackwardTile<Real>, PackGates<Real>,     PackTransposed<Real>,     UnpackGates<Real>,         ConvertArray<Real>,
-    SigmoidArray<Real>, TanhArray<Real>,
+    kLanes<Real>,      kMicroRows,         ForwardScratchSize<Real>, BackwardScratchSize<Real>,
+    ForwardTile<Real>, BackwardTile<Real>, PackGates<Real>,          PackTransposed<Real>,
+    UnpackGates<Real>, ConvertArray<Real>, SigmoidArray<Real>,       TanhArray<Real>,
 };
 
 }  // namespace

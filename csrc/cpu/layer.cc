@@ -3,8 +3,6 @@
 // Rows are sorted by their number of real timesteps and cut into tiles; a tile runs all its timesteps on one thread, so
 // that a call forks and joins once per phase. The backward pass adds the gradients of the weights up in "slots", each a
 // fixed list of tiles with accumulators of its own, whose number depends on the shape alone: so do the bits.
-#include "lstm_fast/lstm.h"
-
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
@@ -14,6 +12,7 @@
 #include "cpu/kernel.h"
 #include "cpu/workspace.h"
 #include "lstm_fast/isa.h"
+#include "lstm_fast/lstm.h"
 #include "lstm_fast/parallel.h"
 
 namespace lstm_fast {
@@ -78,7 +77,8 @@ struct Tile {
 
 std::vector<Tile> CutTiles(int64_t batch, int64_t tile_rows) {
   std::vector<Tile> tiles;
-  for (int64_t first = 0; first < batch; first += tile_rows) tiles.push_back({first, std::min(tile_rows, batch - first)});
+  for (int64_t first = 0; first < batch; first += tile_rows)
+    tiles.push_back({first, std::min(tile_rows, batch - first)});
   return tiles;
 }
 
@@ -160,8 +160,8 @@ class Layer {
     PackWeights(weights.data<Real>());
     PackTransposedWeights(weights.data<Real>() + PackedWeightsSize(), output.dx != nullptr);
 
-    // With few slots the directions run side by side and their dx are added afterwards; with many, a slot runs one after
-    // the other and the second adds to what the first wrote. Half precision is added in float32 either way.
+    // With few slots the directions run side by side and their dx are added afterwards; with many, a slot runs one
+    // after the other and the second adds to what the first wrote. Half precision is added in float32 either way.
     const bool side_by_side = directions == 2 && slots < kSlots / 2;
     const bool own_dx = output.dx && directions == 2 && (side_by_side || sizeof(Real) > ElementSize());
     const int64_t dx_elements = problem_.batch * problem_.time * problem_.input;
@@ -341,8 +341,8 @@ class Layer {
     constexpr int64_t kRows = 16;
     const int64_t tasks = CeilDivide(rows, kRows);
     ForEach(parallel_, Workers(parallel_, tasks, slots * rows * panels_ * width_), tasks, [&](int64_t task, int64_t) {
-      kernels_.unpack_gates(problem_.dtype, sums, slots, stride, rows, task * kRows,
-                            std::min(rows, (task + 1) * kRows), problem_.units, to);
+      kernels_.unpack_gates(problem_.dtype, sums, slots, stride, rows, task * kRows, std::min(rows, (task + 1) * kRows),
+                            problem_.units, to);
     });
   }
 

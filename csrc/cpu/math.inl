@@ -1,5 +1,5 @@
-// exp-based sigmoid and tanh on vectors. Errors are bounded by tests over the whole range: float32 3 ULP, float64 4 ULP.
-// NaN gives NaN.
+// exp-based sigmoid and tanh on vectors. Errors are bounded by tests over the whole range: float32 3 ULP, float64 4
+// ULP. NaN gives NaN.
 namespace lstm_fast {
 namespace {
 
@@ -15,7 +15,7 @@ LSTM_FAST_INLINE void SplitExp(Vector<Real> x, Vector<Real>& scale, Vector<Real>
   Vector<Real> r = MultiplyAdd(n, Broadcast(-Traits::kLn2High), x);
   r = MultiplyAdd(n, Broadcast(-Traits::kLn2Low), r);
   Vector<Real> polynomial = Broadcast(Traits::kExpm1[Traits::kDegree]);
-#pragma GCC unroll 16
+LSTM_FAST_UNROLL
   for (int i = Traits::kDegree - 1; i >= 0; --i) polynomial = MultiplyAdd(polynomial, r, Broadcast(Traits::kExpm1[i]));
   rest = MultiplyAdd(r * r, polynomial, r);
   Integer shifted_bits, magic_bits;

@@ -6,6 +6,8 @@ namespace lstm_fast {
 namespace {
 
 #define LSTM_FAST_INLINE inline __attribute__((always_inline))
+// Before every loop that indexes an array of vectors: unless all of them are unrolled, the array lives in memory.
+#define LSTM_FAST_UNROLL _Pragma("GCC unroll 16")
 
 template <class Real>
 struct VectorTraits;
@@ -37,9 +39,9 @@ struct VectorTraits<double> {
   static constexpr double kTanhMax = 20.0;  // tanh rounds to 1 from 19.06 on
   // Taylor series: the first term left out, r^14 / 14!, is 4e-18 at the end of the range.
   static constexpr int kDegree = 11;
-  static constexpr double kExpm1[kDegree + 1] = {1.0 / 2,         1.0 / 6,         1.0 / 24,       1.0 / 120,
-                                                 1.0 / 720,       1.0 / 5040,      1.0 / 40320,    1.0 / 362880,
-                                                 1.0 / 3628800,   1.0 / 39916800,  1.0 / 479001600, 1.0 / 6227020800};
+  static constexpr double kExpm1[kDegree + 1] = {1.0 / 2,       1.0 / 6,        1.0 / 24,        1.0 / 120,
+                                                 1.0 / 720,     1.0 / 5040,     1.0 / 40320,     1.0 / 362880,
+                                                 1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800};
 };
 
 template <class Real>

@@ -31,9 +31,7 @@ namespace lstm_fast {
 
 enum class DType : int { kFloat32 = 0, kFloat64 = 1, kFloat16 = 2, kBFloat16 = 3 };
 
-inline int64_t SizeOf(DType dtype) {
-  return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2;
-}
+inline int64_t SizeOf(DType dtype) { return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2; }
 
 // What the forward pass leaves in `reserve` for the backward pass.
 enum class Reserve : int {
@@ -71,9 +69,9 @@ struct DirectionInput {
 
 struct Inputs {
   Problem problem;
-  const void* x;                            // [B, T, D], features contiguous
-  int64_t x_batch_stride, x_time_stride;    // in elements
-  const bool* mask;                         // [B, T] or null: every timestep is real
+  const void* x;                          // [B, T, D], features contiguous
+  int64_t x_batch_stride, x_time_stride;  // in elements
+  const bool* mask;                       // [B, T] or null: every timestep is real
   DirectionInput direction[2];
 };
 
@@ -95,12 +93,12 @@ struct BackwardInput {
 
 // Outgoing gradients, written whole; null pointers are not computed.
 struct BackwardOutput {
-  void* dx;                   // [B, T, D]; zero at masked timesteps
-  void* dkernel[2];           // [D, 4H]
-  void* drecurrent_kernel[2]; // [H, 4H]
-  void* dbias[2];             // [4H]
-  void* dh0[2];               // [B, H]
-  void* dc0[2];               // [B, H]
+  void* dx;                    // [B, T, D]; zero at masked timesteps
+  void* dkernel[2];            // [D, 4H]
+  void* drecurrent_kernel[2];  // [H, 4H]
+  void* dbias[2];              // [4H]
+  void* dh0[2];                // [B, H]
+  void* dc0[2];                // [B, H]
 };
 
 // Size of the reserve buffer. Its layout is private to the instruction set that wrote it: both passes must run in one
