@@ -1,0 +1,33 @@
+# make demo   compares FastLSTM with keras.layers.LSTM on the default data: a table, and a plot in demo/
+# make test   runs the whole test suite
+# Both use one virtual environment, .venv, and need python3, a C++ compiler and make.
+
+PYTHON ?= python3
+VENV ?= .venv
+EXTRAS ?= test
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+SOURCES := $(shell find csrc -type f) $(shell find lstm_fast -name '*.py') CMakeLists.txt setup.py pyproject.toml
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/installed-$(EXTRAS)
+	$(BIN)/lstm-fast compare --output demo
+
+test: $(VENV)/installed-$(EXTRAS)
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed-$(EXTRAS)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*')
+
+clean:
+	rm -rf $(VENV) build dist demo lstm_fast.egg-info lstm_fast/*.so
+
+# The package is installed in place: tests then also see the objects that the build leaves in build/.
+$(VENV)/installed-$(EXTRAS): $(SOURCES)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --editable '.[$(EXTRAS)]'
+	touch $@

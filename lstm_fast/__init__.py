@@ -1,0 +1,20 @@
+"""Keras LSTMs on fused kernels: the same layer, the same weights, the same results, several times faster."""
+
+from lstm_fast.backends import LstmFastWarning
+from lstm_fast.convert import accelerate, to_keras
+from lstm_fast.functional import lstm
+from lstm_fast.layers import FastBidirectional, FastLSTM
+from lstm_fast.status import status
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "FastBidirectional",
+    "FastLSTM",
+    "LstmFastWarning",
+    "__version__",
+    "accelerate",
+    "lstm",
+    "status",
+    "to_keras",
+]

@@ -1,0 +1,134 @@
+"""How each framework reaches the compiled kernels: one module per framework, and here what they share.
+
+A backend is a module with the functions of `Backend`. It converts and calls; arguments are checked before, in
+`lstm_fast.functional`.
+"""
+
+import functools
+import importlib
+import pathlib
+import struct
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+# What the forward pass keeps for the backward pass: lstm_fast::Reserve in csrc/include/lstm_fast/lstm.h.
+RESERVE_NONE, RESERVE_GATES, RESERVE_RECOMPUTE = 0, 1, 2
+
+DTYPES = ("float32", "float64", "float16", "bfloat16")
+
+_PACKAGE = pathlib.Path(__file__).parent.parent
+
+T = TypeVar("T")
+
+
+class LstmFastWarning(RuntimeWarning):
+    """The compiled part of lstm_fast cannot be used; the layers run as plain Keras layers."""
+
+
+class LibraryError(RuntimeError):
+    """A compiled library of this package is missing, damaged or does not fit."""
+
+
+class Direction(NamedTuple):
+    """Parameters, states and dropout multipliers of one direction, as in `lstm_fast::DirectionInput`."""
+
+    kernel: Any  # [D, 4H]
+    recurrent_kernel: Any  # [H, 4H]
+    bias: Any = None  # [4H]
+    h0: Any = None  # [B, H]; None: zeros
+    c0: Any = None  # [B, H]; None: zeros
+    input_dropout: Any = None  # [4, B, D]; None: ones
+    recurrent_dropout: Any = None  # [4, B, H]; None: ones
+
+
+class Unavailable(NamedTuple):
+    """Why the kernels cannot be used for a call."""
+
+    reason: str
+    announced: bool = False  # the user has been warned of it, or has asked for it
+
+
+class Backend(Protocol):
+    """What a backend module provides."""
+
+    def unavailable(self) -> Unavailable | None:
+        """Returns why the kernels cannot be used here and now, None if they can."""
+
+    def array(self, value: Any, like: Any = None) -> Any:
+        """Returns `value` as the framework's array; values without a dtype of their own get that of `like`."""
+
+    def boolean(self, mask: Any) -> Any:
+        """Returns a mask [B, T] or [B, T, 1] of any numeric dtype as booleans [B, T]."""
+
+    def lstm(
+        self,
+        x: Any,
+        mask: Any,
+        directions: Sequence[Direction],
+        *,
+        go_backwards: bool,
+        return_sequences: bool,
+        zero_output_for_mask: bool,
+        reserve_mode: int,
+    ) -> tuple[Any, Sequence[Any], Sequence[Any]]:
+        """Returns y [B, T or 1, N * H] and, for each of the N directions, the last h and c, [B, H] each."""
+
+
+def once(load: Callable[[], T]) -> Callable[[], T]:
+    """Makes `load` run once, in one thread. If it fails, warns once; every call then raises LibraryError."""
+    lock = threading.Lock()
+    outcome: list[T | LibraryError] = []
+
+    @functools.wraps(load)
+    def loaded() -> T:
+        with lock:
+            if not outcome:
+                try:
+                    outcome.append(load())
+                except Exception as error:  # whatever a loader raises is a reason, never a crash
+                    outcome.append(LibraryError(f"{error}"))
+                    warnings.warn(f"{error}; FastLSTM runs as keras.layers.LSTM", LstmFastWarning, stacklevel=3)
+        if isinstance(outcome[0], LibraryError):
+            raise LibraryError(str(outcome[0]))
+        return outcome[0]
+
+    return loaded
+
+
+def check_library(path: pathlib.Path) -> None:
+    """Raises LibraryError if `path` is missing or cut off: mapping such a file would kill the process (SIGBUS)."""
+    if not path.exists():
+        raise LibraryError(f"{path} is missing: reinstall lstm_fast")
+    with path.open("rb") as file:
+        header = file.read(64)
+    if header[:6] != b"\x7fELF\x02\x01":  # not ELF, 64 bits, little-endian: dlopen itself refuses what it cannot read
+        return
+    size, needed = path.stat().st_size, 64
+    if size >= 64:
+        # Elf64_Ehdr: offset of the section headers, then their entry size and number. Linkers put them last.
+        (offset,) = struct.unpack_from("<Q", header, 40)
+        entry_size, entries = struct.unpack_from("<HH", header, 58)
+        needed = offset + entry_size * entries
+    if size < needed:
+        raise LibraryError(f"{path} is cut off ({size} bytes, expected at least {needed}): reinstall lstm_fast")
+
+
+@once
+def core() -> ModuleType:
+    """Returns the compiled module `lstm_fast._core`; raises LibraryError if it cannot be loaded."""
+    for path in [*_PACKAGE.glob("_core*.so"), *_PACKAGE.glob("liblstm_fast*")]:
+        check_library(path)
+    try:
+        return importlib.import_module("lstm_fast._core")
+    except ImportError as error:
+        raise LibraryError(f"lstm_fast._core cannot be loaded ({error})") from error
+
+
+def library_path(name: str) -> pathlib.Path:
+    """Returns the path of a shared library of this package, checked by `check_library`."""
+    path = _PACKAGE / name
+    check_library(path)
+    return path

@@ -1,0 +1,133 @@
+"""TensorFlow tensors on the CPU through the ops of `_tensorflow_cpu.so`, eagerly and in graphs, with their gradient."""
+
+from collections.abc import Iterator, Sequence
+from types import ModuleType
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.python.framework import ops
+from tensorflow.python.ops import control_flow_util
+
+from lstm_fast.backends import Direction, LibraryError, Unavailable, core, library_path, once
+
+# Inputs of the ops after x and mask, each a list with one entry per direction: the fields of Direction, in order.
+_LISTS = len(Direction._fields)
+_ATTRIBUTES = ("go_backwards", "return_sequences", "zero_output_for_mask", "reserve_mode")
+
+
+@once
+def _library() -> ModuleType:
+    path = library_path("_tensorflow_cpu.so")
+    try:
+        ops_module: ModuleType = tf.load_op_library(str(path))
+    except tf.errors.OpError as error:
+        raise LibraryError(f"{path} cannot be loaded by TensorFlow {tf.__version__} ({error.message})") from error
+    return ops_module
+
+
+def library() -> ModuleType:
+    """Returns the module with the ops; raises LibraryError if it cannot be loaded."""
+    core()  # one reason, not two, where the whole installation is broken
+    return _library()
+
+
+def unavailable() -> Unavailable | None:
+    """Returns why the ops cannot be used here and now, None if they can."""
+    try:
+        library()
+    except LibraryError as error:
+        return Unavailable(str(error), announced=True)
+    if accelerators := {device.device_type for device in tf.config.list_logical_devices()} - {"CPU"}:
+        return Unavailable(f"{', '.join(sorted(accelerators))} present: no kernel for it yet")
+    if control_flow_util.GraphOrParentsInXlaContext(ops.get_default_graph()):
+        return Unavailable("jit_compile=True: no kernel for XLA yet")
+    return None
+
+
+def gpus() -> tuple[str, ...]:
+    """Returns the names of the GPUs that TensorFlow sees."""
+    return tuple(device.name for device in tf.config.list_physical_devices("GPU"))
+
+
+def array(value: Any, like: Any = None) -> tf.Tensor:
+    """Returns a tensor; values without a dtype of their own get that of `like`."""
+    return tf.convert_to_tensor(value, dtype_hint=None if like is None else like.dtype)
+
+
+def boolean(mask: tf.Tensor) -> tf.Tensor:
+    """Returns a mask [B, T] or [B, T, 1] as booleans [B, T]."""
+    return tf.cast(tf.squeeze(mask, -1) if mask.shape.rank == 3 else mask, tf.bool)
+
+
+def lstm(
+    x: tf.Tensor,
+    mask: tf.Tensor | None,
+    directions: Sequence[Direction],
+    *,
+    go_backwards: bool,
+    return_sequences: bool,
+    zero_output_for_mask: bool,
+    reserve_mode: int,
+) -> tuple[tf.Tensor, Sequence[tf.Tensor], Sequence[tf.Tensor]]:
+    """Runs the forward op; see `lstm_fast.backends.Backend`."""
+    # A bad LSTM_FAST_ISA or LSTM_FAST_NUM_THREADS is a ValueError here, where the op could only raise TensorFlow's.
+    core().isa()
+    core().threads()
+    absent = tf.zeros([0], x.dtype)
+    parameters = [[absent if value is None else value for value in column] for column in zip(*directions, strict=True)]
+    y, h_n, c_n, _ = library().lstm_fast_forward(
+        x,
+        tf.zeros([0], tf.bool) if mask is None else mask,
+        *parameters,
+        go_backwards=go_backwards,
+        return_sequences=return_sequences,
+        zero_output_for_mask=zero_output_for_mask,
+        reserve_mode=reserve_mode,
+    )
+    batch, time, _ = x.shape
+    units = directions[0].recurrent_kernel.shape[0]
+    y.set_shape([batch, time if return_sequences else 1, None if units is None else len(directions) * units])
+    for state in (*h_n, *c_n):
+        state.set_shape([batch, units])
+    return y, h_n, c_n
+
+
+def _split(values: Sequence[Any], sizes: Sequence[int]) -> Iterator[list[Any]]:
+    """Cuts the flat list of an op's inputs or outputs into its arguments."""
+    values = list(values)
+    for size in sizes:
+        yield values[:size]
+        del values[:size]
+
+
+@tf.RegisterGradient("LstmFastForward")  # type: ignore[untyped-decorator]
+def _gradient(op: Any, *gradients: tf.Tensor | None) -> list[tf.Tensor | None]:
+    n = op.get_attr("N")
+    *outputs, reserve = op.outputs
+    # In a graph the gradient of an unused output is None.
+    given = [tf.zeros_like(out) if d is None else d for out, d in zip(outputs, gradients[:-1], strict=True)]
+    dy, dh_n, dc_n = _split(given, (1, n, n))
+    x, mask, *parameters = _split(op.inputs, (1, 1, *[n] * _LISTS))
+    dx, *dparameters = library().lstm_fast_backward(
+        *x,
+        *mask,
+        *parameters,
+        reserve,
+        *dy,
+        dh_n,
+        dc_n,
+        **{name: op.get_attr(name) for name in _ATTRIBUTES},
+    )
+    # Mask and dropout multipliers have no gradient, neither has what was absent: a tensor of shape [0].
+    result: list[tf.Tensor | None] = [dx, None]
+    for values, dvalues in zip(parameters[: len(dparameters)], dparameters, strict=True):
+        result += [None if value.shape == [0] else dvalue for value, dvalue in zip(values, dvalues, strict=True)]
+    return result + [None] * (len(op.inputs) - len(result))
+
+
+@tf.RegisterGradient("LstmFastBackward")  # type: ignore[untyped-decorator]
+def _second_gradient(*_: Any) -> None:
+    raise NotImplementedError(
+        "lstm_fast: gradients of gradients are not implemented; for them set LSTM_FAST_KERNEL=keras, or use "
+        "lstm_fast.to_keras(model)"
+    )

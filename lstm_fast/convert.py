@@ -1,0 +1,189 @@
+"""Keras models to lstm_fast and back: one table of rules, read in either direction."""
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import keras
+
+from lstm_fast.layers import FastBidirectional, FastLSTM
+
+logger = logging.getLogger("lstm_fast")
+
+
+class _Rule(NamedTuple):
+    """A class of Keras and the class that takes its place."""
+
+    keras: Any
+    fast: Any
+    added: tuple[str, ...] = ()  # arguments that only the fast class has
+    around: type | None = None  # take its place only where its `layer` is one of these, after the other rules
+
+
+_RULES = (
+    _Rule(keras.layers.LSTM, FastLSTM, added=("recompute",)),
+    _Rule(keras.layers.Bidirectional, FastBidirectional, around=FastLSTM),
+)
+
+
+def accelerate(model: Any) -> Any:
+    """Returns a copy of a model on the fused kernels; the original is left as it is.
+
+    Every `LSTM` is replaced by a `FastLSTM`, and every `Bidirectional` over an LSTM by a `FastBidirectional`.
+    Nested models, shared layers and wrappers such as `TimeDistributed` are handled. Names, weights, trainable flags,
+    dtype policies, regularizers, the states of stateful layers and of random number generators are kept. A compiled
+    model is compiled alike: same loss, metrics and optimizer, with the variables of the optimizer (iterations, learning
+    rate, moments), so that training goes on where it was; metrics start anew. Layers of your own that make an LSTM
+    inside themselves are copied as they are: use `FastLSTM` in their code.
+
+    Args:
+        model: A Sequential or Functional model, or a single layer.
+
+    Returns:
+        The copy, of the same class unless `model` is itself one of the layers that are replaced.
+
+    Raises:
+        TypeError: `model` is not a layer, or is a subclassed model, whose structure Keras does not know.
+
+    Example:
+    >>> fast = lstm_fast.accelerate(model)
+    >>> fast.fit(x, y)
+    """
+    return _converted(model, _Conversion("accelerate", to_fast=True))
+
+
+def to_keras(model: Any) -> Any:
+    """Returns a copy of a model with Keras's own layers in place of `FastLSTM` and `FastBidirectional`.
+
+    The inverse of `accelerate`, with the same promises. The result does not need this package: use it for export,
+    serving, other runtimes and other machines.
+
+    Args:
+        model: A Sequential or Functional model, or a single layer.
+
+    Returns:
+        The copy.
+
+    Raises:
+        TypeError: As `accelerate`.
+
+    Example:
+    >>> lstm_fast.to_keras(model).export("saved_model")
+    """
+    return _converted(model, _Conversion("to_keras", to_fast=False))
+
+
+@dataclasses.dataclass
+class _Conversion:
+    """The rules, read in one direction."""
+
+    name: str  # of the public function, for messages
+    to_fast: bool
+    replaced: int = 0
+
+    def replace(self, config: dict[str, Any], *, is_a: Callable[[type], bool]) -> Any:
+        """Returns the class for a layer with this config, None if the layer's class stays; drops what it cannot take.
+
+        Args:
+            config: The layer's config, layers inside of it replaced already.
+            is_a: Says whether the layer's class is the given one.
+        """
+        for rule in _RULES:
+            if not is_a(rule.keras if self.to_fast else rule.fast):
+                continue
+            if not self.to_fast:
+                for argument in rule.added:
+                    config.pop(argument, None)
+            elif rule.around is not None and not _is_serialized(config["layer"], rule.around):
+                continue
+            self.replaced += 1
+            return rule.fast if self.to_fast else rule.keras
+        return None
+
+    def clone(self, layer: Any) -> Any:
+        """Returns an unbuilt copy of a layer, or of another operation of a model."""
+        config = self.rewrite(layer.get_config())
+        return (self.replace(config, is_a=lambda cls: type(layer) is cls) or type(layer)).from_config(config)
+
+    def rewrite(self, config: Any) -> Any:
+        """Returns a config, or any part of one, with the serialized layers in it replaced."""
+        if isinstance(config, (list, tuple)):
+            return type(config)(self.rewrite(value) for value in config)
+        if not isinstance(config, dict):
+            return config
+        config = {key: self.rewrite(value) for key, value in config.items()}
+        if _HEADER.issubset(config):
+            # Built by the model that it is part of, as every other layer of the copy.
+            config.pop("build_config", None)
+            if new := self.replace(config["config"], is_a=functools.partial(_is_serialized, config)):
+                config.update(_header(new))
+        return config
+
+
+# What names the class of a serialized layer.
+_HEADER = {"module", "class_name", "registered_name"}
+
+
+def _header(cls: type) -> dict[str, str | None]:
+    """Returns how Keras names a class of the rules in a serialized layer."""
+    name = keras.saving.get_registered_name(cls)
+    registered = name != cls.__name__
+    return {
+        "module": cls.__module__ if registered else "keras.layers",
+        "class_name": cls.__name__,
+        "registered_name": name if registered else None,
+    }
+
+
+def _is_serialized(config: dict[str, Any], cls: type) -> bool:
+    return all(config[key] == value for key, value in _header(cls).items())
+
+
+def _converted(model: Any, conversion: _Conversion) -> Any:
+    name = conversion.name
+    if not isinstance(model, keras.layers.Layer):
+        raise TypeError(f"{name}: `model`: expected a Keras model or layer, found {type(model).__qualname__}")
+    copy = None
+    if not isinstance(model, keras.Model):
+        copy = conversion.clone(model)
+        if model.built and not copy.built:
+            copy.build_from_config(model.get_build_config())
+    elif isinstance(model, keras.Sequential) or hasattr(model, "operations"):  # the latter: a Functional model
+        copy = keras.models.clone_model(model, clone_function=conversion.clone, recursive=True)
+    if isinstance(model, keras.Model) and type(copy) is not type(model):
+        raise TypeError(
+            f"{name}: `model`: expected a Sequential or Functional model or a layer, found {type(model).__qualname__}, "
+            "a subclassed model: change the layers in its code, and copy the weights with "
+            "`new.set_weights(old.get_weights())`"
+        )
+    _copy_state(model, copy)
+    if not conversion.replaced:
+        logger.warning("%s: nothing to replace in '%s'", name, model.name)
+    return copy
+
+
+def _copy_state(model: keras.layers.Layer, copy: keras.layers.Layer) -> None:
+    """Copies what is not in the configs: variables, and a few settings."""
+    for old, new in zip(model._flatten_layers(), copy._flatten_layers(), strict=True):
+        if new.trainable != old.trainable:
+            new.trainable = old.trainable
+        if isinstance(old, keras.layers.LSTM):
+            new.use_cudnn = old.use_cudnn
+            new.cell.implementation = old.cell.implementation
+            if hasattr(old.cell, "dropout_mask_count"):
+                new.cell.dropout_mask_count = old.cell.dropout_mask_count
+            for state, value in zip(new.states or (), old.states or (), strict=True):
+                state.assign(value)
+    _assign(model.variables, copy.variables)
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is not None and optimizer.built:
+        if not copy.optimizer.built:
+            copy.optimizer.build(copy.trainable_variables)
+        _assign(optimizer.variables, copy.optimizer.variables)
+
+
+def _assign(sources: Sequence[Any], targets: Sequence[Any]) -> None:
+    for source, target in zip(sources, targets, strict=True):
+        target.assign(source)

@@ -1,0 +1,226 @@
+"""The function under the layers: checks its arguments and hands them to the backend of the array type it was given."""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from lstm_fast.backends import DTYPES, RESERVE_GATES, RESERVE_NONE, RESERVE_RECOMPUTE, Backend, Direction, Unavailable
+
+Shape = tuple[int | None, ...]
+
+# Fields of Direction that the caller knows under another name.
+_LABELS = {"h0": "initial_state[0]", "c0": "initial_state[1]"}
+
+
+def lstm(
+    x: Any,
+    kernel: Any,
+    recurrent_kernel: Any,
+    bias: Any = None,
+    *,
+    initial_state: Sequence[Any] | None = None,
+    mask: Any = None,
+    go_backwards: bool = False,
+    return_sequences: bool = False,
+    zero_output_for_mask: bool = False,
+    input_dropout: Any = None,
+    recurrent_dropout: Any = None,
+    recompute: bool = False,
+    training: bool = True,
+) -> tuple[Any, Any, Any]:
+    """Runs an LSTM over sequences: what `FastLSTM` computes, for custom models and for NumPy.
+
+    The equations are those of Hochreiter & Schmidhuber (1997) with the forget gate of Gers et al. (2000), in Keras's
+    convention. The gate order along the last axis of `kernel`, `recurrent_kernel` and `bias` is `i, f, c, o`:
+
+        z_t = (m_x * x_t) W + (m_h * h_{t-1}) U + b      i, f, o = sigmoid(z_i, z_f, z_o)      g = tanh(z_c)
+        c_t = f * c_{t-1} + i * g                        h_t = o * tanh(c_t)
+
+    Letters: B batch, T time, D features, H units. `x` decides the framework: a `tf.Tensor` gives tensors with a
+    gradient, eagerly and in graphs; a `numpy.ndarray` gives arrays. All arrays have the dtype of `x`, which is float32,
+    float64, float16 or bfloat16; half types compute in float32.
+
+    Args:
+        x: Sequences, `[B, T, D]`.
+        kernel: Input weights W, `[D, 4H]`.
+        recurrent_kernel: Recurrent weights U, `[H, 4H]`.
+        bias: Bias b, `[4H]`. Default: none.
+        initial_state: The states h and c before the first timestep, `[B, H]` each. Default: zeros.
+        mask: `[B, T]` or `[B, T, 1]`, boolean or numeric: false or zero where a timestep is to be skipped. Such a
+            timestep carries h and c through. Default: every timestep is real.
+        go_backwards: Whether to run from the last timestep to the first; the output is then in that order.
+        return_sequences: Whether to return the output of every timestep, or that of the last.
+        zero_output_for_mask: Whether the output of a skipped timestep is zero. Otherwise it is the previous output,
+            zero where there is none.
+        input_dropout: Multipliers m_x, one set per gate, fixed over time: `[4, B, D]`. Default: ones. They have no
+            gradient.
+        recurrent_dropout: Multipliers m_h, likewise, `[4, B, H]`.
+        recompute: Whether to keep less for the backward pass and to recompute gates there: about a tenth of the memory
+            for about a third more time.
+        training: Whether to keep anything for the backward pass. Gradients are right without, but slower.
+
+    Returns:
+        `(output, h, c)`: the output, `[B, T, H]` with `return_sequences`, else `[B, H]`, and the last states, `[B, H]`
+        each.
+
+    Raises:
+        TypeError: An argument has the wrong type or dtype.
+        ValueError: An argument has the wrong shape, or LSTM_FAST_ISA or LSTM_FAST_NUM_THREADS a bad value.
+        RuntimeError: The compiled library cannot be used here; the message says why.
+
+    Example:
+    >>> x = np.random.rand(32, 10, 8).astype("float32")
+    >>> kernel, recurrent_kernel = (np.random.rand(n, 16).astype("float32") for n in (8, 4))
+    >>> output, h, c = lstm_fast.lstm(x, kernel, recurrent_kernel)
+    >>> output.shape
+    (32, 4)
+    """
+    h0, c0 = _states(initial_state)
+    direction = Direction(kernel, recurrent_kernel, bias, h0, c0, input_dropout, recurrent_dropout)
+    backend = _backend_of(x)
+    if unusable := backend.unavailable():
+        raise RuntimeError(f"lstm: {unusable.reason}")
+    y, (h,), (c,) = run(
+        x,
+        mask,
+        [direction],
+        go_backwards=go_backwards,
+        return_sequences=return_sequences,
+        zero_output_for_mask=zero_output_for_mask,
+        recompute=recompute,
+        training=training,
+    )
+    return (y if return_sequences else y[:, 0]), h, c
+
+
+def run(
+    x: Any,
+    mask: Any,
+    directions: Sequence[Direction],
+    *,
+    go_backwards: bool = False,
+    return_sequences: bool,
+    zero_output_for_mask: bool,
+    recompute: bool,
+    training: bool,
+) -> tuple[Any, Sequence[Any], Sequence[Any]]:
+    """Runs one direction, or a forward and a backward one, in one kernel call; arguments as in `lstm`.
+
+    Returns:
+        y `[B, T or 1, N * H]`, and lists of the last h and c of each direction. Two directions both write y in input
+        order.
+    """
+    backend = _backend_of(x)
+    x = _array(backend, "x", x)
+    check_dtype("x", x, DTYPES)
+    batch, time, features = check_shape("x", x, batch=None, time=None, features=None)
+    checked = []
+    for direction in directions:
+        given = Direction._make(
+            None if value is None else _array(backend, _LABELS.get(name, name), value, like=x)
+            for name, value in direction._asdict().items()
+        )
+        for name, value in given._asdict().items():
+            if value is not None:
+                check_dtype(_LABELS.get(name, name), value, (_dtype_name(x),))
+        units, _ = check_shape("recurrent_kernel", given.recurrent_kernel, units=None, gates=None)
+        if units == 0:
+            raise ValueError("`recurrent_kernel`: expected at least 1 unit, found shape (0, ...)")
+        gates = None if units is None else 4 * units
+        expected: dict[str, dict[str, int | None]] = {
+            "kernel": {"features": features, "4 * units": gates},
+            "recurrent_kernel": {"units": units, "4 * units": gates},
+            "bias": {"4 * units": gates},
+            "h0": {"batch": batch, "units": units},
+            "c0": {"batch": batch, "units": units},
+            "input_dropout": {"gates": 4, "batch": batch, "features": features},
+            "recurrent_dropout": {"gates": 4, "batch": batch, "units": units},
+        }
+        for name, value in given._asdict().items():
+            if value is not None:
+                check_shape(_LABELS.get(name, name), value, **expected[name])
+        checked.append(given)
+    if mask is not None:
+        mask = _array(backend, "mask", mask)
+        check_mask(mask, batch, time)
+        mask = backend.boolean(mask)
+    return backend.lstm(
+        x,
+        mask,
+        checked,
+        go_backwards=go_backwards,
+        return_sequences=return_sequences,
+        zero_output_for_mask=zero_output_for_mask,
+        reserve_mode=(RESERVE_RECOMPUTE if recompute else RESERVE_GATES) if training else RESERVE_NONE,
+    )
+
+
+def unavailable(x: Any) -> Unavailable | None:
+    """Returns why the kernels cannot run on `x` here and now, None if they can."""
+    return _backend_of(x).unavailable()
+
+
+def check_shape(name: str, value: Any, **expected: int | None) -> Shape:
+    """Returns the shape of an argument; raises ValueError if it is not the expected one (None: any, or unknown)."""
+    shape = value.shape
+    if getattr(shape, "rank", 0) is None:  # tf.TensorShape(None)
+        return (None,) * len(expected)
+    found = tuple(shape)
+    if len(found) != len(expected) or any(
+        None not in (size, wanted) and size != wanted for size, wanted in zip(found, expected.values(), strict=True)
+    ):
+        sizes = ", ".join(key if size is None else f"{key}={size}" for key, size in expected.items())
+        raise ValueError(f"`{name}`: expected shape ({sizes}), found {found}")
+    return found
+
+
+def check_dtype(name: str, value: Any, expected: Sequence[str]) -> None:
+    """Raises TypeError if the dtype of an argument is not among the expected ones."""
+    found = _dtype_name(value)
+    if found not in expected:
+        raise TypeError(f"`{name}`: expected dtype {' or '.join(expected)}, found {found}")
+
+
+def check_mask(mask: Any, batch: int | None, time: int | None) -> None:
+    """Raises TypeError or ValueError if a mask does not have the dtype or shape that Keras accepts."""
+    if not _dtype_name(mask).startswith(("bool", "int", "uint", "float", "bfloat")):
+        raise TypeError(f"`mask`: expected a boolean or numeric dtype, found {_dtype_name(mask)}")
+    if len(mask.shape) == 3:
+        check_shape("mask", mask, batch=batch, time=time, last=1)
+    else:
+        check_shape("mask", mask, batch=batch, time=time)
+
+
+def _states(initial_state: Sequence[Any] | None) -> tuple[Any, Any]:
+    if initial_state is None:
+        return None, None
+    if not isinstance(initial_state, (list, tuple)) or len(initial_state) != 2:
+        found = len(initial_state) if isinstance(initial_state, (list, tuple)) else type(initial_state).__name__
+        raise ValueError(f"`initial_state`: expected 2 arrays (h and c), found {found}")
+    return initial_state[0], initial_state[1]
+
+
+def _dtype_name(value: Any) -> str:
+    return str(value.dtype.name)
+
+
+def _array(backend: Backend, name: str, value: Any, like: Any = None) -> Any:
+    try:
+        return backend.array(value, like)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"`{name}`: {type(value).__name__} cannot be converted to the array type of `x`") from error
+
+
+def _backend_of(x: Any) -> Backend:
+    tensorflow = sys.modules.get("tensorflow")  # whoever passes a tensor has imported it
+    if tensorflow is not None and tensorflow.is_tensor(x):
+        from lstm_fast.backends import tensorflow as tensorflow_backend
+
+        return tensorflow_backend
+    if isinstance(x, np.ndarray):
+        from lstm_fast.backends import numpy as numpy_backend
+
+        return numpy_backend
+    raise TypeError(f"`x`: expected a tf.Tensor or a numpy.ndarray, found {type(x).__module__}.{type(x).__name__}")

@@ -1,0 +1,351 @@
+"""The Keras layers: `keras.layers.LSTM` and `keras.layers.Bidirectional` on the fused kernels."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from lstm_fast import functional
+from lstm_fast.backends import DTYPES, Direction, Unavailable
+from lstm_fast.status import kernel_mode, record_fallback
+
+# One implementation of each merge mode of keras.layers.Bidirectional, None apart.
+_MERGE: dict[str, Callable[[Any, Any], Any]] = {
+    "concat": lambda forward, backward: ops.concatenate([forward, backward], axis=-1),
+    "sum": ops.add,
+    "ave": lambda forward, backward: (forward + backward) / 2,
+    "mul": ops.multiply,
+}
+
+
+@keras.saving.register_keras_serializable(package="lstm_fast", name="FastLSTM")
+class FastLSTM(keras.layers.LSTM):  # type: ignore[misc]
+    """`keras.layers.LSTM` on a fused kernel: same arguments, weights, results and random numbers.
+
+    The whole sequence runs in one kernel call, and masked timesteps are not computed. The requirements are:
+
+    1. `activation` == `tanh`
+    2. `recurrent_activation` == `sigmoid`
+    3. `unroll` is `False`
+    4. The compute dtype is `float32`, `float64`, `float16` or `bfloat16`; the half types compute in float32.
+    5. Keras runs on TensorFlow, on the CPU, and the model is not compiled with `jit_compile=True`.
+    6. The compiled library of this package can be loaded.
+
+    Biases, dropout, recurrent dropout, masks of any pattern, initial states, `stateful`, `go_backwards`, regularizers,
+    constraints and mixed precision all run fused. Where a requirement is not met the layer runs as
+    `keras.layers.LSTM`; the logger `lstm_fast` says why, once per reason, and so does `lstm_fast.status()`.
+    The environment variable `LSTM_FAST_KERNEL=keras` forces that path, `LSTM_FAST_KERNEL=fused` makes it an error.
+
+    Weights files are those of `keras.layers.LSTM`, in both directions. To open a `.keras` file that has a `FastLSTM`
+    in it, import `lstm_fast` first, or save `lstm_fast.to_keras(model)`.
+
+    For example:
+
+    >>> inputs = np.random.random((32, 10, 8))
+    >>> lstm = lstm_fast.FastLSTM(4)
+    >>> output = lstm(inputs)
+    >>> output.shape
+    (32, 4)
+    >>> lstm = lstm_fast.FastLSTM(4, return_sequences=True, return_state=True)
+    >>> whole_seq_output, final_memory_state, final_carry_state = lstm(inputs)
+    >>> whole_seq_output.shape
+    (32, 10, 4)
+    >>> final_memory_state.shape
+    (32, 4)
+    >>> final_carry_state.shape
+    (32, 4)
+
+    Args:
+        units: Positive integer, dimensionality of the output space.
+        *args: Further arguments of `keras.layers.LSTM`, in its order.
+        recompute: Boolean (default: `False`). Whether to keep less for the backward pass and to recompute gates there:
+            less memory, for more time.
+        **kwargs: Keyword arguments of `keras.layers.LSTM`. `use_cudnn` and `implementation` say how the layer runs
+            where it cannot run fused; as in Keras, `implementation=1` draws one input dropout mask per gate.
+
+    Call arguments:
+        sequences: A 3D tensor, with shape `(batch, timesteps, features)`. `timesteps` may be 0: the output is then
+            empty or zero, and the states are the initial ones.
+        mask: Tensor of shape `(batch, timesteps)` or `(batch, timesteps, 1)`, boolean or numeric, indicating whether a
+            given timestep should be used (`True`) or skipped (`False`). Defaults to `None`.
+        training: Python boolean indicating whether the layer should behave in training mode or in inference mode.
+            Gradients are right in either, and faster in training mode.
+        initial_state: List of two tensors of shape `(batch, units)`: the states h and c before the first timestep.
+            Defaults to `None`, which means zeros, or the last states if `stateful`.
+    """
+
+    def __init__(self, units: int, *args: Any, recompute: bool = False, **kwargs: Any) -> None:
+        super().__init__(units, *args, **kwargs)
+        self.recompute = recompute
+
+    def build(self, sequences_shape: Sequence[int | None], initial_state_shape: Any = None) -> None:
+        """Makes the variables, and lets Keras refuse other ranks and feature sizes from then on."""
+        super().build(sequences_shape, initial_state_shape)
+        self.input_spec = _input_spec(sequences_shape)
+
+    def call(self, sequences: Any, initial_state: Any = None, mask: Any = None, training: bool | None = False) -> Any:
+        """Runs the layer; the arguments are described with the class."""
+        mask = _unnested(mask)
+        _check_call(self, sequences, initial_state, mask, [self])
+        try:
+            if sequences.shape[1] == 0:
+                return self._call_without_timesteps(sequences, initial_state, training)
+            return super().call(sequences, initial_state=initial_state, mask=mask, training=training)
+        finally:
+            _forget_dropout(self)
+
+    def inner_loop(self, sequences: Any, initial_state: Any, mask: Any, training: bool | None = False) -> Any:
+        """Runs over all timesteps: what keras.layers.RNN calls between its dropout and state handling."""
+        if fallback := _fallback(self, sequences):
+            record_fallback(fallback)
+            return super().inner_loop(sequences, initial_state, mask=mask, training=training)
+        sequences = ops.cast(sequences, self.cell.compute_dtype)
+        direction = _direction(self, sequences, initial_state, training)
+        if direction.input_dropout is not None and len(direction.input_dropout.shape) == 2:
+            sequences = sequences * ops.expand_dims(direction.input_dropout, axis=1)
+            direction = direction._replace(input_dropout=None)
+        outputs, (h,), (c,) = functional.run(
+            sequences,
+            _unnested(mask),
+            [direction],
+            go_backwards=self.go_backwards,
+            return_sequences=self.return_sequences,
+            zero_output_for_mask=self.zero_output_for_mask,
+            recompute=self.recompute,
+            training=bool(training),
+        )
+        return outputs[:, -1], outputs, [h, c]
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
+        return {**super().get_config(), "recompute": self.recompute}
+
+    def _call_without_timesteps(self, sequences: Any, initial_state: Any, training: bool | None) -> Any:
+        """Runs over one masked timestep, which leaves the states alone, and drops its output."""
+        batch, _, features = ops.shape(sequences)
+        result = super().call(
+            ops.zeros((batch, 1, features), dtype=sequences.dtype),
+            initial_state=initial_state,
+            mask=ops.zeros((batch, 1), dtype="bool"),
+            training=training,
+        )
+        if not self.return_sequences:
+            return result
+        if not self.return_state:
+            return result[:, :0]
+        output, *states = result
+        return output[:, :0], *states
+
+
+@keras.saving.register_keras_serializable(package="lstm_fast", name="FastBidirectional")
+class FastBidirectional(keras.layers.Bidirectional):  # type: ignore[misc]
+    """`keras.layers.Bidirectional` with both directions in one call of the fused kernel.
+
+    Same arguments, weights and results as `keras.layers.Bidirectional`. A `keras.layers.LSTM` inside becomes a
+    `FastLSTM`. The requirements for the single call are:
+
+    1. Both layers are `FastLSTM`, can run fused (see there), and `backward_layer` is the one with `go_backwards=True`.
+    2. Both have the same `units` and this layer's compute dtype.
+    3. Neither has an `activity_regularizer`. (This layer may have one.)
+
+    Otherwise the two layers run one after the other, each as fast as it can: `FastBidirectional` is never worse than
+    `keras.layers.Bidirectional`, whatever is inside. The latter over a `FastLSTM` works as well, in two kernel calls.
+
+    For example:
+
+    >>> inputs = np.random.random((32, 10, 8))
+    >>> layer = lstm_fast.FastBidirectional(lstm_fast.FastLSTM(4))
+    >>> layer(inputs).shape
+    (32, 8)
+
+    Args:
+        layer: The layer to run in both directions, as for `keras.layers.Bidirectional`.
+        *args: Further arguments of `keras.layers.Bidirectional`, in its order.
+        backward_layer: Optional layer for the backward direction.
+        **kwargs: Keyword arguments of `keras.layers.Bidirectional`.
+
+    Call arguments:
+        Those of `FastLSTM`, with four initial states: h and c of the forward layer, then of the backward layer.
+    """
+
+    def __init__(self, layer: Any, *args: Any, **kwargs: Any) -> None:
+        if kwargs.get("backward_layer") is not None:
+            kwargs["backward_layer"] = _fast(kwargs["backward_layer"])
+        super().__init__(_fast(layer), *args, **kwargs)
+
+    def build(self, sequences_shape: Sequence[int | None], initial_state_shape: Any = None) -> None:
+        """Makes the variables, and lets Keras refuse other ranks and feature sizes from then on."""
+        super().build(sequences_shape, initial_state_shape)
+        if all(isinstance(layer, FastLSTM) for layer in self._directions):
+            self.input_spec = _input_spec(sequences_shape)
+
+    def call(self, sequences: Any, initial_state: Any = None, mask: Any = None, training: bool | None = None) -> Any:
+        """Runs the layer; the arguments are described with the class."""
+        if not all(isinstance(layer, FastLSTM) for layer in self._directions):
+            return super().call(sequences, initial_state=initial_state, mask=mask, training=training)
+        mask = _unnested(mask)
+        _check_call(self, sequences, initial_state, mask, self._directions)
+        if not self._runs_in_one_call(sequences):
+            return super().call(sequences, initial_state=initial_state, mask=mask, training=training)
+        try:
+            return self._call_once(sequences, initial_state, mask, training)
+        finally:
+            for layer in self._directions:
+                _forget_dropout(layer)
+
+    @property
+    def _directions(self) -> tuple[Any, Any]:
+        return self.forward_layer, self.backward_layer
+
+    def _runs_in_one_call(self, sequences: Any) -> bool:
+        forward, backward = self._directions
+        return (
+            all(
+                type(layer) is FastLSTM
+                and layer.compute_dtype == layer.cell.compute_dtype == self.compute_dtype
+                and layer.activity_regularizer is None
+                and _fallback(layer, sequences) is None
+                for layer in (forward, backward)
+            )
+            and backward.go_backwards
+            and forward.units == backward.units
+            and forward.zero_output_for_mask == backward.zero_output_for_mask
+            and sequences.shape[1] != 0
+        )
+
+    def _call_once(self, sequences: Any, initial_state: Any, mask: Any, training: bool | None) -> Any:
+        sequences = ops.cast(sequences, self.compute_dtype)
+        directions = []
+        for i, layer in enumerate(self._directions):
+            if initial_state is not None:
+                state = initial_state[2 * i : 2 * i + 2]
+            elif layer.stateful:
+                state = layer.states
+            else:
+                state = layer.get_initial_state(batch_size=ops.shape(sequences)[0])
+            state = [ops.convert_to_tensor(value, dtype=self.compute_dtype) for value in state]
+            direction = _direction(layer, sequences, state, training)
+            if direction.input_dropout is not None and len(direction.input_dropout.shape) == 2:
+                # The directions share their input, but not its dropout: the kernel applies it, the same to each gate.
+                tiled = ops.repeat(ops.expand_dims(direction.input_dropout, axis=0), 4, axis=0)
+                direction = direction._replace(input_dropout=tiled)
+            directions.append(direction)
+        outputs, h, c = functional.run(
+            sequences,
+            mask,
+            directions,
+            return_sequences=self.return_sequences,
+            zero_output_for_mask=self.forward_layer.zero_output_for_mask,
+            recompute=any(layer.recompute for layer in self._directions),
+            training=bool(training),
+        )
+        states = (h[0], c[0], h[1], c[1])
+        if self.stateful:
+            for layer, values in zip(self._directions, (states[:2], states[2:]), strict=True):
+                for variable, value in zip(layer.states, values, strict=True):
+                    variable.assign(value)
+        output = self._merged(outputs if self.return_sequences else outputs[:, -1])
+        if not self.return_state:
+            return output
+        return (*output, *states) if self.merge_mode is None else (output, *states)
+
+    def _merged(self, output: Any) -> Any:
+        """Merges the directions, which the kernel has put side by side."""
+        if self.merge_mode == "concat":
+            return output
+        forward, backward = output[..., : self.forward_layer.units], output[..., self.forward_layer.units :]
+        return (forward, backward) if self.merge_mode is None else _MERGE[self.merge_mode](forward, backward)
+
+
+# Keras names the groups of a weights file after the class of a layer. With the names of the classes that they replace,
+# weights files fit both ways; the names in a `.keras` file are the registered ones above.
+FastLSTM.__name__ = "LSTM"
+FastBidirectional.__name__ = "Bidirectional"
+
+
+def _fallback(layer: FastLSTM, sequences: Any) -> Unavailable | None:
+    """Returns why a layer cannot run fused here and now, None if it can."""
+    if kernel_mode() == "keras":
+        return Unavailable("LSTM_FAST_KERNEL=keras", announced=True)
+    cell = layer.cell
+    for name, needed in (("activation", keras.activations.tanh), ("recurrent_activation", keras.activations.sigmoid)):
+        if (activation := getattr(cell, name)) is not needed:
+            found = getattr(activation, "__name__", type(activation).__name__)
+            return Unavailable(f"{name}={found}: the kernel computes {needed.__name__}")
+    if layer.unroll:
+        return Unavailable("unroll=True")
+    if cell.compute_dtype not in DTYPES:
+        return Unavailable(f"compute dtype {cell.compute_dtype}: the kernel has {', '.join(DTYPES)}")
+    if keras.backend.backend() != "tensorflow":
+        return Unavailable(f"no kernel for the Keras backend {keras.backend.backend()} yet")
+    return functional.unavailable(sequences)
+
+
+def _direction(layer: FastLSTM, sequences: Any, initial_state: Sequence[Any], training: bool | None) -> Direction:
+    """Returns what the kernel needs of a layer. `input_dropout` is [B, D] where one mask serves all gates."""
+    cell = layer.cell
+    # Drawn in this order and whether training or not, as keras.layers.RNN does, for the same random numbers. The cell
+    # keeps what it has drawn until _forget_dropout.
+    input_dropout = cell.get_dropout_mask(sequences[:, 0, :]) if cell.dropout else None
+    recurrent_dropout = cell.get_recurrent_dropout_mask(initial_state[0])
+    return Direction(
+        ops.cast(cell.kernel, cell.compute_dtype),
+        ops.cast(cell.recurrent_kernel, cell.compute_dtype),
+        None if cell.bias is None else ops.cast(cell.bias, cell.compute_dtype),
+        initial_state[0],
+        initial_state[1],
+        _multipliers(input_dropout, cell.dropout, training),
+        _multipliers(recurrent_dropout, cell.recurrent_dropout, training),
+    )
+
+
+def _multipliers(drawn: Any, rate: float, training: bool | None) -> Any:
+    """Returns dropout masks as the kernel takes them, None where LSTMCell.call would not apply them."""
+    if not training or not 0.0 < rate < 1.0:
+        return None
+    return ops.stack(drawn) if isinstance(drawn, list) else drawn
+
+
+def _forget_dropout(layer: FastLSTM) -> None:
+    """Drops the masks of a call, so that none of them outlives an exception."""
+    layer.cell.reset_dropout_mask()
+    layer.cell.reset_recurrent_dropout_mask()
+
+
+def _fast(layer: Any) -> Any:
+    """Returns a FastLSTM in the place of a keras.layers.LSTM, with its weights, and any other layer as it is."""
+    if type(layer) is not keras.layers.LSTM:
+        return layer
+    fast = FastLSTM.from_config(layer.get_config())
+    if layer.built:
+        fast.build_from_config(layer.get_build_config())
+        fast.set_weights(layer.get_weights())
+    return fast
+
+
+def _input_spec(sequences_shape: Sequence[int | None]) -> keras.layers.InputSpec:
+    return keras.layers.InputSpec(ndim=3, axes={-1: sequences_shape[-1]})
+
+
+def _unnested(mask: Any) -> Any:
+    return mask[0] if isinstance(mask, (list, tuple)) else mask
+
+
+def _check_call(layer: Any, sequences: Any, initial_state: Any, mask: Any, directions: Sequence[FastLSTM]) -> None:
+    """Checks the call arguments that Keras does not, with the name of the layer in the message."""
+    try:
+        batch, time, _ = functional.check_shape("sequences", sequences, batch=None, time=None, features=None)
+        if mask is not None:
+            functional.check_mask(ops.convert_to_tensor(mask), batch, time)
+        if initial_state is None:
+            return
+        states = initial_state if isinstance(initial_state, (list, tuple)) else [initial_state]
+        units = [direction.units for direction in directions for _ in ("h", "c")]
+        if len(states) != len(units):
+            raise ValueError(f"`initial_state`: expected {len(units)} tensors (h, c per layer), found {len(states)}")
+        for i, (state, size) in enumerate(zip(states, units, strict=True)):
+            functional.check_shape(f"initial_state[{i}]", ops.convert_to_tensor(state), batch=batch, units=size)
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{type(layer).__qualname__} '{layer.name}': {error}") from None

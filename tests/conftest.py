@@ -1,0 +1,34 @@
+"""Settings that must be in place before TensorFlow is imported, and fixtures for the state that is one per process."""
+
+import os
+from collections.abc import Iterator
+
+os.environ["LSTM_FAST_KERNEL"] = "fused"  # a fallback to Keras is an error, so that no test passes without the kernel
+os.environ["KERAS_BACKEND"] = "tensorflow"
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import hypothesis
+import pytest
+
+from lstm_fast import _core
+
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
+hypothesis.settings.load_profile("repeatable")
+
+
+@pytest.fixture(params=_core.available_isas())
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every instruction set that the build and the processor have, in turn."""
+    before = _core.isa()
+    _core.set_isa(request.param)
+    assert _core.isa() == request.param
+    yield request.param
+    _core.set_isa(before)
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    """Puts the number of threads back."""
+    before = _core.threads()
+    yield
+    _core.set_threads(before)

@@ -1,0 +1,69 @@
+"""Every tolerance of the test suite. No test holds a number of its own.
+
+An error is measured in units of the dtype's unit roundoff times a norm of the operands: by Cauchy-Schwarz a dot product
+of x and w is at most |x| |w|, and its rounding error is a small multiple of `ROUNDOFF * |x| |w|`. What a timestep gets
+wrong is carried on by the cell state, and independent errors add up like the square root of their number.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+ROUNDOFF: Mapping[str, float] = MappingProxyType(
+    {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+)
+
+# Multiples of the unit roundoff that the products below are allowed.
+FORWARD = 0.5
+GRADIENT = 1.0
+
+# Two layers in one dtype against each other, gradients too: both err.
+LAYERS = 8.0
+
+# Central differences with step h err by h^2 (truncation) + roundoff / h (cancellation): least at cbrt(roundoff).
+DIFFERENCE_STEP = float(np.cbrt(ROUNDOFF["float64"]))
+DIFFERENCE_ERROR = 32.0 * DIFFERENCE_STEP**2
+
+# Greatest error of the activation functions, in units in the last place of the exact result.
+SIGMOID_ULP: Mapping[str, float] = MappingProxyType({"float32": 3.0, "float64": 4.0})
+TANH_ULP: Mapping[str, float] = MappingProxyType({"float32": 3.0, "float64": 4.0})
+
+# How much larger than Keras's error against the float64 reference ours may be: the two round in different orders, so
+# neither is always the smaller; this is the spread between seeds.
+KERAS_ERROR_RATIO = 1.5
+
+# Training from the same weights: roundings by which the losses of two implementations move apart at every step.
+DRIFT_PER_STEP = 64.0
+
+# Final accuracy of two runs that differ by rounding only, as a share of the test set.
+ACCURACY_BAND = 0.03
+
+# Share of the test set that a trained classifier must get right, to be worth comparing.
+JAPANESE_VOWELS_ACCURACY = 0.9
+
+
+def between_layers(dtype: str, terms: int, expected: ArrayLike) -> float:
+    """How far two layers may be apart whose results are sums of `terms` products."""
+    return LAYERS * ROUNDOFF[dtype] * float(np.sqrt(terms)) * max(1.0, largest(expected))
+
+
+def norm_of_rows(array: ArrayLike) -> float:
+    """The greatest Euclidean norm of a vector along the last axis; 0 for an empty array."""
+    values = np.asarray(array).astype(np.float64)
+    return float(np.linalg.norm(values, axis=-1).max()) if values.size else 0.0
+
+
+def norm_of_columns(array: ArrayLike) -> float:
+    """The greatest norm of a column, all other axes taken together."""
+    values = np.asarray(array).astype(np.float64)
+    return norm_of_rows(values.reshape(-1, values.shape[-1]).T) if values.size else 0.0
+
+
+def largest(*arrays: ArrayLike | None) -> float:
+    """The greatest magnitude in any of the arrays; 0 where there is none."""
+    sizes = [
+        np.abs(np.asarray(array).astype(np.float64)).max() for array in arrays if array is not None and np.size(array)
+    ]
+    return float(max(sizes, default=0.0))
