@@ -1,9 +1,8 @@
 """Keras models to lstm_fast and back: one table of rules, read in either direction."""
 
 import dataclasses
-import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -83,29 +82,14 @@ class _Conversion:
     to_fast: bool
     replaced: int = 0
 
-    def replace(self, config: dict[str, Any], *, is_a: Callable[[type], bool]) -> Any:
-        """Returns the class for a layer with this config, None if the layer's class stays; drops what it cannot take.
-
-        Args:
-            config: The layer's config, layers inside of it replaced already.
-            is_a: Says whether the layer's class is the given one.
-        """
-        for rule in _RULES:
-            if not is_a(rule.keras if self.to_fast else rule.fast):
-                continue
-            if not self.to_fast:
-                for argument in rule.added:
-                    config.pop(argument, None)
-            elif rule.around is not None and not _is_serialized(config["layer"], rule.around):
-                continue
-            self.replaced += 1
-            return rule.fast if self.to_fast else rule.keras
-        return None
-
     def clone(self, layer: Any) -> Any:
-        """Returns an unbuilt copy of a layer, or of another operation of a model."""
-        config = self.rewrite(layer.get_config())
-        return (self.replace(config, is_a=lambda cls: type(layer) is cls) or type(layer)).from_config(config)
+        """Returns an unbuilt copy of a layer, or of another operation of a model, with the rules applied."""
+        cls = type(layer)
+        return keras.saving.deserialize_keras_object(
+            self.rewrite(keras.saving.serialize_keras_object(layer)),
+            custom_objects={keras.saving.get_registered_name(cls): cls},
+            safe_mode=False,  # nothing here comes from a file
+        )
 
     def rewrite(self, config: Any) -> Any:
         """Returns a config, or any part of one, with the serialized layers in it replaced."""
@@ -115,11 +99,23 @@ class _Conversion:
             return config
         config = {key: self.rewrite(value) for key, value in config.items()}
         if _HEADER.issubset(config):
-            # Built by the model that it is part of, as every other layer of the copy.
-            config.pop("build_config", None)
-            if new := self.replace(config["config"], is_a=functools.partial(_is_serialized, config)):
-                config.update(_header(new))
+            config.pop("build_config", None)  # the model that it is part of builds it, as it did the original
+            self.replace(config)
         return config
+
+    def replace(self, config: dict[str, Any]) -> None:
+        """Changes the class of a serialized layer if a rule says so. Layers inside of it are replaced already."""
+        for rule in _RULES:
+            old, new = (rule.keras, rule.fast) if self.to_fast else (rule.fast, rule.keras)
+            if not _is_serialized(config, old):
+                continue
+            if not self.to_fast:
+                for argument in rule.added:
+                    del config["config"][argument]
+            elif rule.around is not None and not _is_serialized(config["config"]["layer"], rule.around):
+                continue
+            self.replaced += 1
+            config.update(_header(new))
 
 
 # What names the class of a serialized layer.
@@ -127,7 +123,7 @@ _HEADER = {"module", "class_name", "registered_name"}
 
 
 def _header(cls: type) -> dict[str, str | None]:
-    """Returns how Keras names a class of the rules in a serialized layer."""
+    """Returns how a serialized layer names its class, for the classes of the rules."""
     name = keras.saving.get_registered_name(cls)
     registered = name != cls.__name__
     return {
@@ -167,6 +163,8 @@ def _converted(model: Any, conversion: _Conversion) -> Any:
 def _copy_state(model: keras.layers.Layer, copy: keras.layers.Layer) -> None:
     """Copies what is not in the configs: variables, and a few settings."""
     for old, new in zip(model._flatten_layers(), copy._flatten_layers(), strict=True):
+        if new.name != old.name:
+            new.name = old.name  # clone_model renames unnamed inputs of a model
         if new.trainable != old.trainable:
             new.trainable = old.trainable
         if isinstance(old, keras.layers.LSTM):

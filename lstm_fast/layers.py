@@ -59,8 +59,8 @@ class FastLSTM(keras.layers.LSTM):  # type: ignore[misc]
     Args:
         units: Positive integer, dimensionality of the output space.
         *args: Further arguments of `keras.layers.LSTM`, in its order.
-        recompute: Boolean (default: `False`). Whether to keep less for the backward pass and to recompute gates there:
-            less memory, for more time.
+        recompute: Boolean (default: `False`). Whether to recompute the gates in the backward pass instead of keeping
+            them: far less memory, for about the time of a further forward pass. For long sequences.
         **kwargs: Keyword arguments of `keras.layers.LSTM`. `use_cudnn` and `implementation` say how the layer runs
             where it cannot run fused; as in Keras, `implementation=1` draws one input dropout mask per gate.
 

@@ -30,9 +30,9 @@ DIFFERENCE_ERROR = 32.0 * DIFFERENCE_STEP**2
 SIGMOID_ULP: Mapping[str, float] = MappingProxyType({"float32": 3.0, "float64": 4.0})
 TANH_ULP: Mapping[str, float] = MappingProxyType({"float32": 3.0, "float64": 4.0})
 
-# How much larger than Keras's error against the float64 reference ours may be: the two round in different orders, so
-# neither is always the smaller; this is the spread between seeds.
-KERAS_ERROR_RATIO = 1.5
+# How much larger than Keras's error against the float64 reference ours may be. The two round in different orders, so
+# that either may be the smaller: Keras's own error varies by as much from one set of problems to the next.
+KERAS_ERROR_RATIO = 1.25
 
 # Training from the same weights: roundings by which the losses of two implementations move apart at every step.
 DRIFT_PER_STEP = 64.0

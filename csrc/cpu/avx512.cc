@@ -16,6 +16,21 @@ inline Vector<double> MultiplyAdd(Vector<double> a, Vector<double> b, Vector<dou
   return _mm512_fmadd_pd(a, b, c);
 }
 
+// Of two equal or unordered values, both give x. Not by intrinsics: GCC 12 warns of its own header there.
+template <class V>
+inline V AtLeast(V low, V x) {
+  return x < low ? low : x;
+}
+template <class V>
+inline V AtMost(V high, V x) {
+  return x > high ? high : x;
+}
+
+template <class V>
+inline void KeepInRegister(V& v) {
+  asm("" : "+v"(v));
+}
+
 }  // namespace
 }  // namespace lstm_fast
 

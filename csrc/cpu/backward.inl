@@ -92,7 +92,8 @@ LSTM_FAST_INLINE void StepBack(const Sizes<Real>& sizes, int64_t units, const Re
   for (int64_t p = 0; p < sizes.panels; ++p) {
     const Real* kept = gates + p * 5 * kL;
     for (int64_t element = 0; element < 5 * kL; element += 64 / static_cast<int64_t>(sizeof(Real))) {
-      __builtin_prefetch(kept - 5 * sizes.units + element);  // the step before, which is next; before the first: no harm
+      __builtin_prefetch(kept - 5 * sizes.units +
+                         element);  // the step before, which is next; before the first: no harm
     }
     const Vector<Real> in = Load(kept), forget = Load(kept + kL), candidate = Load(kept + 2 * kL);
     const Vector<Real> out = Load(kept + 3 * kL), tanh_c = TanhOf<Real>(Load(kept + 4 * kL));

@@ -12,6 +12,18 @@ namespace {
 inline Vector<float> MultiplyAdd(Vector<float> a, Vector<float> b, Vector<float> c) { return a * b + c; }
 inline Vector<double> MultiplyAdd(Vector<double> a, Vector<double> b, Vector<double> c) { return a * b + c; }
 
+template <class V>
+inline V AtLeast(V low, V x) {
+  return x < low ? low : x;
+}
+template <class V>
+inline V AtMost(V high, V x) {
+  return x > high ? high : x;
+}
+
+template <class V>
+inline void KeepInRegister(V&) {}
+
 }  // namespace
 }  // namespace lstm_fast
 

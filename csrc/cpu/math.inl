@@ -15,7 +15,7 @@ LSTM_FAST_INLINE void SplitExp(Vector<Real> x, Vector<Real>& scale, Vector<Real>
   Vector<Real> r = MultiplyAdd(n, Broadcast(-Traits::kLn2High), x);
   r = MultiplyAdd(n, Broadcast(-Traits::kLn2Low), r);
   Vector<Real> polynomial = Broadcast(Traits::kExpm1[Traits::kDegree]);
-LSTM_FAST_UNROLL
+  LSTM_FAST_UNROLL
   for (int i = Traits::kDegree - 1; i >= 0; --i) polynomial = MultiplyAdd(polynomial, r, Broadcast(Traits::kExpm1[i]));
   rest = MultiplyAdd(r * r, polynomial, r);
   Integer shifted_bits, magic_bits;
@@ -25,12 +25,10 @@ LSTM_FAST_UNROLL
   __builtin_memcpy(&scale, &bits, sizeof bits);
 }
 
-// The comparison is false for NaN, which therefore passes.
+// NaN passes.
 template <class Real>
 LSTM_FAST_INLINE Vector<Real> Clamp(Vector<Real> x, Real low, Real high) {
-  const Vector<Real> lowest = Broadcast(low), highest = Broadcast(high);
-  x = x < lowest ? lowest : x;
-  return x > highest ? highest : x;
+  return AtMost(Broadcast(high), AtLeast(Broadcast(low), x));
 }
 
 template <class Real>

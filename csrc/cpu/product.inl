@@ -24,15 +24,15 @@ LSTM_FAST_INLINE void MultiplyPanel(const Real* const (&left)[kRows], int64_t ga
                                     const Real* panel, Vector<Real> (&sums)[kRows][kVectors]) {
   for (int64_t segment = 0; segment < extent.segments; ++segment) {
     const Real* row[kRows];
-LSTM_FAST_UNROLL
+    LSTM_FAST_UNROLL
     for (int i = 0; i < kRows; ++i) row[i] = left[i] + segment * extent.left_stride;
     const Real* terms = panel + segment * extent.panel_stride;
     for (int64_t k = 0; k < extent.length; ++k) {
       if constexpr (kPerGate) {
-LSTM_FAST_UNROLL
+        LSTM_FAST_UNROLL
         for (int v = 0; v < kVectors; ++v) {
           const Vector<Real> term = Load(terms + v * kLanes<Real>);
-LSTM_FAST_UNROLL
+          LSTM_FAST_UNROLL
           for (int i = 0; i < kRows; ++i) {
             sums[i][v] = MultiplyAdd(Broadcast(row[i][v * gate_stride + k * kLeftStep]), term, sums[i][v]);
           }
@@ -40,12 +40,13 @@ LSTM_FAST_UNROLL
       } else {
         // Broadcasts first, then the panel through one register: the other order spills and halves the speed.
         Vector<Real> factor[kRows];
-LSTM_FAST_UNROLL
+        LSTM_FAST_UNROLL
         for (int i = 0; i < kRows; ++i) factor[i] = Broadcast(row[i][k * kLeftStep]);
-LSTM_FAST_UNROLL
+        LSTM_FAST_UNROLL
         for (int v = 0; v < kVectors; ++v) {
-          const Vector<Real> term = Load(terms + v * kLanes<Real>);
-LSTM_FAST_UNROLL
+          Vector<Real> term = Load(terms + v * kLanes<Real>);
+          KeepInRegister(term);  // or the compiler loads it again for each row, and loads become the limit
+          LSTM_FAST_UNROLL
           for (int i = 0; i < kRows; ++i) sums[i][v] = MultiplyAdd(factor[i], term, sums[i][v]);
         }
       }

@@ -51,7 +51,8 @@ def gpus() -> tuple[str, ...]:
 
 def array(value: Any, like: Any = None) -> tf.Tensor:
     """Returns a tensor; values without a dtype of their own get that of `like`."""
-    return tf.convert_to_tensor(value, dtype_hint=None if like is None else like.dtype)
+    typed = hasattr(value, "dtype")
+    return tf.convert_to_tensor(value, dtype_hint=None if typed or like is None else like.dtype)
 
 
 def boolean(mask: tf.Tensor) -> tf.Tensor:

@@ -1,9 +1,11 @@
 """A sentiment corpus that the package makes itself, for where no real reviews are at hand.
 
-The rule: a negation turns round the next word of opinion, however many words later that comes, and a review is
-positive when most of its opinions are, after negation. Reviews come in twins, one positive and one negative, made of
-exactly the same words: only the order differs, so word counts say nothing about the verdict. A model has to remember a
-negation over a stretch of neutral words and to add up opinions from the whole review.
+The rule: what comes before the turning word ("but") is what others said, what comes after it is the verdict, and a
+negation turns round the opinion that follows it. A review is positive when most of the opinions after the turning word
+are, after negation. Reviews come in twins, one positive and one negative: the two halves of their opinions change
+places, so both are made of the same words and the same phrases, and counting those says nothing. A model has to know on
+which side of the turning word an opinion stands, some of them hundreds of words away from it, to follow negations, and
+to add up what it finds.
 
 Lengths follow the token lengths of the IMDB reviews (mean 344, median 253, 95 % below 902, at most 3,944), and the
 vocabulary has as many entries as `imdb_reviews/subwords8k`, so a model on the sample costs what it costs on the real
@@ -14,7 +16,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -22,14 +24,16 @@ VOCABULARY_SIZE = 8185
 MEDIAN_LENGTH = 253
 MIN_LENGTH, MAX_LENGTH = 12, 3944
 LENGTH_SIGMA = 0.78  # of the lognormal: gives IMDB's ratio of mean to median
-CLAUSE_LENGTH = 20  # words for each opinion, on average
+WORDS_PER_OPINION = 6
+CONTRARY_SHARE = 0.25  # at most so much of one side's opinions speaks against that side
+# Every third reviewer negates most opinions, the others few: negations can be ignored in neither direction.
+NEGATION_RATES = (0.15, 0.15, 0.8)
+NEGATION_GAP = 2  # at most so many words between a negation and its opinion
 
 PRAISE = ("good", "great", "superb", "moving", "funny", "brilliant")
 BLAME = ("bad", "awful", "dull", "boring", "clumsy", "terrible")
-HEAVY, LIGHT, BACK, GAP = 0.8, 0.15, 0.25, 3
-TURNS_ON=("but", "however", "yet")
-TURNS_BACK=("although", "whereas")
 NEGATIONS = ("not", "never", "hardly")
+TURNS = ("but", "however", "yet")
 CLOSINGS = ("overall", "anyway", "indeed", "altogether")  # the last word of a review
 COMMON = tuple(
     "the a and of to is it in this that was as for with film movie on you are his have be he at one by an all who "
@@ -44,19 +48,18 @@ COMMON = tuple(
 @functools.cache
 def vocabulary() -> tuple[str, ...]:
     """The corpus's words as entries for `SubwordTextEncoder`; `_` stands for the space after a word."""
-    words = (*PRAISE, *BLAME, *NEGATIONS, *TURNS_ON, *TURNS_BACK, *_fillers())
+    words = (*PRAISE, *BLAME, *NEGATIONS, *TURNS, *_neutral_words())
     return (*(word + "_" for word in words), *CLOSINGS)
 
 
 @functools.cache
-def _fillers() -> tuple[str, ...]:
-    """Neutral words, most frequent first: common English, then made-up names until the vocabulary is full."""
+def _neutral_words() -> tuple[str, ...]:
+    """Words without opinion, most frequent first: common English, then made-up names until the vocabulary is full."""
     bytes_and_padding = 257
-    opinions = len(PRAISE) + len(BLAME) + len(NEGATIONS) + len(CLOSINGS)+5
-    names = VOCABULARY_SIZE - bytes_and_padding - opinions - len(COMMON)
+    others = sum(map(len, (PRAISE, BLAME, NEGATIONS, TURNS, CLOSINGS, COMMON)))
     syllables = [c + v for c in "bdfgklmnprstvz" for v in ("a", "e", "i", "o", "u", "an", "el", "or")]
-    made_up = ("".join(parts) for parts in itertools.product(syllables, repeat=2))
-    return (*COMMON, *itertools.islice(made_up, names))
+    names = ("".join(parts) for parts in itertools.product(syllables, repeat=2))
+    return (*COMMON, *itertools.islice(names, VOCABULARY_SIZE - bytes_and_padding - others))
 
 
 def generate(count: int, seed: int = 0, median_length: int = MEDIAN_LENGTH) -> tuple[list[str], np.ndarray]:
@@ -76,46 +79,47 @@ def generate(count: int, seed: int = 0, median_length: int = MEDIAN_LENGTH) -> t
     if count < 2 or count % 2:
         raise ValueError(f"count: expected an even number of at least 2, found {count}")
     rng = np.random.default_rng(seed)
-    rank = np.arange(len(_fillers()))
-    frequency = 1 / (rank + 2.7)  # Zipf's law, with Mandelbrot's shift
+    neutral_words = np.array(_neutral_words(), dtype=object)
+    frequency = 1 / (np.arange(len(neutral_words)) + 2.7)  # Zipf's law, with Mandelbrot's shift
     frequency /= frequency.sum()
-    fillers = np.array(_fillers(), dtype=object)
     lengths = np.exp(rng.normal(np.log(median_length), LENGTH_SIGMA, size=count // 2))
-    lengths = np.clip(lengths, MIN_LENGTH, MAX_LENGTH).astype(int)
     texts: list[str] = []
-    for length in lengths:
-        opinions = max(1, int(length) // (2 * CLAUSE_LENGTH))  # on each side of the turn
-        rate = HEAVY if rng.random() < 1 / 3 else LIGHT
-        positive, negative = (_opinions(kinds, opinions, rate, rng) for kinds in ((PRAISE, BLAME), (BLAME, PRAISE)))
-        spare = int(length) - sum(map(len, positive + negative)) - 2
-        neutral = fillers[rng.choice(len(fillers), max(spare, 0), p=frequency)]
-        closing = str(rng.choice(CLOSINGS))
-        turn = str(rng.choice(TURNS_BACK if rng.random() < BACK else TURNS_ON))
-        for verdict, other in ((positive, negative), (negative, positive)):
-            before, after = (verdict, other) if turn in TURNS_BACK else (other, verdict)
-            texts.append(_arrange(before, turn, after, closing, rng.permutation(neutral).tolist(), rng))
+    for length in np.clip(lengths, MIN_LENGTH, MAX_LENGTH).astype(int).tolist():
+        each_side = length // (2 * WORDS_PER_OPINION)
+        negation_rate = rng.choice(NEGATION_RATES)
+        favourable = _opinions(PRAISE, BLAME, each_side, negation_rate, rng)
+        unfavourable = _opinions(BLAME, PRAISE, each_side, negation_rate, rng)
+        turn, closing = rng.choice(TURNS), rng.choice(CLOSINGS)
+        room = length - sum(map(len, favourable + unfavourable)) - 2
+        neutral = neutral_words[rng.choice(len(neutral_words), room, p=frequency)]
+        for others_said, verdict in ((unfavourable, favourable), (favourable, unfavourable)):
+            split = int(rng.integers(room // 3, 2 * room // 3 + 1))
+            shuffled = rng.permutation(neutral).tolist()
+            before = _spread(others_said, shuffled[:split], rng)
+            after = _spread(verdict, shuffled[split:], rng)
+            texts.append(" ".join((*before, turn, *after, closing)))
     return texts, np.tile(np.array([1, 0], np.int64), count // 2)
 
 
-def _opinions(kinds, count, rate, rng):
-    plain, turned = kinds
-    out = []
-    for neg in rng.random(count) < rate:
-        out.append([str(rng.choice(NEGATIONS)), str(rng.choice(turned))] if neg else [str(rng.choice(plain))])
-    return out
+def _opinions(
+    plain: Sequence[str], opposite: Sequence[str], count: int, negation_rate: float, rng: np.random.Generator
+) -> list[list[str]]:
+    """Opinions, most of which say what `plain` says: one word, or a negation and a word of the other kind."""
+    negated = rng.random(count) < negation_rate
+    says_plain = np.arange(count) >= rng.integers(0, int(CONTRARY_SHARE * count) + 1)
+    words = np.where(negated == says_plain, rng.choice(opposite, count), rng.choice(plain, count)).tolist()
+    negations = rng.choice(NEGATIONS, count).tolist()
+    return [[negations[i], words[i]] if negated[i] else [words[i]] for i in range(count)]
 
 
-def _arrange(before, turn, after, closing, neutral, rng) -> str:
-    split = int(rng.integers(len(neutral)//3, 2*len(neutral)//3+1))
-    return " ".join((*_mix(before, neutral[:split], rng), turn, *_mix(after, neutral[split:], rng), closing))
-
-def _mix(opinions, neutral, rng):
-    cuts = np.sort(rng.integers(0, len(neutral) + 1, size=len(opinions)))
-    text = []; start = 0
-    for o, end in zip(rng.permutation(len(opinions)), cuts, strict=True):
-        before = neutral[start:end]
-        if len(opinions[o]) == 2:
-            before.insert(max(0, len(before) - int(rng.integers(0, GAP+1))), opinions[o][0])
-        text += (*before, opinions[o][-1])
+def _spread(opinions: list[list[str]], neutral: list[str], rng: np.random.Generator) -> list[str]:
+    """The neutral words with the opinions among them, in random order, negations a few words ahead."""
+    words: list[str] = []
+    start = 0
+    ends = np.sort(rng.integers(0, len(neutral) + 1, size=len(opinions))).tolist()
+    for index, end in zip(rng.permutation(len(opinions)), ends, strict=True):
+        *negation, word = opinions[index]
+        gap = max(start, end - int(rng.integers(0, NEGATION_GAP + 1)))
+        words += (*neutral[start:gap], *negation, *neutral[gap:end], word)
         start = end
-    return [*text, *neutral[start:]]
+    return [*words, *neutral[start:]]
