@@ -117,8 +117,8 @@ def inputs_of(model: keras.Model) -> Any:
         sizes = [BATCH, *(TIME if size is None else size for size in shape[1:])]
         return rng.integers(0, WORDS, sizes) if len(sizes) == 2 else rng.standard_normal(sizes).astype(np.float32)
 
-    shapes = model.input_shape
-    return {name: array(shape) for name, shape in shapes.items()} if isinstance(shapes, dict) else array(shapes)
+    arrays = {tensor.name: array(tensor.shape) for tensor in model.inputs}
+    return arrays if len(arrays) > 1 else next(iter(arrays.values()))
 
 
 def fast_layers(model: keras.Model) -> list[type]:

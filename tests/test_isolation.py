@@ -1,4 +1,4 @@
-"""Code for one instruction set must not run where another was asked for: what the compiled objects give to the linker."""
+"""Code for one instruction set must not run in the place of another: what the compiled objects give to the linker."""
 
 import shutil
 import subprocess

@@ -219,7 +219,9 @@ void PackColumns(const Operand<Real>& rows, int64_t gate, int64_t total, int64_t
   }
 }
 
-// gradient += left^T dz, where `packed` holds the columns of left.
+// gradient += left^T dz, where `packed` holds the columns of left. Each block of pairs is summed by itself and then
+// added: one running sum over thousands of timesteps would lose digits that Keras, which adds a product per timestep,
+// keeps.
 template <class Real, bool kPerGate>
 void AccumulateGradient(const Direction<Real>& d, const Real* packed, int64_t columns, const Real* dz, int64_t total,
                         Real* gradient) {
@@ -243,13 +245,16 @@ void AccumulateGradient(const Direction<Real>& d, const Real* packed, int64_t co
           for (int i = 0; i < kRows; ++i) {
             left[i] = block + first + i;
             LSTM_FAST_UNROLL
-            for (int v = 0; v < 4; ++v) sums[i][v] = Load(to + (first + i) * sizes.width + v * kL);
+            for (int v = 0; v < 4; ++v) sums[i][v] = Vector<Real>{};
           }
           MultiplyPanel<Real, kRows, 4, kMicroRows, kPerGate>(left, gate_stride, extent, panel, sums);
           LSTM_FAST_UNROLL
           for (int i = 0; i < kRows; ++i) {
             LSTM_FAST_UNROLL
-            for (int v = 0; v < 4; ++v) Store(to + (first + i) * sizes.width + v * kL, sums[i][v]);
+            for (int v = 0; v < 4; ++v) {
+              Real* sum = to + (first + i) * sizes.width + v * kL;
+              Store(sum, Load(sum) + sums[i][v]);
+            }
           }
         };
         ForRowTiles(columns - column < kMicroRows ? columns - column : kMicroRows, accumulate);
@@ -275,13 +280,16 @@ void AccumulateBias(const Sizes<Real>& sizes, const Real* dz, int64_t total, Rea
   for (int64_t p = 0; p < sizes.panels; ++p) {
     Vector<Real> sums[4];
     LSTM_FAST_UNROLL
-    for (int v = 0; v < 4; ++v) sums[v] = Load(gradient + p * sizes.width + v * kL);
+    for (int v = 0; v < 4; ++v) sums[v] = Vector<Real>{};
     for (int64_t pair = 0; pair < total; ++pair) {
       LSTM_FAST_UNROLL
       for (int v = 0; v < 4; ++v) sums[v] += Load(dz + (p * total + pair) * sizes.width + v * kL);
     }
     LSTM_FAST_UNROLL
-    for (int v = 0; v < 4; ++v) Store(gradient + p * sizes.width + v * kL, sums[v]);
+    for (int v = 0; v < 4; ++v) {
+      Real* sum = gradient + p * sizes.width + v * kL;
+      Store(sum, Load(sum) + sums[v]);
+    }
   }
 }
 

@@ -1,0 +1,172 @@
+"""status(), and what happens where the compiled part is missing, damaged or told something impossible."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+import lstm_fast
+from lstm_fast import _core
+from lstm_fast.backends import LibraryError, check_library
+
+PACKAGE = pathlib.Path(lstm_fast.__file__).parent
+CORE = pathlib.Path(_core.__file__).name
+
+# What a broken installation still has to do: be imported, run as Keras does, warn once, say why.
+FALLS_BACK = """
+import warnings
+import keras, numpy as np, lstm_fast
+x = np.ones((2, 3, 4), "float32")
+plain, fast = keras.layers.LSTM(5), lstm_fast.FastLSTM(5)
+plain.build(x.shape), fast.build(x.shape)
+fast.set_weights(plain.get_weights())
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    found = fast(x), fast(x)
+    lstm_fast.status()
+for y in found:
+    np.testing.assert_array_equal(y, plain(x))
+problems = lstm_fast.status().problems
+announced = [str(w.message) for w in caught if w.category is lstm_fast.LstmFastWarning]
+"""
+SAYS_WHY = """
+assert len(problems) == 1 and {expected!r} in problems[0], problems
+assert list(lstm_fast.status().fallbacks.values()) == [2], lstm_fast.status().fallbacks
+assert len(announced) == 1 and {expected!r} in announced[0], announced
+"""
+
+
+def run_python(script: str, folder: pathlib.Path, **environment: str) -> str:
+    """Runs a script with `folder` first on the path of modules."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("LSTM_FAST_")}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**inherited, "PYTHONPATH": str(folder), **environment},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def copied_package(tmp_path: pathlib.Path) -> pathlib.Path:
+    """A copy of the installed package, to be damaged."""
+    return shutil.copytree(PACKAGE, tmp_path / "lstm_fast", ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def delete(path: pathlib.Path) -> None:
+    path.unlink()
+
+
+def cut(path: pathlib.Path) -> None:
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size // 2)
+
+
+def overwrite(path: pathlib.Path) -> None:
+    path.write_bytes(b"not a library" * 100)
+
+
+def test_status_of_a_sound_installation() -> None:
+    status = lstm_fast.status()
+    assert status.problems == ()
+    assert status.version == lstm_fast.__version__
+    assert status.isa == _core.isa()
+    assert status.isa in status.available_isas
+    assert set(status.available_isas) <= set(status.compiled_isas)
+    assert status.threads == _core.threads()
+    assert (status.keras_backend, status.library) == ("tensorflow", "loaded")
+    assert status.environment["LSTM_FAST_KERNEL"] == "fused"
+    assert status.fused_calls.keys() == {"forward", "backward"}
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        status.isa = "mine"
+
+
+def test_status_as_text_and_as_json() -> None:
+    status = lstm_fast.status()
+    text = str(status)
+    for part in (status.version, "avx2", "threads", "tensorflow", "cuda", "LSTM_FAST_KERNEL=fused", "problems"):
+        assert part in text
+    assert json.loads(json.dumps(status.as_dict()))["isa"] == status.isa
+
+
+def test_fused_calls_are_counted() -> None:
+    before = lstm_fast.status().fused_calls
+    lstm_fast.FastLSTM(2)(np.ones((1, 1, 1), np.float32))
+    assert lstm_fast.status().fused_calls == {**before, "forward": before["forward"] + 1}
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("LSTM_FAST_ISA", "avx1024"), ("LSTM_FAST_NUM_THREADS", "many")], ids=["isa", "threads"]
+)
+def test_bad_environment(variable: str, value: str) -> None:
+    script = f"""
+import numpy as np, lstm_fast
+problems = lstm_fast.status().problems
+assert any({variable!r} in problem and {value!r} in problem for problem in problems), problems
+x = np.ones((2, 3, 4), "float32")
+for call in (lambda: lstm_fast.FastLSTM(5)(x), lambda: lstm_fast.lstm(x, np.ones((4, 8), "f4"), np.ones((2, 8), "f4"))):
+    try:
+        call()
+    except ValueError as error:
+        assert {value!r} in str(error), error
+    else:
+        raise AssertionError("no error")
+"""
+    run_python(script, PACKAGE.parent, **{variable: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "expected"),
+    [
+        (CORE, delete, "_core"),
+        (CORE, cut, "cut off"),
+        ("liblstm_fast.so", delete, "liblstm_fast.so"),
+        ("liblstm_fast.so", cut, "cut off"),
+        ("_tensorflow_cpu.so", delete, "_tensorflow_cpu.so is missing"),
+        ("_tensorflow_cpu.so", cut, "cut off"),
+        ("_tensorflow_cpu.so", overwrite, "_tensorflow_cpu.so cannot be loaded"),
+    ],
+)
+def test_broken_installation_falls_back(
+    name: str, damage: Callable[[pathlib.Path], None], expected: str, copied_package: pathlib.Path
+) -> None:
+    damage(copied_package / name)
+    run_python(FALLS_BACK + SAYS_WHY.format(expected=expected), copied_package.parent)
+
+
+def test_numpy_needs_no_framework(copied_package: pathlib.Path) -> None:
+    """With another Keras backend TensorFlow is not imported, the layer says why it falls back, the function works."""
+    script = """
+import sys
+assert "tensorflow" not in sys.modules
+y, h, c = lstm_fast.lstm(x, *(weight.numpy() for weight in plain.weights))
+np.testing.assert_allclose(y, plain(x), rtol=1e-5)
+assert not problems and not announced
+assert list(lstm_fast.status().fallbacks) == ["no kernel for the Keras backend numpy yet"]
+"""
+    run_python(FALLS_BACK + script, copied_package.parent, KERAS_BACKEND="numpy")
+
+
+def test_cut_off_libraries_are_found_before_they_are_mapped(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / CORE
+    whole = (PACKAGE / CORE).read_bytes()
+    path.write_bytes(whole)
+    check_library(path)
+    for size in (len(whole) - 1, len(whole) // 2, 4096, 64, 63, 16):
+        path.write_bytes(whole[:size])
+        with pytest.raises(LibraryError, match=f"cut off .{size} bytes"):
+            check_library(path)
+    with pytest.raises(LibraryError, match="is missing"):
+        check_library(tmp_path / "absent.so")
