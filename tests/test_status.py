@@ -130,9 +130,9 @@ for call in (lambda: lstm_fast.FastLSTM(5)(x), lambda: lstm_fast.lstm(x, np.ones
 @pytest.mark.parametrize(
     ("name", "damage", "expected"),
     [
-        (CORE, delete, "_core"),
+        (CORE, delete, "_core*.so is missing"),
         (CORE, cut, "cut off"),
-        ("liblstm_fast.so", delete, "liblstm_fast.so"),
+        ("liblstm_fast.so", delete, "liblstm_fast.so is missing"),
         ("liblstm_fast.so", cut, "cut off"),
         ("_tensorflow_cpu.so", delete, "_tensorflow_cpu.so is missing"),
         ("_tensorflow_cpu.so", cut, "cut off"),
@@ -148,6 +148,7 @@ def test_broken_installation_falls_back(
 
 def test_numpy_needs_no_framework(copied_package: pathlib.Path) -> None:
     """With another Keras backend TensorFlow is not imported, the layer says why it falls back, the function works."""
+    pytest.importorskip("scipy", reason="Keras's NumPy backend imports it")
     script = """
 import sys
 assert "tensorflow" not in sys.modules

@@ -119,8 +119,11 @@ def check_library(path: pathlib.Path) -> None:
 @once
 def core() -> ModuleType:
     """Returns the compiled module `lstm_fast._core`; raises LibraryError if it cannot be loaded."""
-    for path in [*_PACKAGE.glob("_core*.so"), *_PACKAGE.glob("liblstm_fast*")]:
+    modules = list(_PACKAGE.glob("_core*.so"))
+    for path in [*modules, _PACKAGE / "liblstm_fast.so"]:
         check_library(path)
+    if not modules:
+        raise LibraryError(f"{_PACKAGE / '_core*.so'} is missing: reinstall lstm_fast")
     try:
         return importlib.import_module("lstm_fast._core")
     except ImportError as error:
