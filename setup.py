@@ -28,8 +28,8 @@ class CMakeBuild(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         destination = Path(self.get_ext_fullpath(ext.name)).resolve().parent
-        build = Path(self.build_temp).resolve() / "cmake"
-        build.mkdir(parents=True, exist_ok=True)
+        # Kept between builds, so that a change compiles what it touches; -U forgets the options of the last one.
+        build = HERE / "build" / f"cmake-{sys.implementation.cache_tag}"
         build_type = os.environ.get("CMAKE_BUILD_TYPE", "Debug" if self.debug else "Release")
         import pybind11
 
@@ -41,7 +41,7 @@ class CMakeBuild(build_ext):
             *shlex.split(os.environ.get("CMAKE_ARGS", "")),
         ]
         jobs = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL", str(os.cpu_count() or 1))
-        subprocess.run(["cmake", "-S", str(HERE), "-B", str(build), *configure], check=True)
+        subprocess.run(["cmake", "-ULSTM_FAST_*", "-S", str(HERE), "-B", str(build), *configure], check=True)
         subprocess.run(["cmake", "--build", str(build), "--parallel", jobs], check=True)
         # In an editable installation setuptools itself only brings over the extension module.
         for prefix in [destination, *([HERE / "lstm_fast"] if self.editable_mode else [])]:

@@ -208,28 +208,6 @@ def test_recompute_gives_the_same_gradients():
     assert_agree(*found)
 
 
-@pytest.mark.parametrize("dtype", [np.int32, np.int8, bool])
-def test_integer_input_is_cast_as_in_keras(dtype):
-    fast, plain = FastLSTM(UNITS), keras.layers.LSTM(UNITS)
-    same_weights(fast, plain)
-    x = (2 * sequences()).astype(dtype)
-    with fused(forward=1):
-        found = fast(x)
-    assert_agree([found.numpy()], [plain(x.astype(np.float32)).numpy()])
-
-
-@pytest.mark.parametrize("rank", [2, 3])
-@pytest.mark.parametrize("dtype", [bool, np.int32, np.float32])
-def test_mask_of_any_dtype_and_rank(dtype, rank):
-    fast, plain = FastLSTM(UNITS), keras.layers.LSTM(UNITS)
-    same_weights(fast, plain)
-    mask = make_mask("holes", BATCH, TIME, np.random.default_rng(0))
-    given = mask.astype(dtype).reshape(BATCH, TIME, *[1] * (rank - 2))
-    with fused(forward=1):
-        found = fast(sequences(), mask=tf.constant(given))
-    assert_agree([found.numpy()], [plain(sequences(), mask=tf.constant(mask)).numpy()])
-
-
 def test_nan_and_infinity_spread_as_in_keras():
     fast, plain = (layer_class(UNITS, return_sequences=True) for layer_class in (FastLSTM, keras.layers.LSTM))
     same_weights(fast, plain)
@@ -240,26 +218,6 @@ def test_nan_and_infinity_spread_as_in_keras():
     assert_agree([found.numpy()], [plain(x).numpy()])
 
 
-@pytest.mark.parametrize("return_sequences", [False, True])
-@pytest.mark.parametrize("layer_class", [FastLSTM, FastBidirectional])
-def test_no_timesteps(layer_class, return_sequences):
-    lstm = FastLSTM(UNITS, return_sequences=return_sequences, return_state=True)
-    layer, directions = (lstm, 1) if layer_class is FastLSTM else (FastBidirectional(lstm), 2)
-    states = [np.full((BATCH, UNITS), n + 1, np.float32) for n in range(2 * directions)]
-    output, *last = layer(np.zeros((BATCH, 0, FEATURES), np.float32), initial_state=states)
-    assert output.shape == (BATCH, *[0] * return_sequences, directions * UNITS)
-    assert not output.numpy().any()
-    for found, expected in zip(last, states, strict=True):
-        np.testing.assert_array_equal(found.numpy(), expected)
-
-
-@pytest.mark.parametrize("return_sequences", [False, True])
-def test_empty_batch(return_sequences):
-    layer = FastLSTM(UNITS, return_sequences=return_sequences)
-    with fused(forward=1):
-        assert layer(np.zeros((0, TIME, FEATURES), np.float32)).shape == (0, *[TIME] * return_sequences, UNITS)
-
-
 def test_unknown_shapes_in_a_graph():
     layer, plain = FastLSTM(UNITS, return_sequences=True), keras.layers.LSTM(UNITS, return_sequences=True)
     same_weights(layer, plain)
@@ -268,19 +226,6 @@ def test_unknown_shapes_in_a_graph():
         with fused(forward=1):
             found = graph(sequences()[:, :time])
         assert_agree([found.numpy()], [plain(sequences()[:, :time]).numpy()])
-
-
-def test_second_derivatives_are_refused_by_name():
-    layer = FastLSTM(UNITS)
-    x = tf.constant(sequences())
-    with tf.GradientTape() as outer:
-        outer.watch(x)
-        with tf.GradientTape() as inner:
-            inner.watch(x)
-            y = layer(x)
-        dx = inner.gradient(y, x)
-    with pytest.raises(NotImplementedError, match="gradients of gradients"):
-        outer.gradient(dx, x)
 
 
 # Both directions
@@ -339,28 +284,6 @@ def test_stateful_bidirectional(graph):
     for layer in (fast, plain):
         layer.reset_state()
     assert_agree(run(fast, sequences=sequences()), run(plain, sequences=sequences()))
-
-
-def test_bidirectional_of_two_different_layers_still_agrees():
-    fast = FastBidirectional(FastLSTM(UNITS), backward_layer=FastLSTM(UNITS + 1, go_backwards=True))
-    plain = keras.layers.Bidirectional(
-        keras.layers.LSTM(UNITS), backward_layer=keras.layers.LSTM(UNITS + 1, go_backwards=True)
-    )
-    same_weights(fast, plain)
-    with fused(forward=2, backward=2):
-        found = run(fast, sequences=sequences())
-    assert_agree(found, run(plain, sequences=sequences()))
-
-
-def test_bidirectional_takes_the_backward_layer_first():
-    fast = FastBidirectional(FastLSTM(UNITS, go_backwards=True), backward_layer=FastLSTM(UNITS))
-    plain = keras.layers.Bidirectional(
-        keras.layers.LSTM(UNITS, go_backwards=True), backward_layer=keras.layers.LSTM(UNITS)
-    )
-    same_weights(fast, plain)
-    with fused(forward=2, backward=2):
-        found = run(fast, sequences=sequences())
-    assert_agree(found, run(plain, sequences=sequences()))
 
 
 # Training

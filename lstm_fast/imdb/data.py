@@ -83,6 +83,10 @@ class Data:
             next(iter(self.train))
 
 
+def _quiet(message: str) -> None:
+    """Reports nothing."""
+
+
 def load(
     source: str | Path = "auto",
     *,
@@ -92,7 +96,7 @@ def load(
     seed: int = 0,
     bucket: bool = False,
     limit: int | None = None,
-    report: Report = lambda message: None,
+    report: Report = _quiet,
 ) -> Data:
     """Loads, encodes and batches reviews.
 
@@ -134,7 +138,7 @@ def load(
         splits = {split: _encode(encoder, *texts[split]) for split in _SPLITS}
     train, test = splits["train"], splits["test"]
     return Data(
-        source=str(source),
+        source=str(source if source in ("sample", "tfds") else Path(source).resolve()),
         encoder=encoder,
         train=_batches(train, batch_size, bucket, seed),
         test=_batches(test, batch_size, bucket, None),
@@ -394,5 +398,5 @@ def _fingerprint(*splits: Reviews) -> str:
     digest = hashlib.sha256()
     for reviews in splits:
         for array in (reviews.ids.flat_values, reviews.ids.row_lengths(), reviews.labels):
-            digest.update(np.ascontiguousarray(array))
+            digest.update(np.asarray(array).tobytes())
     return digest.hexdigest()[:16]

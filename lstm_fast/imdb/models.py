@@ -32,7 +32,9 @@ def single(
     Returns:
         A model from ids int64 `[B, T]` to logits float32 `[B, 1]`.
     """
-    return _compiled(vocab_size, layer, mask, learning_rate, seed, lstm_units=(64,), dropout=0.0)
+    return _compiled(
+        vocab_size, layer, mask=mask, learning_rate=learning_rate, seed=seed, lstm_units=(64,), dropout=0.0
+    )
 
 
 def stacked(
@@ -47,7 +49,9 @@ def stacked(
 
     Arguments and result are those of `single`.
     """
-    return _compiled(vocab_size, layer, mask, learning_rate, seed, lstm_units=(64, 32), dropout=0.5)
+    return _compiled(
+        vocab_size, layer, mask=mask, learning_rate=learning_rate, seed=seed, lstm_units=(64, 32), dropout=0.5
+    )
 
 
 MODELS = {"single": single, "stacked": stacked}
@@ -56,6 +60,7 @@ MODELS = {"single": single, "stacked": stacked}
 def _compiled(
     vocab_size: int,
     layer: LayerName,
+    *,
     mask: bool,
     learning_rate: float,
     seed: int | None,

@@ -23,7 +23,10 @@ import numpy as np
 VOCABULARY_SIZE = 8185
 MEDIAN_LENGTH = 253
 MIN_LENGTH, MAX_LENGTH = 12, 3944
-LENGTH_SIGMA = 0.74  # of the lognormal; with IMDB's 0.78 batches of 64 would be longer than IMDB's, whose tail is lighter
+LENGTH_SIGMA = (
+    0.74  # of the lognormal; with IMDB's 0.78 batches of 64 would be longer than IMDB's, whose tail is lighter
+)
+LEARNING_RATE = 5e-3  # learns the rule within 3 epochs of 2,000 reviews; 1e-4, IMDB's, needs far more steps
 WORDS_PER_OPINION = 6
 CONTRARY_SHARE = 0.25  # at most so much of one side's opinions speaks against that side
 # Every third reviewer negates most opinions, the others few: negations can be ignored in neither direction.
@@ -41,7 +44,7 @@ COMMON = tuple(
     "really see their she even me we can than much into been get do because other will how people also first its them "
     "made then make way too any characters think after two watch character seen films plot being life acting know show "
     "ever does your over scene where say here scenes while end off these why through director man little still years "
-    "before another actors part cast music camera script ending role audience minutes comedy drama picture".split()
+    "before another actors part cast music camera script ending role audience minutes comedy drama picture".split()  # noqa: SIM905 (a list literal would take 130 lines)
 )
 
 

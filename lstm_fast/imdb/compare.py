@@ -1,0 +1,246 @@
+"""FastLSTM against keras.layers.LSTM: the same weights, the same batches, parity and speed."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import lstm_fast
+from lstm_fast.imdb.data import Data
+from lstm_fast.imdb.models import LEARNING_RATE, MODELS, LayerName
+
+WARM_UP = 2  # steps that trace and allocate, and are not timed
+LAYERS: tuple[LayerName, ...] = ("keras", "fast")
+
+# float32 has a relative precision of 1.2e-7; sums over 1,000 and more timesteps, taken in another order, cost two or
+# three digits of it.
+LOGITS_TOLERANCE = 1e-5  # largest difference, relative to the largest logit or to 1
+GRADIENT_TOLERANCE = 1e-3  # norm of a weight's difference, relative to the norm of its gradient
+LOSS_TOLERANCE = 1e-3  # largest difference between the loss curves, which training drives apart
+
+
+@dataclasses.dataclass(frozen=True)
+class Times:
+    """Milliseconds of each measured batch, by layer; the layers took turns."""
+
+    keras: list[float]
+    fast: list[float]
+
+    def median(self, layer: LayerName) -> float:
+        """The median of one layer's times."""
+        return statistics.median(self.fast if layer == "fast" else self.keras)
+
+    @property
+    def ratio(self) -> float:
+        """How many times faster FastLSTM is."""
+        return self.median("keras") / self.median("fast")
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """What `compare` found.
+
+    Attributes:
+        model: "single" or "stacked".
+        source: of the data.
+        batch_size: reviews in a batch.
+        mask: whether padding was masked.
+        timesteps: mean padded length of the batches.
+        padding: share of the timesteps that is padding.
+        logits_difference: largest difference of the first batch's logits, relative to the largest logit or to 1.
+        gradient_differences: by weight, norm of the first batch's difference relative to the gradient's norm.
+        losses: of each training step, by layer.
+        train_ms: times of the training steps.
+        predict_ms: times of the predictions.
+        fused_calls: calls of the fused kernels, forward and backward, while FastLSTM was at work.
+        expected_calls: how many there had to be at least.
+        fallbacks: why FastLSTM ran as Keras's LSTM, if it did.
+    """
+
+    model: str
+    source: str
+    batch_size: int
+    mask: bool
+    timesteps: float
+    padding: float
+    logits_difference: float
+    gradient_differences: dict[str, float]
+    losses: dict[str, list[float]]
+    train_ms: Times
+    predict_ms: Times
+    fused_calls: dict[str, int]
+    expected_calls: dict[str, int]
+    fallbacks: list[str]
+
+    @property
+    def gradient_difference(self) -> float:
+        """The largest of `gradient_differences`."""
+        return max(self.gradient_differences.values())
+
+    @property
+    def loss_difference(self) -> float:
+        """The largest difference between the loss curves."""
+        return float(np.max(np.abs(np.subtract(self.losses["fast"], self.losses["keras"]))))
+
+    @property
+    def fused(self) -> bool:
+        """Whether every pass of FastLSTM ran in the fused kernels."""
+        return all(self.fused_calls[name] >= count for name, count in self.expected_calls.items())
+
+    @property
+    def problems(self) -> list[str]:
+        """Why the comparison fails; empty if it does not. A difference that is not a number fails."""
+        checks = {
+            "logits": (self.logits_difference, LOGITS_TOLERANCE),
+            "gradients": (self.gradient_difference, GRADIENT_TOLERANCE),
+            "losses": (self.loss_difference, LOSS_TOLERANCE),
+        }
+        found = [
+            f"{name} differ by {difference:.1e}, more than {tolerance:.0e}"
+            for name, (difference, tolerance) in checks.items()
+            if not difference <= tolerance
+        ]
+        if not self.fused:
+            reasons = "; ".join(self.fallbacks) or "lstm-fast status may say why"
+            found.append(f"FastLSTM ran as keras.layers.LSTM, so nothing was compared: {reasons}")
+        return found
+
+    def as_dict(self) -> dict[str, Any]:
+        """All figures, ready for JSON."""
+        return {
+            **dataclasses.asdict(self),
+            "train_ratio": self.train_ms.ratio,
+            "predict_ratio": self.predict_ms.ratio,
+            "loss_difference": self.loss_difference,
+            "gradient_difference": self.gradient_difference,
+            "fused": self.fused,
+            "problems": self.problems,
+            "status": lstm_fast.status().as_dict(),
+        }
+
+
+def total_work(steps: int) -> int:
+    """How often `compare` calls `progress`."""
+    return 2 * len(LAYERS) * (WARM_UP + steps)
+
+
+def compare(
+    data: Data,
+    *,
+    model: str = "single",
+    mask: bool = False,
+    learning_rate: float = LEARNING_RATE,
+    seed: int = 0,
+    steps: int = 20,
+    progress: Callable[[], None] = lambda: None,
+) -> Comparison:
+    """Trains both layers side by side for some steps, and compares what they compute and how long they take.
+
+    Args:
+        data: the batches; the training set is repeated if it has too few.
+        model: "single" or "stacked".
+        mask: whether padding is masked.
+        learning_rate: of Adam.
+        seed: of the initial weights.
+        steps: measured training steps, after a warm-up, and as many measured predictions.
+        progress: called after every training step and prediction, `total_work(steps)` times in all.
+    """
+    before = lstm_fast.status()
+    batches = list(data.train.repeat().take(WARM_UP + steps))
+    sides = {
+        layer: _Side(MODELS[model](data.encoder.vocab_size, layer, mask=mask, learning_rate=learning_rate, seed=seed))
+        for layer in LAYERS
+    }
+    sides["fast"].model.set_weights(sides["keras"].model.get_weights())
+    logits_difference, gradient_differences = _parity(sides, *batches[0])
+    for index, (ids, labels) in enumerate(batches):
+        for side in _in_turn(sides, index):
+            side.train_step(ids, labels)
+            progress()
+    for index, (ids, _) in enumerate(batches):
+        for side in _in_turn(sides, index):
+            side.predict_step(ids)
+            progress()
+    after = lstm_fast.status()
+    lstms = sum(isinstance(layer, keras.layers.Bidirectional) for layer in sides["keras"].model.layers)
+    padded = [ids.shape[0] * ids.shape[1] for ids, _ in batches]
+    return Comparison(
+        model=model,
+        source=data.source,
+        batch_size=int(batches[0][0].shape[0]),
+        mask=mask,
+        timesteps=float(np.mean([ids.shape[1] for ids, _ in batches])),
+        padding=1 - sum(int(tf.math.count_nonzero(ids)) for ids, _ in batches) / sum(padded),
+        logits_difference=logits_difference,
+        gradient_differences=gradient_differences,
+        losses={layer: side.losses for layer, side in sides.items()},
+        train_ms=Times(**{layer: side.train_ms[WARM_UP:] for layer, side in sides.items()}),
+        predict_ms=Times(**{layer: side.predict_ms[WARM_UP:] for layer, side in sides.items()}),
+        fused_calls={name: count - before.fused_calls[name] for name, count in after.fused_calls.items()},
+        # Of each layer: the pass for the logits, that for the gradients, training and prediction.
+        expected_calls={"forward": lstms * (2 + 2 * len(batches)), "backward": lstms * (1 + len(batches))},
+        fallbacks=[r for r, count in after.fallbacks.items() if count > before.fallbacks.get(r, 0)],
+    )
+
+
+class _Side:
+    """A model with its steps as graphs, as `fit` and `predict` run them, and what they gave."""
+
+    def __init__(self, model: keras.Model) -> None:
+        self.model = model
+        self.losses: list[float] = []
+        self.train_ms: list[float] = []
+        self.predict_ms: list[float] = []
+        # A fixed signature: every batch has another length, and none of them may trace anew.
+        ids, labels = tf.TensorSpec((None, None), tf.int64), tf.TensorSpec((None,), tf.int64)
+        self.predict = tf.function(lambda ids: model(ids, training=False), input_signature=[ids])
+        self._train = tf.function(self._apply_gradients, input_signature=[ids, labels])
+
+    def gradients(self, ids: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """The loss and its gradient for each trainable weight."""
+        with tf.GradientTape() as tape:
+            loss = self.model.compute_loss(ids, labels, self.model(ids, training=True))
+        return loss, tape.gradient(loss, self.model.trainable_variables)
+
+    def _apply_gradients(self, ids: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        loss, gradients = self.gradients(ids, labels)
+        self.model.optimizer.apply(gradients, self.model.trainable_variables)
+        return loss
+
+    def train_step(self, ids: tf.Tensor, labels: tf.Tensor) -> None:
+        start = time.perf_counter()
+        self.losses.append(float(self._train(ids, labels)))
+        self.train_ms.append(1e3 * (time.perf_counter() - start))
+
+    def predict_step(self, ids: tf.Tensor) -> None:
+        start = time.perf_counter()
+        self.predict(ids).numpy()
+        self.predict_ms.append(1e3 * (time.perf_counter() - start))
+
+
+def _in_turn(sides: dict[LayerName, _Side], index: int) -> list[_Side]:
+    """Both, each of them first every other time: what runs second finds warmer caches."""
+    order = list(sides.values())
+    return order if index % 2 else order[::-1]
+
+
+def _parity(sides: dict[LayerName, _Side], ids: tf.Tensor, labels: tf.Tensor) -> tuple[float, dict[str, float]]:
+    """Differences of the logits, and of each weight's gradient by the weight's path."""
+    logits = {layer: side.predict(ids).numpy() for layer, side in sides.items()}
+    scale = max(1.0, float(np.max(np.abs(logits["keras"]))))
+    gradients = {layer: side.gradients(ids, labels)[1] for layer, side in sides.items()}
+    differences = {}
+    for weight, expected, found in zip(
+        sides["keras"].model.trainable_variables, gradients["keras"], gradients["fast"], strict=True
+    ):
+        norm = float(tf.norm(tf.convert_to_tensor(expected)))
+        difference = float(tf.norm(tf.convert_to_tensor(found) - tf.convert_to_tensor(expected)))
+        differences[weight.path] = difference / norm if norm else difference
+    return float(np.max(np.abs(logits["fast"] - logits["keras"]))) / scale, differences

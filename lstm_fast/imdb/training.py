@@ -1,0 +1,244 @@
+"""Training a model of `lstm_fast.imdb.models`, with everything kept after each epoch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import lstm_fast
+from lstm_fast.imdb import plots
+from lstm_fast.imdb.data import Data, save_vocabulary, vocabulary_digest
+from lstm_fast.imdb.files import OutputError, replace, write_json
+from lstm_fast.imdb.models import MODELS, LayerName
+
+STEP_LOSSES = 50  # the loss of so many first steps is kept one by one
+
+MODEL_FILE = "model.keras"
+HISTORY_FILE = "history.json"
+RUN_FILE = "run.json"
+PLOT_FILE = "history.png"
+VOCABULARY_FILE = "vocabulary.subwords"
+
+History = dict[str, list[float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What decides a run's result, beside the data; names are those of the command line."""
+
+    model: str
+    layer: LayerName
+    mask: bool
+    bucket: bool
+    batch_size: int
+    learning_rate: float
+    seed: int
+    limit: int | None
+
+
+@dataclasses.dataclass
+class Run:
+    """A run as `run.json` and `history.json` keep it.
+
+    Attributes:
+        settings: what it was started with.
+        data: the source, the numbers of reviews, digests of reviews and vocabulary.
+        history: Keras's history, a list with one value per epoch for each of loss, accuracy, val_loss, val_accuracy.
+        training_seconds: per epoch, without validation.
+        validation_seconds: per epoch.
+        step_loss: the loss of each of the first steps of the first epoch.
+        versions: of the packages.
+    """
+
+    settings: Settings
+    data: dict[str, Any]
+    history: History = dataclasses.field(default_factory=dict)
+    training_seconds: list[float] = dataclasses.field(default_factory=list)
+    validation_seconds: list[float] = dataclasses.field(default_factory=list)
+    step_loss: list[float] = dataclasses.field(default_factory=list)
+    versions: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def epochs(self) -> int:
+        """Whole epochs done."""
+        return len(self.training_seconds)
+
+    def check_options(self, options: Mapping[str, Any]) -> None:
+        """Raises OutputError if an option of the command line contradicts the settings."""
+        for name, value in dataclasses.asdict(self.settings).items():
+            _check_same(name, value, options.get(name, value))
+
+    def cut(self, epochs: int) -> None:
+        """Forgets what came after so many epochs."""
+        self.history = {name: values[:epochs] for name, values in self.history.items()}
+        self.training_seconds = self.training_seconds[:epochs]
+        self.validation_seconds = self.validation_seconds[:epochs]
+
+    def write(self, output: Path) -> None:
+        """Writes both files and the plot."""
+        content = dataclasses.asdict(self)
+        write_json(output / HISTORY_FILE, content.pop("history"))
+        write_json(output / RUN_FILE, content)
+        replace(output / PLOT_FILE, lambda part: plots.history(self.history, part))
+
+
+def has_run(output: Path) -> bool:
+    """Whether the folder holds a run of at least one epoch."""
+    return (output / MODEL_FILE).exists()
+
+
+def read_run(output: Path) -> Run:
+    """Reads what a run left in its folder.
+
+    Raises:
+        OutputError: there is no run, or its files are damaged.
+    """
+    if not has_run(output):
+        raise OutputError(f"resume: expected a run of at least one whole epoch, found no {MODEL_FILE} in {output}")
+    try:
+        content = json.loads((output / RUN_FILE).read_text(encoding="utf-8"))
+        history = json.loads((output / HISTORY_FILE).read_text(encoding="utf-8"))
+        return Run(**{**content, "settings": Settings(**content["settings"]), "history": history})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise OutputError(f"resume: expected {RUN_FILE} and {HISTORY_FILE} of a run, found {error!r}") from error
+
+
+def new_run(settings: Settings, data: Data) -> Run:
+    """A run that has not begun."""
+    return Run(settings, _describe(data))
+
+
+def train(run: Run, data: Data, output: Path, epochs: int, verbose: int | str = "auto") -> None:
+    """Trains and validates, and keeps model, history, plot and vocabulary in `output` after every epoch.
+
+    A resumed run ends as it would have ended without the interruption: the optimizer's state and the order of the
+    reviews go on where they were.
+
+    Args:
+        run: of `new_run`, or of `read_run(output)` to resume it; gets the history.
+        data: the reviews, loaded with the settings' batch size, seed, bucketing and limit.
+        output: an existing folder.
+        epochs: to reach in total.
+        verbose: Keras's.
+
+    Raises:
+        OutputError: the data differ from those of the resumed run, or its model is damaged.
+    """
+    settings = run.settings
+    if run.epochs == 0:
+        save_vocabulary(data.encoder, output / VOCABULARY_FILE)
+        model = MODELS[settings.model](
+            data.encoder.vocab_size,
+            settings.layer,
+            mask=settings.mask,
+            learning_rate=settings.learning_rate,
+            seed=settings.seed,
+        )
+    else:
+        found = _describe(data)
+        for name in ("vocabulary", "reviews"):
+            _check_same(name, run.data[name], found[name])
+        model = _load_model(output / MODEL_FILE)
+        # The model is written last, so after an interruption between two files the history may be ahead of it.
+        steps = -(-data.train_size // settings.batch_size)
+        run.cut(int(model.optimizer.iterations) // steps)
+        data.skip_epochs(run.epochs)
+    run.versions = {
+        "lstm_fast": lstm_fast.__version__,
+        "keras": keras.__version__,
+        "tensorflow": tf.__version__,
+        "numpy": np.__version__,
+    }
+    if run.epochs < epochs:
+        model.fit(
+            data.train,
+            validation_data=data.test,
+            initial_epoch=run.epochs,
+            epochs=epochs,
+            callbacks=[_StepLoss(run), _Keeper(run, output)],
+            verbose=verbose,
+        )
+
+
+def _describe(data: Data) -> dict[str, Any]:
+    return {
+        "source": data.source,
+        "train": data.train_size,
+        "test": data.test_size,
+        "vocabulary_size": data.encoder.vocab_size,
+        "reviews": data.fingerprint,
+        "vocabulary": vocabulary_digest(data.encoder),
+    }
+
+
+def _check_same(name: str, before: object, now: object) -> None:
+    if now != before:
+        raise OutputError(
+            f"resume: expected the run's {name.replace('_', ' ')}, {before!r}, found {now!r}; "
+            "train into another --output instead"
+        )
+
+
+def _load_model(path: Path) -> keras.Model:
+    try:
+        return keras.saving.load_model(path)
+    except Exception as error:  # a damaged file makes zipfile, json, h5py or Keras raise, each in its own way
+        raise OutputError(f"resume: expected a whole Keras model in {path}, found {error}") from error
+
+
+class _StepLoss(keras.callbacks.Callback):  # type: ignore[misc]
+    """Keeps the loss of each of the first steps, where Keras hands out the mean since the epoch's start.
+
+    The metric starts anew at each of these steps, and gets the sum back after them. Differences of Keras's means would
+    lose the digits in which two layers differ.
+    """
+
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        self.run = run
+        self.total = self.count = 0.0
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:  # noqa: ARG002
+        if self.run.epochs > 0 or len(self.run.step_loss) >= STEP_LOSSES:
+            return
+        mean = self.model.metrics[0]
+        total, count = float(mean.total), float(mean.count)
+        self.total += total
+        self.count += count
+        self.run.step_loss.append(total / count)
+        mean.reset_state()
+        if len(self.run.step_loss) == STEP_LOSSES or batch + 1 == self.params["steps"]:
+            mean.total.assign(self.total)
+            mean.count.assign(self.count)
+
+
+class _Keeper(keras.callbacks.Callback):  # type: ignore[misc]
+    """Writes the run and the model at the end of each epoch."""
+
+    def __init__(self, run: Run, output: Path) -> None:
+        super().__init__()
+        self.run = run
+        self.output = output
+        self.started = self.trained = 0.0
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:  # noqa: ARG002
+        self.started = time.perf_counter()
+
+    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:  # noqa: ARG002
+        self.trained = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:  # noqa: ARG002
+        self.run.training_seconds.append(self.trained - self.started)
+        self.run.validation_seconds.append(time.perf_counter() - self.trained)
+        for name, value in (logs or {}).items():
+            self.run.history.setdefault(name, []).append(float(value))
+        self.run.write(self.output)
+        replace(self.output / MODEL_FILE, self.model.save)
