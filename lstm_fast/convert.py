@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import keras
+from keras.layers import LSTM, Bidirectional, Layer
 
-from lstm_fast.layers import FastBidirectional, FastLSTM
+from lstm_fast.layers import FastBidirectional, FastLSTM, copy_settings
 
 logger = logging.getLogger("lstm_fast")
 
@@ -22,8 +23,8 @@ class _Rule(NamedTuple):
 
 
 _RULES = (
-    _Rule(keras.layers.LSTM, FastLSTM, added=("recompute",)),
-    _Rule(keras.layers.Bidirectional, FastBidirectional, around=FastLSTM),
+    _Rule(LSTM, FastLSTM, added=("recompute",)),
+    _Rule(Bidirectional, FastBidirectional, around=FastLSTM),
 )
 
 
@@ -139,7 +140,7 @@ def _is_serialized(config: dict[str, Any], cls: type) -> bool:
 
 def _converted(model: Any, conversion: _Conversion) -> Any:
     name = conversion.name
-    if not isinstance(model, keras.layers.Layer):
+    if not isinstance(model, Layer):
         raise TypeError(f"{name}: `model`: expected a Keras model or layer, found {type(model).__qualname__}")
     copy = None
     if not isinstance(model, keras.Model):
@@ -160,18 +161,15 @@ def _converted(model: Any, conversion: _Conversion) -> Any:
     return copy
 
 
-def _copy_state(model: keras.layers.Layer, copy: keras.layers.Layer) -> None:
+def _copy_state(model: Layer, copy: Layer) -> None:
     """Copies what is not in the configs: variables, and a few settings."""
     for old, new in zip(model._flatten_layers(), copy._flatten_layers(), strict=True):
         if new.name != old.name:
             new.name = old.name  # clone_model renames unnamed inputs of a model
         if new.trainable != old.trainable:
             new.trainable = old.trainable
-        if isinstance(old, keras.layers.LSTM):
-            new.use_cudnn = old.use_cudnn
-            new.cell.implementation = old.cell.implementation
-            if hasattr(old.cell, "dropout_mask_count"):
-                new.cell.dropout_mask_count = old.cell.dropout_mask_count
+        if isinstance(old, LSTM):
+            copy_settings(old, new)
             for state, value in zip(new.states or (), old.states or (), strict=True):
                 state.assign(value)
     _assign(model.variables, copy.variables)

@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 from keras import ops
+from keras.layers import LSTM, Bidirectional, InputSpec
 
 from lstm_fast import functional
 from lstm_fast.backends import DTYPES, Direction, Unavailable
@@ -20,7 +21,7 @@ _MERGE: dict[str, Callable[[Any, Any], Any]] = {
 
 
 @keras.saving.register_keras_serializable(package="lstm_fast", name="FastLSTM")
-class FastLSTM(keras.layers.LSTM):  # type: ignore[misc]
+class FastLSTM(LSTM):  # type: ignore[misc]
     """`keras.layers.LSTM` on a fused kernel: same arguments, weights, results and random numbers.
 
     The whole sequence runs in one kernel call, and masked timesteps are not computed. The requirements are:
@@ -139,7 +140,7 @@ class FastLSTM(keras.layers.LSTM):  # type: ignore[misc]
 
 
 @keras.saving.register_keras_serializable(package="lstm_fast", name="FastBidirectional")
-class FastBidirectional(keras.layers.Bidirectional):  # type: ignore[misc]
+class FastBidirectional(Bidirectional):  # type: ignore[misc]
     """`keras.layers.Bidirectional` with both directions in one call of the fused kernel.
 
     Same arguments, weights and results as `keras.layers.Bidirectional`. A `keras.layers.LSTM` inside becomes a
@@ -313,19 +314,28 @@ def _forget_dropout(layer: FastLSTM) -> None:
     layer.cell.reset_recurrent_dropout_mask()
 
 
+def copy_settings(source: LSTM, target: LSTM) -> None:
+    """Copies those arguments of an LSTM that Keras leaves out of its config."""
+    target.use_cudnn = source.use_cudnn
+    target.cell.implementation = source.cell.implementation
+    if target.cell.implementation == 1:
+        target.cell.dropout_mask_count = source.cell.dropout_mask_count
+
+
 def _fast(layer: Any) -> Any:
     """Returns a FastLSTM in the place of a keras.layers.LSTM, with its weights, and any other layer as it is."""
-    if type(layer) is not keras.layers.LSTM:
+    if type(layer) is not LSTM:
         return layer
     fast = FastLSTM.from_config(layer.get_config())
+    copy_settings(layer, fast)
     if layer.built:
         fast.build_from_config(layer.get_build_config())
         fast.set_weights(layer.get_weights())
     return fast
 
 
-def _input_spec(sequences_shape: Sequence[int | None]) -> keras.layers.InputSpec:
-    return keras.layers.InputSpec(ndim=3, axes={-1: sequences_shape[-1]})
+def _input_spec(sequences_shape: Sequence[int | None]) -> InputSpec:
+    return InputSpec(ndim=3, axes={-1: sequences_shape[-1]})
 
 
 def _unnested(mask: Any) -> Any:

@@ -115,6 +115,7 @@ class Layer {
   }
 
   void Forward(const ForwardOutput& output) {
+    AdviseLargePages(output.reserve, static_cast<size_t>(ReserveSize()));
     for (int n = 0; n < problem_.directions; ++n) {
       direction_[n].y = OutputSequence(output.y, n);
       direction_[n].h_n = output.h_n[n];

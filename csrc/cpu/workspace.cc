@@ -1,6 +1,11 @@
 #include "cpu/workspace.h"
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include <algorithm>
+#include <cstdint>
 #include <cstdlib>
 #include <mutex>
 #include <new>
@@ -53,6 +58,7 @@ Workspace::Workspace(std::size_t bytes) : data_(nullptr), bytes_((bytes + 63) / 
   }
   data_ = std::aligned_alloc(64, bytes_);
   if (!data_) throw std::bad_alloc();
+  AdviseLargePages(data_, bytes_);
 }
 
 Workspace::~Workspace() {
@@ -74,6 +80,18 @@ Workspace::~Workspace() {
     }
   }
   for (const Buffer& buffer : evicted) std::free(buffer.data);
+}
+
+void AdviseLargePages(void* data, std::size_t bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  constexpr std::size_t kPage = std::size_t{1} << 21;
+  const auto begin = (reinterpret_cast<std::uintptr_t>(data) + kPage - 1) / kPage * kPage;
+  const auto end = (reinterpret_cast<std::uintptr_t>(data) + bytes) / kPage * kPage;
+  if (end > begin) static_cast<void>(madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE));
+#else
+  static_cast<void>(data);
+  static_cast<void>(bytes);
+#endif
 }
 
 }  // namespace lstm_fast

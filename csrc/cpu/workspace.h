@@ -25,6 +25,10 @@ class Workspace {
   std::size_t bytes_;
 };
 
+// Asks for large pages where a large buffer is about to be written for the first time: most of the cost of touching
+// fresh memory is per page. Advice only; does nothing for small buffers and where the system has no such call.
+void AdviseLargePages(void* data, std::size_t bytes);
+
 }  // namespace lstm_fast
 
 #endif  // LSTM_FAST_CPU_WORKSPACE_H_

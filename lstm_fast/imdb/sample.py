@@ -38,14 +38,15 @@ BLAME = ("bad", "awful", "dull", "boring", "clumsy", "terrible")
 NEGATIONS = ("not", "never", "hardly")
 TURNS = ("but", "however", "yet")
 CLOSINGS = ("overall", "anyway", "indeed", "altogether")  # the last word of a review
-COMMON = tuple(
-    "the a and of to is it in this that was as for with film movie on you are his have be he at one by an all who "
-    "from like they so her or about has out just there some what more when up very time would if my story only which "
-    "really see their she even me we can than much into been get do because other will how people also first its them "
-    "made then make way too any characters think after two watch character seen films plot being life acting know show "
-    "ever does your over scene where say here scenes while end off these why through director man little still years "
-    "before another actors part cast music camera script ending role audience minutes comedy drama picture".split()  # noqa: SIM905 (a list literal would take 130 lines)
-)
+COMMON_WORDS = """
+the a and of to is it in this that was as for with film movie on you are his have be he at one by an all who from like
+they so her or about has out just there some what more when up very time would if my story only which really see their
+she even me we can than much into been get do because other will how people also first its them made then make way too
+any characters think after two watch character seen films plot being life acting know show ever does your over scene
+where say here scenes while end off these why through director man little still years before another actors part cast
+music camera script ending role audience minutes comedy drama picture
+"""
+COMMON = tuple(COMMON_WORDS.split())
 
 
 @functools.cache
