@@ -173,6 +173,8 @@ def _copy_state(model: Layer, copy: Layer) -> None:
             for state, value in zip(new.states or (), old.states or (), strict=True):
                 state.assign(value)
     _assign(model.variables, copy.variables)
+    if getattr(model, "compiled", False) and not copy.compiled:  # older releases of clone_model leave that out
+        copy.compile_from_config(model.get_compile_config())
     optimizer = getattr(model, "optimizer", None)
     if optimizer is not None and optimizer.built:
         if not copy.optimizer.built:

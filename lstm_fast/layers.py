@@ -228,9 +228,8 @@ class FastBidirectional(Bidirectional):  # type: ignore[misc]
             state = [ops.convert_to_tensor(value, dtype=self.compute_dtype) for value in state]
             direction = _direction(layer, sequences, state, training)
             if direction.input_dropout is not None and len(direction.input_dropout.shape) == 2:
-                # The directions share their input, but not its dropout: the kernel applies it, the same to each gate.
-                tiled = ops.repeat(ops.expand_dims(direction.input_dropout, axis=0), 4, axis=0)
-                direction = direction._replace(input_dropout=tiled)
+                # The directions share their input, but not its dropout: the kernel applies it.
+                direction = direction._replace(input_dropout=_per_gate(direction.input_dropout))
             directions.append(direction)
         outputs, h, c = functional.run(
             sequences,
@@ -290,6 +289,8 @@ def _direction(layer: FastLSTM, sequences: Any, initial_state: Sequence[Any], tr
     # keeps what it has drawn until _forget_dropout.
     input_dropout = cell.get_dropout_mask(sequences[:, 0, :]) if cell.dropout else None
     recurrent_dropout = cell.get_recurrent_dropout_mask(initial_state[0])
+    if recurrent_dropout is not None and not isinstance(recurrent_dropout, list):  # Keras before 3.6
+        recurrent_dropout = _per_gate(recurrent_dropout)
     return Direction(
         ops.cast(cell.kernel, cell.compute_dtype),
         ops.cast(cell.recurrent_kernel, cell.compute_dtype),
@@ -308,6 +309,11 @@ def _multipliers(drawn: Any, rate: float, training: bool | None) -> Any:
     return ops.stack(drawn) if isinstance(drawn, list) else drawn
 
 
+def _per_gate(multipliers: Any) -> Any:
+    """Returns dropout multipliers [B, n] that serve all gates as [4, B, n]."""
+    return ops.repeat(ops.expand_dims(multipliers, axis=0), 4, axis=0)
+
+
 def _forget_dropout(layer: FastLSTM) -> None:
     """Drops the masks of a call, so that none of them outlives an exception."""
     layer.cell.reset_dropout_mask()
@@ -318,7 +324,7 @@ def copy_settings(source: LSTM, target: LSTM) -> None:
     """Copies those arguments of an LSTM that Keras leaves out of its config."""
     target.use_cudnn = source.use_cudnn
     target.cell.implementation = source.cell.implementation
-    if target.cell.implementation == 1:
+    if hasattr(source.cell, "dropout_mask_count"):
         target.cell.dropout_mask_count = source.cell.dropout_mask_count
 
 

@@ -60,10 +60,10 @@ def vocabulary() -> tuple[str, ...]:
 def _neutral_words() -> tuple[str, ...]:
     """Words without opinion, most frequent first: common English, then made-up names until the vocabulary is full."""
     bytes_and_padding = 257
-    others = sum(map(len, (PRAISE, BLAME, NEGATIONS, TURNS, CLOSINGS, COMMON)))
+    known = {*PRAISE, *BLAME, *NEGATIONS, *TURNS, *CLOSINGS, *COMMON}
     syllables = [c + v for c in "bdfgklmnprstvz" for v in ("a", "e", "i", "o", "u", "an", "el", "or")]
-    names = ("".join(parts) for parts in itertools.product(syllables, repeat=2))
-    return (*COMMON, *itertools.islice(names, VOCABULARY_SIZE - bytes_and_padding - others))
+    names = (name for name in map("".join, itertools.product(syllables, repeat=2)) if name not in known)
+    return (*COMMON, *itertools.islice(names, VOCABULARY_SIZE - bytes_and_padding - len(known)))
 
 
 def generate(count: int, seed: int = 0, median_length: int = MEDIAN_LENGTH) -> tuple[list[str], np.ndarray]:
