@@ -27,6 +27,7 @@ class CMakeBuild(build_ext):
     """Configures, builds and installs with CMake beside where setuptools wants the extension module."""
 
     def build_extension(self, ext: Extension) -> None:
+        """Builds everything, whatever `ext` is: there is only one."""
         destination = Path(self.get_ext_fullpath(ext.name)).resolve().parent
         # Kept between builds, so that a change compiles what it touches; -U forgets the options of the last one.
         build = HERE / "build" / f"cmake-{sys.implementation.cache_tag}"

@@ -15,7 +15,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if {"scenario", "contender"} <= set(metafunc.fixturenames):
         scenarios = SMOKE_SCENARIOS if metafunc.config.getoption("benchmark_disable") else SCENARIOS
         cases = [
-            pytest.param(scenario, contender, id=f"{scenario}-{contender.name}")
+            pytest.param(scenario, contender, id=f"{scenario}-{contender.name}".replace(",", "x").replace(" ", "_"))
             for scenario in scenarios
             for contender in CONTENDERS[scenario.bidirectional]
         ]

@@ -1,5 +1,13 @@
 """Keras LSTMs on fused kernels: the same layer, the same weights, the same results, several times faster."""
 
+import os
+import sys
+
+if os.path.basename(next(iter(sys.argv), "")) == "lstm-fast":
+    # The command's own output is not to drown in TensorFlow's start-up messages, which can only be turned off here,
+    # before it is imported.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
 from lstm_fast.backends import LstmFastWarning
 from lstm_fast.convert import accelerate, to_keras
 from lstm_fast.functional import lstm

@@ -57,8 +57,8 @@ def lstm(
         input_dropout: Multipliers m_x, one set per gate, fixed over time: `[4, B, D]`. Default: ones. They have no
             gradient.
         recurrent_dropout: Multipliers m_h, likewise, `[4, B, H]`.
-        recompute: Whether to keep states now and then instead of the gates of every timestep for the backward pass, which
-            recomputes them: far less memory, for about the time of a further forward pass.
+        recompute: Whether to recompute the gates in the backward pass instead of keeping them: far less memory, for
+            about the time of a further forward pass.
         training: Whether to keep anything for the backward pass. Gradients are right without, but slower.
 
     Returns:

@@ -46,15 +46,15 @@ class FastLSTM(LSTM):  # type: ignore[misc]
     >>> inputs = np.random.random((32, 10, 8))
     >>> lstm = lstm_fast.FastLSTM(4)
     >>> output = lstm(inputs)
-    >>> output.shape
+    >>> tuple(output.shape)
     (32, 4)
     >>> lstm = lstm_fast.FastLSTM(4, return_sequences=True, return_state=True)
     >>> whole_seq_output, final_memory_state, final_carry_state = lstm(inputs)
-    >>> whole_seq_output.shape
+    >>> tuple(whole_seq_output.shape)
     (32, 10, 4)
-    >>> final_memory_state.shape
+    >>> tuple(final_memory_state.shape)
     (32, 4)
-    >>> final_carry_state.shape
+    >>> tuple(final_carry_state.shape)
     (32, 4)
 
     Args:
@@ -157,7 +157,7 @@ class FastBidirectional(Bidirectional):  # type: ignore[misc]
 
     >>> inputs = np.random.random((32, 10, 8))
     >>> layer = lstm_fast.FastBidirectional(lstm_fast.FastLSTM(4))
-    >>> layer(inputs).shape
+    >>> tuple(layer(inputs).shape)
     (32, 8)
 
     Args:

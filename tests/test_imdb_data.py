@@ -2,6 +2,7 @@
 
 import collections
 import io
+import itertools
 import shutil
 import tarfile
 import time
@@ -94,7 +95,7 @@ def test_sample_twins_have_the_same_words_and_phrases() -> None:
 
     def phrases(text: str) -> collections.Counter[tuple[str, str]]:
         said = [word for word in text.split() if word in opinions]
-        return collections.Counter(pair for pair in zip(said, said[1:], strict=False) if pair[0] in sample.NEGATIONS)
+        return collections.Counter(pair for pair in itertools.pairwise(said) if pair[0] in sample.NEGATIONS)
 
     for positive, negative in zip(texts[::2], texts[1::2], strict=True):
         assert positive != negative
@@ -221,13 +222,13 @@ def test_missing_path(tmp_path: Path) -> None:
 
 
 def test_empty_folder(tmp_path: Path) -> None:
-    with pytest.raises(data.DataError, match="found no .txt in train/pos, train/neg, test/pos, test/neg of"):
+    with pytest.raises(data.DataError, match=r"found no \.txt in train/pos, train/neg, test/pos, test/neg of"):
         data.load(tmp_path)
 
 
 def test_wrong_layout(tmp_path: Path) -> None:
     shutil.rmtree(write_reviews(tmp_path / "reviews") / "test" / "pos")
-    with pytest.raises(data.DataError, match="found no .txt in test/pos of"):
+    with pytest.raises(data.DataError, match=r"found no \.txt in test/pos of"):
         data.load(tmp_path / "reviews")
 
 

@@ -22,7 +22,7 @@ def test_sizes(name: str, layer: models.LayerName) -> None:
     bidirectional = [type(part) for part in model.layers if isinstance(part, keras.layers.Bidirectional)]
     expected = lstm_fast.FastBidirectional if layer == "fast" else keras.layers.Bidirectional
     assert bidirectional == [expected] * {"single": 1, "stacked": 2}[name]
-    assert model.optimizer.learning_rate == pytest.approx(1e-4)
+    assert float(model.optimizer.learning_rate) == pytest.approx(1e-4)
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
@@ -56,7 +56,7 @@ def test_training_is_that_of_keras(name: str, mask: bool, monkeypatch: pytest.Mo
     result = compare.compare(data.load("sample", batch_size=8), model=name, mask=mask, steps=3, learning_rate=1e-2)
     assert result.problems == []
     assert result.fused
-    assert _core.fused_calls()["backward"] - before["backward"] >= 6
+    assert _core.fused_calls()["backward"] - before["backward"] >= 3 + compare.WARM_UP
     assert len(result.losses["fast"]) == 3 + compare.WARM_UP
     assert len(result.train_ms.fast) == len(result.predict_ms.keras) == 3
     assert 0 < result.padding < 1
@@ -99,7 +99,7 @@ def test_a_bidirectional_lstm_learns_the_sample() -> None:
 
     before = _core.fused_calls()["backward"]
     model = models.single(encoder.vocab_size, mask=True, learning_rate=sample.LEARNING_RATE, seed=0)
-    model.fit(batches(2000, 0), epochs=4, verbose=0)
+    model.fit(batches(2000, 0), epochs=4, shuffle=False, verbose=0)
     assert _core.fused_calls()["backward"] > before
     assert model.evaluate(batches(400, 1), verbose=0)[1] > 0.8
 

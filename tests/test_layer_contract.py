@@ -2,6 +2,7 @@
 its reasons, and what bad arguments get. Parity is in test_parity_*.py.
 """
 
+import doctest
 import logging
 import pathlib
 from collections.abc import Callable
@@ -68,6 +69,14 @@ def assert_close(found: Any, expected: Any) -> None:
 
 def model_of(*layers: keras.Layer) -> keras.Sequential:
     return keras.Sequential([keras.Input((None, FEATURES)), *layers, keras.layers.Dense(1)])
+
+
+@pytest.mark.parametrize("name", ["FastLSTM", "FastBidirectional", "lstm"])
+def test_documented_examples_run(name: str) -> None:
+    finder, runner = doctest.DocTestFinder(recurse=False), doctest.DocTestRunner()
+    (example,) = finder.find(getattr(lstm_fast, name), name, globs={"np": np, "lstm_fast": lstm_fast})
+    assert runner.run(example).failed == 0
+    assert runner.tries > 0
 
 
 # Construction, configs, files

@@ -263,7 +263,8 @@ def _read_archive(path: Path) -> Iterator[tuple[str, bytes]]:
                 if member.isfile() and _MEMBER.search(member.name) and (file := archive.extractfile(member)):
                     yield member.name, file.read()
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise DataError(f"data: expected a whole .tar.gz archive, found {error} in {path}") from error
+        reason = str(error).partition("\n")[0].rstrip(":")  # of several lines, one for each kind of compression
+        raise DataError(f"data: expected a whole .tar.gz archive, found {path}: {reason}") from error
 
 
 def _shuffled(texts: Texts, seed: int, limit: int | None) -> Texts:

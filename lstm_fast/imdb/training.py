@@ -164,6 +164,7 @@ def train(run: Run, data: Data, output: Path, epochs: int, verbose: int | str = 
             initial_epoch=run.epochs,
             epochs=epochs,
             callbacks=[_StepLoss(run), _Keeper(run, output)],
+            shuffle=False,  # the dataset shuffles
             verbose=verbose,
         )
 
