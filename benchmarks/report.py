@@ -24,11 +24,11 @@ class Row(NamedTuple):
     gflops: float  # billions of floating-point operations per second
 
 
-COLUMNS = ("pass and B,T,D,H", "contender", "median ms", "times Keras graph", "GFLOP/s")
+COLUMNS = ("pass, B,T,D,H", "contender", "ms", "speed", "GFLOP/s")
 
 
 def read(path: Path) -> tuple[list[Row], dict[str, Any]]:
-    """Returns the rows of a results file in its order, and the environment that they come from."""
+    """Returns the rows of a results file, group by group, and the environment that they come from."""
     benchmarks = json.loads(path.read_text())["benchmarks"]
     if not benchmarks:
         raise ValueError(f"{path}: expected benchmarks, found none; was --benchmark-disable given?")
@@ -39,6 +39,8 @@ def read(path: Path) -> tuple[list[Row], dict[str, Any]]:
         baseline = medians.get((group, BASELINE), float("nan"))
         rows.append(Row(group, info["contender"], 1e3 * median, baseline / median, info["flop"] / median / 1e9))
     measured = {"contender", "scenario", "training", "flop", "bytes"}
+    order = groups(rows)
+    rows.sort(key=lambda row: order.index(row.group))  # contenders side by side, otherwise in the order of the run
     environment = {name: value for name, value in benchmarks[0]["extra_info"].items() if name not in measured}
     return rows, environment
 
@@ -50,7 +52,8 @@ def cells(row: Row) -> tuple[str, ...]:
 def markdown(rows: Sequence[Row], environment: dict[str, Any]) -> str:
     lines = [COLUMNS, ("---", "---", "---:", "---:", "---:"), *map(cells, rows)]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"{table}\n\n{', '.join(f'{name} {value}' for name, value in environment.items())}\n"
+    note = f"ms: median; speed: times {BASELINE}."
+    return f"{table}\n\n{note} {', '.join(f'{name} {value}' for name, value in environment.items())}\n"
 
 
 def show(rows: Sequence[Row]) -> None:
@@ -58,7 +61,9 @@ def show(rows: Sequence[Row]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*COLUMNS)
+    table = Table(*COLUMNS[:2])
+    for column in COLUMNS[2:]:
+        table.add_column(column, justify="right")
     best = {group: max(row.speedup for row in rows if row.group == group) for group in groups(rows)}
     for row, following in zip(rows, [*rows[1:], None], strict=True):
         style = "bold" if row.speedup == best[row.group] else None
@@ -74,12 +79,16 @@ def plot(rows: Sequence[Row], environment: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     names, contenders = groups(rows), list(dict.fromkeys(row.contender for row in rows))
+    members = {name: [row.contender for row in rows if row.group == name] for name in names}
     figure, axes = plt.subplots(figsize=(9, 1.5 + 0.55 * len(names)), layout="constrained")
-    height = 0.8 / len(contenders)
-    for i, contender in enumerate(contenders):
+    for contender in contenders:
         of_contender = [row for row in rows if row.contender == contender]
-        places = [names.index(row.group) + (i - (len(contenders) - 1) / 2) * height for row in of_contender]
-        bars = axes.barh(places, [row.speedup for row in of_contender], height, label=contender)
+        places, heights = [], []
+        for row in of_contender:
+            cluster = members[row.group]
+            heights.append(0.8 / len(cluster))
+            places.append(names.index(row.group) + (cluster.index(contender) - (len(cluster) - 1) / 2) * heights[-1])
+        bars = axes.barh(places, [row.speedup for row in of_contender], heights, label=contender)
         axes.bar_label(bars, [f"{row.milliseconds:.1f} ms" for row in of_contender], padding=2, fontsize=7)
     axes.axvline(1.0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(names)), names)
@@ -89,7 +98,7 @@ def plot(rows: Sequence[Row], environment: dict[str, Any], path: Path) -> None:
     axes.set_title(
         f"isa {environment['isa']}, {environment['threads']} threads, TensorFlow {environment['tensorflow']}"
     )
-    axes.legend()
+    figure.legend(loc="outside lower center", ncols=len(contenders))
     figure.savefig(path, dpi=150)
     plt.close(figure)
 

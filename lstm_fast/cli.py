@@ -173,7 +173,7 @@ def _train(arguments: argparse.Namespace) -> int:
         print(f"\nlstm-fast: interrupted; {kept_epochs}", file=sys.stderr)
         return INTERRUPTED
     print(
-        f"{run.epochs} epochs, {sum(run.training_seconds):.0f} s of training; validation accuracy "
+        f"epochs: {run.epochs}, {sum(run.training_seconds):.0f} s of training; validation accuracy "
         f"{run.history['val_accuracy'][-1]:.4f}; model, history and plot in {output}"
     )
     return 0
@@ -193,7 +193,7 @@ def _load(options: dict[str, Any]) -> Data:
         report=print,
     )
     print(
-        f"data: {data.source}, {data.train_size:,} reviews for training and {data.test_size:,} for testing, "
+        f"data: {data.source}, {len(data.train):,} reviews for training and {len(data.test):,} for testing, "
         f"vocabulary of {data.encoder.vocab_size:,}",
         flush=True,
     )

@@ -255,7 +255,8 @@ def _sigmoid(z: Array) -> Array:
 def _gates_first(weights: ArrayLike) -> Array:
     """Turns [rows, 4H] into [4, rows, H]."""
     matrix = _float64(weights)
-    return matrix.reshape(len(matrix), 4, -1).swapaxes(0, 1)
+    gates: Array = matrix.reshape(len(matrix), 4, -1).swapaxes(0, 1)
+    return gates
 
 
 def _gates_last(array: Array) -> Array:

@@ -176,7 +176,7 @@ def test_nothing_left_to_train(tmp_path: Path, options: list[str], capsys: pytes
     assert train(tmp_path, *options, "--epochs", "1") == 0
     model = (tmp_path / "model.keras").read_bytes()
     assert train(tmp_path, "--resume", "--epochs", "1") == 0
-    assert "1 epochs" in capsys.readouterr().out
+    assert "epochs: 1," in capsys.readouterr().out
     assert (tmp_path / "model.keras").read_bytes() == model
 
 

@@ -2,8 +2,6 @@
 
 import logging
 import pathlib
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -313,25 +311,3 @@ def test_file_of_a_keras_model_is_accelerated(tmp_path: pathlib.Path) -> None:
     fast = accelerate(keras.models.load_model(tmp_path / "model.keras"))
     x = inputs_of(model)
     assert_close(fast(x), model(x))
-
-
-def test_export_needs_nothing_of_this_package(tmp_path: pathlib.Path) -> None:
-    """A SavedModel and a `.keras` file made by way of to_keras, opened in a process that never imports lstm_fast."""
-    fast = accelerate(sequential())
-    x = inputs_of(fast)
-    plain = to_keras(fast)
-    plain.export(tmp_path / "saved", verbose=False)
-    plain.save(tmp_path / "model.keras")
-    np.save(tmp_path / "x.npy", x)
-    script = """
-import sys
-import keras, numpy as np, tensorflow as tf
-x = np.load("x.npy")
-saved = tf.saved_model.load("saved")
-np.save("saved.npy", saved.serve(tf.constant(x, tf.float32)))
-np.save("keras.npy", keras.models.load_model("model.keras")(x))
-assert not any(name.startswith("lstm_fast") for name in sys.modules)
-"""
-    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True, timeout=300)
-    for name in ("saved.npy", "keras.npy"):
-        assert_close(np.load(tmp_path / name), fast(x))

@@ -136,14 +136,14 @@ def test_load_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data, "SAMPLE_TRAIN", 20)
     monkeypatch.setattr(data, "SAMPLE_TEST", 10)
     loaded = data.load("sample", batch_size=8, seed=1)
-    assert (loaded.source, loaded.train_size, loaded.test_size) == ("sample", 20, 10)
-    ids, labels = next(iter(loaded.train))
+    assert (loaded.source, len(loaded.train), len(loaded.test)) == ("sample", 20, 10)
+    ids, labels = next(iter(loaded.train_batches()))
     assert ids.dtype == labels.dtype == tf.int64
     assert ids.shape[0] == labels.shape[0] == 8
     again = data.load("sample", batch_size=8, seed=1)
     other = data.load("sample", batch_size=8, seed=2)
     assert loaded.fingerprint == again.fingerprint != other.fingerprint
-    np.testing.assert_array_equal(ids, next(iter(again.train))[0])
+    np.testing.assert_array_equal(ids, next(iter(again.train_batches()))[0])
 
 
 def test_auto_is_the_sample_where_tfds_has_nothing(tmp_path: Path) -> None:
@@ -161,10 +161,10 @@ def test_load_path(tmp_path: Path, vocabulary: Path, nested: bool, packed: bool)
     if packed:
         path = write_archive(tmp_path / "reviews.tar.gz", root / "aclImdb" if nested else root, "aclImdb")
     loaded = data.load(path, vocabulary=vocabulary, batch_size=4)
-    assert (loaded.source, loaded.train_size, loaded.test_size) == (str(path), 6, 6)
+    assert (loaded.source, len(loaded.train), len(loaded.test)) == (str(path), 6, 6)
     found = {
         (loaded.encoder.decode(row), int(label))
-        for ids, labels in loaded.train
+        for ids, labels in loaded.train_batches().take(loaded.steps_per_epoch)
         for row, label in zip(ids.numpy(), labels, strict=True)
     }
     assert found == {
@@ -185,13 +185,13 @@ def test_archive_members_cannot_leave_it(tmp_path: Path, vocabulary: Path) -> No
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         archive.addfile(link)
     before = sorted(tmp_path.rglob("*"))
-    assert data.load(archive_path, vocabulary=vocabulary).train_size == 2
+    assert len(data.load(archive_path, vocabulary=vocabulary).train) == 2
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_limit_takes_both_classes(tmp_path: Path, vocabulary: Path) -> None:
     loaded = data.load(write_reviews(tmp_path / "reviews", 20), vocabulary=vocabulary, limit=20)
-    labels = np.concatenate([labels for _, labels in loaded.train])
+    labels = loaded.train.labels.numpy()
     assert labels.shape == (20,)
     assert 4 < labels.sum() < 16
 
@@ -283,13 +283,20 @@ def test_sizes_must_be_positive(name: str) -> None:
 # Batches
 
 
-def reviews(lengths: list[int]) -> data.Reviews:
+def batched(lengths: list[int], batch_size: int, bucket: bool = False, seed: int = 1) -> data.Data:
+    """Reviews of given lengths; the label is the review's index, and each of its ids that plus 1."""
     ids = tf.ragged.constant([[index + 1] * length for index, length in enumerate(lengths)], dtype=tf.int64)
-    return data.Reviews(ids, tf.range(len(lengths), dtype=tf.int64))
+    reviews = data.Reviews(ids, tf.range(len(lengths), dtype=tf.int64))
+    return data.Data("", None, reviews, reviews, batch_size, seed, bucket)
+
+
+def epoch_orders(source: data.Data, epochs: int, first: int = 0) -> list[list[tuple[int, ...]]]:
+    labels = [tuple(batch.numpy()) for _, batch in source.train_batches(first).take(epochs * source.steps_per_epoch)]
+    return [labels[start : start + source.steps_per_epoch] for start in range(0, len(labels), source.steps_per_epoch)]
 
 
 def test_batches_pad_to_the_longest() -> None:
-    (first, second) = data._batches(reviews([2, 1, 3]), 2, bucket=False, seed=None)
+    (first, second) = batched([2, 1, 3], 2).test_batches()
     np.testing.assert_array_equal(first[0], [[1, 1], [2, 0]])
     np.testing.assert_array_equal(second[0], [[3, 3, 3]])
     np.testing.assert_array_equal(first[1], [0, 1])
@@ -298,37 +305,32 @@ def test_batches_pad_to_the_longest() -> None:
 @pytest.mark.parametrize("bucket", [False, True])
 def test_every_epoch_has_all_reviews_in_another_order(bucket: bool) -> None:
     lengths = np.random.default_rng(0).integers(1, 300, 500).tolist()
-    batches = data._batches(reviews(lengths), 8, bucket, seed=1)
-    assert int(batches.cardinality()) == 63
-    epochs = [[tuple(labels.numpy()) for _, labels in batches] for _ in range(2)]
-    assert [len(epoch) for epoch in epochs] == [63, 63]
-    assert epochs[0] != epochs[1]
-    for epoch in epochs:
-        assert sorted(label for labels in epoch for label in labels) == list(range(500))
-        assert sorted({len(labels) for labels in epoch}) == [4, 8]
+    source = batched(lengths, 8, bucket)
+    assert source.steps_per_epoch == len(list(source.test_batches())) == 63
+    orders = epoch_orders(source, 2)
+    assert orders[0] != orders[1]
+    for order in (*orders, [tuple(labels.numpy()) for _, labels in source.test_batches()]):
+        assert sorted(label for labels in order for label in labels) == list(range(500))
+        assert sorted({len(labels) for labels in order}) == [4, 8]
 
 
 def test_buckets_hold_reviews_of_like_length() -> None:
     lengths = np.random.default_rng(0).integers(1, 300, 2000).tolist()
-    padding = [
-        np.mean([np.mean(ids.numpy() == 0) for ids, _ in data._batches(reviews(lengths), 16, bucket, seed=1)])
-        for bucket in (False, True)
-    ]
-    assert padding[0] > 0.4
-    assert padding[1] < 0.05
+    for batches in (data.Data.test_batches, lambda source: source.train_batches().take(source.steps_per_epoch)):
+        padding = [
+            np.mean([np.mean(ids.numpy() == 0) for ids, _ in batches(batched(lengths, 16, bucket))])
+            for bucket in (False, True)
+        ]
+        assert padding[0] > 0.4
+        assert padding[1] < 0.05
 
 
 @pytest.mark.parametrize("bucket", [False, True])
-def test_skipped_epochs_leave_the_order_of_the_next(bucket: bool) -> None:
-    def load() -> data.Data:
-        batches = data._batches(reviews([1] * 100), 8, bucket, seed=1)
-        return data.Data("", None, batches, batches, 100, 100, "")
-
-    whole = load()
-    epochs = [[tuple(labels.numpy()) for _, labels in whole.train] for _ in range(3)]
-    resumed = load()
-    resumed.skip_epochs(2)
-    assert [tuple(labels.numpy()) for _, labels in resumed.train] == epochs[2]
+def test_the_order_depends_on_seed_and_epoch_alone(bucket: bool) -> None:
+    orders = epoch_orders(batched([1] * 100, 8, bucket), 3)
+    tf.random.set_seed(99)
+    assert epoch_orders(batched([1] * 100, 8, bucket), 1, first=2) == orders[2:]
+    assert epoch_orders(batched([1] * 100, 8, bucket, seed=2), 3) != orders
 
 
 # TensorFlow Datasets, its real builder, nothing replaced
@@ -349,17 +351,17 @@ def test_tfds_prepares_a_downloaded_archive(download_cache: Path) -> None:
     given = shared_data.path(VOCABULARY)
     messages: list[str] = []
     loaded = data.load("auto", vocabulary=given, data_dir=download_cache, bucket=True, report=messages.append)
-    assert (loaded.source, loaded.train_size, loaded.test_size) == ("tfds", 128, 32)
+    assert (loaded.source, len(loaded.train), len(loaded.test)) == ("tfds", 128, 32)
     assert loaded.encoder.vocab_size == 8185
     assert len(messages) == 1
     again = data.load("tfds", vocabulary=given, data_dir=download_cache, report=messages.append)
     assert len(messages) == 1  # prepared already
     assert again.fingerprint == loaded.fingerprint
     limited = data.load("tfds", vocabulary=given, data_dir=download_cache, limit=10)
-    assert (limited.train_size, limited.test_size) == (10, 10)
+    assert (len(limited.train), len(limited.test)) == (10, 10)
 
     def contents(source: data.Data) -> list[tuple[int, ...]]:
-        return sorted(tuple(row[row > 0].tolist()) for ids, _ in source.train for row in ids.numpy())
+        return sorted(map(tuple, source.train.ids.to_list()))
 
     archive = data.load(shared_data.path(TINY), vocabulary=given)
     assert contents(archive) == contents(loaded)

@@ -5,7 +5,6 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import lstm_fast
 from lstm_fast import _core
@@ -93,15 +92,16 @@ def test_a_bidirectional_lstm_learns_the_sample() -> None:
     """What counting words cannot do."""
     encoder = data._encoder_class()(list(sample.vocabulary()))
 
-    def batches(count: int, seed: int) -> tf.data.Dataset:
-        texts, labels = sample.generate(count, seed, median_length=60)
-        return data._batches(data._encode(encoder, texts, labels), 64, bucket=True, seed=seed)
+    def reviews(count: int, seed: int) -> data.Reviews:
+        return data._encode(encoder, *sample.generate(count, seed, median_length=60))
 
+    source = data.Data("sample", encoder, reviews(2000, 0), reviews(400, 1), batch_size=64, seed=0, bucket=True)
     before = _core.fused_calls()["backward"]
     model = models.single(encoder.vocab_size, mask=True, learning_rate=sample.LEARNING_RATE, seed=0)
-    model.fit(batches(2000, 0), epochs=4, shuffle=False, verbose=0)
+    batches, steps = source.train_batches(), source.steps_per_epoch
+    model.fit(batches, steps_per_epoch=steps, epochs=4, shuffle=False, verbose=0)
     assert _core.fused_calls()["backward"] > before
-    assert model.evaluate(batches(400, 1), verbose=0)[1] > 0.8
+    assert model.evaluate(source.test_batches(), verbose=0)[1] > 0.8
 
 
 def small_sample(seed: int) -> data.Texts:

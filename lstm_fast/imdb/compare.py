@@ -144,7 +144,7 @@ def compare(
     """Trains both layers side by side for some steps, and compares what they compute and how long they take.
 
     Args:
-        data: the batches; the training set is repeated if it has too few.
+        data: the batches for training.
         model: "single" or "stacked".
         mask: whether padding is masked.
         learning_rate: of Adam.
@@ -153,7 +153,7 @@ def compare(
         progress: called after every training step and prediction, `total_work(steps)` times in all.
     """
     before = lstm_fast.status()
-    batches = list(data.train.repeat().take(WARM_UP + steps))
+    batches = list(data.train_batches().take(WARM_UP + steps))
     sides = {
         layer: _Side(MODELS[model](data.encoder.vocab_size, layer, mask=mask, learning_rate=learning_rate, seed=seed))
         for layer in LAYERS

@@ -27,7 +27,6 @@ SplitName = Literal["train", "test"]
 Texts = dict[SplitName, tuple[list[str], np.ndarray]]
 
 SAMPLE_TRAIN, SAMPLE_TEST = 2000, 500
-SHUFFLE_BUFFER = 10_000
 BUCKET_WINDOW = 100  # batches that are sorted by length together
 TARGET_VOCABULARY = 2**13
 # Building a vocabulary takes about 35 s from so much text on two cores, minutes from all of IMDB; token counts of the
@@ -62,25 +61,74 @@ class Data:
     Attributes:
         source: "sample", "tfds", or the path that was read.
         encoder: has `vocab_size`, `encode(text) -> ids` and `decode(ids) -> text`.
-        train: batches of (ids int64 `[B, T]` padded with 0, labels int64 `[B]`), in a new order at each iteration.
-        test: the same, always in the same order.
-        train_size: number of reviews in `train`.
-        test_size: number of reviews in `test`.
-        fingerprint: a digest of all ids and labels.
+        train: reviews for training.
+        test: reviews for testing.
+        batch_size: reviews in a batch; the last one of an epoch may hold fewer.
+        seed: of the order.
+        bucket: whether batches hold reviews of like length.
     """
 
     source: str
     encoder: SubwordTextEncoder
-    train: tf.data.Dataset
-    test: tf.data.Dataset
-    train_size: int
-    test_size: int
-    fingerprint: str
+    train: Reviews
+    test: Reviews
+    batch_size: int
+    seed: int
+    bucket: bool
 
-    def skip_epochs(self, count: int) -> None:
-        """Leaves out the orders of the first `count` iterations of `train`, as if they had been gone through."""
-        for _ in range(count):
-            next(iter(self.train))
+    @property
+    def steps_per_epoch(self) -> int:
+        """Training batches in an epoch."""
+        return -(-len(self.train) // self.batch_size)
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of all ids and labels."""
+        digest = hashlib.sha256()
+        for reviews in (self.train, self.test):
+            for array in (reviews.ids.flat_values, reviews.ids.row_lengths(), reviews.labels):
+                digest.update(np.asarray(array).tobytes())
+        return digest.hexdigest()[:16]
+
+    def train_batches(self, first_epoch: int = 0) -> tf.data.Dataset:
+        """Endless batches for training, `steps_per_epoch` an epoch, each epoch in an order of its own.
+
+        The order depends on the seed and the epoch's number alone, so that training can be resumed at any epoch. All
+        reviews are mixed: it is their indices that are shuffled, which needs no buffer (of 10,000 reviews in
+        TensorFlow's tutorial).
+
+        Args:
+            first_epoch: number of the epoch to begin with.
+
+        Returns:
+            Pairs of ids int64 `[B, T]`, padded with 0 to the longest of the batch, and labels int64 `[B]`.
+        """
+        epochs = tf.data.Dataset.range(first_epoch, tf.int64.max)
+        return self._padded(self.train, epochs.flat_map(lambda epoch: self._indices(self.train, [self.seed, epoch])))
+
+    def test_batches(self) -> tf.data.Dataset:
+        """The batches for testing, always in the same order; elements as in `train_batches`."""
+        return self._padded(self.test, self._indices(self.test, None))
+
+    def _indices(self, reviews: Reviews, seed: Any) -> tf.data.Dataset:
+        """Indices of the reviews of each batch of one epoch; with a seed of two numbers, shuffled."""
+        order = tf.range(len(reviews), dtype=tf.int64)
+        starts = tf.range(0, len(reviews), self.batch_size)
+        if seed is not None:
+            order = tf.random.experimental.stateless_shuffle(order, seed)
+        if self.bucket:
+            lengths = tf.gather(reviews.ids.row_lengths(), order)
+            window = tf.range(len(reviews), dtype=tf.int64) // (BUCKET_WINDOW * self.batch_size)
+            order = tf.gather(order, tf.argsort(window * (tf.reduce_max(lengths) + 1) + lengths, stable=True))
+            if seed is not None:
+                starts = tf.random.experimental.stateless_shuffle(starts, seed)
+        return tf.data.Dataset.from_tensor_slices(starts).map(lambda start: order[start : start + self.batch_size])
+
+    def _padded(self, reviews: Reviews, indices: tf.data.Dataset) -> tf.data.Dataset:
+        def pad(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            return tf.gather(reviews.ids, index).to_tensor(), tf.gather(reviews.labels, index)
+
+        return indices.map(pad, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 
 def _quiet(message: str) -> None:
@@ -136,15 +184,14 @@ def load(
             )
         report(f"encoding {sum(len(labels) for _, labels in texts.values()):,} reviews")
         splits = {split: _encode(encoder, *texts[split]) for split in _SPLITS}
-    train, test = splits["train"], splits["test"]
     return Data(
         source=str(source if source in ("sample", "tfds") else Path(source).resolve()),
         encoder=encoder,
-        train=_batches(train, batch_size, bucket, seed),
-        test=_batches(test, batch_size, bucket, None),
-        train_size=len(train),
-        test_size=len(test),
-        fingerprint=_fingerprint(train, test),
+        train=splits["train"],
+        test=splits["test"],
+        batch_size=batch_size,
+        seed=seed,
+        bucket=bucket,
     )
 
 
@@ -364,40 +411,3 @@ def _unreachable(url: str) -> str | None:
     thread.start()
     thread.join(PROBE_SECONDS)
     return problem
-
-
-# Batches
-
-
-def _batches(reviews: Reviews, batch_size: int, bucket: bool, seed: int | None) -> tf.data.Dataset:
-    """Padded batches, shuffled where there is a seed. It is indices that are shuffled and sorted, not reviews."""
-    lengths = reviews.ids.row_lengths()
-    indices = tf.data.Dataset.range(len(reviews))
-    if seed is not None:
-        indices = indices.shuffle(SHUFFLE_BUFFER, seed=seed)
-    if bucket:
-
-        def by_length(window: tf.Tensor) -> tf.data.Dataset:
-            ordered = tf.gather(window, tf.argsort(tf.gather(lengths, window), stable=True))
-            return tf.data.Dataset.from_tensor_slices(ordered).batch(batch_size)
-
-        batches = indices.batch(BUCKET_WINDOW * batch_size).flat_map(by_length)
-        if seed is not None:
-            batches = batches.shuffle(BUCKET_WINDOW, seed=seed)
-        count = -(-len(reviews) // batch_size)
-        batches = batches.apply(tf.data.experimental.assert_cardinality(count))
-    else:
-        batches = indices.batch(batch_size)
-
-    def pad(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return tf.gather(reviews.ids, index).to_tensor(), tf.gather(reviews.labels, index)
-
-    return batches.map(pad, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
-
-
-def _fingerprint(*splits: Reviews) -> str:
-    digest = hashlib.sha256()
-    for reviews in splits:
-        for array in (reviews.ids.flat_values, reviews.ids.row_lengths(), reviews.labels):
-            digest.update(np.asarray(array).tobytes())
-    return digest.hexdigest()[:16]

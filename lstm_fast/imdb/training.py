@@ -134,7 +134,6 @@ def train(run: Run, data: Data, output: Path, epochs: int, verbose: int | str = 
     """
     settings = run.settings
     if run.epochs == 0:
-        save_vocabulary(data.encoder, output / VOCABULARY_FILE)
         model = MODELS[settings.model](
             data.encoder.vocab_size,
             settings.layer,
@@ -148,9 +147,11 @@ def train(run: Run, data: Data, output: Path, epochs: int, verbose: int | str = 
             _check_same(name, run.data[name], found[name])
         model = _load_model(output / MODEL_FILE)
         # The model is written last, so after an interruption between two files the history may be ahead of it.
-        steps = -(-data.train_size // settings.batch_size)
-        run.cut(int(model.optimizer.iterations) // steps)
-        data.skip_epochs(run.epochs)
+        steps = int(model.optimizer.iterations)
+        run.cut(steps // data.steps_per_epoch)
+        for layer in model.layers:
+            if isinstance(layer, keras.layers.Dropout):  # draws once a step; Keras's files do not keep where it is
+                layer.seed_generator.state.assign([settings.seed, steps])
     run.versions = {
         "lstm_fast": lstm_fast.__version__,
         "keras": keras.__version__,
@@ -159,11 +160,12 @@ def train(run: Run, data: Data, output: Path, epochs: int, verbose: int | str = 
     }
     if run.epochs < epochs:
         model.fit(
-            data.train,
-            validation_data=data.test,
+            data.train_batches(first_epoch=run.epochs),
+            steps_per_epoch=data.steps_per_epoch,
+            validation_data=data.test_batches(),
             initial_epoch=run.epochs,
             epochs=epochs,
-            callbacks=[_StepLoss(run), _Keeper(run, output)],
+            callbacks=[_StepLoss(run), _Keeper(run, data, output)],
             shuffle=False,  # the dataset shuffles
             verbose=verbose,
         )
@@ -172,8 +174,8 @@ def train(run: Run, data: Data, output: Path, epochs: int, verbose: int | str = 
 def _describe(data: Data) -> dict[str, Any]:
     return {
         "source": data.source,
-        "train": data.train_size,
-        "test": data.test_size,
+        "train": len(data.train),
+        "test": len(data.test),
         "vocabulary_size": data.encoder.vocab_size,
         "reviews": data.fingerprint,
         "vocabulary": vocabulary_digest(data.encoder),
@@ -224,9 +226,10 @@ class _StepLoss(keras.callbacks.Callback):  # type: ignore[misc]
 class _Keeper(keras.callbacks.Callback):  # type: ignore[misc]
     """Writes the run and the model at the end of each epoch."""
 
-    def __init__(self, run: Run, output: Path) -> None:
+    def __init__(self, run: Run, data: Data, output: Path) -> None:
         super().__init__()
         self.run = run
+        self.data = data
         self.output = output
         self.started = self.trained = 0.0
 
@@ -241,5 +244,8 @@ class _Keeper(keras.callbacks.Callback):  # type: ignore[misc]
         self.run.validation_seconds.append(time.perf_counter() - self.trained)
         for name, value in (logs or {}).items():
             self.run.history.setdefault(name, []).append(float(value))
+        if self.run.epochs == 1:  # what an earlier run left stays until there is something in its place
+            (self.output / MODEL_FILE).unlink(missing_ok=True)
+            save_vocabulary(self.data.encoder, self.output / VOCABULARY_FILE)
         self.run.write(self.output)
         replace(self.output / MODEL_FILE, self.model.save)
