@@ -234,6 +234,10 @@ def _compare(arguments: argparse.Namespace) -> int:
         )
     write_json(output / "compare.json", result.as_dict())
     replace(output / "compare.png", lambda part: plots.comparison(result, part))
+    console.print(
+        f"{result.model} model, batch {result.batch_size}, {result.timesteps:,.0f} timesteps, "
+        f"{result.padding:.0%} padding{', masked' if result.mask else ''}"
+    )
     console.print(*_comparison_tables(result))
     print(f"{output / 'compare.png'} and {output / 'compare.json'} written")
     for problem in result.problems:
@@ -246,12 +250,7 @@ def _comparison_tables(result: Comparison) -> tuple[Table, Table]:
 
     from lstm_fast.imdb import compare
 
-    speed = Table(
-        "median ms per batch",
-        title=f"{result.model} model, batch {result.batch_size}, {result.timesteps:,.0f} timesteps, "
-        f"{result.padding:.0%} padding, {'masked' if result.mask else 'not masked'}",
-        title_justify="left",
-    )
+    speed = Table("median ms per batch")
     for heading in ("FastLSTM", "keras.layers.LSTM", "ratio"):
         speed.add_column(heading, justify="right")
     for name, times in (("training step", result.train_ms), ("prediction", result.predict_ms)):
