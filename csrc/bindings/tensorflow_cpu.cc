@@ -12,6 +12,7 @@
 #include "bindings/arguments.h"
 #include "bindings/tensorflow_c.h"
 #include "lstm_fast/lstm.h"
+#include "lstm_fast/workspace.h"
 
 namespace lstm_fast {
 namespace {
@@ -194,6 +195,20 @@ class OutputWriter {
     return TF_TensorData(tensor);
   }
 
+  // Bytes that the next step finds again: TensorFlow's allocator would give so much memory back to the system, and
+  // touching it anew costs more than the pass itself.
+  void* NextReused(int64_t bytes) {
+    if (bytes == 0) return Next(TF_UINT8, 1, {0});
+    auto workspace = std::make_unique<Workspace>(static_cast<size_t>(bytes));
+    void* data = workspace->data<void>();
+    const auto release = [](void*, size_t, void* owner) { delete static_cast<Workspace*>(owner); };
+    tensors_.emplace_back(
+        TF_NewTensor(TF_UINT8, &bytes, 1, data, static_cast<size_t>(bytes), release, workspace.release()));
+    TF_SetOutput(context_, static_cast<int>(tensors_.size()) - 1, tensors_.back().get(), status_.get());
+    ThrowIfError(status_);
+    return data;
+  }
+
  private:
   TF_OpKernelContext* context_;
   Status status_;
@@ -215,7 +230,7 @@ void ComputeForward(void* kernel, TF_OpKernelContext* context) {
         output.y = next({p.batch, p.return_sequences ? p.time : 1, p.directions * p.units});
         for (int n = 0; n < p.directions; ++n) output.h_n[n] = next({p.batch, p.units});
         for (int n = 0; n < p.directions; ++n) output.c_n[n] = next({p.batch, p.units});
-        output.reserve = writer.Next(TF_UINT8, 1, {ReserveBytes(p, inputs.mask)});
+        output.reserve = writer.NextReused(ReserveBytes(p, inputs.mask));
         Forward(inputs, output);
       },
       [&](TF_Status* status) { TF_OpKernelContext_Failure(context, status); });

@@ -10,10 +10,10 @@
 #include <vector>
 
 #include "cpu/kernel.h"
-#include "cpu/workspace.h"
 #include "lstm_fast/isa.h"
 #include "lstm_fast/lstm.h"
 #include "lstm_fast/parallel.h"
+#include "lstm_fast/workspace.h"
 
 namespace lstm_fast {
 namespace {
@@ -115,7 +115,6 @@ class Layer {
   }
 
   void Forward(const ForwardOutput& output) {
-    AdviseLargePages(output.reserve, static_cast<size_t>(ReserveSize()));
     for (int n = 0; n < problem_.directions; ++n) {
       direction_[n].y = OutputSequence(output.y, n);
       direction_[n].h_n = output.h_n[n];

@@ -1,4 +1,4 @@
-#include "cpu/workspace.h"
+#include "lstm_fast/workspace.h"
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -20,8 +20,8 @@ struct Buffer {
 };
 
 // Kept for reuse; a larger buffer goes back to the system at once.
-constexpr std::size_t kKeptBytes = std::size_t{64} << 20;
-constexpr std::size_t kKeptBuffers = 8;
+constexpr std::size_t kKeptBytes = std::size_t{512} << 20;
+constexpr std::size_t kKeptBuffers = 16;
 
 struct Cache {
   std::mutex mutex;
@@ -34,9 +34,30 @@ Cache& GetCache() {
   return *cache;
 }
 
+// Asks for large pages where a large buffer is about to be written for the first time. Advice only. It pays once per
+// buffer; asked of memory that goes back to the system after each step it cost more than it gained.
+void AdviseLargePages(void* data, std::size_t bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  constexpr std::size_t kPage = std::size_t{1} << 21;
+  const auto begin = (reinterpret_cast<std::uintptr_t>(data) + kPage - 1) / kPage * kPage;
+  const auto end = (reinterpret_cast<std::uintptr_t>(data) + bytes) / kPage * kPage;
+  if (end > begin) static_cast<void>(madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE));
+#else
+  static_cast<void>(data);
+  static_cast<void>(bytes);
+#endif
+}
+
+// Large sizes are rounded up to eighths of a power of two, so that batches of varying length find a buffer again.
+std::size_t Rounded(std::size_t bytes) {
+  std::size_t step = 64;
+  while (step * 16 < bytes) step *= 2;
+  return (bytes + step - 1) / step * step;
+}
+
 }  // namespace
 
-Workspace::Workspace(std::size_t bytes) : data_(nullptr), bytes_((bytes + 63) / 64 * 64) {
+Workspace::Workspace(std::size_t bytes) : data_(nullptr), bytes_(Rounded(bytes)) {
   if (bytes_ == 0) return;
   {
     Cache& cache = GetCache();
@@ -44,7 +65,7 @@ Workspace::Workspace(std::size_t bytes) : data_(nullptr), bytes_((bytes + 63) / 
     // The smallest that is large enough, and not so large that it would be missed.
     auto best = cache.buffers.end();
     for (auto it = cache.buffers.begin(); it != cache.buffers.end(); ++it) {
-      if (it->bytes >= bytes_ && it->bytes / 2 <= bytes_ && (best == cache.buffers.end() || it->bytes < best->bytes)) {
+      if (it->bytes >= bytes_ && it->bytes / 4 <= bytes_ && (best == cache.buffers.end() || it->bytes < best->bytes)) {
         best = it;
       }
     }
@@ -80,18 +101,6 @@ Workspace::~Workspace() {
     }
   }
   for (const Buffer& buffer : evicted) std::free(buffer.data);
-}
-
-void AdviseLargePages(void* data, std::size_t bytes) {
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-  constexpr std::size_t kPage = std::size_t{1} << 21;
-  const auto begin = (reinterpret_cast<std::uintptr_t>(data) + kPage - 1) / kPage * kPage;
-  const auto end = (reinterpret_cast<std::uintptr_t>(data) + bytes) / kPage * kPage;
-  if (end > begin) static_cast<void>(madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE));
-#else
-  static_cast<void>(data);
-  static_cast<void>(bytes);
-#endif
 }
 
 }  // namespace lstm_fast
