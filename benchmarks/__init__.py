@@ -1,3 +1,16 @@
-"""Speed of the layers beside Keras's own (pytest-benchmark), and a report of the results."""
+"""Speed and memory of the layers beside Keras's own and other frameworks' LSTMs, and a report of the results."""
 
-BASELINE = "Keras graph"  # the contender that the others are compared with
+import os
+import sys
+from pathlib import Path
+
+# Before TensorFlow and JAX are imported.
+os.environ["LSTM_FAST_KERNEL"] = "fused"  # a fallback would time Keras against Keras
+os.environ["KERAS_BACKEND"] = "tensorflow"
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+# The tolerances, and the proof that the kernels ran, are those of the tests; pytest finds them by itself.
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+
+BASELINE = "Keras graph"  # the contender whose results the others must reproduce

@@ -1,22 +1,61 @@
-"""Which scenarios run: the real ones, or with --benchmark-disable small ones, as a smoke test."""
+"""How the benchmarks choose their scenarios, check a contender, time it, and record what it was."""
 
-import os
-
-os.environ["LSTM_FAST_KERNEL"] = "fused"  # a fallback would time Keras against Keras
-os.environ["KERAS_BACKEND"] = "tensorflow"
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
 
-from benchmarks.contenders import CONTENDERS, SCENARIOS, SMOKE_SCENARIOS
+from benchmarks import parity
+from benchmarks.contenders import Contender
+from benchmarks.environment import environment
+from benchmarks.scenarios import Scenario
+from lstm_fast import _core
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "scenarios(real, smoke): what to run; smoke: with --benchmark-disable")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if {"scenario", "contender"} <= set(metafunc.fixturenames):
-        scenarios = SMOKE_SCENARIOS if metafunc.config.getoption("benchmark_disable") else SCENARIOS
-        cases = [
-            pytest.param(scenario, contender, id=f"{scenario}-{contender.name}".replace(",", "x").replace(" ", "_"))
-            for scenario in scenarios
-            for contender in CONTENDERS[scenario.bidirectional]
-        ]
-        metafunc.parametrize(("scenario", "contender"), cases)
+    marker = metafunc.definition.get_closest_marker("scenarios")
+    if marker:
+        scenarios = marker.kwargs["smoke" if metafunc.config.getoption("benchmark_disable") else "real"]
+        ids = [str(scenario).replace(",", "x").replace(" ", "_") for scenario in scenarios]
+        metafunc.parametrize("scenario", scenarios, ids=ids)
+
+
+@pytest.fixture
+def measure(benchmark: BenchmarkFixture) -> Callable[..., None]:
+    """Times a contender as part of the comparison `kind`, once it has shown that it computes what Keras computes."""
+
+    def run(kind: str, contender: Contender, scenario: Scenario, training: bool, **info: Any) -> None:
+        if reason := contender.unavailable(scenario, training):
+            pytest.skip(reason)
+        prepared = parity.prepare(contender, scenario, training)
+        name = "training" if training else "inference"
+        benchmark.group = f"{name} {scenario}" if kind == "layers" else f"{kind} {name} {scenario}"
+        benchmark.extra_info.update(
+            kind=kind,
+            contender=contender.name,
+            scenario=str(scenario),
+            training=training,
+            flop=scenario.flop(training),
+            bytes=scenario.bytes(training),
+            **info,
+        )
+        benchmark(prepared.step)
+
+    return run
+
+
+@pytest.fixture
+def threads() -> Iterator[int]:
+    """The number of threads of the kernels, which is put back afterwards."""
+    before = _core.threads()
+    yield before
+    _core.set_threads(before)
+
+
+def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
+    machine_info["lstm_fast"] = environment()

@@ -1,141 +1,108 @@
-"""What is timed: scenarios (shape, directions, padding), the layers that compete in each, and their work."""
+"""Who competes: every contender with what it needs and what it can do."""
 
 import functools
-import platform
-from collections.abc import Callable, Sequence
+import importlib
+import importlib.util
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import keras
-import numpy as np
-import tensorflow as tf
 
-import lstm_fast
 from benchmarks import BASELINE
+from benchmarks.peers import Prepared, keras_layers, numpy_kernels
+from benchmarks.scenarios import Problem, Scenario
 from lstm_fast import FastBidirectional, FastLSTM
 
-# Share of the timesteps that is padding where the IMDB reviews are padded to the longest of their batch of 64.
-IMDB_PADDING = 0.746
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """Shape and kind of one group of benchmarks."""
-
-    batch: int
-    time: int
-    features: int
-    units: int
-    bidirectional: bool = False
-    padded: bool = False
-
-    def __str__(self) -> str:
-        kind = " bidirectional" * self.bidirectional + " padded" * self.padded
-        return f"{self.batch},{self.time},{self.features},{self.units}{kind}"
-
-    @property
-    def directions(self) -> int:
-        return 2 if self.bidirectional else 1
-
-    @functools.cached_property
-    def lengths(self) -> np.ndarray:
-        """Real timesteps of each row: the longest fills the batch, the others average to the padding of IMDB."""
-        if not self.padded:
-            return np.full(self.batch, self.time)
-        raw = np.random.default_rng(0).gamma(2.0, size=self.batch)
-        lengths = raw / raw.sum() * self.batch * self.time * (1 - IMDB_PADDING)
-        lengths[np.argmax(raw)] = self.time
-        return np.clip(lengths, 1, self.time).astype(int)
-
-    def flop(self, training: bool) -> int:
-        """Multiplications and additions of the matrix products, at real timesteps; backward has twice those."""
-        forward = 8 * self.directions * int(self.lengths.sum()) * self.units * (self.features + self.units)
-        return 3 * forward if training else forward
-
-    def bytes(self, training: bool) -> int:
-        """Least traffic to and from memory: inputs, outputs and weights once, with gradients twice."""
-        steps = int(self.lengths.sum())
-        weights = 4 * self.units * (self.features + self.units + 1) * self.directions
-        forward = 4 * (steps * (self.features + self.directions * self.units) + weights)
-        return 2 * forward if training else forward
+FAST = "FastLSTM"
+ON_NUMPY = "lstm_fast on NumPy"
+PYTORCH = "PyTorch"
+XLA = "Keras XLA"
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A layer and the way it is compiled."""
+    """A way to compute a problem."""
 
     name: str
-    make: Callable[[int], keras.Layer]
-    jit: bool = False
-    fused_calls: int = 0  # of the kernels, per pass
+    prepare: Callable[[Problem, bool], Prepared]
+    requires: tuple[str, ...] = ()  # modules that must be installed
+    cannot: Callable[[Scenario, bool], str | None] = lambda _scenario, _training: None  # why it is left out
+    fused_calls: Callable[[Scenario], int] = lambda _scenario: 0  # of lstm_fast's kernels, per pass
+
+    def unavailable(self, scenario: Scenario, training: bool) -> str | None:
+        """Returns why the contender does not take part, None if it does."""
+        for module in self.requires:
+            if importlib.util.find_spec(module) is None:
+                return f"{self.name}: {module} is not installed"
+        reason = self.cannot(scenario, training)
+        return reason and f"{self.name}: {reason}"
 
 
-def _sequences(layer_class: type[keras.layers.LSTM]) -> Callable[[int], keras.layers.LSTM]:
-    return functools.partial(layer_class, return_sequences=True)
+def _peer(module: str, **options: Any) -> Callable[[Problem, bool], Prepared]:
+    """`prepare` of a module whose framework may be absent: imports it when it is first needed."""
+
+    def prepare(problem: Problem, training: bool) -> Prepared:
+        return importlib.import_module(f"benchmarks.peers.{module}").prepare(problem, training, **options)
+
+    return prepare
 
 
-def _both_ways(wrapper: type[keras.Layer], layer_class: type[keras.layers.LSTM]) -> Callable[[int], keras.Layer]:
-    return lambda units: wrapper(layer_class(units, return_sequences=True))
+def keras_contender(name: str, **options: Any) -> Contender:
+    """keras.layers.LSTM, in keras.layers.Bidirectional where there are two directions."""
+    prepare = functools.partial(
+        keras_layers.prepare, layer_class=keras.layers.LSTM, wrapper=keras.layers.Bidirectional, **options
+    )
+    return Contender(name, prepare, cannot=_slow_in_xla if options.get("jit") else _can)
 
 
-CONTENDERS: dict[bool, Sequence[Contender]] = {
-    False: (
-        Contender(BASELINE, _sequences(keras.layers.LSTM)),
-        Contender("Keras XLA", _sequences(keras.layers.LSTM), jit=True),
-        Contender("FastLSTM", _sequences(FastLSTM), fused_calls=1),
-    ),
-    True: (
-        Contender(BASELINE, _both_ways(keras.layers.Bidirectional, keras.layers.LSTM)),
-        Contender("Keras XLA", _both_ways(keras.layers.Bidirectional, keras.layers.LSTM), jit=True),
-        Contender("FastBidirectional", _both_ways(FastBidirectional, FastLSTM), fused_calls=1),
-    ),
-}
-SCENARIOS = (
-    Scenario(64, 256, 64, 64),
-    Scenario(64, 256, 128, 32),
-    Scenario(64, 100, 128, 256),
-    Scenario(32, 100, 512, 512),
-    Scenario(1, 100, 128, 128),
-    Scenario(256, 50, 128, 128),
-    Scenario(64, 1354, 64, 64),
-    Scenario(64, 1354, 64, 64, padded=True),
-    Scenario(64, 256, 64, 64, bidirectional=True),
-    Scenario(64, 1354, 64, 64, bidirectional=True, padded=True),
+def fast_contender(name: str, *, one_call: bool = True, **options: Any) -> Contender:
+    """FastLSTM; two directions are a FastBidirectional, with one kernel call, or a Bidirectional, with one each."""
+    wrapper = FastBidirectional if one_call else keras.layers.Bidirectional
+    prepare = functools.partial(keras_layers.prepare, layer_class=FastLSTM, wrapper=wrapper, **options)
+    return Contender(
+        name,
+        prepare,
+        cannot=_can if one_call else _one_direction,
+        fused_calls=lambda scenario: 1 if one_call else scenario.directions,
+    )
+
+
+def _can(_scenario: Scenario, _training: bool) -> None:
+    return None
+
+
+def _slow_in_xla(scenario: Scenario, training: bool) -> str | None:
+    # It takes many seconds a call there, and would take most of the time of the whole run.
+    return "left out, too slow" if training and scenario.time > 1000 else None
+
+
+def _one_direction(scenario: Scenario, _training: bool) -> str | None:
+    return None if scenario.bidirectional else "the same as FastLSTM with one direction"
+
+
+def _no_lengths(scenario: Scenario, _training: bool) -> str | None:
+    return "the op has one length for the whole batch" if scenario.padded else None
+
+
+def _native_anyhow(scenario: Scenario, _training: bool) -> str | None:
+    return "packed sequences do not use oneDNN in the first place" if scenario.padded else None
+
+
+def _no_training(_scenario: Scenario, training: bool) -> str | None:
+    return "no backward pass" if training else None
+
+
+CONTENDERS = (
+    keras_contender(BASELINE),
+    keras_contender(XLA, jit=True),
+    fast_contender(FAST),
+    fast_contender("two FastLSTM", one_call=False),
+    Contender(ON_NUMPY, numpy_kernels.prepare, fused_calls=lambda _: 1),
+    Contender(PYTORCH, _peer("pytorch"), requires=("torch",)),
+    Contender("PyTorch (native)", _peer("pytorch", onednn=False), requires=("torch",), cannot=_native_anyhow),
+    Contender("JAX scan", _peer("jax_scan"), requires=("jax",)),
+    Contender("TensorFlow BlockLSTMV2", _peer("block_lstm"), cannot=_no_lengths),
+    Contender("ONNX Runtime", _peer("onnx_runtime"), requires=("onnx", "onnxruntime"), cannot=_no_training),
 )
-SMOKE_SCENARIOS = (Scenario(3, 5, 4, 6), Scenario(3, 5, 4, 6, bidirectional=True, padded=True))
-
-
-def make_step(scenario: Scenario, contender: Contender, training: bool) -> Callable[[], list[np.ndarray]]:
-    """A call without arguments: the forward pass, or outputs and all gradients. All contenders get the same numbers."""
-    rng = np.random.default_rng(0)
-    x = tf.constant(rng.standard_normal((scenario.batch, scenario.time, scenario.features)), tf.float32)
-    mask = tf.sequence_mask(scenario.lengths, scenario.time) if scenario.padded else None
-    layer = contender.make(scenario.units)
-    layer.build(x.shape)
-    layer.set_weights([rng.standard_normal(w.shape) / np.sqrt(sum(w.shape)) for w in layer.get_weights()])
-
-    def step(x: tf.Tensor, mask: tf.Tensor | None) -> list[tf.Tensor]:
-        if not training:
-            return [layer(x, mask=mask)]
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            y = layer(x, mask=mask, training=True)
-            loss = tf.reduce_mean(tf.square(y))
-        return [y, *tape.gradient(loss, [x, *(weight.value for weight in layer.trainable_weights)])]
-
-    compiled = tf.function(step, jit_compile=contender.jit, autograph=False)
-    return lambda: [array.numpy() for array in compiled(x, mask)]
-
-
-def environment() -> dict[str, Any]:
-    """What a reader of the results must know about where they come from."""
-    status = lstm_fast.status()
-    return {
-        "isa": status.isa,
-        "threads": status.threads,
-        "lstm_fast": status.version,
-        "keras": keras.__version__,
-        "tensorflow": tf.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-    }
+BY_NAME = {contender.name: contender for contender in CONTENDERS}
