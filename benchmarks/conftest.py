@@ -29,12 +29,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def measure(benchmark: BenchmarkFixture) -> Callable[..., None]:
     """Times a contender as part of the comparison `kind`, once it has shown that it computes what Keras computes."""
 
-    def run(kind: str, contender: Contender, scenario: Scenario, training: bool, **info: Any) -> None:
+    def run(
+        kind: str, contender: Contender, scenario: Scenario, training: bool, group: str | None = None, **info: Any
+    ) -> None:
         if reason := contender.unavailable(scenario, training):
             pytest.skip(reason)
         prepared = parity.prepare(contender, scenario, training)
-        name = "training" if training else "inference"
-        benchmark.group = f"{name} {scenario}" if kind == "layers" else f"{kind} {name} {scenario}"
+        benchmark.group = f"{'training' if training else 'inference'} {group or scenario}"
+        if kind != "layers":
+            benchmark.group = f"{kind} {benchmark.group}"
         benchmark.extra_info.update(
             kind=kind,
             contender=contender.name,

@@ -16,12 +16,11 @@ def prepare(
     layer_class: type[keras.layers.LSTM],
     wrapper: type[keras.layers.Bidirectional],
     jit: bool = False,
-    masked: bool = True,
     **options: Any,
 ) -> Prepared:
-    """`masked=False` leaves the mask of a padded problem out; further options are arguments of the layer."""
+    """`wrapper` is for two directions; `options` are further arguments of the layer."""
     x = tf.constant(problem.x)
-    mask = None if problem.lengths is None or not masked else tf.constant(problem.mask)
+    mask = None if problem.mask is None else tf.constant(problem.mask)
     units = problem.weights[0].recurrent_kernel.shape[0]
     # Zero, because that is what Bidirectional and the other frameworks return at padding.
     layer = layer_class(units, return_sequences=True, zero_output_for_mask=True, **options)

@@ -1,0 +1,36 @@
+"""What a call costs in which there is nothing to compute: one timestep of one sequence."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import lstm_fast
+from benchmarks import BASELINE
+from benchmarks.contenders import BY_NAME, FAST, ON_NUMPY, PYTORCH, Contender
+from benchmarks.peers import Prepared
+from benchmarks.scenarios import Problem, Scenario
+
+
+def prepare_function(problem: Problem, training: bool) -> Prepared:
+    """lstm_fast.lstm, which checks its arguments; the contender on NumPy calls the compiled module."""
+    ((kernel, recurrent_kernel, bias),) = problem.weights
+
+    def step() -> Any:
+        return lstm_fast.lstm(problem.x, kernel, recurrent_kernel, bias, return_sequences=True, training=training)
+
+    return Prepared(step, lambda outputs: [outputs[0]])
+
+
+CONTENDERS = (
+    BY_NAME[ON_NUMPY],
+    Contender("lstm_fast.lstm", prepare_function, fused_calls=lambda _: 1),
+    *(BY_NAME[name] for name in (FAST, BASELINE, PYTORCH)),
+)
+SCENARIOS = (Scenario(1, 1, 16, 16),)
+
+
+@pytest.mark.scenarios(real=SCENARIOS, smoke=SCENARIOS)
+@pytest.mark.parametrize("contender", CONTENDERS, ids=lambda contender: contender.name)
+def test_call(measure: Callable[..., None], scenario: Scenario, contender: Contender) -> None:
+    measure("overhead", contender, scenario, training=False)
