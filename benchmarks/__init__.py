@@ -13,4 +13,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # The tolerances, and the proof that the kernels ran, are those of the tests; pytest finds them by itself.
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
-BASELINE = "Keras graph"  # the contender whose results the others must reproduce
+# Names of contenders, which the report knows too.
+BASELINE = "Keras graph"  # whose results the others must reproduce
+XLA = "Keras XLA"
+FAST = "FastLSTM"
+TWO_CALLS = "two FastLSTM"
+ON_NUMPY = "lstm_fast on NumPy"
+PYTORCH = "PyTorch"
+PYTORCH_NATIVE = "PyTorch (native)"

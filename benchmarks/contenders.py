@@ -9,15 +9,10 @@ from typing import Any
 
 import keras
 
-from benchmarks import BASELINE
+from benchmarks import BASELINE, FAST, ON_NUMPY, PYTORCH, PYTORCH_NATIVE, TWO_CALLS, XLA
 from benchmarks.peers import Prepared, keras_layers, numpy_kernels
 from benchmarks.scenarios import Problem, Scenario
 from lstm_fast import FastBidirectional, FastLSTM
-
-FAST = "FastLSTM"
-ON_NUMPY = "lstm_fast on NumPy"
-PYTORCH = "PyTorch"
-XLA = "Keras XLA"
 
 
 @dataclass(frozen=True)
@@ -97,10 +92,10 @@ CONTENDERS = (
     keras_contender(BASELINE),
     keras_contender(XLA, jit=True),
     fast_contender(FAST),
-    fast_contender("two FastLSTM", one_call=False),
+    fast_contender(TWO_CALLS, one_call=False),
     Contender(ON_NUMPY, numpy_kernels.prepare, fused_calls=lambda _: 1),
     Contender(PYTORCH, _peer("pytorch"), requires=("torch",)),
-    Contender("PyTorch (native)", _peer("pytorch", onednn=False), requires=("torch",), cannot=_native_anyhow),
+    Contender(PYTORCH_NATIVE, _peer("pytorch", onednn=False), requires=("torch",), cannot=_native_anyhow),
     Contender("JAX scan", _peer("jax_scan"), requires=("jax",)),
     Contender("TensorFlow BlockLSTMV2", _peer("block_lstm"), cannot=_no_lengths),
     Contender("ONNX Runtime", _peer("onnx_runtime"), requires=("onnx", "onnxruntime"), cannot=_no_training),

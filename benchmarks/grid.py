@@ -14,9 +14,9 @@ from typing import Any
 
 from rich.progress import track
 
-from benchmarks import BASELINE, parity
+from benchmarks import BASELINE, FAST, ON_NUMPY, PYTORCH, XLA, parity
 from benchmarks.command import parser, write_json
-from benchmarks.contenders import BY_NAME, FAST, ON_NUMPY, PYTORCH, XLA
+from benchmarks.contenders import BY_NAME
 from benchmarks.environment import environment
 from benchmarks.scenarios import Scenario
 

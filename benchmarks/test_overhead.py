@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 import lstm_fast
-from benchmarks import BASELINE
-from benchmarks.contenders import BY_NAME, FAST, ON_NUMPY, PYTORCH, Contender
+from benchmarks import BASELINE, FAST, ON_NUMPY, PYTORCH
+from benchmarks.contenders import BY_NAME, Contender
 from benchmarks.peers import Prepared
 from benchmarks.scenarios import Problem, Scenario
 

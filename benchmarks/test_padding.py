@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
-from benchmarks.contenders import BY_NAME, FAST
+from benchmarks import FAST
+from benchmarks.contenders import BY_NAME
 from benchmarks.scenarios import SCENARIOS, SMOKE_SCENARIOS, Scenario
 
 

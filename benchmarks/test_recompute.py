@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from benchmarks.contenders import BY_NAME, FAST, Contender, fast_contender
+from benchmarks import FAST
+from benchmarks.contenders import BY_NAME, Contender, fast_contender
 from benchmarks.scenarios import Scenario
 
 CONTENDERS = (BY_NAME[FAST], fast_contender("FastLSTM, recompute", recompute=True))

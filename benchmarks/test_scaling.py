@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from benchmarks.contenders import BY_NAME, ON_NUMPY
+from benchmarks import ON_NUMPY
+from benchmarks.contenders import BY_NAME
 from benchmarks.scenarios import SCENARIOS, SMOKE_SCENARIOS, Scenario
 from lstm_fast import _core
 
