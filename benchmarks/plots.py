@@ -15,7 +15,7 @@ from benchmarks.results import Cell, Timing
 from benchmarks.tables import groups, pass_name, peers
 
 NOT_DRAWN = (PYTORCH_NATIVE,)  # nobody has it by default; it is in the table
-TICKS = (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64)
+TICKS = tuple(2.0**n for n in range(-7, 8))
 
 
 def speed(timings: Sequence[Timing], path: Path) -> None:
@@ -41,7 +41,7 @@ def speed(timings: Sequence[Timing], path: Path) -> None:
             for bar, ratio in zip(bars, ratios, strict=True):
                 right = ratio >= 1
                 axes.annotate(
-                    f"{ratio:.2g}" if ratio < 10 else f"{ratio:.0f}",
+                    _digits(ratio),
                     (ratio, bar.get_y() + bar.get_height() / 2),
                     xytext=(2 if right else -2, 0),
                     textcoords="offset points",
@@ -91,7 +91,7 @@ def grid(cells: Sequence[Cell], path: Path) -> None:
     bar = figure.colorbar(image, ax=list(all_axes), label="times as fast (grey: left out)", shrink=0.6)
     bar.ax.yaxis.set_major_locator(FixedLocator([tick for tick in TICKS if 1 / greatest <= tick <= greatest]))
     bar.ax.yaxis.set_minor_locator(NullLocator())
-    bar.ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    bar.ax.yaxis.set_major_formatter(StrMethodFormatter("{x:.2g}"))
     _save(figure, path)
 
 
@@ -99,8 +99,14 @@ def _annotate(axes: Axes, ratios: np.ndarray, greatest: float) -> None:
     for (row, column), ratio in np.ndenumerate(ratios):
         if np.isfinite(ratio):
             dark = abs(np.log(ratio)) > 0.6 * np.log(greatest)
-            text = f"{ratio:.2f}" if ratio < 10 else f"{ratio:.0f}"
-            axes.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
+            axes.text(
+                column, row, _digits(ratio), ha="center", va="center", fontsize=8, color="white" if dark else "black"
+            )
+
+
+def _digits(ratio: float) -> str:
+    """Digits as far as they tell something: whether a ratio near 1 is above or below it."""
+    return f"{ratio:.2f}" if ratio < 2 else f"{ratio:.1f}" if ratio < 10 else f"{ratio:.0f}"
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -15,6 +15,7 @@ from benchmarks.results import Results, read
 from benchmarks.tables import Table, environment_lines, tables
 
 USAGE = 2
+MAX_WIDTH = 500  # of a table, in characters
 
 
 def show(rendered: Sequence[Table]) -> None:
@@ -27,10 +28,12 @@ def show(rendered: Sequence[Table]) -> None:
     for table in rendered:
         printed = RichTable(title=table.title, caption=table.note or None, box=box.SIMPLE_HEAD, title_justify="left")
         for n, column in enumerate(table.columns):
-            printed.add_column(column, justify="right" if n else "left")
+            printed.add_column(column, justify="right" if n else "left", no_wrap=True)
         for row in table.rows:
             printed.add_row(*row)
-        console.print(printed)
+        # A table that is too wide is better wrapped by the terminal than cut off.
+        needed = console.measure(printed, options=console.options.update(width=MAX_WIDTH)).minimum
+        console.print(printed, width=max(console.width, needed), crop=False)
 
 
 def write(results: Results, rendered: Sequence[Table], folder: Path, formats: Sequence[str]) -> None:

@@ -6,34 +6,119 @@ from typing import Any
 
 import pytest
 
-from benchmarks import BASELINE, report
+from benchmarks import BASELINE, FAST, ON_NUMPY, PYTORCH, XLA, report
 
-ENVIRONMENT = {"isa": "generic", "threads": 2, "tensorflow": "2.18.0"}
-
-
-def result(contender: str, median: float) -> dict[str, Any]:
-    info = {"contender": contender, "scenario": "1,2,3,4", "training": True, "flop": 4e6, "bytes": 1, **ENVIRONMENT}
-    return {"group": "training 1,2,3,4", "extra_info": info, "stats": {"median": median}}
+ENVIRONMENT = {"cpu": "abacus", "isa": "generic", "threads": 2}
 
 
-def write(path: Path, *benchmarks: dict[str, Any]) -> Path:
-    path.write_text(json.dumps({"benchmarks": benchmarks}))
-    return path
+def timing(kind: str, contender: str, seconds: float, scenario: str = "1,2,3,4", **info: Any) -> dict[str, Any]:
+    about = {"kind": kind, "contender": contender, "scenario": scenario, "training": True, "flop": 4e6, **info}
+    return {"extra_info": about, "stats": {"median": seconds}}
 
 
-def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    results = write(tmp_path / "results.json", result(BASELINE, 0.006), result("FastLSTM", 0.002))
-    assert report.main([str(results), "--output", str(tmp_path / "out")]) == 0
-    table = (tmp_path / "out" / "report.md").read_text()
-    assert "| training 1,2,3,4 | FastLSTM | 2.00 | 3.00 | 2.0 |" in table
-    assert "isa generic" in table
-    assert (tmp_path / "out" / "report.png").stat().st_size > 0
-    assert "FastLSTM" in capsys.readouterr().out
+def layers() -> list[dict[str, Any]]:
+    return [timing("layers", name, s) for name, s in ((BASELINE, 0.006), (FAST, 0.002), (PYTORCH, 0.001))]
+
+
+def cell(time: int, training: bool, **ms: float) -> dict[str, Any]:
+    return {"batch": 1, "time": time, "features": 3, "units": 4, "training": training, "ms": ms}
+
+
+def write(folder: Path, name: str, content: dict[str, Any]) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(json.dumps(content))
+    return folder / name
+
+
+def write_timings(folder: Path, *benchmarks: dict[str, Any], name: str = "results.json") -> Path:
+    return write(folder, name, {"machine_info": {"lstm_fast": ENVIRONMENT}, "benchmarks": benchmarks})
+
+
+def write_grid(folder: Path) -> Path:
+    fast = {FAST: 1.0, ON_NUMPY: 0.5}
+    cells = [
+        cell(2, False, **fast, **{BASELINE: 8.0, XLA: 4.0, PYTORCH: 6.0}),
+        cell(2000, True, **fast, **{BASELINE: 0.25}),
+    ]
+    return write(folder, "grid.json", {"environment": ENVIRONMENT | {"cpu": "fingers"}, "grid": cells})
+
+
+def write_memory(folder: Path) -> Path:
+    peak = [{"contender": "keras.layers.LSTM", "bytes": 4e8}, {"contender": FAST, "bytes": 1e8}]
+    return write(folder, "memory.json", {"environment": ENVIRONMENT, "memory": {"batch": 5, "time": 7, "peak": peak}})
+
+
+def rendered(*paths: Path, output: Path) -> str:
+    assert report.main([*map(str, paths), "--output", str(output)]) == 0
+    return (output / "report.md").read_text()
+
+
+def test_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, output = tmp_path / "results", tmp_path / "out"
+    write_timings(
+        folder,
+        *layers(),
+        timing("roofline", "NumPy", 0.0005, threads=2, library="openblas"),
+        timing("scaling", ON_NUMPY, 0.004, threads=1),
+        timing("scaling", ON_NUMPY, 0.0025, threads=2),
+        timing("padding", FAST, 0.002, scenario="1,2,3,4 padded", masked=True, padding=0.75),
+        timing("padding", FAST, 0.006, masked=False, padding=0.75),
+        timing("recompute", FAST, 0.002),
+        timing("recompute", "FastLSTM, recompute", 0.003),
+        timing("overhead", FAST, 0.00012),
+    )
+    write_grid(folder)
+    write_memory(folder)
+    text = rendered(folder, output=output)
+    for line in (
+        "speed and memory: cpu abacus, isa generic, threads 2",
+        "grid: cpu fingers, isa generic, threads 2",
+        "| 1,2,3,4 | 2.00 | 2.0 | 25% | 6.00 (3.00) | 1.00 (0.50) |",
+        "| NumPy | 0.50 | 8.0 |",
+        "| training 1,2,3,4 | 4.00 | 2 | 2.50 | 1.60 | 80% |",
+        "| training 1,2,3,4 padded | 2.00 | 6.00 | 3.00 | 4.00 | 75.0% |",
+        "| FastLSTM, recompute | 3.00 | 1.50 |",
+        "| FastLSTM | 120.0 |",
+        "| FastLSTM | 100 | 0.25 |",
+        "| inference 1,2,3,4 | 4.00 |",  # the faster one of Keras's
+        "| training 1,2000,3,4 | 0.25 |",
+        "| inference 1,2,3,4 | 12.00 |",
+    ):
+        assert line in text
+    assert "Faster than FastLSTM: PyTorch at 1,2,3,4 (0.50)" in text
+    assert all("<svg" in (output / name).read_text() for name in ("speed.svg", "grid.svg"))
+    assert "6.00 (3.00)" in capsys.readouterr().out  # whatever the width of the terminal
+
+
+@pytest.mark.parametrize("write_part", [lambda folder: write_timings(folder, *layers()), write_grid, write_memory])
+def test_one_part(tmp_path: Path, write_part: Any) -> None:
+    path = write_part(tmp_path / "results")
+    text = rendered(path, output=tmp_path / "file")
+    assert text == rendered(path.parent, output=tmp_path / "folder")
+    assert text.count("isa generic") == 1
+
+
+def test_formats(tmp_path: Path) -> None:
+    path = write_timings(tmp_path, *layers())
+    assert report.main([str(path), "--output", str(tmp_path), "--format", "png", "svg"]) == 0
+    assert (tmp_path / "speed.png").exists()
+    assert (tmp_path / "speed.svg").exists()
 
 
 def test_bad_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "cut off.json").write_text("{")
-    for path in (tmp_path / "missing.json", tmp_path / "cut off.json", write(tmp_path / "empty.json")):
-        assert report.main([str(path), "--output", str(tmp_path / "out")]) == 1
-        assert path.name in capsys.readouterr().err
+    (tmp_path / "folder").mkdir()
+    for path in (
+        tmp_path / "missing.json",
+        tmp_path / "cut off.json",
+        tmp_path / "folder",
+        write_timings(tmp_path, name="empty.json"),
+        write(tmp_path, "no cells.json", {"environment": {}, "grid": []}),
+        write(tmp_path, "other.json", {"a": 1}),
+        write(tmp_path, "foreign.json", {"machine_info": {}, "benchmarks": [{"stats": {}}]}),
+    ):
+        assert report.main([str(path), "--output", str(tmp_path / "out")]) == 2
+        error = capsys.readouterr().err
+        assert path.name in error
+        assert error.count("\n") == 1
         assert not (tmp_path / "out").exists()
