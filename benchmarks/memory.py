@@ -16,6 +16,7 @@ from benchmarks.command import parser, write_json
 
 CONTENDERS = ("keras.layers.LSTM", "FastLSTM", "FastLSTM, recompute")
 BATCH, TIME, VOCABULARY = 64, 1354, 8185  # the longest review of an IMDB batch, the entries of `subwords8k`
+ROOT = Path(__file__).parents[1]
 STEPS = 3  # the allocator has then seen everything that it will reuse
 
 
@@ -71,7 +72,7 @@ def measure(contender: str, batch: int, time: int) -> int:
 
 def in_fresh_process(contender: str, batch: int, time: int) -> int:
     command = [sys.executable, "-m", "benchmarks.memory", "--measure", contender, str(batch), str(time)]
-    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    finished = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     if finished.returncode:
         raise RuntimeError(f"{contender}: {finished.stderr}")
     return int(finished.stdout)

@@ -25,15 +25,16 @@ def show(rendered: Sequence[Table]) -> None:
     from rich.table import Table as RichTable
 
     console = Console()
+    width, unlimited = console.width, console.options.update(max_width=MAX_WIDTH)
     for table in rendered:
         printed = RichTable(title=table.title, caption=table.note or None, box=box.SIMPLE_HEAD, title_justify="left")
-        for n, column in enumerate(table.columns):
-            printed.add_column(column, justify="right" if n else "left", no_wrap=True)
+        for n, texts in enumerate(zip(table.columns, *table.rows, strict=True)):
+            printed.add_column(texts[0], justify="right" if n else "left", min_width=max(map(len, texts)))
         for row in table.rows:
             printed.add_row(*row)
         # A table that is too wide is better wrapped by the terminal than cut off.
-        needed = console.measure(printed, options=console.options.update(width=MAX_WIDTH)).minimum
-        console.print(printed, width=max(console.width, needed), crop=False)
+        console.width = max(width, console.measure(printed, options=unlimited).minimum)
+        console.print(printed)
 
 
 def write(results: Results, rendered: Sequence[Table], folder: Path, formats: Sequence[str]) -> None:

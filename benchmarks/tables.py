@@ -112,7 +112,8 @@ def _roofline(timings: Sequence[Timing]) -> Table:
         about = {name: value for name, value in timing.info.items() if name not in ("kind", "contender", "flop")}
         description = ", ".join(f"{name} {value}" for name, value in about.items())
         rows.append((timing.info["contender"], _ms(timing), f"{timing.gflops:.1f}", description))
-    return Table("Roofline: a large product of float32 matrices", ("by", "ms", "GFLOP/s", "with"), rows)
+    note = "A share may exceed 100 %: the core type tells which vectors OpenBLAS uses, not always the widest there are."
+    return Table("Roofline: a large product of float32 matrices", ("by", "ms", "GFLOP/s", "with"), rows, note)
 
 
 def _scaling(timings: Sequence[Timing]) -> Table:
