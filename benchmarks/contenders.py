@@ -84,6 +84,12 @@ def _native_anyhow(scenario: Scenario, _training: bool) -> str | None:
     return "packed sequences do not use oneDNN in the first place" if scenario.padded else None
 
 
+def _padding_comes_first(scenario: Scenario, _training: bool) -> str | None:
+    if scenario.padded and scenario.bidirectional:
+        return "the backward direction would begin in the padding"
+    return None if scenario.padded else "the same as PyTorch without padding"
+
+
 def _no_training(_scenario: Scenario, training: bool) -> str | None:
     return "no backward pass" if training else None
 
@@ -96,6 +102,7 @@ CONTENDERS = (
     Contender(ON_NUMPY, numpy_kernels.prepare, fused_calls=lambda _: 1),
     Contender(PYTORCH, _peer("pytorch"), requires=("torch",)),
     Contender(PYTORCH_NATIVE, _peer("pytorch", onednn=False), requires=("torch",), cannot=_native_anyhow),
+    Contender("PyTorch (unpacked)", _peer("pytorch", packed=False), requires=("torch",), cannot=_padding_comes_first),
     Contender("JAX scan", _peer("jax_scan"), requires=("jax",)),
     Contender("TensorFlow BlockLSTMV2", _peer("block_lstm"), cannot=_no_lengths),
     Contender("ONNX Runtime", _peer("onnx_runtime"), requires=("onnx", "onnxruntime"), cannot=_no_training),

@@ -8,6 +8,8 @@ from typing import Any
 
 import lstm_fast
 
+# Variables that change how fast somebody is: OPENBLAS_CORETYPE=Haswell halves the roofline of a processor with AVX-512.
+VARIABLES = ("OPENBLAS_", "OMP_", "MKL_", "GOMP_", "KMP_", "TF_ENABLE_ONEDNN_OPTS", "ONEDNN_", "DNNL_", "XLA_", "ATEN_")
 PACKAGES = ("tensorflow", "keras", "numpy", "torch", "jax", "onnxruntime")
 
 
@@ -22,6 +24,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "lstm_fast": status.version,
         **{name: version for name in PACKAGES if (version := _version(name))},
+        **{name: value for name, value in sorted(os.environ.items()) if name.startswith(VARIABLES)},
     }
 
 
