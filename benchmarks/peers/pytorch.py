@@ -4,7 +4,7 @@ In float32 on the CPU it runs oneDNN's LSTM primitive in both passes: torch.prof
 aten::mkldnn_rnn_layer and MkldnnRnnLayerBackward0. With `onednn=False`, and for packed sequences anyhow, it runs
 PyTorch's own loop over matrix products and fused pointwise operations. Training on packed sequences takes time that
 grows faster than their length (on one core at 64,T,64,64: 60 ms at T=170, 3.2 s at T=1354). So `packed=False` computes
-the padding as well, by oneDNN, and blanks it out: right where it comes last, which for a backward direction it does not.
+the padding as well, by oneDNN, and blanks it out: right where it comes last, as it does for one forward direction.
 """
 
 import contextlib
