@@ -246,6 +246,22 @@ def test_bits_do_not_depend_on_threads_or_on_time(batch, directions, reserve):
         assert_same_bits(solve_by_kernel(problem, reserve=reserve), alone)
 
 
+# A few rows with a recurrent kernel too large for L1: the threads share the units of a tile.
+@pytest.mark.parametrize("reserve", RESERVE_MODES)
+@pytest.mark.parametrize("batch", [1, 2, 5])
+@pytest.mark.parametrize("mask", ["none", "holes"])
+@pytest.mark.parametrize("features", [3, 150])
+@pytest.mark.usefixtures("threads")
+@every_isa
+def test_bits_do_not_depend_on_the_size_of_a_team(features, mask, batch, reserve):
+    problem = make_problem(batch, 30, features, 205, mask=mask, dtype="float16" if batch == 2 else "float32")
+    _core.set_threads(1)
+    alone = solve_by_kernel(problem, reserve=reserve)
+    for count in (2, 3, 4):
+        _core.set_threads(count)
+        assert_same_bits(solve_by_kernel(problem, reserve=reserve), alone)
+
+
 @pytest.mark.parametrize("count", [0, -1])
 def test_number_of_threads_must_be_positive(count):
     with pytest.raises(ValueError, match=str(count)):

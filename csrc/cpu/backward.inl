@@ -58,15 +58,23 @@ int64_t BackwardScratchSize(const Direction<Real>& d, int64_t row_count) {
 }
 
 // Adds the gradient that y's consumers send to a row's step k, whose h is y at its own time and, unless masked outputs
-// are zero, at the masked timesteps that follow it.
+// are zero, at the masked timesteps that follow it; for `units` units from first_unit on, where dh points.
 template <class Real>
-void AddOutputGradient(const Direction<Real>& d, const Row& row, int64_t k, Real* scratch, Real* dh) {
+void AddOutputGradient(const Direction<Real>& d, const Row& row, int64_t k, int64_t first_unit, int64_t units,
+                       Real* scratch, Real* dh) {
   if (!d.dy.data) return;
-  const int64_t base = row.batch * d.dy.batch_stride;
+  const auto add = [&](int64_t time) {
+    const int64_t offset = row.batch * d.dy.batch_stride + time * d.dy.time_stride + first_unit;
+    const Real* values = scratch;
+    if (IsReal<Real>(d.dtype)) {
+      values = static_cast<const Real*>(d.dy.data) + offset;
+    } else {
+      LoadRow(d.dtype, d.dy.data, offset, units, scratch);
+    }
+    for (int64_t j = 0; j < units; ++j) dh[j] += values[j];
+  };
   if (!d.return_sequences) {
-    if (k + 1 < row.count || (d.zero_output_for_mask && !LastStepIsReal(d, row))) return;
-    LoadRow(d.dtype, d.dy.data, base, d.units, scratch);
-    for (int64_t j = 0; j < d.units; ++j) dh[j] += scratch[j];
+    if (k + 1 == row.count && (!d.zero_output_for_mask || LastStepIsReal(d, row))) add(0);
     return;
   }
   const int64_t t = TimeOf(d, row, k), direction = d.reversed ? -1 : 1;
@@ -75,25 +83,37 @@ void AddOutputGradient(const Direction<Real>& d, const Row& row, int64_t k, Real
     const int64_t after = d.reversed ? -1 : d.time;
     end = k + 1 < row.count ? TimeOf(d, row, k + 1) : after;
   }
-  for (int64_t s = t; s != end; s += direction) {
-    LoadRow(d.dtype, d.dy.data, base + OutputTime(d, s) * d.dy.time_stride, d.units, scratch);
-    for (int64_t j = 0; j < d.units; ++j) dh[j] += scratch[j];
-  }
+  for (int64_t s = t; s != end; s += direction) add(OutputTime(d, s));
 }
+
+// Panels of units that one member of a team owns in the backward pass. Whole column panels of the transposed recurrent
+// kernel, which hold the units of four gate panels: so a member computes the dh that it needs.
+struct Share {
+  template <class Real>
+  Share(const Direction<Real>& d, const Team& team) {
+    const int64_t panels = Sizes<Real>(d).panels, columns = CeilDivide(panels, 4);
+    first = team.First(columns) * 4;
+    last = team.Last(columns) * 4 < panels ? team.Last(columns) * 4 : panels;
+    first_unit = first * kLanes<Real>;
+    units = (last * kLanes<Real> < d.units ? last * kLanes<Real> : d.units) - first_unit;
+  }
+  int64_t first, last;        // panels
+  int64_t first_unit, units;  // real ones
+};
 
 // One row, one step back: dh and dc of this step give dz and the dc of the step before. h = o * tanh(c) is computed
 // again rather than kept; `h` receives it.
 template <class Real>
-LSTM_FAST_INLINE void StepBack(const Sizes<Real>& sizes, int64_t units, const Real* gates, const Real* c_before,
+LSTM_FAST_INLINE void StepBack(const Sizes<Real>& sizes, const Share& share, int64_t units, const Real* gates, const Real* c_before,
                                int64_t c_before_stride, const Real* dh, Real* dc, Real* dz, int64_t dz_stride,
                                Real* h) {
   constexpr int64_t kL = kLanes<Real>;
   const Vector<Real> one = Broadcast(Real(1));
-  for (int64_t p = 0; p < sizes.panels; ++p) {
+  for (int64_t p = share.first; p < share.last; ++p) {
     const Real* kept = gates + p * 5 * kL;
     for (int64_t element = 0; element < 5 * kL; element += 64 / static_cast<int64_t>(sizeof(Real))) {
-      __builtin_prefetch(kept - 5 * sizes.units +
-                         element);  // the step before, which is next; before the first: no harm
+      // The step before, which is next; before the first: no harm.
+      __builtin_prefetch(kept - 5 * sizes.units + element);
     }
     const Vector<Real> in = Load(kept), forget = Load(kept + kL), candidate = Load(kept + 2 * kL);
     const Vector<Real> out = Load(kept + 3 * kL), tanh_c = TanhOf<Real>(Load(kept + 4 * kL));
@@ -111,6 +131,7 @@ LSTM_FAST_INLINE void StepBack(const Sizes<Real>& sizes, int64_t units, const Re
     Store(to + 3 * kL, d_out * out * (one - out));
   }
   // Padding lanes are summed over later: an infinity there must not become NaN.
+  if (share.last < sizes.panels || share.first == share.last) return;
   Real* last = dz + (sizes.panels - 1) * dz_stride;
   for (int64_t lane = units - (sizes.panels - 1) * kL; lane < kL; ++lane) {
     for (int64_t gate = 0; gate < 4; ++gate) last[gate * kL + lane] = 0;
@@ -165,18 +186,19 @@ LSTM_FAST_INLINE void MultiplyTransposed(const Sizes<Real>& sizes, const Real* c
   }
 }
 
-// For `count` pairs from gate row `first` on: dz times every column panel of a transposed matrix with `columns`
-// columns. store(pair, column, values, valid) takes up to 4L values of a pair. mask_of(pair) gives its [4][mask_stride]
+// For `count` pairs from gate row `first` on: dz times the column panels from first_column to last_column of a
+// transposed matrix. store(pair, column, values, valid) takes up to 4L values of a pair. mask_of(pair) gives its [4][mask_stride]
 // masks.
 template <class Real, bool kMasked, class MaskOf, class StoreValues>
 LSTM_FAST_INLINE void ForTransposedProduct(const Direction<Real>& d, const Real* dz, int64_t total, int64_t first,
-                                           int64_t count, const Real* transposed, int64_t columns,
-                                           const MaskOf& mask_of, int64_t mask_stride, const StoreValues& store) {
+                                           int64_t count, const Real* transposed, int64_t first_column,
+                                           int64_t last_column, const MaskOf& mask_of, int64_t mask_stride,
+                                           const StoreValues& store) {
   constexpr int64_t kL = kLanes<Real>;
   const Sizes<Real> sizes(d);
   const int64_t depth = sizes.panels * sizes.width;
-  for (int64_t column = 0; column < columns; column += sizes.width) {
-    const int64_t valid = columns - column < sizes.width ? columns - column : sizes.width;
+  for (int64_t column = first_column; column < last_column; column += sizes.width) {
+    const int64_t valid = last_column - column < sizes.width ? last_column - column : sizes.width;
     const Real* panel = transposed + column * depth;
     ForRowTiles(count, [&](auto tile, int64_t offset) {
       constexpr int kRows = decltype(tile)::value;
@@ -208,8 +230,12 @@ LSTM_FAST_INLINE void ForTransposedProduct(const Direction<Real>& d, const Real*
 
 // Turns the rows of an operand into tiles of kMicroRows columns side by side: [tiles][pairs][kMicroRows].
 template <class Real>
-void PackColumns(const Operand<Real>& rows, int64_t gate, int64_t total, int64_t columns, Real* packed) {
-  for (int64_t first = 0; first < columns; first += kMicroRows) {
+void PackColumns(const Operand<Real>& rows, int64_t gate, int64_t total, int64_t columns, Real* packed,
+                 const Team& team) {
+  const int64_t tiles = CeilDivide(columns, kMicroRows);
+  packed += team.First(tiles) * total * kMicroRows;
+  for (int64_t tile = team.First(tiles); tile < team.Last(tiles); ++tile) {
+    const int64_t first = tile * kMicroRows;
     const int64_t count = columns - first < kMicroRows ? columns - first : kMicroRows;
     for (int64_t pair = 0; pair < total; ++pair) {
       const Real* from = rows.rows[pair] + gate * rows.gate_stride + first;
@@ -223,14 +249,14 @@ void PackColumns(const Operand<Real>& rows, int64_t gate, int64_t total, int64_t
 // added: one running sum over thousands of timesteps would lose digits that Keras, which adds a product per timestep,
 // keeps.
 template <class Real, bool kPerGate>
-void AccumulateGradient(const Direction<Real>& d, const Real* packed, int64_t columns, const Real* dz, int64_t total,
-                        Real* gradient) {
+void AccumulateGradient(const Direction<Real>& d, const Share& share, const Real* packed, int64_t columns,
+                        const Real* dz, int64_t total, Real* gradient) {
   constexpr int64_t kL = kLanes<Real>;
   // Pairs summed at once: dz of so many pairs stays in L1 while all columns pass.
   constexpr int64_t kBlock = 128;
   const Sizes<Real> sizes(d);
   const int64_t gate_stride = CeilDivide(columns, kMicroRows) * total * kMicroRows;
-  for (int64_t p = 0; p < sizes.panels; ++p) {
+  for (int64_t p = share.first; p < share.last; ++p) {
     for (int64_t begin = 0; begin < total; begin += kBlock) {
       const Extent extent = {1, total - begin < kBlock ? total - begin : kBlock, 0, 0};
       const Real* panel = dz + (p * total + begin) * sizes.width;
@@ -264,20 +290,22 @@ void AccumulateGradient(const Direction<Real>& d, const Real* packed, int64_t co
 }
 
 template <class Real>
-void AccumulateMatrix(const Direction<Real>& d, const Operand<Real>& rows, int64_t columns, const Real* dz,
-                      int64_t total, Real* packed, Real* gradient) {
+void AccumulateMatrix(const Direction<Real>& d, const Share& share, const Operand<Real>& rows, int64_t columns,
+                      const Real* dz, int64_t total, Real* packed, Real* gradient, const Team& team) {
   const int64_t gate_stride = CeilDivide(columns, kMicroRows) * total * kMicroRows;
   for (int64_t gate = 0; gate < (rows.per_gate ? 4 : 1); ++gate) {
-    PackColumns(rows, gate, total, columns, packed + gate * gate_stride);
+    PackColumns(rows, gate, total, columns, packed + gate * gate_stride, team);
   }
-  rows.per_gate ? AccumulateGradient<Real, true>(d, packed, columns, dz, total, gradient)
-                : AccumulateGradient<Real, false>(d, packed, columns, dz, total, gradient);
+  team.Wait();
+  rows.per_gate ? AccumulateGradient<Real, true>(d, share, packed, columns, dz, total, gradient)
+                : AccumulateGradient<Real, false>(d, share, packed, columns, dz, total, gradient);
+  team.Wait();  // before `packed` is written again
 }
 
 template <class Real>
-void AccumulateBias(const Sizes<Real>& sizes, const Real* dz, int64_t total, Real* gradient) {
+void AccumulateBias(const Sizes<Real>& sizes, const Share& share, const Real* dz, int64_t total, Real* gradient) {
   constexpr int64_t kL = kLanes<Real>;
-  for (int64_t p = 0; p < sizes.panels; ++p) {
+  for (int64_t p = share.first; p < share.last; ++p) {
     Vector<Real> sums[4];
     LSTM_FAST_UNROLL
     for (int v = 0; v < 4; ++v) sums[v] = Vector<Real>{};
@@ -296,8 +324,7 @@ void AccumulateBias(const Sizes<Real>& sizes, const Real* dz, int64_t total, Rea
 // Makes the chunk's gates, and h and c before its first step, available: from the reserve, or by running forward again
 // from the checkpoint.
 template <class Real>
-void PrepareGates(const Direction<Real>& d, const Row* rows, int64_t row_count, const Operand<Real>& x,
-                  BackwardScratch<Real>& s) {
+void PrepareGates(const Direction<Real>& d, const Row* rows, int64_t row_count, BackwardScratch<Real>& s) {
   const Sizes<Real> sizes(d);
   const int64_t step_size = 5 * sizes.units, active = s.chunk.active[0];
   if (d.reserve_mode == Reserve::kRecompute) {
@@ -311,7 +338,7 @@ void PrepareGates(const Direction<Real>& d, const Row* rows, int64_t row_count, 
       state.gates[r] = s.recomputed + (r * d.chunk_steps - s.chunk.begin) * step_size;
       s.gates[r] = state.gates[r];
     }
-    RunChunk(d, s.chunk, x, state, [](int64_t, int64_t) {});
+    RunChunk(d, s.chunk, s.input.operand(), state, Team{0, 1, nullptr, nullptr}, [](int64_t, int64_t) {});
     return;
   }
   for (int64_t r = 0; r < active; ++r) s.gates[r] = d.reserve + rows[r].reserve_offset;
@@ -333,7 +360,7 @@ void PrepareGates(const Direction<Real>& d, const Row* rows, int64_t row_count, 
 
 // dh of the step before: dz U^T, for the rows that are active in step k.
 template <class Real>
-void PropagateState(const Direction<Real>& d, int64_t k, BackwardScratch<Real>& s) {
+void PropagateState(const Direction<Real>& d, const Share& share, int64_t k, BackwardScratch<Real>& s) {
   const int64_t padded = Sizes<Real>(d).units;
   const auto mask_of = [&](int64_t r) { return s.masks + r * 4 * padded; };
   const auto store = [&](int64_t r, int64_t column, const Real* values, int64_t valid) {
@@ -342,27 +369,31 @@ void PropagateState(const Direction<Real>& d, int64_t k, BackwardScratch<Real>& 
   };
   const int64_t first = s.chunk.first[k - s.chunk.begin], count = s.chunk.active[k - s.chunk.begin];
   if (d.recurrent_dropout) {
-    ForTransposedProduct<Real, true>(d, s.dz, s.chunk.total, first, count, d.recurrent_kernel_transposed, d.units,
-                                     mask_of, padded, store);
+    ForTransposedProduct<Real, true>(d, s.dz, s.chunk.total, first, count, d.recurrent_kernel_transposed,
+                                     share.first_unit, share.first_unit + share.units, mask_of, padded, store);
   } else {
-    ForTransposedProduct<Real, false>(d, s.dz, s.chunk.total, first, count, d.recurrent_kernel_transposed, d.units,
-                                      mask_of, padded, store);
+    ForTransposedProduct<Real, false>(d, s.dz, s.chunk.total, first, count, d.recurrent_kernel_transposed,
+                                      share.first_unit, share.first_unit + share.units, mask_of, padded, store);
   }
 }
 
-// dx = dz W^T for the whole chunk.
+// dx = dz W^T for the whole chunk, each member of the team for its share of the pairs.
 template <class Real>
-void StoreInputGradient(const Direction<Real>& d, const Row* rows, BackwardScratch<Real>& s) {
-  for (int64_t k = s.chunk.begin; k < s.chunk.end; ++k) {
-    for (int64_t r = 0; r < s.chunk.active[k - s.chunk.begin]; ++r) {
-      const int64_t offset = rows[r].batch * d.dx.batch_stride + TimeOf(d, rows[r], k) * d.dx.time_stride;
-      s.pair_row[s.chunk.first[k - s.chunk.begin] + r] = r;
-      s.pair_offset[s.chunk.first[k - s.chunk.begin] + r] = offset;
+void StoreInputGradient(const Direction<Real>& d, const Row* rows, BackwardScratch<Real>& s, const Team& team) {
+  if (team.rank == 0) {
+    for (int64_t k = s.chunk.begin; k < s.chunk.end; ++k) {
+      for (int64_t r = 0; r < s.chunk.active[k - s.chunk.begin]; ++r) {
+        const int64_t offset = rows[r].batch * d.dx.batch_stride + TimeOf(d, rows[r], k) * d.dx.time_stride;
+        s.pair_row[s.chunk.first[k - s.chunk.begin] + r] = r;
+        s.pair_offset[s.chunk.first[k - s.chunk.begin] + r] = offset;
+      }
     }
   }
-  const auto mask_of = [&](int64_t pair) { return s.input.mask(s.pair_row[pair], 0); };
+  team.Wait();
+  const int64_t first = team.First(s.chunk.total), count = team.Last(s.chunk.total) - first;
+  const auto mask_of = [&](int64_t pair) { return s.input.mask(s.pair_row[first + pair], 0); };
   const auto store = [&](int64_t pair, int64_t column, const Real* values, int64_t valid) {
-    const int64_t offset = s.pair_offset[pair] + column;
+    const int64_t offset = s.pair_offset[first + pair] + column;
     if (!d.dx_accumulates) {
       StoreRow(d.dx_dtype, d.dx.data, offset, valid, values);
       return;
@@ -371,10 +402,10 @@ void StoreInputGradient(const Direction<Real>& d, const Row* rows, BackwardScrat
     for (int64_t j = 0; j < valid; ++j) to[j] += values[j];
   };
   if (d.input_dropout) {
-    ForTransposedProduct<Real, true>(d, s.dz, s.chunk.total, 0, s.chunk.total, d.kernel_transposed, d.input, mask_of,
+    ForTransposedProduct<Real, true>(d, s.dz, s.chunk.total, first, count, d.kernel_transposed, 0, d.input, mask_of,
                                      d.input, store);
   } else {
-    ForTransposedProduct<Real, false>(d, s.dz, s.chunk.total, 0, s.chunk.total, d.kernel_transposed, d.input, mask_of,
+    ForTransposedProduct<Real, false>(d, s.dz, s.chunk.total, first, count, d.kernel_transposed, 0, d.input, mask_of,
                                       d.input, store);
   }
 }
@@ -391,72 +422,92 @@ void ZeroMaskedInputGradient(const Direction<Real>& d, const Row& row) {
   }
 }
 
+// h before each pair, times the dropout masks, becomes the left operand of the recurrent kernel's gradient.
+template <class Real>
+void PrepareStates(const Direction<Real>& d, BackwardScratch<Real>& s) {
+  const int64_t padded = Sizes<Real>(d).units;
+  for (int64_t k = s.chunk.begin; k < s.chunk.end; ++k) {
+    for (int64_t r = 0; r < s.chunk.active[k - s.chunk.begin]; ++r) {
+      const int64_t pair = s.chunk.first[k - s.chunk.begin] + r;
+      Real* h = s.h_rows + pair * padded;
+      s.h_before.rows[pair] = h;
+      if (!d.recurrent_dropout) continue;
+      for (int64_t gate = 3; gate >= 0; --gate) {  // gate 0, which overwrites h, last
+        const Real* mask = s.masks + (r * 4 + gate) * padded;
+        for (int64_t j = 0; j < padded; ++j) h[gate * s.h_before.gate_stride + j] = h[j] * mask[j];
+      }
+    }
+  }
+}
+
 template <class Real>
 void BackwardTile(const Direction<Real>& d, const Row* rows, int64_t row_count, const WeightGradient<Real>& gradient,
-                  Real* scratch_memory) {
+                  Real* scratch_memory, const Team& team) {
   BackwardScratch<Real> s(scratch_memory, d, row_count);
+  Chunk& chunk = s.chunk;
   const Sizes<Real> sizes(d);
+  const Share share(d, team);
   constexpr int64_t kL = kLanes<Real>;
+  const bool leads = team.rank == 0;
 
-  s.input.LoadMasks(rows, row_count);
-  if (d.recurrent_dropout) {
-    LoadRecurrentMasks(d, rows, row_count, s.masks);
-    if (d.reserve_mode == Reserve::kRecompute) LoadRecurrentMasks(d, rows, row_count, s.state.masks);
-  }
-  LoadState(d, d.dh_n, rows, row_count, s.dh);
-  LoadState(d, d.dc_n, rows, row_count, s.dc);
-  for (int64_t r = 0; r < row_count; ++r) {
-    if (d.dx.data && !d.dx_accumulates && rows[r].count < d.time) ZeroMaskedInputGradient(d, rows[r]);
+  if (leads) {
+    s.input.LoadMasks(rows, row_count);
+    if (d.recurrent_dropout) {
+      LoadRecurrentMasks(d, rows, row_count, s.masks);
+      if (d.reserve_mode == Reserve::kRecompute) LoadRecurrentMasks(d, rows, row_count, s.state.masks);
+    }
+    LoadState(d, d.dh_n, rows, row_count, s.dh);
+    LoadState(d, d.dc_n, rows, row_count, s.dc);
+    for (int64_t r = 0; r < row_count; ++r) {
+      if (d.dx.data && !d.dx_accumulates && rows[r].count < d.time) ZeroMaskedInputGradient(d, rows[r]);
+    }
   }
 
   const int64_t steps = rows[0].count;
   for (int64_t begin = CeilDivide(steps, d.chunk_steps) * d.chunk_steps - d.chunk_steps; begin >= 0;
        begin -= d.chunk_steps) {
     const int64_t end = begin + d.chunk_steps < steps ? begin + d.chunk_steps : steps;
-    Chunk& chunk = s.chunk;
-    chunk.Fill(rows, row_count, begin, end);
-    const Operand<Real>& x = s.input.Gather(chunk, rows);
-    PrepareGates(d, rows, row_count, x, s);
-
+    chunk.Span(begin, end);
     const auto h_of = [&](int64_t k, int64_t r) {  // h before step k, unmasked
       return s.h_rows + (chunk.first[k - begin] + r) * sizes.units;
     };
-    for (int64_t r = 0; r < chunk.active[0]; ++r) {
-      for (int64_t j = 0; j < sizes.units; ++j) h_of(begin, r)[j] = s.h_start[r * sizes.units + j];
+    if (leads) {
+      chunk.Fill(rows, row_count);
+      chunk.Count();
+      s.input.Gather(chunk, rows);
+      PrepareGates(d, rows, row_count, s);
+      for (int64_t r = 0; r < chunk.active[0]; ++r) {
+        for (int64_t j = 0; j < sizes.units; ++j) h_of(begin, r)[j] = s.h_start[r * sizes.units + j];
+      }
     }
+    team.Wait();
+    chunk.Count();
     for (int64_t k = end - 1; k >= begin; --k) {
       for (int64_t r = 0; r < chunk.active[k - begin]; ++r) {
         Real* dh = s.dh + r * sizes.units;
-        AddOutputGradient(d, rows[r], k, s.dy, dh);
+        AddOutputGradient(d, rows[r], k, share.first_unit, share.units, s.dy + share.first_unit,
+                          dh + share.first_unit);
         const Real* gates = s.gates[r] + k * 5 * sizes.units;
         const bool first = k == begin;
         const Real* c_before = first ? s.c_start + r * sizes.units : gates - 5 * sizes.units + 4 * kL;
         const bool next_in_chunk = k + 1 < end && r < chunk.active[k + 1 - begin];
-        StepBack<Real>(sizes, d.units, gates, c_before, first ? kL : 5 * kL, dh, s.dc + r * sizes.units,
+        StepBack<Real>(sizes, share, d.units, gates, c_before, first ? kL : 5 * kL, dh, s.dc + r * sizes.units,
                        s.dz + (chunk.first[k - begin] + r) * sizes.width, chunk.total * sizes.width,
                        next_in_chunk ? h_of(k + 1, r) : nullptr);
       }
-      PropagateState(d, k, s);
+      team.Wait();  // for the whole of dz
+      PropagateState(d, share, k, s);
     }
 
-    for (int64_t k = begin; k < end; ++k) {
-      for (int64_t r = 0; r < chunk.active[k - begin]; ++r) {
-        Real* h = h_of(k, r);
-        s.h_before.rows[chunk.first[k - begin] + r] = h;
-        if (!d.recurrent_dropout) continue;
-        for (int64_t gate = 3; gate >= 0; --gate) {  // gate 0, which overwrites h, last
-          const Real* mask = s.masks + (r * 4 + gate) * sizes.units;
-          for (int64_t j = 0; j < sizes.units; ++j) h[gate * s.h_before.gate_stride + j] = h[j] * mask[j];
-        }
-      }
-    }
-    AccumulateMatrix(d, x, d.input, s.dz, chunk.total, s.packed, gradient.kernel);
-    AccumulateMatrix(d, s.h_before, d.units, s.dz, chunk.total, s.packed, gradient.recurrent_kernel);
-    AccumulateBias(sizes, s.dz, chunk.total, gradient.bias);
-    if (d.dx.data) StoreInputGradient(d, rows, s);
+    if (leads) PrepareStates(d, s);
+    AccumulateMatrix(d, share, s.input.operand(), d.input, s.dz, chunk.total, s.packed, gradient.kernel, team);
+    AccumulateMatrix(d, share, s.h_before, d.units, s.dz, chunk.total, s.packed, gradient.recurrent_kernel, team);
+    AccumulateBias(sizes, share, s.dz, chunk.total, gradient.bias);
+    if (d.dx.data) StoreInputGradient(d, rows, s, team);
+    team.Wait();  // before the next chunk overwrites this one, or the last dh is read
   }
 
-  for (int64_t r = 0; r < row_count; ++r) {
+  for (int64_t r = 0; r < row_count && leads; ++r) {
     const int64_t offset = rows[r].batch * d.units;
     if (d.dh0) StoreRow(d.dtype, d.dh0, offset, d.units, s.dh + r * sizes.units);
     if (d.dc0) StoreRow(d.dtype, d.dc0, offset, d.units, s.dc + r * sizes.units);

@@ -28,10 +28,10 @@ struct Recurrence {
 };
 
 template <class Real, bool kPerGate>
-void Project(const Direction<Real>& d, const Operand<Real>& x, int64_t total, Real* z) {
+void Project(const Direction<Real>& d, const Operand<Real>& x, int64_t total, Real* z, const Team& team) {
   const Sizes<Real> sizes(d);
   const Extent extent = {1, d.input, 0, 0};
-  for (int64_t p = 0; p < sizes.panels; ++p) {
+  for (int64_t p = team.First(sizes.panels); p < team.Last(sizes.panels); ++p) {
     const Real* bias = d.bias + p * sizes.width;
     const Real* panel = d.kernel + p * d.input * sizes.width;
     ForRowTiles(total, [&](auto tile, int64_t first) {
@@ -57,7 +57,7 @@ void Project(const Direction<Real>& d, const Operand<Real>& x, int64_t total, Re
 
 // One timestep of the rows that are active in it: h -> h_next, c in place.
 template <class Real, bool kPerGate>
-void Step(const Direction<Real>& d, const Chunk& chunk, int64_t k, Recurrence<Real>& state) {
+void Step(const Direction<Real>& d, const Chunk& chunk, int64_t k, Recurrence<Real>& state, const Team& team) {
   constexpr int64_t kL = kLanes<Real>;
   const Sizes<Real> sizes(d);
   const int64_t active = chunk.active[k - chunk.begin], first_pair = chunk.first[k - chunk.begin];
@@ -74,7 +74,7 @@ void Step(const Direction<Real>& d, const Chunk& chunk, int64_t k, Recurrence<Re
     }
   }
   const Real* h = kPerGate ? state.h_masked : state.h;
-  for (int64_t p = 0; p < sizes.panels; ++p) {
+  for (int64_t p = team.First(sizes.panels); p < team.Last(sizes.panels); ++p) {
     const Real* panel = d.recurrent_kernel + p * d.units * sizes.width;
     ForRowTiles(active, [&](auto tile, int64_t first) {
       constexpr int kRows = decltype(tile)::value;
@@ -110,13 +110,15 @@ void Step(const Direction<Real>& d, const Chunk& chunk, int64_t k, Recurrence<Re
   }
 }
 
-// Projects a chunk and runs the recurrence over it; after each step, on_step(k, active) sees h_next and c.
+// Projects a chunk and runs the recurrence over it. After each step on_step(k, active) sees this member's units of
+// h_next and c; it waits for the team.
 template <class Real, class OnStep>
 LSTM_FAST_INLINE void RunChunk(const Direction<Real>& d, const Chunk& chunk, const Operand<Real>& x,
-                               Recurrence<Real>& state, const OnStep& on_step) {
-  x.per_gate ? Project<Real, true>(d, x, chunk.total, state.z) : Project<Real, false>(d, x, chunk.total, state.z);
+                               Recurrence<Real>& state, const Team& team, const OnStep& on_step) {
+  x.per_gate ? Project<Real, true>(d, x, chunk.total, state.z, team)
+             : Project<Real, false>(d, x, chunk.total, state.z, team);
   for (int64_t k = chunk.begin; k < chunk.end; ++k) {
-    d.recurrent_dropout ? Step<Real, true>(d, chunk, k, state) : Step<Real, false>(d, chunk, k, state);
+    d.recurrent_dropout ? Step<Real, true>(d, chunk, k, state, team) : Step<Real, false>(d, chunk, k, state, team);
     on_step(k, chunk.active[k - chunk.begin]);
     Real* previous = state.h;
     state.h = state.h_next;
@@ -175,25 +177,38 @@ int64_t ForwardScratchSize(const Direction<Real>& d, int64_t row_count) {
 }
 
 template <class Real>
-void ForwardTile(const Direction<Real>& d, const Row* rows, int64_t row_count, Real* scratch_memory) {
+void ForwardTile(const Direction<Real>& d, const Row* rows, int64_t row_count, Real* scratch_memory,
+                 const Team& team) {
   ForwardScratch<Real> scratch(scratch_memory, d, row_count);
   Chunk& chunk = scratch.chunk;
   Recurrence<Real>& state = scratch.state;
   const Sizes<Real> sizes(d);
+  const bool leads = team.rank == 0;
+  const int64_t first_unit = team.First(sizes.panels) * kLanes<Real>;
+  const int64_t last_unit = team.Last(sizes.panels) * kLanes<Real>;
+  const int64_t own_units = (last_unit < d.units ? last_unit : d.units) - first_unit;
 
-  scratch.input.LoadMasks(rows, row_count);
-  if (d.recurrent_dropout) LoadRecurrentMasks(d, rows, row_count, state.masks);
-  LoadState(d, d.h0, rows, row_count, state.h);
-  LoadState(d, d.c0, rows, row_count, state.c);
-  for (int64_t r = 0; r < row_count; ++r) {
-    state.gates[r] = d.reserve_mode == Reserve::kGates ? d.reserve + rows[r].reserve_offset : nullptr;
-    if (rows[r].count == 0) StoreFinal(d, rows[r], state.h + r * sizes.units, state.c + r * sizes.units);
+  if (leads) {
+    scratch.input.LoadMasks(rows, row_count);
+    if (d.recurrent_dropout) LoadRecurrentMasks(d, rows, row_count, state.masks);
+    LoadState(d, d.h0, rows, row_count, state.h);
+    LoadState(d, d.c0, rows, row_count, state.c);
+    for (int64_t r = 0; r < row_count; ++r) {
+      state.gates[r] = d.reserve_mode == Reserve::kGates ? d.reserve + rows[r].reserve_offset : nullptr;
+      if (rows[r].count == 0) StoreFinal(d, rows[r], state.h + r * sizes.units, state.c + r * sizes.units);
+    }
   }
 
   const int64_t steps = rows[0].count;
   for (int64_t begin = 0; begin < steps; begin += d.chunk_steps) {
     const int64_t end = begin + d.chunk_steps < steps ? begin + d.chunk_steps : steps;
-    chunk.Fill(rows, row_count, begin, end);
+    chunk.Span(begin, end);
+    if (leads) {
+      chunk.Fill(rows, row_count);
+      scratch.input.Gather(chunk, rows);
+    }
+    team.Wait();
+    chunk.Count();
     if (d.reserve_mode == Reserve::kRecompute) {  // here chunk_steps is kCheckpointInterval
       for (int64_t r = 0; r < chunk.active[0]; ++r) {
         Real* kept = d.reserve + rows[r].reserve_offset + begin / kCheckpointInterval * 2 * sizes.units;
@@ -203,14 +218,16 @@ void ForwardTile(const Direction<Real>& d, const Row* rows, int64_t row_count, R
         }
       }
     }
-    RunChunk(d, chunk, scratch.input.Gather(chunk, rows), state, [&](int64_t k, int64_t active) {
-      for (int64_t r = 0; r < active; ++r) {
-        const Real* h = state.h_next + r * sizes.units;
-        if (d.return_sequences && d.y.data) {
-          const int64_t time = OutputTime(d, TimeOf(d, rows[r], k));
-          StoreRow(d.dtype, d.y.data, rows[r].batch * d.y.batch_stride + time * d.y.time_stride, d.units, h);
-        }
-        if (k + 1 == rows[r].count) StoreFinal(d, rows[r], h, state.c + r * sizes.units);
+    RunChunk(d, chunk, scratch.input.operand(), state, team, [&](int64_t k, int64_t active) {
+      for (int64_t r = 0; r < active && d.return_sequences && d.y.data; ++r) {
+        const int64_t time = OutputTime(d, TimeOf(d, rows[r], k));
+        const int64_t offset = rows[r].batch * d.y.batch_stride + time * d.y.time_stride + first_unit;
+        StoreRow(d.dtype, d.y.data, offset, own_units, state.h_next + r * sizes.units + first_unit);
+      }
+      team.Wait();
+      for (int64_t r = 0; r < active && leads; ++r) {  // a finished row's h and c stay as they are
+        if (k + 1 < rows[r].count) continue;
+        StoreFinal(d, rows[r], state.h_next + r * sizes.units, state.c + r * sizes.units);
       }
     });
   }

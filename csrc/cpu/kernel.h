@@ -73,6 +73,20 @@ struct WeightGradient {
   Real *kernel, *recurrent_kernel, *bias;
 };
 
+// The threads that run one tile together, each on its own units. A tile that only one thread runs has a team of one.
+struct Team {
+  int64_t rank, size;
+  void (*wait)(void* barrier, int64_t size);  // returns when all members have called it
+  void* barrier;
+
+  void Wait() const {
+    if (size > 1) wait(barrier, size);
+  }
+  // This member's share of `count` things: [First(count), Last(count)).
+  int64_t First(int64_t count) const { return count * rank / size; }
+  int64_t Last(int64_t count) const { return count * (rank + 1) / size; }
+};
+
 template <class Real>
 struct Kernels {
   int64_t lanes;
@@ -82,10 +96,11 @@ struct Kernels {
   int64_t (*forward_scratch)(const Direction<Real>&, int64_t rows);
   int64_t (*backward_scratch)(const Direction<Real>&, int64_t rows);
 
-  // Rows must be sorted by falling count.
-  void (*forward)(const Direction<Real>&, const Row* rows, int64_t row_count, Real* scratch);
+  // Rows must be sorted by falling count. Every member of a team calls with the same arguments but for its rank. With
+  // recurrent dropout or kRecompute the team is one thread.
+  void (*forward)(const Direction<Real>&, const Row* rows, int64_t row_count, Real* scratch, const Team&);
   void (*backward)(const Direction<Real>&, const Row* rows, int64_t row_count, const WeightGradient<Real>&,
-                   Real* scratch);
+                   Real* scratch, const Team&);
 
   // Packs panel p of a [K, 4H] matrix into gate panels; a null matrix gives zeros.
   void (*pack_gates)(DType, const void* matrix, int64_t k, int64_t units, int64_t panel, Real* packed);

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "cpu/kernel.h"
+#include "cpu/spin.h"
 #include "lstm_fast/isa.h"
 #include "lstm_fast/lstm.h"
 #include "lstm_fast/parallel.h"
@@ -96,6 +97,28 @@ void ForEach(Parallel& parallel, int64_t workers, int64_t count, const Task& tas
   });
 }
 
+// Runs task(index, worker, team) for every index below count; with teams of several threads, worker counts the teams.
+template <class Task>
+void ForEachByTeams(Parallel& parallel, int64_t workers, int64_t members, int64_t count, const Task& task) {
+  if (members == 1) {
+    const Team alone = {0, 1, nullptr, nullptr};
+    ForEach(parallel, workers, count, [&](int64_t index, int64_t worker) { task(index, worker, alone); });
+    return;
+  }
+  std::vector<Barrier> barriers(static_cast<size_t>(workers));
+  const auto wait = [](void* barrier, int64_t size) { static_cast<Barrier*>(barrier)->Wait(size); };
+  parallel.Together(static_cast<int>(workers * members), [&](int64_t rank, int64_t size) {
+    const int64_t team_size = std::max<int64_t>(1, size / workers), teams = std::min(workers, size / team_size);
+    const int64_t worker = rank / team_size;
+    if (worker >= teams) return;
+    const Team team = {rank % team_size, team_size, wait, &barriers[static_cast<size_t>(worker)]};
+    for (int64_t i = worker; i < count; i += teams) {
+      task(i, worker, team);
+      team.Wait();  // before the scratch memory is used again
+    }
+  });
+}
+
 template <class Real>
 class Layer {
  public:
@@ -124,27 +147,30 @@ class Layer {
     const int64_t directions = problem_.directions, threads = parallel_.threads();
     // A row's result does not depend on its tile, so tiles may follow the number of threads. More than 32 rows do not
     // read the weights less often to any effect. Rows of unequal length need smaller tiles to share them out evenly.
+    // Threads with a few rows each would read the weights as often as compute with them: they share a tile's units.
     const int64_t pieces = inputs_.mask && threads > 1 ? 4 * threads : threads;
     const int64_t share = CeilDivide(problem_.batch * directions, pieces);
-    const std::vector<Tile> tiles = CutTiles(problem_.batch, std::max<int64_t>(1, std::min<int64_t>(share, 32)));
+    const int64_t tile_rows = std::max<int64_t>(TeamsPay() ? kFewRows : 1, std::min<int64_t>(share, 32));
+    const std::vector<Tile> tiles = CutTiles(problem_.batch, std::min(problem_.batch, tile_rows));
     if (tiles.empty()) return;
     SetChunkSteps(tiles[0].rows);
     const Workspace weights(PackedWeightsSize() * sizeof(Real));
     PackWeights(weights.data<Real>());
     const int64_t tasks = static_cast<int64_t>(tiles.size()) * directions;
     const int64_t workers = Workers(parallel_, tasks, Flop());
+    const int64_t members = TeamSize(tasks, tiles[0].rows, panels_, Flop());
     const int64_t scratch_size = kernels_.forward_scratch(direction_[0], tiles[0].rows);
     const Workspace scratch(static_cast<size_t>(workers * scratch_size) * sizeof(Real));
-    ForEach(parallel_, workers, tasks, [&](int64_t task, int64_t worker) {
+    ForEachByTeams(parallel_, workers, members, tasks, [&](int64_t task, int64_t worker, const Team& team) {
       const Tile& tile = tiles[static_cast<size_t>(task / directions)];
       kernels_.forward(direction_[task % directions], plan_.rows.data() + tile.first, tile.rows,
-                       scratch.data<Real>() + worker * scratch_size);
+                       scratch.data<Real>() + worker * scratch_size, team);
     });
   }
 
   void Backward(const BackwardInput& gradient, const BackwardOutput& output) {
     const int64_t directions = problem_.directions;
-    const std::vector<Tile> tiles = CutTiles(problem_.batch, kBackwardTileRows);
+    const std::vector<Tile> tiles = CutTiles(problem_.batch, BackwardTileRows());
     const int64_t slots = std::max<int64_t>(1, std::min<int64_t>(kSlots, static_cast<int64_t>(tiles.size())));
     SetChunkSteps(tiles.empty() ? 1 : tiles[0].rows);
     for (int n = 0; n < directions; ++n) {
@@ -156,9 +182,10 @@ class Layer {
       d.dh0 = output.dh0[n];
       d.dc0 = output.dc0[n];
     }
-    const Workspace weights((PackedWeightsSize() + TransposedWeightsSize()) * sizeof(Real));
-    PackWeights(weights.data<Real>());
-    PackTransposedWeights(weights.data<Real>() + PackedWeightsSize(), output.dx != nullptr);
+    const size_t packed_size = problem_.reserve == Reserve::kRecompute ? PackedWeightsSize() : 0;
+    const Workspace weights((packed_size + TransposedWeightsSize()) * sizeof(Real));
+    if (packed_size > 0) PackWeights(weights.data<Real>());
+    PackTransposedWeights(weights.data<Real>() + packed_size, output.dx != nullptr);
 
     // With few slots the directions run side by side and their dx are added afterwards; with many, a slot runs one
     // after the other and the second adds to what the first wrote. Half precision is added in float32 either way.
@@ -179,25 +206,26 @@ class Layer {
 
     const int64_t gradient_size = (problem_.input + problem_.units + 1) * panels_ * width_;
     const int64_t tasks = side_by_side ? slots * 2 : slots;
-    const int64_t workers = Workers(parallel_, tasks, 3 * Flop());
+    const int64_t workers = Workers(parallel_, tasks, 2 * Flop());
+    const int64_t members = TeamSize(tasks, tiles.empty() ? 1 : tiles[0].rows, CeilDivide(panels_, 4), 2 * Flop());
     int64_t scratch_size = 0;
     for (int n = 0; n < directions && !tiles.empty(); ++n) {
       scratch_size = std::max(scratch_size, kernels_.backward_scratch(direction_[n], tiles[0].rows));
     }
     const Workspace partial(static_cast<size_t>(slots * directions * gradient_size) * sizeof(Real));
     const Workspace scratch(static_cast<size_t>(workers * scratch_size) * sizeof(Real));
-    ForEach(parallel_, workers, tasks, [&](int64_t task, int64_t worker) {
+    ForEachByTeams(parallel_, workers, members, tasks, [&](int64_t task, int64_t worker, const Team& team) {
       const int64_t slot = side_by_side ? task / 2 : task;
       const int64_t first = side_by_side ? task % 2 : 0, last = side_by_side ? first + 1 : directions;
       for (int64_t n = first; n < last; ++n) {
         Real* sums = partial.data<Real>() + (n * slots + slot) * gradient_size;
-        std::fill(sums, sums + gradient_size, Real(0));
+        std::fill(sums + team.First(gradient_size), sums + team.Last(gradient_size), Real(0));
       }
       for (size_t i = static_cast<size_t>(slot); i < tiles.size(); i += static_cast<size_t>(slots)) {
         for (int64_t n = first; n < last; ++n) {
           kernels_.backward(direction_[n], plan_.rows.data() + tiles[i].first, tiles[i].rows,
                             GradientAt(partial.data<Real>() + (n * slots + slot) * gradient_size),
-                            scratch.data<Real>() + worker * scratch_size);
+                            scratch.data<Real>() + worker * scratch_size, team);
         }
       }
     });
@@ -214,6 +242,35 @@ class Layer {
   // Rows of a backward tile, and the most slots: both shape what is summed first, so neither follows the thread count.
   static constexpr int64_t kBackwardTileRows = 16;
   static constexpr int64_t kSlots = 8;
+  // Fewer rows than this make a step wait for the recurrent kernel rather than for the arithmetic.
+  static constexpr int64_t kFewRows = 4;
+
+  // Where threads may share a tile: the recurrent kernel does not fit into one thread's L1.
+  bool TeamsPay() const {
+    const bool large = problem_.units * panels_ * width_ * static_cast<int64_t>(sizeof(Real)) > 64 * 1024;
+    const bool possible = problem_.reserve != Reserve::kRecompute && !inputs_.direction[0].recurrent_dropout &&
+                          !inputs_.direction[1].recurrent_dropout;
+    return large && possible;
+  }
+
+  // Threads per task, where there are fewer tasks than threads. Each needs a part of the units, and in every step some
+  // thousand operations to make up for waiting for the others.
+  int64_t TeamSize(int64_t tasks, int64_t rows, int64_t parts, int64_t flop) const {
+    if (!TeamsPay()) return 1;
+    const int64_t step_flop = rows * 8 * problem_.units * problem_.units;
+    return std::max<int64_t>(
+        1, std::min<int64_t>({parallel_.threads() / tasks, parts, step_flop / 32'000, flop / (tasks * 4'000'000)}));
+  }
+
+  // As few tiles as kBackwardTileRows allows, but 1, 2, 4 or a multiple of 8 to share them out evenly, and two where
+  // teams do not pay and the work is worth it.
+  int64_t BackwardTileRows() const {
+    const int64_t batch = problem_.batch;
+    int64_t tiles = CeilDivide(batch, kBackwardTileRows);
+    if (tiles == 1 && !TeamsPay() && 2 * Flop() >= 8'000'000) tiles = 2;
+    if (tiles > 2) tiles = tiles <= 4 ? 4 : CeilDivide(tiles, kSlots) * kSlots;
+    return std::max<int64_t>(1, CeilDivide(batch, std::max<int64_t>(1, tiles)));
+  }
 
   size_t ElementSize() const { return static_cast<size_t>(SizeOf(problem_.dtype)); }
 
@@ -328,8 +385,8 @@ class Layer {
     });
   }
 
-  // Moving an element costs about as much as eight floating-point operations.
-  int64_t PackWorkers(int64_t tasks) const { return Workers(parallel_, tasks, 8 * GatePanelsSize()); }
+  // Moving an element costs about as much as 64 floating-point operations.
+  int64_t PackWorkers(int64_t tasks) const { return Workers(parallel_, tasks, 64 * GatePanelsSize()); }
 
   WeightGradient<Real> GradientAt(Real* sums) const {
     Real* recurrent_kernel = sums + problem_.input * panels_ * width_;

@@ -2,6 +2,16 @@
 namespace lstm_fast {
 namespace {
 
+// Reads up to kLanes elements; a whole vector at once where there are that many.
+template <class Real>
+LSTM_FAST_INLINE void LoadLanes(DType dtype, const void* from, int64_t offset, int64_t count, Real* to) {
+  if (IsReal<Real>(dtype) && count == kLanes<Real>) {
+    Store(to, Load(static_cast<const Real*>(from) + offset));
+  } else {
+    LoadRow(dtype, from, offset, count, to);
+  }
+}
+
 template <class Real>
 void PackGates(DType dtype, const void* matrix, int64_t k, int64_t units, int64_t panel, Real* packed) {
   constexpr int64_t kL = kLanes<Real>;
@@ -9,8 +19,8 @@ void PackGates(DType dtype, const void* matrix, int64_t k, int64_t units, int64_
   for (int64_t row = 0; row < k; ++row) {
     for (int64_t gate = 0; gate < 4; ++gate) {
       Real* to = packed + (row * 4 + gate) * kL;
-      for (int64_t lane = 0; lane < kL; ++lane) to[lane] = 0;
-      if (matrix) LoadRow(dtype, matrix, (row * 4 + gate) * units + first, valid, to);
+      if (!matrix || valid < kL) Store(to, Vector<Real>{});
+      if (matrix) LoadLanes(dtype, matrix, (row * 4 + gate) * units + first, valid, to);
     }
   }
 }
@@ -20,15 +30,22 @@ void PackTransposed(DType dtype, const void* matrix, int64_t k, int64_t units, i
   constexpr int64_t kL = kLanes<Real>;
   const int64_t first = panel * 4 * kL, valid = k - first < 4 * kL ? k - first : 4 * kL;
   const int64_t width = CeilDivide(valid, kL) * kL, panels = CeilDivide(units, kL);
-  __builtin_memset(packed, 0, static_cast<size_t>(panels * 4 * kL * width) * sizeof(Real));
-  for (int64_t column = 0; column < valid; ++column) {
-    for (int64_t p = 0; p < panels; ++p) {
-      const int64_t lanes = units - p * kL < kL ? units - p * kL : kL;
-      for (int64_t gate = 0; gate < 4; ++gate) {
+  if (valid < width || units < panels * kL) {
+    __builtin_memset(packed, 0, static_cast<size_t>(panels * 4 * kL * width) * sizeof(Real));
+  }
+  // The columns innermost, so that the rows that are written stay in L1 until they are full.
+  for (int64_t p = 0; p < panels; ++p) {
+    const int64_t lanes = units - p * kL < kL ? units - p * kL : kL;
+    for (int64_t gate = 0; gate < 4; ++gate) {
+      for (int64_t column = 0; column < valid; ++column) {
         Real values[kL];
-        LoadRow(dtype, matrix, ((first + column) * 4 + gate) * units + p * kL, lanes, values);
-        for (int64_t lane = 0; lane < lanes; ++lane) {
-          packed[((p * 4 + gate) * kL + lane) * width + column] = values[lane];
+        LoadLanes(dtype, matrix, ((first + column) * 4 + gate) * units + p * kL, lanes, values);
+        Real* to = packed + (p * 4 + gate) * kL * width + column;
+        if (lanes == kL) {
+          LSTM_FAST_UNROLL
+          for (int64_t lane = 0; lane < kL; ++lane) to[lane * width] = values[lane];
+        } else {
+          for (int64_t lane = 0; lane < lanes; ++lane) to[lane * width] = values[lane];
         }
       }
     }

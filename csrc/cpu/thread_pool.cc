@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdlib>
 #include <deque>
@@ -14,6 +15,7 @@
 #include <string>
 #include <thread>
 
+#include "cpu/spin.h"
 #include "lstm_fast/parallel.h"
 
 namespace lstm_fast {
@@ -39,18 +41,63 @@ int InitialThreadCount() {
   return static_cast<int>(count);
 }
 
-// A call of Run(): tasks are claimed one by one by the caller and by the helpers that join it.
+// How long a thread stays on the lookout before it sleeps. Waking one takes 5 to 50 us, a good part of a short call.
+constexpr std::chrono::microseconds kLookout{50};
+
+// Waits for a condition without sleeping, up to kLookout; returns whether it came about.
+template <class Condition>
+bool SpinUntil(const Condition& condition) {
+  const auto start = std::chrono::steady_clock::now();
+  while (true) {
+    for (int i = 0; i < 64; ++i) {
+      if (condition()) return true;
+      Pause();
+    }
+    if (std::chrono::steady_clock::now() - start > kLookout) return false;
+  }
+}
+
+// A call of Run() or RunTogether(): helpers join it, by which it stays alive until they have left.
 struct Job {
+  Job(int most_helpers, void (*work_of_job)(Job&, int rank)) : open(most_helpers), work(work_of_job) {}
+
+  int open;                   // helpers that may still join; guarded by the pool's mutex
+  int joined = 0;             // guarded likewise
+  std::atomic<int> inside{0};  // helpers at work
+  void (*work)(Job&, int rank);
+};
+
+// Tasks are claimed one by one by the caller and by the helpers.
+struct ClaimJob : Job {
+  ClaimJob(int most_helpers, int64_t task_count, void (*function)(void*, int64_t), void* argument)
+      : Job(most_helpers, &Work), count(task_count), task(function), context(argument) {}
+
+  static void Work(Job& job, int) {
+    auto& self = static_cast<ClaimJob&>(job);
+    for (int64_t i = self.next.fetch_add(1); i < self.count; i = self.next.fetch_add(1)) self.task(self.context, i);
+  }
+
   int64_t count;
   void (*task)(void*, int64_t);
   void* context;
   std::atomic<int64_t> next{0};
-  int helpers = 0;  // guarded by the pool's mutex
+};
 
-  void Work() {
-    for (int64_t i = next.fetch_add(1); i < count; i = next.fetch_add(1)) task(context, i);
+// All start at once, when the caller has closed the job and so knows how many they are.
+struct TeamJob : Job {
+  TeamJob(int most_helpers, void (*function)(void*, int, int), void* argument)
+      : Job(most_helpers, &Work), task(function), context(argument) {}
+
+  static void Work(Job& job, int rank) {
+    auto& self = static_cast<TeamJob&>(job);
+    int members = self.size.load(std::memory_order_acquire);
+    for (; members == 0; members = self.size.load(std::memory_order_acquire)) Pause();
+    self.task(self.context, rank, members);
   }
-  bool Exhausted() const { return next.load() >= count; }
+
+  void (*task)(void*, int, int);
+  void* context;
+  std::atomic<int> size{0};
 };
 
 class ThreadPool final : public Parallel {
@@ -70,32 +117,67 @@ class ThreadPool final : public Parallel {
       for (int64_t i = 0; i < count; ++i) task(context, i);
       return;
     }
-    Job job{count, task, context};
-    std::unique_lock<std::mutex> lock(mutex_);
-    ++busy_;
-    jobs_.push_back(&job);
-    const int wanted = static_cast<int>(std::min<int64_t>(count, threads())) - 1;
-    while (started_ < wanted) {
-      try {
-        std::thread([this] { Serve(); }).detach();
-      } catch (const std::system_error&) {
-        break;  // no more threads to be had: the caller does the work with those there are
-      }
-      ++started_;
+    ClaimJob job(static_cast<int>(std::min<int64_t>(count, threads())) - 1, count, task, context);
+    Post(&job);
+    job.Work(job, 0);
+    Finish(&job);
+  }
+
+  void RunTogether(int wanted, void (*task)(void*, int, int), void* context) override {
+    const int helpers = std::min(wanted, threads()) - 1;
+    if (helpers < 1) {
+      task(context, 0, 1);
+      return;
     }
-    lock.unlock();
-    for (int i = 0; i < wanted; ++i) work_.notify_one();
-    job.Work();
-    lock.lock();
-    Forget(&job);
-    --busy_;
-    work_.notify_one();  // this thread's share of the processors is free for another caller's job
-    done_.wait(lock, [&job] { return job.helpers == 0; });
+    TeamJob job(helpers, task, context);
+    Post(&job);
+    SpinUntil([&] { return job.inside.load(std::memory_order_acquire) == helpers; });
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      Forget(&job);
+      job.size.store(1 + job.joined, std::memory_order_release);
+    }
+    job.Work(job, 0);
+    Finish(&job);
   }
 
   std::mutex& mutex() { return mutex_; }
 
  private:
+  // Offers a job to the helpers; the calling thread counts as busy until Finish().
+  void Post(Job* job) {
+    const int wanted = job->open;
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      ++busy_;
+      jobs_.push_back(job);
+      posted_.fetch_add(1, std::memory_order_release);
+      while (started_ < wanted) {
+        try {
+          std::thread([this] { Serve(); }).detach();
+        } catch (const std::system_error&) {
+          break;  // no more threads to be had: the caller does the work with those there are
+        }
+        ++started_;
+      }
+    }
+    for (int i = 0; i < wanted; ++i) work_.notify_one();
+  }
+
+  // Returns when no helper is inside the job and none can join it any more.
+  void Finish(Job* job) {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      Forget(job);
+      --busy_;
+      if (!jobs_.empty()) work_.notify_one();  // this thread's share of the processors is free for another's job
+    }
+    const auto left = [job] { return job->inside.load(std::memory_order_acquire) == 0; };
+    if (SpinUntil(left)) return;
+    std::unique_lock<std::mutex> lock(mutex_);
+    done_.wait(lock, left);
+  }
+
   void Forget(const Job* job) {
     const auto found = std::find(jobs_.begin(), jobs_.end(), job);
     if (found != jobs_.end()) jobs_.erase(found);
@@ -104,20 +186,24 @@ class ThreadPool final : public Parallel {
   void Serve() {
     std::unique_lock<std::mutex> lock(mutex_);
     while (true) {
+      if (jobs_.empty()) {
+        const unsigned seen = posted_.load(std::memory_order_relaxed);
+        lock.unlock();
+        SpinUntil([&] { return posted_.load(std::memory_order_acquire) != seen; });
+        lock.lock();
+      }
       work_.wait(lock, [this] { return !jobs_.empty() && busy_ < threads(); });
       Job* job = jobs_.front();
-      if (job->Exhausted()) {
-        jobs_.pop_front();
-        continue;
-      }
       ++busy_;
-      ++job->helpers;
+      job->inside.fetch_add(1, std::memory_order_relaxed);
+      const int rank = ++job->joined;
+      if (--job->open == 0) Forget(job);
       lock.unlock();
-      job->Work();
+      job->work(*job, rank);
       lock.lock();
-      Forget(job);
+      Forget(job);  // its tasks are all claimed
       --busy_;
-      if (--job->helpers == 0) done_.notify_all();
+      if (job->inside.fetch_sub(1, std::memory_order_release) == 1) done_.notify_all();
     }
   }
 
@@ -125,8 +211,9 @@ class ThreadPool final : public Parallel {
   std::mutex mutex_;
   std::condition_variable work_, done_;
   std::deque<Job*> jobs_;
-  int busy_ = 0;     // threads at work, callers included: at most the limit, but for callers
-  int started_ = 0;  // helpers; they live as long as the process and sleep when idle
+  std::atomic<unsigned> posted_{0};  // counts jobs, for those on the lookout
+  int busy_ = 0;                     // threads at work, callers included: at most the limit, but for callers
+  int started_ = 0;                  // helpers; they live as long as the process and sleep when idle
 };
 
 // Never destroyed: threads may outlive static destruction.

@@ -35,21 +35,26 @@ struct Sizes {
 // (step k, row r) has index first[k - begin] + r.
 struct Chunk {
   int64_t begin, end, total;
-  int64_t* first;
-  int64_t* active;
+  int64_t* first;   // shared by a team, as is
+  int64_t* active;  // this: the leader fills them
 
-  void Fill(const Row* rows, int64_t row_count, int64_t from, int64_t to) {
+  void Span(int64_t from, int64_t to) {
     begin = from;
     end = to;
-    total = 0;
-    int64_t count = row_count;
-    for (int64_t k = from; k < to; ++k) {
+  }
+
+  void Fill(const Row* rows, int64_t row_count) const {
+    int64_t pairs = 0, count = row_count;
+    for (int64_t k = begin; k < end; ++k) {
       while (count > 0 && rows[count - 1].count <= k) --count;
-      first[k - from] = total;
-      active[k - from] = count;
-      total += count;
+      first[k - begin] = pairs;
+      active[k - begin] = count;
+      pairs += count;
     }
   }
+
+  // Once it is filled.
+  void Count() { total = first[end - begin - 1] + active[end - begin - 1]; }
 };
 
 template <class Real>
@@ -103,7 +108,9 @@ class InputRows {
 
   Real* mask(int64_t r, int64_t gate) const { return masks_ + (r * 4 + gate) * d_.input; }
 
-  const Operand<Real>& Gather(const Chunk& chunk, const Row* rows) {
+  const Operand<Real>& operand() const { return operand_; }
+
+  void Gather(const Chunk& chunk, const Row* rows) const {
     for (int64_t k = chunk.begin; k < chunk.end; ++k) {
       for (int64_t r = 0; r < chunk.active[k - chunk.begin]; ++r) {
         const int64_t index = chunk.first[k - chunk.begin] + r;
@@ -125,7 +132,6 @@ class InputRows {
         }
       }
     }
-    return operand_;
   }
 
  private:

@@ -19,18 +19,33 @@ class Parallel {
   // have returned. Tasks must not throw.
   virtual void Run(int64_t count, void (*task)(void* context, int64_t index), void* context) = 0;
 
+  // Calls task(context, rank, size) once for every rank in [0, size), all at the same time and each on a thread of its
+  // own, so that they may wait for each other; returns when all have returned. 1 <= size <= wanted: as many threads as
+  // are free at once. Tasks must not throw.
+  virtual void RunTogether(int wanted, void (*task)(void* context, int rank, int size), void* context) = 0;
+
   template <class Function>
   void For(int64_t count, Function&& function) {
     Run(
         count, [](void* context, int64_t index) { (*static_cast<std::remove_reference_t<Function>*>(context))(index); },
         &function);
   }
+
+  template <class Function>
+  void Together(int wanted, Function&& function) {
+    RunTogether(
+        wanted,
+        [](void* context, int rank, int size) {
+          (*static_cast<std::remove_reference_t<Function>*>(context))(rank, size);
+        },
+        &function);
+  }
 };
 
-// The package's own threads, shared by every caller of the process. They are started on first use, sleep when idle, and
-// are started anew in a child after fork(). Several callers may run at once: together they keep at most
-// ThreadCount() threads busy, besides the callers themselves. ThreadCount() is LSTM_FAST_NUM_THREADS, or else the
-// number of processors that this process may use.
+// The package's own threads, shared by every caller of the process. They are started on first use, sleep when idle
+// (after some microseconds on the lookout for another task), and are started anew in a child after fork(). Several
+// callers may run at once: together they keep at most ThreadCount() threads busy, besides the callers themselves.
+// ThreadCount() is LSTM_FAST_NUM_THREADS, or else the number of processors that this process may use.
 LSTM_FAST_EXPORT Parallel& OwnThreads();
 
 // Throw std::invalid_argument for a count below 1 and for an LSTM_FAST_NUM_THREADS that is not a positive integer.
