@@ -86,14 +86,13 @@ void AddOutputGradient(const Direction<Real>& d, const Row& row, int64_t k, int6
   for (int64_t s = t; s != end; s += direction) add(OutputTime(d, s));
 }
 
-// Panels of units that one member of a team owns in the backward pass. Whole column panels of the transposed recurrent
-// kernel, which hold the units of four gate panels: so a member computes the dh that it needs.
+// The units that one member of a team owns in the backward pass: whole panels.
 struct Share {
   template <class Real>
   Share(const Direction<Real>& d, const Team& team) {
-    const int64_t panels = Sizes<Real>(d).panels, columns = CeilDivide(panels, 4);
-    first = team.First(columns) * 4;
-    last = team.Last(columns) * 4 < panels ? team.Last(columns) * 4 : panels;
+    const int64_t panels = Sizes<Real>(d).panels;
+    first = team.First(panels);
+    last = team.Last(panels);
     first_unit = first * kLanes<Real>;
     units = (last * kLanes<Real> < d.units ? last * kLanes<Real> : d.units) - first_unit;
   }
@@ -131,19 +130,21 @@ LSTM_FAST_INLINE void StepBack(const Sizes<Real>& sizes, const Share& share, int
     Store(to + 3 * kL, d_out * out * (one - out));
   }
   // Padding lanes are summed over later: an infinity there must not become NaN.
-  if (share.last < sizes.panels || share.first == share.last) return;
+  if (share.last < sizes.panels) return;
   Real* last = dz + (sizes.panels - 1) * dz_stride;
   for (int64_t lane = units - (sizes.panels - 1) * kL; lane < kL; ++lane) {
     for (int64_t gate = 0; gate < 4; ++gate) last[gate * kL + lane] = 0;
   }
 }
 
-// sums = dz times a column panel of a transposed matrix, for the pairs left[i] points to; with masks, each gate's part
+// out = dz times kVectors vectors of a column panel of a transposed matrix, whose rows are `width` wide, for the pairs
+// left[i] points to; with masks, each gate's part
 // is multiplied by its own row of mask, which starts at mask[i] + gate * mask_stride.
 template <class Real, int kRows, int kVectors, bool kMasked>
 LSTM_FAST_INLINE void MultiplyTransposed(const Sizes<Real>& sizes, const Real* const (&left)[kRows],
-                                         int64_t left_stride, const Real* panel, const Real* const (&mask)[kRows],
-                                         int64_t mask_stride, int64_t valid, Real (&out)[kRows][4 * kLanes<Real>]) {
+                                         int64_t left_stride, const Real* panel, int64_t width,
+                                         const Real* const (&mask)[kRows], int64_t mask_stride, int64_t valid,
+                                         Real (&out)[kRows][4 * kLanes<Real>]) {
   constexpr int64_t kL = kLanes<Real>;
   constexpr int64_t kWidth = kVectors * kL;
   Vector<Real> sums[kRows][kVectors];
@@ -153,7 +154,7 @@ LSTM_FAST_INLINE void MultiplyTransposed(const Sizes<Real>& sizes, const Real* c
       LSTM_FAST_UNROLL
       for (int v = 0; v < kVectors; ++v) sums[i][v] = Vector<Real>{};
     }
-    const Extent extent = {sizes.panels, sizes.width, left_stride, sizes.width * kWidth};
+    const Extent extent = {sizes.panels, sizes.width, left_stride, sizes.width * width, width};
     MultiplyPanel<Real, kRows, kVectors, 1, false>(left, 0, extent, panel, sums);
     LSTM_FAST_UNROLL
     for (int i = 0; i < kRows; ++i) {
@@ -165,7 +166,7 @@ LSTM_FAST_INLINE void MultiplyTransposed(const Sizes<Real>& sizes, const Real* c
     for (int i = 0; i < kRows; ++i) {
       for (int64_t j = 0; j < kWidth; ++j) out[i][j] = 0;
     }
-    const Extent extent = {sizes.panels, kL, left_stride, sizes.width * kWidth};
+    const Extent extent = {sizes.panels, kL, left_stride, sizes.width * width, width};
     for (int64_t gate = 0; gate < 4; ++gate) {
       const Real* gate_left[kRows];
       LSTM_FAST_UNROLL
@@ -174,7 +175,7 @@ LSTM_FAST_INLINE void MultiplyTransposed(const Sizes<Real>& sizes, const Real* c
         LSTM_FAST_UNROLL
         for (int v = 0; v < kVectors; ++v) sums[i][v] = Vector<Real>{};
       }
-      MultiplyPanel<Real, kRows, kVectors, 1, false>(gate_left, 0, extent, panel + gate * kL * kWidth, sums);
+      MultiplyPanel<Real, kRows, kVectors, 1, false>(gate_left, 0, extent, panel + gate * kL * width, sums);
       LSTM_FAST_UNROLL
       for (int i = 0; i < kRows; ++i) {
         Real part[kWidth];
@@ -186,20 +187,23 @@ LSTM_FAST_INLINE void MultiplyTransposed(const Sizes<Real>& sizes, const Real* c
   }
 }
 
-// For `count` pairs from gate row `first` on: dz times the column panels from first_column to last_column of a
-// transposed matrix. store(pair, column, values, valid) takes up to 4L values of a pair. mask_of(pair) gives its [4][mask_stride]
-// masks.
+// For `count` pairs from gate row `first` on: dz times columns [first_column, last_column) of a transposed matrix with
+// `columns` columns; first_column is a multiple of L. store(pair, column, values, valid) takes up to 4L values of a
+// pair. mask_of(pair) gives its [4][mask_stride] masks.
 template <class Real, bool kMasked, class MaskOf, class StoreValues>
 LSTM_FAST_INLINE void ForTransposedProduct(const Direction<Real>& d, const Real* dz, int64_t total, int64_t first,
-                                           int64_t count, const Real* transposed, int64_t first_column,
-                                           int64_t last_column, const MaskOf& mask_of, int64_t mask_stride,
-                                           const StoreValues& store) {
+                                           int64_t count, const Real* transposed, int64_t columns,
+                                           int64_t first_column, int64_t last_column, const MaskOf& mask_of,
+                                           int64_t mask_stride, const StoreValues& store) {
   constexpr int64_t kL = kLanes<Real>;
   const Sizes<Real> sizes(d);
   const int64_t depth = sizes.panels * sizes.width;
-  for (int64_t column = first_column; column < last_column; column += sizes.width) {
-    const int64_t valid = last_column - column < sizes.width ? last_column - column : sizes.width;
-    const Real* panel = transposed + column * depth;
+  const auto least = [](int64_t a, int64_t b) { return a < b ? a : b; };
+  for (int64_t column = first_column; column < last_column;) {
+    const int64_t panel_begin = column / sizes.width * sizes.width;
+    const int64_t valid = least(panel_begin + sizes.width, last_column) - column;
+    const int64_t width = least(sizes.width, CeilDivide(columns - panel_begin, kL) * kL);
+    const Real* panel = transposed + panel_begin * depth + (column - panel_begin);
     ForRowTiles(count, [&](auto tile, int64_t offset) {
       constexpr int kRows = decltype(tile)::value;
       const Real *left[kRows], *mask[kRows];
@@ -209,22 +213,27 @@ LSTM_FAST_INLINE void ForTransposedProduct(const Direction<Real>& d, const Real*
       }
       alignas(64) Real out[kRows][4 * kL];
       const int64_t stride = total * sizes.width;
+      const auto multiply = [&](auto vectors) {
+        MultiplyTransposed<Real, kRows, decltype(vectors)::value, kMasked>(sizes, left, stride, panel, width, mask,
+                                                                           mask_stride, valid, out);
+      };
       switch (CeilDivide(valid, kL)) {
         case 1:
-          MultiplyTransposed<Real, kRows, 1, kMasked>(sizes, left, stride, panel, mask, mask_stride, valid, out);
+          multiply(Constant<1>{});
           break;
         case 2:
-          MultiplyTransposed<Real, kRows, 2, kMasked>(sizes, left, stride, panel, mask, mask_stride, valid, out);
+          multiply(Constant<2>{});
           break;
         case 3:
-          MultiplyTransposed<Real, kRows, 3, kMasked>(sizes, left, stride, panel, mask, mask_stride, valid, out);
+          multiply(Constant<3>{});
           break;
         default:
-          MultiplyTransposed<Real, kRows, 4, kMasked>(sizes, left, stride, panel, mask, mask_stride, valid, out);
+          multiply(Constant<4>{});
       }
       LSTM_FAST_UNROLL
       for (int i = 0; i < kRows; ++i) store(offset + i, column, out[i], valid);
     });
+    column += valid;
   }
 }
 
@@ -258,7 +267,7 @@ void AccumulateGradient(const Direction<Real>& d, const Share& share, const Real
   const int64_t gate_stride = CeilDivide(columns, kMicroRows) * total * kMicroRows;
   for (int64_t p = share.first; p < share.last; ++p) {
     for (int64_t begin = 0; begin < total; begin += kBlock) {
-      const Extent extent = {1, total - begin < kBlock ? total - begin : kBlock, 0, 0};
+      const Extent extent = {1, total - begin < kBlock ? total - begin : kBlock, 0, 0, sizes.width};
       const Real* panel = dz + (p * total + begin) * sizes.width;
       for (int64_t column = 0; column < columns; column += kMicroRows) {
         const Real* block = packed + (column * total / kMicroRows + begin) * kMicroRows;
@@ -369,10 +378,10 @@ void PropagateState(const Direction<Real>& d, const Share& share, int64_t k, Bac
   };
   const int64_t first = s.chunk.first[k - s.chunk.begin], count = s.chunk.active[k - s.chunk.begin];
   if (d.recurrent_dropout) {
-    ForTransposedProduct<Real, true>(d, s.dz, s.chunk.total, first, count, d.recurrent_kernel_transposed,
+    ForTransposedProduct<Real, true>(d, s.dz, s.chunk.total, first, count, d.recurrent_kernel_transposed, d.units,
                                      share.first_unit, share.first_unit + share.units, mask_of, padded, store);
   } else {
-    ForTransposedProduct<Real, false>(d, s.dz, s.chunk.total, first, count, d.recurrent_kernel_transposed,
+    ForTransposedProduct<Real, false>(d, s.dz, s.chunk.total, first, count, d.recurrent_kernel_transposed, d.units,
                                       share.first_unit, share.first_unit + share.units, mask_of, padded, store);
   }
 }
@@ -402,11 +411,11 @@ void StoreInputGradient(const Direction<Real>& d, const Row* rows, BackwardScrat
     for (int64_t j = 0; j < valid; ++j) to[j] += values[j];
   };
   if (d.input_dropout) {
-    ForTransposedProduct<Real, true>(d, s.dz, s.chunk.total, first, count, d.kernel_transposed, 0, d.input, mask_of,
-                                     d.input, store);
+    ForTransposedProduct<Real, true>(d, s.dz, s.chunk.total, first, count, d.kernel_transposed, d.input, 0,
+                                     d.input, mask_of, d.input, store);
   } else {
-    ForTransposedProduct<Real, false>(d, s.dz, s.chunk.total, first, count, d.kernel_transposed, 0, d.input, mask_of,
-                                      d.input, store);
+    ForTransposedProduct<Real, false>(d, s.dz, s.chunk.total, first, count, d.kernel_transposed, d.input, 0,
+                                      d.input, mask_of, d.input, store);
   }
 }
 

@@ -30,7 +30,7 @@ struct Recurrence {
 template <class Real, bool kPerGate>
 void Project(const Direction<Real>& d, const Operand<Real>& x, int64_t total, Real* z, const Team& team) {
   const Sizes<Real> sizes(d);
-  const Extent extent = {1, d.input, 0, 0};
+  const Extent extent = {1, d.input, 0, 0, sizes.width};
   for (int64_t p = team.First(sizes.panels); p < team.Last(sizes.panels); ++p) {
     const Real* bias = d.bias + p * sizes.width;
     const Real* panel = d.kernel + p * d.input * sizes.width;
@@ -61,7 +61,7 @@ void Step(const Direction<Real>& d, const Chunk& chunk, int64_t k, Recurrence<Re
   constexpr int64_t kL = kLanes<Real>;
   const Sizes<Real> sizes(d);
   const int64_t active = chunk.active[k - chunk.begin], first_pair = chunk.first[k - chunk.begin];
-  const Extent extent = {1, d.units, 0, 0};
+  const Extent extent = {1, d.units, 0, 0, sizes.width};
   const int64_t gate_stride = state.rows * sizes.units;
   if constexpr (kPerGate) {
     for (int64_t gate = 0; gate < 4; ++gate) {

@@ -158,7 +158,7 @@ class Layer {
     PackWeights(weights.data<Real>());
     const int64_t tasks = static_cast<int64_t>(tiles.size()) * directions;
     const int64_t workers = Workers(parallel_, tasks, Flop());
-    const int64_t members = TeamSize(tasks, tiles[0].rows, panels_, Flop());
+    const int64_t members = TeamSize(tasks, tiles[0].rows, Flop());
     const int64_t scratch_size = kernels_.forward_scratch(direction_[0], tiles[0].rows);
     const Workspace scratch(static_cast<size_t>(workers * scratch_size) * sizeof(Real));
     ForEachByTeams(parallel_, workers, members, tasks, [&](int64_t task, int64_t worker, const Team& team) {
@@ -207,7 +207,7 @@ class Layer {
     const int64_t gradient_size = (problem_.input + problem_.units + 1) * panels_ * width_;
     const int64_t tasks = side_by_side ? slots * 2 : slots;
     const int64_t workers = Workers(parallel_, tasks, 2 * Flop());
-    const int64_t members = TeamSize(tasks, tiles.empty() ? 1 : tiles[0].rows, CeilDivide(panels_, 4), 2 * Flop());
+    const int64_t members = TeamSize(tasks, tiles.empty() ? 1 : tiles[0].rows, 2 * Flop());
     int64_t scratch_size = 0;
     for (int n = 0; n < directions && !tiles.empty(); ++n) {
       scratch_size = std::max(scratch_size, kernels_.backward_scratch(direction_[n], tiles[0].rows));
@@ -255,19 +255,19 @@ class Layer {
 
   // Threads per task, where there are fewer tasks than threads. Each needs a part of the units, and in every step some
   // thousand operations to make up for waiting for the others.
-  int64_t TeamSize(int64_t tasks, int64_t rows, int64_t parts, int64_t flop) const {
+  int64_t TeamSize(int64_t tasks, int64_t rows, int64_t flop) const {
     if (!TeamsPay()) return 1;
     const int64_t step_flop = rows * 8 * problem_.units * problem_.units;
     return std::max<int64_t>(
-        1, std::min<int64_t>({parallel_.threads() / tasks, parts, step_flop / 32'000, flop / (tasks * 4'000'000)}));
+        1, std::min<int64_t>({parallel_.threads() / tasks, panels_, step_flop / 32'000, flop / (tasks * 4'000'000)}));
   }
 
-  // As few tiles as kBackwardTileRows allows, but 1, 2, 4 or a multiple of 8 to share them out evenly, and two where
-  // teams do not pay and the work is worth it.
+  // As few tiles as kBackwardTileRows allows, but two where the work is worth it and there is no better way to share it
+  // out, and otherwise 1, 4 or a multiple of 8.
   int64_t BackwardTileRows() const {
     const int64_t batch = problem_.batch;
     int64_t tiles = CeilDivide(batch, kBackwardTileRows);
-    if (tiles == 1 && !TeamsPay() && 2 * Flop() >= 8'000'000) tiles = 2;
+    if (tiles == 1 && 2 * Flop() >= 8'000'000 && (batch >= 2 * kFewRows || !TeamsPay())) tiles = 2;
     if (tiles > 2) tiles = tiles <= 4 ? 4 : CeilDivide(tiles, kSlots) * kSlots;
     return std::max<int64_t>(1, CeilDivide(batch, std::max<int64_t>(1, tiles)));
   }

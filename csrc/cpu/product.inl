@@ -12,9 +12,10 @@ struct Constant {
   static constexpr int value = kValue;
 };
 
-// The summed dimension: `segments` runs of `length` terms. Strides lead from one run to the next, in elements.
+// The summed dimension: `segments` runs of `length` terms. Strides lead from one run to the next, panel_step from one
+// term of the panel to the next, all in elements.
 struct Extent {
-  int64_t segments, length, left_stride, panel_stride;
+  int64_t segments, length, left_stride, panel_stride, panel_step;
 };
 
 // sums[i][v] += left[i][k] * panel[k][v] over the extent. Consecutive k are kLeftStep elements apart on the left. With
@@ -50,7 +51,7 @@ LSTM_FAST_INLINE void MultiplyPanel(const Real* const (&left)[kRows], int64_t ga
           for (int i = 0; i < kRows; ++i) sums[i][v] = MultiplyAdd(factor[i], term, sums[i][v]);
         }
       }
-      terms += kVectors * kLanes<Real>;
+      terms += extent.panel_step;
     }
   }
 }
