@@ -145,12 +145,13 @@ class Layer {
       direction_[n].reserve = static_cast<Real*>(output.reserve) + n * plan_.reserve_elements;
     }
     const int64_t directions = problem_.directions, threads = parallel_.threads();
-    // A row's result does not depend on its tile, so tiles may follow the number of threads. More than 32 rows do not
-    // read the weights less often to any effect. Rows of unequal length need smaller tiles to share them out evenly.
-    // Threads with a few rows each would read the weights as often as compute with them: they share a tile's units.
+    // A row's result does not depend on its tile, so tiles may follow the number of threads. More than 32 rows, in very
+    // short sequences 128, do not read the weights less often to any effect. Rows of unequal length need smaller tiles
+    // to share them out evenly. Threads with a few rows each would wait for the weights: they share a tile's units.
     const int64_t pieces = inputs_.mask && threads > 1 ? 4 * threads : threads;
     const int64_t share = CeilDivide(problem_.batch * directions, pieces);
-    const int64_t tile_rows = std::max<int64_t>(TeamsPay() ? kFewRows : 1, std::min<int64_t>(share, 32));
+    const int64_t most_rows = std::max<int64_t>(32, 128 / std::max<int64_t>(1, problem_.time));
+    const int64_t tile_rows = std::max<int64_t>(TeamsPay() ? FewRows() : 1, std::min(share, most_rows));
     const std::vector<Tile> tiles = CutTiles(problem_.batch, std::min(problem_.batch, tile_rows));
     if (tiles.empty()) return;
     SetChunkSteps(tiles[0].rows);
@@ -171,7 +172,7 @@ class Layer {
   void Backward(const BackwardInput& gradient, const BackwardOutput& output) {
     const int64_t directions = problem_.directions;
     const std::vector<Tile> tiles = CutTiles(problem_.batch, BackwardTileRows());
-    const int64_t slots = std::max<int64_t>(1, std::min<int64_t>(kSlots, static_cast<int64_t>(tiles.size())));
+    const int64_t slots = Slots(static_cast<int64_t>(tiles.size()));
     SetChunkSteps(tiles.empty() ? 1 : tiles[0].rows);
     for (int n = 0; n < directions; ++n) {
       Direction<Real>& d = direction_[n];
@@ -239,15 +240,19 @@ class Layer {
   }
 
  private:
-  // Rows of a backward tile, and the most slots: both shape what is summed first, so neither follows the thread count.
+  // Rows of a backward tile, and the most slots: both decide what is summed first, so neither follows the thread count.
   static constexpr int64_t kBackwardTileRows = 16;
   static constexpr int64_t kSlots = 8;
-  // Fewer rows than this make a step wait for the recurrent kernel rather than for the arithmetic.
-  static constexpr int64_t kFewRows = 4;
+  int64_t RecurrentKernelBytes() const {
+    return problem_.units * panels_ * width_ * static_cast<int64_t>(sizeof(Real));
+  }
+
+  // Fewer rows than this make a step wait for the recurrent kernel, from L2 or from beyond, rather than for arithmetic.
+  int64_t FewRows() const { return RecurrentKernelBytes() > 512 * 1024 ? 16 : 4; }
 
   // Where threads may share a tile: the recurrent kernel does not fit into one thread's L1.
   bool TeamsPay() const {
-    const bool large = problem_.units * panels_ * width_ * static_cast<int64_t>(sizeof(Real)) > 64 * 1024;
+    const bool large = RecurrentKernelBytes() > 64 * 1024;
     const bool possible = problem_.reserve != Reserve::kRecompute && !inputs_.direction[0].recurrent_dropout &&
                           !inputs_.direction[1].recurrent_dropout;
     return large && possible;
@@ -262,14 +267,23 @@ class Layer {
         1, std::min<int64_t>({parallel_.threads() / tasks, panels_, step_flop / 32'000, flop / (tasks * 4'000'000)}));
   }
 
-  // As few tiles as kBackwardTileRows allows, but two where the work is worth it and there is no better way to share it
-  // out, and otherwise 1, 4 or a multiple of 8.
+  // Tiles of the backward pass: as few as kBackwardTileRows allows, with more rows in very short sequences, where a pass
+  // over the weights and their gradients would otherwise serve few timesteps. Two where the work is worth it and there
+  // is no better way to share it out; otherwise 1, 4 or a multiple of 8.
   int64_t BackwardTileRows() const {
-    const int64_t batch = problem_.batch;
-    int64_t tiles = CeilDivide(batch, kBackwardTileRows);
-    if (tiles == 1 && 2 * Flop() >= 8'000'000 && (batch >= 2 * kFewRows || !TeamsPay())) tiles = 2;
+    const int64_t batch = problem_.batch, short_rows = 128 / std::max<int64_t>(1, problem_.time);
+    int64_t tiles = CeilDivide(batch, std::max(kBackwardTileRows, short_rows));
+    if (tiles == 1 && 2 * Flop() >= 8'000'000 && (batch >= 2 * FewRows() || !TeamsPay())) tiles = 2;
     if (tiles > 2) tiles = tiles <= 4 ? 4 : CeilDivide(tiles, kSlots) * kSlots;
     return std::max<int64_t>(1, CeilDivide(batch, std::max<int64_t>(1, tiles)));
+  }
+
+  // Accumulators of the weights' gradients. Large ones go through memory, which takes as long as computing some hundred
+  // timesteps: teams share them instead.
+  int64_t Slots(int64_t tiles) const {
+    const bool large = GatePanelsSize() * static_cast<int64_t>(sizeof(Real)) > 4 * 1024 * 1024 && TeamsPay();
+    const int64_t most = large ? std::min<int64_t>(2, plan_.timesteps / 1024) : kSlots;
+    return std::max<int64_t>(1, std::min(most, tiles));
   }
 
   size_t ElementSize() const { return static_cast<size_t>(SizeOf(problem_.dtype)); }
