@@ -103,9 +103,9 @@ struct Share {
 // One row, one step back: dh and dc of this step give dz and the dc of the step before. h = o * tanh(c) is computed
 // again rather than kept; `h` receives it.
 template <class Real>
-LSTM_FAST_INLINE void StepBack(const Sizes<Real>& sizes, const Share& share, int64_t units, const Real* gates, const Real* c_before,
-                               int64_t c_before_stride, const Real* dh, Real* dc, Real* dz, int64_t dz_stride,
-                               Real* h) {
+LSTM_FAST_INLINE void StepBack(const Sizes<Real>& sizes, const Share& share, int64_t units, const Real* gates,
+                               const Real* c_before, int64_t c_before_stride, const Real* dh, Real* dc, Real* dz,
+                               int64_t dz_stride, Real* h) {
   constexpr int64_t kL = kLanes<Real>;
   const Vector<Real> one = Broadcast(Real(1));
   for (int64_t p = share.first; p < share.last; ++p) {
@@ -192,9 +192,9 @@ LSTM_FAST_INLINE void MultiplyTransposed(const Sizes<Real>& sizes, const Real* c
 // pair. mask_of(pair) gives its [4][mask_stride] masks.
 template <class Real, bool kMasked, class MaskOf, class StoreValues>
 LSTM_FAST_INLINE void ForTransposedProduct(const Direction<Real>& d, const Real* dz, int64_t total, int64_t first,
-                                           int64_t count, const Real* transposed, int64_t columns,
-                                           int64_t first_column, int64_t last_column, const MaskOf& mask_of,
-                                           int64_t mask_stride, const StoreValues& store) {
+                                           int64_t count, const Real* transposed, int64_t columns, int64_t first_column,
+                                           int64_t last_column, const MaskOf& mask_of, int64_t mask_stride,
+                                           const StoreValues& store) {
   constexpr int64_t kL = kLanes<Real>;
   const Sizes<Real> sizes(d);
   const int64_t depth = sizes.panels * sizes.width;
@@ -411,11 +411,11 @@ void StoreInputGradient(const Direction<Real>& d, const Row* rows, BackwardScrat
     for (int64_t j = 0; j < valid; ++j) to[j] += values[j];
   };
   if (d.input_dropout) {
-    ForTransposedProduct<Real, true>(d, s.dz, s.chunk.total, first, count, d.kernel_transposed, d.input, 0,
-                                     d.input, mask_of, d.input, store);
+    ForTransposedProduct<Real, true>(d, s.dz, s.chunk.total, first, count, d.kernel_transposed, d.input, 0, d.input,
+                                     mask_of, d.input, store);
   } else {
-    ForTransposedProduct<Real, false>(d, s.dz, s.chunk.total, first, count, d.kernel_transposed, d.input, 0,
-                                      d.input, mask_of, d.input, store);
+    ForTransposedProduct<Real, false>(d, s.dz, s.chunk.total, first, count, d.kernel_transposed, d.input, 0, d.input,
+                                      mask_of, d.input, store);
   }
 }
 
@@ -494,8 +494,7 @@ void BackwardTile(const Direction<Real>& d, const Row* rows, int64_t row_count, 
     for (int64_t k = end - 1; k >= begin; --k) {
       for (int64_t r = 0; r < chunk.active[k - begin]; ++r) {
         Real* dh = s.dh + r * sizes.units;
-        AddOutputGradient(d, rows[r], k, share.first_unit, share.units, s.dy + share.first_unit,
-                          dh + share.first_unit);
+        AddOutputGradient(d, rows[r], k, share.first_unit, share.units, s.dy + share.first_unit, dh + share.first_unit);
         const Real* gates = s.gates[r] + k * 5 * sizes.units;
         const bool first = k == begin;
         const Real* c_before = first ? s.c_start + r * sizes.units : gates - 5 * sizes.units + 4 * kL;

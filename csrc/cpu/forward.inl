@@ -177,8 +177,7 @@ int64_t ForwardScratchSize(const Direction<Real>& d, int64_t row_count) {
 }
 
 template <class Real>
-void ForwardTile(const Direction<Real>& d, const Row* rows, int64_t row_count, Real* scratch_memory,
-                 const Team& team) {
+void ForwardTile(const Direction<Real>& d, const Row* rows, int64_t row_count, Real* scratch_memory, const Team& team) {
   ForwardScratch<Real> scratch(scratch_memory, d, row_count);
   Chunk& chunk = scratch.chunk;
   Recurrence<Real>& state = scratch.state;

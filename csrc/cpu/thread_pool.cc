@@ -61,8 +61,8 @@ bool SpinUntil(const Condition& condition) {
 struct Job {
   Job(int most_helpers, void (*work_of_job)(Job&, int rank)) : open(most_helpers), work(work_of_job) {}
 
-  int open;                   // helpers that may still join; guarded by the pool's mutex
-  int joined = 0;             // guarded likewise
+  int open;                    // helpers that may still join; guarded by the pool's mutex
+  int joined = 0;              // guarded likewise
   std::atomic<int> inside{0};  // helpers at work
   void (*work)(Job&, int rank);
 };
