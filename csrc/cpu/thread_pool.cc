@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cfenv>
 #include <chrono>
 #include <condition_variable>
 #include <cstdlib>
@@ -59,12 +60,17 @@ bool SpinUntil(const Condition& condition) {
 
 // A call of Run() or RunTogether(): helpers join it, by which it stays alive until they have left.
 struct Job {
-  Job(int most_helpers, void (*work_of_job)(Job&, int rank)) : open(most_helpers), work(work_of_job) {}
+  Job(int most_helpers, void (*work_of_job)(Job&, int rank)) : open(most_helpers), work(work_of_job) {
+    std::fegetenv(&environment);
+  }
 
   int open;                    // helpers that may still join; guarded by the pool's mutex
   int joined = 0;              // guarded likewise
   std::atomic<int> inside{0};  // helpers at work
   void (*work)(Job&, int rank);
+  // The caller's: TensorFlow's threads flush subnormal numbers to zero, Python's do not, and the bits of a call must
+  // not depend on which of them started a helper.
+  std::fenv_t environment;
 };
 
 // Tasks are claimed one by one by the caller and by the helpers.
@@ -199,6 +205,7 @@ class ThreadPool final : public Parallel {
       const int rank = ++job->joined;
       if (--job->open == 0) Forget(job);
       lock.unlock();
+      std::fesetenv(&job->environment);
       job->work(*job, rank);
       lock.lock();
       Forget(job);  // its tasks are all claimed
