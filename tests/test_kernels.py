@@ -250,11 +250,12 @@ def test_bits_do_not_depend_on_threads_or_on_time(batch, directions, reserve):
 @pytest.mark.parametrize("reserve", RESERVE_MODES)
 @pytest.mark.parametrize("batch", [1, 2, 5])
 @pytest.mark.parametrize("mask", ["none", "holes"])
-@pytest.mark.parametrize("features", [3, 150])
+@pytest.mark.parametrize(("features", "directions"), [(3, 1), (150, 1), (150, 2)])
 @pytest.mark.usefixtures("threads")
 @every_isa
-def test_bits_do_not_depend_on_the_size_of_a_team(features, mask, batch, reserve):
-    problem = make_problem(batch, 30, features, 205, mask=mask, dtype="float16" if batch == 2 else "float32")
+def test_bits_do_not_depend_on_the_size_of_a_team(features, directions, mask, batch, reserve):
+    dtype = "float16" if batch == 2 else "float32"
+    problem = make_problem(batch, 30, features, 205, directions=directions, mask=mask, dtype=dtype)
     _core.set_threads(1)
     alone = solve_by_kernel(problem, reserve=reserve)
     for count in (2, 3, 4):
@@ -304,6 +305,32 @@ for _ in range(3):
     assert os.waitpid(child, 0)[1] == 0
     assert (solve_by_kernel(problem).dx == before.dx).all()
 """
+
+
+# TensorFlow's threads flush subnormal numbers to zero, and a thread inherits that from the one that starts it.
+SUBNORMAL = """
+import dataclasses, sys
+import numpy as np
+import tensorflow as tf
+from cases import make_problem, solve_by_kernel
+from keras_side import solve_by_layer
+from lstm_fast import FastLSTM, _core
+_core.set_threads(2)
+problem = make_problem(64, 40, 16, 32)
+solve_by_layer(problem, FastLSTM, graph=True)  # starts the helpers
+kernels = [kernel * np.float32(1e38) for kernel in problem.kernels]
+problem = dataclasses.replace(problem, x=problem.x * np.float32(1e-40), kernels=kernels)
+together = solve_by_kernel(problem)
+_core.set_threads(1)
+alone = solve_by_kernel(problem)
+assert alone.y.all()
+assert (together.y == alone.y).all()
+assert (together.dx == alone.dx).all()
+"""
+
+
+def test_subnormal_numbers_count_on_every_thread():
+    subprocess.run([sys.executable, "-c", SUBNORMAL], check=True, timeout=120, cwd=Path(__file__).parent)
 
 
 def test_works_in_a_forked_child_and_still_in_its_parent():

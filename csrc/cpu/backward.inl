@@ -86,20 +86,6 @@ void AddOutputGradient(const Direction<Real>& d, const Row& row, int64_t k, int6
   for (int64_t s = t; s != end; s += direction) add(OutputTime(d, s));
 }
 
-// The units that one member of a team owns in the backward pass: whole panels.
-struct Share {
-  template <class Real>
-  Share(const Direction<Real>& d, const Team& team) {
-    const int64_t panels = Sizes<Real>(d).panels;
-    first = team.First(panels);
-    last = team.Last(panels);
-    first_unit = first * kLanes<Real>;
-    units = (last * kLanes<Real> < d.units ? last * kLanes<Real> : d.units) - first_unit;
-  }
-  int64_t first, last;        // panels
-  int64_t first_unit, units;  // real ones
-};
-
 // One row, one step back: dh and dc of this step give dz and the dc of the step before. h = o * tanh(c) is computed
 // again rather than kept; `h` receives it.
 template <class Real>
@@ -138,8 +124,8 @@ LSTM_FAST_INLINE void StepBack(const Sizes<Real>& sizes, const Share& share, int
 }
 
 // out = dz times kVectors vectors of a column panel of a transposed matrix, whose rows are `width` wide, for the pairs
-// left[i] points to; with masks, each gate's part
-// is multiplied by its own row of mask, which starts at mask[i] + gate * mask_stride.
+// left[i] points to; with masks, each gate's part is multiplied by its own row of mask, which starts at
+// mask[i] + gate * mask_stride.
 template <class Real, int kRows, int kVectors, bool kMasked>
 LSTM_FAST_INLINE void MultiplyTransposed(const Sizes<Real>& sizes, const Real* const (&left)[kRows],
                                          int64_t left_stride, const Real* panel, int64_t width,
@@ -347,7 +333,7 @@ void PrepareGates(const Direction<Real>& d, const Row* rows, int64_t row_count, 
       state.gates[r] = s.recomputed + (r * d.chunk_steps - s.chunk.begin) * step_size;
       s.gates[r] = state.gates[r];
     }
-    RunChunk(d, s.chunk, s.input.operand(), state, Team{0, 1, nullptr, nullptr}, [](int64_t, int64_t) {});
+    RunChunk(d, s.chunk, s.input.operand(), state, Share(d, {0, 1, nullptr, nullptr}), [](int64_t, int64_t) {});
     return;
   }
   for (int64_t r = 0; r < active; ++r) s.gates[r] = d.reserve + rows[r].reserve_offset;

@@ -14,11 +14,13 @@ LSTM_FAST_INLINE float FloatOf(uint32_t bits) {
   return x;
 }
 
+// No step reads or makes a subnormal float32, which the threads of some frameworks flush to zero.
 LSTM_FAST_INLINE float FromHalf(uint16_t half) {
-  // Rebiases the exponent by a product, which is right for subnormals as well.
-  const float magnitude = FloatOf((half & 0x7fffu) << 13) * 0x1p112f;
-  const uint32_t bits = BitsOf(magnitude) | (magnitude >= 65536.0f ? 0x7f800000u : 0u);
-  return FloatOf(bits | (half & 0x8000u) << 16);
+  const uint32_t magnitude = half & 0x7fffu;
+  const uint32_t infinite = magnitude >= 0x7c00u ? 0x7f800000u : 0u;
+  const uint32_t subnormal = BitsOf(static_cast<float>(static_cast<int32_t>(magnitude & 0x3ffu)) * 0x1p-24f);
+  const uint32_t bits = magnitude < 0x400u ? subnormal : (magnitude << 13) + (112u << 23);
+  return FloatOf(bits | infinite | (half & 0x8000u) << 16);
 }
 
 // Round to nearest, ties to even.

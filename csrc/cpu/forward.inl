@@ -28,10 +28,10 @@ struct Recurrence {
 };
 
 template <class Real, bool kPerGate>
-void Project(const Direction<Real>& d, const Operand<Real>& x, int64_t total, Real* z, const Team& team) {
+void Project(const Direction<Real>& d, const Operand<Real>& x, int64_t total, Real* z, const Share& share) {
   const Sizes<Real> sizes(d);
   const Extent extent = {1, d.input, 0, 0, sizes.width};
-  for (int64_t p = team.First(sizes.panels); p < team.Last(sizes.panels); ++p) {
+  for (int64_t p = share.first; p < share.last; ++p) {
     const Real* bias = d.bias + p * sizes.width;
     const Real* panel = d.kernel + p * d.input * sizes.width;
     ForRowTiles(total, [&](auto tile, int64_t first) {
@@ -57,7 +57,7 @@ void Project(const Direction<Real>& d, const Operand<Real>& x, int64_t total, Re
 
 // One timestep of the rows that are active in it: h -> h_next, c in place.
 template <class Real, bool kPerGate>
-void Step(const Direction<Real>& d, const Chunk& chunk, int64_t k, Recurrence<Real>& state, const Team& team) {
+void Step(const Direction<Real>& d, const Chunk& chunk, int64_t k, Recurrence<Real>& state, const Share& share) {
   constexpr int64_t kL = kLanes<Real>;
   const Sizes<Real> sizes(d);
   const int64_t active = chunk.active[k - chunk.begin], first_pair = chunk.first[k - chunk.begin];
@@ -74,7 +74,7 @@ void Step(const Direction<Real>& d, const Chunk& chunk, int64_t k, Recurrence<Re
     }
   }
   const Real* h = kPerGate ? state.h_masked : state.h;
-  for (int64_t p = team.First(sizes.panels); p < team.Last(sizes.panels); ++p) {
+  for (int64_t p = share.first; p < share.last; ++p) {
     const Real* panel = d.recurrent_kernel + p * d.units * sizes.width;
     ForRowTiles(active, [&](auto tile, int64_t first) {
       constexpr int kRows = decltype(tile)::value;
@@ -114,11 +114,11 @@ void Step(const Direction<Real>& d, const Chunk& chunk, int64_t k, Recurrence<Re
 // h_next and c; it waits for the team.
 template <class Real, class OnStep>
 LSTM_FAST_INLINE void RunChunk(const Direction<Real>& d, const Chunk& chunk, const Operand<Real>& x,
-                               Recurrence<Real>& state, const Team& team, const OnStep& on_step) {
-  x.per_gate ? Project<Real, true>(d, x, chunk.total, state.z, team)
-             : Project<Real, false>(d, x, chunk.total, state.z, team);
+                               Recurrence<Real>& state, const Share& share, const OnStep& on_step) {
+  x.per_gate ? Project<Real, true>(d, x, chunk.total, state.z, share)
+             : Project<Real, false>(d, x, chunk.total, state.z, share);
   for (int64_t k = chunk.begin; k < chunk.end; ++k) {
-    d.recurrent_dropout ? Step<Real, true>(d, chunk, k, state, team) : Step<Real, false>(d, chunk, k, state, team);
+    d.recurrent_dropout ? Step<Real, true>(d, chunk, k, state, share) : Step<Real, false>(d, chunk, k, state, share);
     on_step(k, chunk.active[k - chunk.begin]);
     Real* previous = state.h;
     state.h = state.h_next;
@@ -183,9 +183,7 @@ void ForwardTile(const Direction<Real>& d, const Row* rows, int64_t row_count, R
   Recurrence<Real>& state = scratch.state;
   const Sizes<Real> sizes(d);
   const bool leads = team.rank == 0;
-  const int64_t first_unit = team.First(sizes.panels) * kLanes<Real>;
-  const int64_t last_unit = team.Last(sizes.panels) * kLanes<Real>;
-  const int64_t own_units = (last_unit < d.units ? last_unit : d.units) - first_unit;
+  const Share share(d, team);
 
   if (leads) {
     scratch.input.LoadMasks(rows, row_count);
@@ -217,11 +215,11 @@ void ForwardTile(const Direction<Real>& d, const Row* rows, int64_t row_count, R
         }
       }
     }
-    RunChunk(d, chunk, scratch.input.operand(), state, team, [&](int64_t k, int64_t active) {
+    RunChunk(d, chunk, scratch.input.operand(), state, share, [&](int64_t k, int64_t active) {
       for (int64_t r = 0; r < active && d.return_sequences && d.y.data; ++r) {
         const int64_t time = OutputTime(d, TimeOf(d, rows[r], k));
-        const int64_t offset = rows[r].batch * d.y.batch_stride + time * d.y.time_stride + first_unit;
-        StoreRow(d.dtype, d.y.data, offset, own_units, state.h_next + r * sizes.units + first_unit);
+        const int64_t offset = rows[r].batch * d.y.batch_stride + time * d.y.time_stride + share.first_unit;
+        StoreRow(d.dtype, d.y.data, offset, share.units, state.h_next + r * sizes.units + share.first_unit);
       }
       team.Wait();
       for (int64_t r = 0; r < active && leads; ++r) {  // a finished row's h and c stay as they are

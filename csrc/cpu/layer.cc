@@ -1,8 +1,10 @@
 // The layer's schedule: which rows run where and when, over the kernels of the active instruction set.
 //
 // Rows are sorted by their number of real timesteps and cut into tiles; a tile runs all its timesteps on one thread, so
-// that a call forks and joins once per phase. The backward pass adds the gradients of the weights up in "slots", each a
-// fixed list of tiles with accumulators of its own, whose number depends on the shape alone: so do the bits.
+// that a call forks and joins once per phase. Where there are fewer tiles than threads, a team of threads runs a tile,
+// each on its own units, and meets at a barrier once a timestep. The backward pass adds the gradients of the weights up
+// in "slots", each a fixed list of tiles with accumulators of its own, whose number depends on the shape alone: so do
+// the bits.
 #include <algorithm>
 #include <atomic>
 #include <cstdint>

@@ -31,12 +31,25 @@ struct Sizes {
   int64_t width;  // of a gate panel: 4 * lanes
 };
 
+// The units that one member of a team owns: whole panels.
+struct Share {
+  template <class Real>
+  Share(const Direction<Real>& d, const Team& team) {
+    const int64_t panels = Sizes<Real>(d).panels;
+    first = team.First(panels);
+    last = team.Last(panels);
+    first_unit = first * kLanes<Real>;
+    units = (last * kLanes<Real> < d.units ? last * kLanes<Real> : d.units) - first_unit;
+  }
+  int64_t first, last;        // panels
+  int64_t first_unit, units;  // real ones
+};
+
 // Real timesteps [begin, end) of a tile, whose active rows at each step are a prefix of the sorted rows. Pair
 // (step k, row r) has index first[k - begin] + r.
 struct Chunk {
   int64_t begin, end, total;
-  int64_t* first;   // shared by a team, as is
-  int64_t* active;  // this: the leader fills them
+  int64_t *first, *active;  // shared by a team, whose leader fills them
 
   void Span(int64_t from, int64_t to) {
     begin = from;
