@@ -26,7 +26,7 @@ def relative_squares(found: Mapping[str, NDArray], exact: Mapping[str, NDArray])
 def test_error_is_no_larger_than_that_of_keras():
     errors = []
     for seed, mask in enumerate(MASKS):
-        problem = make_problem(16, LONG, 16, 24, mask=mask, seed=seed)
+        problem = make_problem(4, LONG, 16, 24, mask=mask, seed=seed)
         exact = solve_by_reference(problem).solution.named()
         with fused(forward=1, backward=1):
             ours = solve_by_layer(problem, FastLSTM, graph=True).named()

@@ -135,17 +135,30 @@ LSTM_FAST_INLINE void MultiplyTransposed(const Sizes<Real>& sizes, const Real* c
   constexpr int64_t kWidth = kVectors * kL;
   Vector<Real> sums[kRows][kVectors];
   if constexpr (!kMasked) {
-    LSTM_FAST_UNROLL
-    for (int i = 0; i < kRows; ++i) {
-      LSTM_FAST_UNROLL
-      for (int v = 0; v < kVectors; ++v) sums[i][v] = Vector<Real>{};
-    }
-    const Extent extent = {sizes.panels, sizes.width, left_stride, sizes.width * width, width};
-    MultiplyPanel<Real, kRows, kVectors, 1, false>(left, 0, extent, panel, sums);
-    LSTM_FAST_UNROLL
-    for (int i = 0; i < kRows; ++i) {
-      LSTM_FAST_UNROLL
-      for (int v = 0; v < kVectors; ++v) Store(out[i] + v * kL, sums[i][v]);
+    // Summed in blocks of at most 32 terms. One running sum over all gates gave the gradient of h0 1.3 times the error
+    // that Keras's has; blocks of 64 gave 1.15.
+    constexpr int64_t kBlock = 4 * kL < 32 ? 4 * kL : 32;
+    const Extent extent = {1, kBlock, 0, 0, width};
+    for (int64_t p = 0; p < sizes.panels; ++p) {
+      for (int64_t term = 0; term < sizes.width; term += kBlock) {
+        const Real* block[kRows];
+        LSTM_FAST_UNROLL
+        for (int i = 0; i < kRows; ++i) {
+          block[i] = left[i] + p * left_stride + term;
+          LSTM_FAST_UNROLL
+          for (int v = 0; v < kVectors; ++v) sums[i][v] = Vector<Real>{};
+        }
+        MultiplyPanel<Real, kRows, kVectors, 1, false>(block, 0, extent, panel + (p * sizes.width + term) * width,
+                                                       sums);
+        LSTM_FAST_UNROLL
+        for (int i = 0; i < kRows; ++i) {
+          LSTM_FAST_UNROLL
+          for (int v = 0; v < kVectors; ++v) {
+            Real* to = out[i] + v * kL;
+            Store(to, p + term == 0 ? sums[i][v] : Load(to) + sums[i][v]);
+          }
+        }
+      }
     }
   } else {
     LSTM_FAST_UNROLL
