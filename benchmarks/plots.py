@@ -59,7 +59,7 @@ def speed(timings: Sequence[Timing], path: Path) -> None:
     panels[0].invert_yaxis()
     figure.supxlabel("FastLSTM, times as fast as each (B,T,D,H; to the right of 1 FastLSTM is faster)", fontsize=10)
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(names), frameon=False)
+    figure.legend(handles, labels, loc="outside upper center", ncols=(len(names) + 1) // 2, frameon=False)
     _save(figure, path)
 
 
@@ -91,7 +91,7 @@ def grid(cells: Sequence[Cell], path: Path) -> None:
     bar = figure.colorbar(image, ax=list(all_axes), label="times as fast (grey: left out)", shrink=0.6)
     bar.ax.yaxis.set_major_locator(FixedLocator([tick for tick in TICKS if 1 / greatest <= tick <= greatest]))
     bar.ax.yaxis.set_minor_locator(NullLocator())
-    bar.ax.yaxis.set_major_formatter(StrMethodFormatter("{x:.2g}"))
+    bar.ax.yaxis.set_major_formatter(StrMethodFormatter("{x:.3g}"))
     _save(figure, path)
 
 
