@@ -179,37 +179,41 @@ class InputReader {
   std::vector<Tensor> tensors_;
 };
 
-// Outputs are allocated in order.
+// Outputs are allocated in order. Large ones find the memory of the step before again: TensorFlow's allocator gives it
+// back to the system, and touching fresh pages costs up to a fifth of a pass, for the reserve more than the pass
+// itself.
 class OutputWriter {
  public:
   explicit OutputWriter(TF_OpKernelContext* context) : context_(context), status_(TF_NewStatus()) {}
 
   void* Next(TF_DataType type, int64_t element_size, const std::vector<int64_t>& shape) {
-    int64_t count = 1;
-    for (const int64_t dim : shape) count *= dim;
-    TF_Tensor* tensor =
-        TF_AllocateOutput(context_, static_cast<int>(tensors_.size()), type, shape.data(),
-                          static_cast<int>(shape.size()), static_cast<size_t>(count * element_size), status_.get());
+    int64_t bytes = element_size;
+    for (const int64_t dim : shape) bytes *= dim;
+    return bytes < kReusedBytes ? Allocate(type, bytes, shape) : Reuse(type, bytes, shape);
+  }
+
+ private:
+  static constexpr int64_t kReusedBytes = 256 * 1024;
+
+  void* Allocate(TF_DataType type, int64_t bytes, const std::vector<int64_t>& shape) {
+    TF_Tensor* tensor = TF_AllocateOutput(context_, static_cast<int>(tensors_.size()), type, shape.data(),
+                                          static_cast<int>(shape.size()), static_cast<size_t>(bytes), status_.get());
     ThrowIfError(status_);
     tensors_.emplace_back(tensor);
     return TF_TensorData(tensor);
   }
 
-  // Bytes that the next step finds again: TensorFlow's allocator would give so much memory back to the system, and
-  // touching it anew costs more than the pass itself.
-  void* NextReused(int64_t bytes) {
-    if (bytes == 0) return Next(TF_UINT8, 1, {0});
+  void* Reuse(TF_DataType type, int64_t bytes, const std::vector<int64_t>& shape) {
     auto workspace = std::make_unique<Workspace>(static_cast<size_t>(bytes));
     void* data = workspace->data<void>();
     const auto release = [](void*, size_t, void* owner) { delete static_cast<Workspace*>(owner); };
-    tensors_.emplace_back(
-        TF_NewTensor(TF_UINT8, &bytes, 1, data, static_cast<size_t>(bytes), release, workspace.release()));
+    tensors_.emplace_back(TF_NewTensor(type, shape.data(), static_cast<int>(shape.size()), data,
+                                       static_cast<size_t>(bytes), release, workspace.release()));
     TF_SetOutput(context_, static_cast<int>(tensors_.size()) - 1, tensors_.back().get(), status_.get());
     ThrowIfError(status_);
     return data;
   }
 
- private:
   TF_OpKernelContext* context_;
   Status status_;
   std::vector<Tensor> tensors_;
@@ -230,7 +234,7 @@ void ComputeForward(void* kernel, TF_OpKernelContext* context) {
         output.y = next({p.batch, p.return_sequences ? p.time : 1, p.directions * p.units});
         for (int n = 0; n < p.directions; ++n) output.h_n[n] = next({p.batch, p.units});
         for (int n = 0; n < p.directions; ++n) output.c_n[n] = next({p.batch, p.units});
-        output.reserve = writer.NextReused(ReserveBytes(p, inputs.mask));
+        output.reserve = writer.Next(TF_UINT8, 1, {ReserveBytes(p, inputs.mask)});
         Forward(inputs, output);
       },
       [&](TF_Status* status) { TF_OpKernelContext_Failure(context, status); });

@@ -124,64 +124,66 @@ LSTM_FAST_INLINE void StepBack(const Sizes<Real>& sizes, const Share& share, int
 }
 
 // out = dz times kVectors vectors of a column panel of a transposed matrix, whose rows are `width` wide, for the pairs
-// left[i] points to; with masks, each gate's part is multiplied by its own row of mask, which starts at
-// mask[i] + gate * mask_stride.
-template <class Real, int kRows, int kVectors, bool kMasked>
-LSTM_FAST_INLINE void MultiplyTransposed(const Sizes<Real>& sizes, const Real* const (&left)[kRows],
-                                         int64_t left_stride, const Real* panel, int64_t width,
-                                         const Real* const (&mask)[kRows], int64_t mask_stride, int64_t valid,
-                                         Real (&out)[kRows][4 * kLanes<Real>]) {
+// left[i] points to; sums over the gate panels [first, last) are added to those over the panels before.
+template <class Real, int kRows, int kVectors>
+LSTM_FAST_INLINE void MultiplyTransposed(const Sizes<Real>& sizes, int64_t first, int64_t last,
+                                         const Real* const (&left)[kRows], int64_t left_stride, const Real* panel,
+                                         int64_t width, Real* out) {
   constexpr int64_t kL = kLanes<Real>;
-  constexpr int64_t kWidth = kVectors * kL;
-  Vector<Real> sums[kRows][kVectors];
-  if constexpr (!kMasked) {
-    // Summed in blocks of at most 32 terms. One running sum over all gates gave the gradient of h0 1.3 times the error
-    // that Keras's has; blocks of 64 gave 1.15.
-    constexpr int64_t kBlock = 4 * kL < 32 ? 4 * kL : 32;
-    const Extent extent = {1, kBlock, 0, 0, width};
-    for (int64_t p = 0; p < sizes.panels; ++p) {
-      for (int64_t term = 0; term < sizes.width; term += kBlock) {
-        const Real* block[kRows];
-        LSTM_FAST_UNROLL
-        for (int i = 0; i < kRows; ++i) {
-          block[i] = left[i] + p * left_stride + term;
-          LSTM_FAST_UNROLL
-          for (int v = 0; v < kVectors; ++v) sums[i][v] = Vector<Real>{};
-        }
-        MultiplyPanel<Real, kRows, kVectors, 1, false>(block, 0, extent, panel + (p * sizes.width + term) * width,
-                                                       sums);
-        LSTM_FAST_UNROLL
-        for (int i = 0; i < kRows; ++i) {
-          LSTM_FAST_UNROLL
-          for (int v = 0; v < kVectors; ++v) {
-            Real* to = out[i] + v * kL;
-            Store(to, p + term == 0 ? sums[i][v] : Load(to) + sums[i][v]);
-          }
-        }
-      }
-    }
-  } else {
-    LSTM_FAST_UNROLL
-    for (int i = 0; i < kRows; ++i) {
-      for (int64_t j = 0; j < kWidth; ++j) out[i][j] = 0;
-    }
-    const Extent extent = {sizes.panels, kL, left_stride, sizes.width * width, width};
-    for (int64_t gate = 0; gate < 4; ++gate) {
-      const Real* gate_left[kRows];
+  // Summed in blocks of at most 32 terms. One running sum over all gates gave the gradient of h0 1.3 times the error
+  // that Keras's has; blocks of 64 gave 1.15.
+  constexpr int64_t kBlock = 4 * kL < 32 ? 4 * kL : 32;
+  const Extent extent = {1, kBlock, 0, 0, width};
+  for (int64_t p = first; p < last; ++p) {
+    for (int64_t term = 0; term < sizes.width; term += kBlock) {
+      const Real* block[kRows];
+      Vector<Real> sums[kRows][kVectors];
       LSTM_FAST_UNROLL
       for (int i = 0; i < kRows; ++i) {
-        gate_left[i] = left[i] + gate * kL;
+        block[i] = left[i] + p * left_stride + term;
         LSTM_FAST_UNROLL
         for (int v = 0; v < kVectors; ++v) sums[i][v] = Vector<Real>{};
       }
-      MultiplyPanel<Real, kRows, kVectors, 1, false>(gate_left, 0, extent, panel + gate * kL * width, sums);
+      MultiplyPanel<Real, kRows, kVectors, 1, false>(block, 0, extent, panel + (p * sizes.width + term) * width, sums);
       LSTM_FAST_UNROLL
       for (int i = 0; i < kRows; ++i) {
-        Real part[kWidth];
         LSTM_FAST_UNROLL
-        for (int v = 0; v < kVectors; ++v) Store(part + v * kL, sums[i][v]);
-        for (int64_t j = 0; j < valid; ++j) out[i][j] += mask[i][gate * mask_stride + j] * part[j];
+        for (int v = 0; v < kVectors; ++v) {
+          Real* to = out + (i * 4 + v) * kL;
+          Store(to, p + term == 0 ? sums[i][v] : Load(to) + sums[i][v]);
+        }
       }
+    }
+  }
+}
+
+// The same over all gate panels, each gate's part multiplied by its own row of mask, which starts at
+// mask[i] + gate * mask_stride.
+template <class Real, int kRows, int kVectors>
+LSTM_FAST_INLINE void MultiplyTransposedMasked(const Sizes<Real>& sizes, const Real* const (&left)[kRows],
+                                               int64_t left_stride, const Real* panel, int64_t width,
+                                               const Real* const (&mask)[kRows], int64_t mask_stride, int64_t valid,
+                                               Real* out) {
+  constexpr int64_t kL = kLanes<Real>;
+  constexpr int64_t kWidth = kVectors * kL;
+  const Extent extent = {sizes.panels, kL, left_stride, sizes.width * width, width};
+  for (int64_t gate = 0; gate < 4; ++gate) {
+    const Real* gate_left[kRows];
+    Vector<Real> sums[kRows][kVectors];
+    LSTM_FAST_UNROLL
+    for (int i = 0; i < kRows; ++i) {
+      gate_left[i] = left[i] + gate * kL;
+      LSTM_FAST_UNROLL
+      for (int v = 0; v < kVectors; ++v) sums[i][v] = Vector<Real>{};
+    }
+    MultiplyPanel<Real, kRows, kVectors, 1, false>(gate_left, 0, extent, panel + gate * kL * width, sums);
+    LSTM_FAST_UNROLL
+    for (int i = 0; i < kRows; ++i) {
+      Real part[kWidth];
+      LSTM_FAST_UNROLL
+      for (int v = 0; v < kVectors; ++v) Store(part + v * kL, sums[i][v]);
+      Real* to = out + i * 4 * kL;
+      for (int64_t j = 0; j < valid; ++j) to[j] = (gate == 0 ? 0 : to[j]) + mask[i][gate * mask_stride + j] * part[j];
     }
   }
 }
@@ -195,43 +197,56 @@ LSTM_FAST_INLINE void ForTransposedProduct(const Direction<Real>& d, const Real*
                                            int64_t last_column, const MaskOf& mask_of, int64_t mask_stride,
                                            const StoreValues& store) {
   constexpr int64_t kL = kLanes<Real>;
+  // The sums of so many pairs are kept at once, and so many gate panels of the matrix stay in L1 while they pass.
+  constexpr int64_t kPairs = 8 * kMicroRows, kPanels = 128 / (4 * kL);
   const Sizes<Real> sizes(d);
-  const int64_t depth = sizes.panels * sizes.width;
+  const int64_t depth = sizes.panels * sizes.width, stride = total * sizes.width;
+  const int64_t step = kMasked ? sizes.panels : kPanels;
   const auto least = [](int64_t a, int64_t b) { return a < b ? a : b; };
   for (int64_t column = first_column; column < last_column;) {
     const int64_t panel_begin = column / sizes.width * sizes.width;
     const int64_t valid = least(panel_begin + sizes.width, last_column) - column;
     const int64_t width = least(sizes.width, CeilDivide(columns - panel_begin, kL) * kL);
     const Real* panel = transposed + panel_begin * depth + (column - panel_begin);
-    ForRowTiles(count, [&](auto tile, int64_t offset) {
-      constexpr int kRows = decltype(tile)::value;
-      const Real *left[kRows], *mask[kRows];
-      for (int i = 0; i < kRows; ++i) {
-        left[i] = dz + (first + offset + i) * sizes.width;
-        mask[i] = kMasked ? mask_of(offset + i) + column : nullptr;
+    for (int64_t begin = 0; begin < count; begin += kPairs) {
+      const int64_t pairs = least(kPairs, count - begin);
+      alignas(64) Real out[kPairs * 4 * kL];
+      for (int64_t p = 0; p < sizes.panels; p += step) {
+        ForRowTiles(pairs, [&](auto tile, int64_t offset) {
+          constexpr int kRows = decltype(tile)::value;
+          const Real *left[kRows], *mask[kRows];
+          for (int i = 0; i < kRows; ++i) {
+            left[i] = dz + (first + begin + offset + i) * sizes.width;
+            mask[i] = kMasked ? mask_of(begin + offset + i) + column : nullptr;
+          }
+          Real* sums = out + offset * 4 * kL;
+          const auto multiply = [&](auto vectors) {
+            constexpr int kVectors = decltype(vectors)::value;
+            if constexpr (kMasked) {
+              MultiplyTransposedMasked<Real, kRows, kVectors>(sizes, left, stride, panel, width, mask, mask_stride,
+                                                              valid, sums);
+            } else {
+              MultiplyTransposed<Real, kRows, kVectors>(sizes, p, least(p + step, sizes.panels), left, stride, panel,
+                                                        width, sums);
+            }
+          };
+          switch (CeilDivide(valid, kL)) {
+            case 1:
+              multiply(Constant<1>{});
+              break;
+            case 2:
+              multiply(Constant<2>{});
+              break;
+            case 3:
+              multiply(Constant<3>{});
+              break;
+            default:
+              multiply(Constant<4>{});
+          }
+        });
       }
-      alignas(64) Real out[kRows][4 * kL];
-      const int64_t stride = total * sizes.width;
-      const auto multiply = [&](auto vectors) {
-        MultiplyTransposed<Real, kRows, decltype(vectors)::value, kMasked>(sizes, left, stride, panel, width, mask,
-                                                                           mask_stride, valid, out);
-      };
-      switch (CeilDivide(valid, kL)) {
-        case 1:
-          multiply(Constant<1>{});
-          break;
-        case 2:
-          multiply(Constant<2>{});
-          break;
-        case 3:
-          multiply(Constant<3>{});
-          break;
-        default:
-          multiply(Constant<4>{});
-      }
-      LSTM_FAST_UNROLL
-      for (int i = 0; i < kRows; ++i) store(offset + i, column, out[i], valid);
-    });
+      for (int64_t i = 0; i < pairs; ++i) store(begin + i, column, out + i * 4 * kL, valid);
+    }
     column += valid;
   }
 }

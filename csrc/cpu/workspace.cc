@@ -21,7 +21,7 @@ struct Buffer {
 
 // Kept for reuse; a larger buffer goes back to the system at once.
 constexpr std::size_t kKeptBytes = std::size_t{512} << 20;
-constexpr std::size_t kKeptBuffers = 16;
+constexpr std::size_t kKeptBuffers = 64;
 
 struct Cache {
   std::mutex mutex;
