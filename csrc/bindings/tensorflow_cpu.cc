@@ -245,7 +245,8 @@ void ComputeBackward(void* kernel, TF_OpKernelContext* context) {
       [&] {
         const Attributes& attributes = *static_cast<const Attributes*>(kernel);
         InputReader reader(context);
-        const Inputs inputs = Check(reader.Common(attributes));
+        const Arguments arguments = reader.Common(attributes);
+        const Inputs inputs = Check(arguments);
         const Problem& p = inputs.problem;
         const auto required = [&] { return reader.Next(); };
         GradientArguments gradient;
@@ -263,13 +264,17 @@ void ComputeBackward(void* kernel, TF_OpKernelContext* context) {
         output.dx = next({p.batch, p.time, p.input});
         for (int n = 0; n < p.directions; ++n) output.dkernel[n] = next({p.input, 4 * p.units});
         for (int n = 0; n < p.directions; ++n) output.drecurrent_kernel[n] = next({p.units, 4 * p.units});
-        for (int n = 0; n < p.directions; ++n) {
-          const bool has_bias = inputs.direction[n].bias != nullptr;
-          void* dbias = next({has_bias ? 4 * p.units : 0});
-          output.dbias[n] = has_bias ? dbias : nullptr;
-        }
-        for (int n = 0; n < p.directions; ++n) output.dh0[n] = next({p.batch, p.units});
-        for (int n = 0; n < p.directions; ++n) output.dc0[n] = next({p.batch, p.units});
+        // What is absent has no gradient: a tensor of shape [0], like the argument.
+        const auto next_of = [&](void*(&outputs)[2], const std::array<Array, 2>& of,
+                                 const std::vector<int64_t>& shape) {
+          for (size_t n = 0; n < static_cast<size_t>(p.directions); ++n) {
+            void* data = next(of[n].present ? shape : std::vector<int64_t>{0});
+            outputs[n] = of[n].present ? data : nullptr;
+          }
+        };
+        next_of(output.dbias, arguments.biases, {4 * p.units});
+        next_of(output.dh0, arguments.h0, {p.batch, p.units});
+        next_of(output.dc0, arguments.c0, {p.batch, p.units});
         Backward(inputs, backward, output);
       },
       [&](TF_Status* status) { TF_OpKernelContext_Failure(context, status); });
@@ -301,8 +306,8 @@ void BackwardShapes(TF_ShapeInferenceContext* context, TF_Status* status) {
   for (int list = 0; list < 3; ++list) {   // dkernels, drecurrent_kernels, dbiases
     for (int n = 0; n < directions; ++n) input_of_output.push_back(2 + list * directions + n);
   }
-  for (int list = 0; list < 2; ++list) {  // dh0, dc0 have the shapes of dh_n, dc_n
-    for (int n = 0; n < directions; ++n) input_of_output.push_back(4 + (7 + list) * directions + n);
+  for (int list = 0; list < 2; ++list) {  // dh0, dc0
+    for (int n = 0; n < directions; ++n) input_of_output.push_back(2 + (3 + list) * directions + n);
   }
   SetOutputShapes(context, input_of_output, status);
 }

@@ -273,7 +273,7 @@ void PackColumns(const Operand<Real>& rows, int64_t gate, int64_t total, int64_t
 // keeps.
 template <class Real, bool kPerGate>
 void AccumulateGradient(const Direction<Real>& d, const Share& share, const Real* packed, int64_t columns,
-                        const Real* dz, int64_t total, Real* gradient) {
+                        const Real* dz, int64_t total, bool fresh, Real* gradient) {
   constexpr int64_t kL = kLanes<Real>;
   // Pairs summed at once: dz of so many pairs stays in L1 while all columns pass.
   constexpr int64_t kBlock = 128;
@@ -302,7 +302,7 @@ void AccumulateGradient(const Direction<Real>& d, const Share& share, const Real
             LSTM_FAST_UNROLL
             for (int v = 0; v < 4; ++v) {
               Real* sum = to + (first + i) * sizes.width + v * kL;
-              Store(sum, Load(sum) + sums[i][v]);
+              Store(sum, fresh && begin == 0 ? sums[i][v] : Load(sum) + sums[i][v]);
             }
           }
         };
@@ -314,19 +314,20 @@ void AccumulateGradient(const Direction<Real>& d, const Share& share, const Real
 
 template <class Real>
 void AccumulateMatrix(const Direction<Real>& d, const Share& share, const Operand<Real>& rows, int64_t columns,
-                      const Real* dz, int64_t total, Real* packed, Real* gradient, const Team& team) {
+                      const Real* dz, int64_t total, Real* packed, bool fresh, Real* gradient, const Team& team) {
   const int64_t gate_stride = CeilDivide(columns, kMicroRows) * total * kMicroRows;
   for (int64_t gate = 0; gate < (rows.per_gate ? 4 : 1); ++gate) {
     PackColumns(rows, gate, total, columns, packed + gate * gate_stride, team);
   }
   team.Wait();
-  rows.per_gate ? AccumulateGradient<Real, true>(d, share, packed, columns, dz, total, gradient)
-                : AccumulateGradient<Real, false>(d, share, packed, columns, dz, total, gradient);
+  rows.per_gate ? AccumulateGradient<Real, true>(d, share, packed, columns, dz, total, fresh, gradient)
+                : AccumulateGradient<Real, false>(d, share, packed, columns, dz, total, fresh, gradient);
   team.Wait();  // before `packed` is written again
 }
 
 template <class Real>
-void AccumulateBias(const Sizes<Real>& sizes, const Share& share, const Real* dz, int64_t total, Real* gradient) {
+void AccumulateBias(const Sizes<Real>& sizes, const Share& share, const Real* dz, int64_t total, bool fresh,
+                    Real* gradient) {
   constexpr int64_t kL = kLanes<Real>;
   for (int64_t p = share.first; p < share.last; ++p) {
     Vector<Real> sums[4];
@@ -339,9 +340,16 @@ void AccumulateBias(const Sizes<Real>& sizes, const Share& share, const Real* dz
     LSTM_FAST_UNROLL
     for (int v = 0; v < 4; ++v) {
       Real* sum = gradient + p * sizes.width + v * kL;
-      Store(sum, Load(sum) + sums[v]);
+      Store(sum, fresh ? sums[v] : Load(sum) + sums[v]);
     }
   }
+}
+
+// Zeros this member's share of the gradient of `columns` rows of weights.
+template <class Real>
+void ClearGradient(const Sizes<Real>& sizes, const Share& share, int64_t columns, Real* gradient) {
+  const int64_t size = columns * sizes.width;
+  for (int64_t i = share.first * size; i < share.last * size; ++i) gradient[i] = 0;
 }
 
 // Makes the chunk's gates, and h and c before its first step, available: from the reserve, or by running forward again
@@ -487,6 +495,12 @@ void BackwardTile(const Direction<Real>& d, const Row* rows, int64_t row_count, 
   }
 
   const int64_t steps = rows[0].count;
+  bool fresh = gradient.fresh;
+  if (steps == 0 && fresh) {
+    ClearGradient(sizes, share, d.input, gradient.kernel);
+    ClearGradient(sizes, share, d.units, gradient.recurrent_kernel);
+    ClearGradient(sizes, share, 1, gradient.bias);
+  }
   for (int64_t begin = CeilDivide(steps, d.chunk_steps) * d.chunk_steps - d.chunk_steps; begin >= 0;
        begin -= d.chunk_steps) {
     const int64_t end = begin + d.chunk_steps < steps ? begin + d.chunk_steps : steps;
@@ -518,13 +532,19 @@ void BackwardTile(const Direction<Real>& d, const Row* rows, int64_t row_count, 
                        next_in_chunk ? h_of(k + 1, r) : nullptr);
       }
       team.Wait();  // for the whole of dz
-      PropagateState(d, share, k, s);
+      if (k > 0 || d.dh0) PropagateState(d, share, k, s);
     }
 
     if (leads) PrepareStates(d, s);
-    AccumulateMatrix(d, share, s.input.operand(), d.input, s.dz, chunk.total, s.packed, gradient.kernel, team);
-    AccumulateMatrix(d, share, s.h_before, d.units, s.dz, chunk.total, s.packed, gradient.recurrent_kernel, team);
-    AccumulateBias(sizes, share, s.dz, chunk.total, gradient.bias);
+    AccumulateMatrix(d, share, s.input.operand(), d.input, s.dz, chunk.total, s.packed, fresh, gradient.kernel, team);
+    if (end > 1 || d.h0) {
+      AccumulateMatrix(d, share, s.h_before, d.units, s.dz, chunk.total, s.packed, fresh, gradient.recurrent_kernel,
+                       team);
+    } else if (fresh) {  // a single step, from no state
+      ClearGradient(sizes, share, d.units, gradient.recurrent_kernel);
+    }
+    AccumulateBias(sizes, share, s.dz, chunk.total, fresh, gradient.bias);
+    fresh = false;
     if (d.dx.data) StoreInputGradient(d, rows, s, team);
     team.Wait();  // before the next chunk overwrites this one, or the last dh is read
   }

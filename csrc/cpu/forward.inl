@@ -61,7 +61,8 @@ void Step(const Direction<Real>& d, const Chunk& chunk, int64_t k, Recurrence<Re
   constexpr int64_t kL = kLanes<Real>;
   const Sizes<Real> sizes(d);
   const int64_t active = chunk.active[k - chunk.begin], first_pair = chunk.first[k - chunk.begin];
-  const Extent extent = {1, d.units, 0, 0, sizes.width};
+  // There is nothing to multiply before the first step if no state was given.
+  const Extent extent = {1, k == 0 && !d.h0 ? 0 : d.units, 0, 0, sizes.width};
   const int64_t gate_stride = state.rows * sizes.units;
   if constexpr (kPerGate) {
     for (int64_t gate = 0; gate < 4; ++gate) {

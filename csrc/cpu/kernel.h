@@ -45,9 +45,9 @@ struct Direction {
 
   Sequence x;
   const Real* kernel;             // gate panels, K = input
-  const Real* recurrent_kernel;   // gate panels, K = units
+  const Real* recurrent_kernel;   // gate panels, K = units; null where no step reads it
   const Real* bias;               // gate panels, K = 1
-  const void *h0, *c0;            // [B, H] or null
+  const void *h0, *c0;            // [B, H] or null: zeros
   const void* input_dropout;      // [4, B, D] or null
   const void* recurrent_dropout;  // [4, B, H] or null
   Real* reserve;
@@ -58,19 +58,20 @@ struct Direction {
 
   // Backward only.
   const Real* kernel_transposed;            // transposed panels, columns = input; null when dx is not wanted
-  const Real* recurrent_kernel_transposed;  // transposed panels, columns = units
+  const Real* recurrent_kernel_transposed;  // transposed panels, columns = units; null where no step reads it
   Sequence dy;                              // data null: zero
   const void *dh_n, *dc_n;                  // [B, H] or null
   Sequence dx;                              // data null: not wanted
   DType dx_dtype;
   bool dx_accumulates;  // adds to what the other direction wrote
-  void *dh0, *dc0;      // [B, H] or null
+  void *dh0, *dc0;      // [B, H]; null: not wanted
 };
 
 // Where a backward tile adds up the gradients of the weights: gate panels with K = D, H and 1.
 template <class Real>
 struct WeightGradient {
   Real *kernel, *recurrent_kernel, *bias;
+  bool fresh;  // holds nothing yet: the tile writes where it would add
 };
 
 // The threads that run one tile together, each on its own units. A tile that only one thread runs has a team of one.
@@ -102,8 +103,8 @@ struct Kernels {
   void (*backward)(const Direction<Real>&, const Row* rows, int64_t row_count, const WeightGradient<Real>&,
                    Real* scratch, const Team&);
 
-  // Packs panel p of a [K, 4H] matrix into gate panels; a null matrix gives zeros.
-  void (*pack_gates)(DType, const void* matrix, int64_t k, int64_t units, int64_t panel, Real* packed);
+  // Packs rows [k0, k1) of a [K, 4H] matrix into gate panels; a null matrix gives zeros.
+  void (*pack_gates)(DType, const void* matrix, int64_t k, int64_t k0, int64_t k1, int64_t units, Real* packed);
   // Packs column panel q of the transpose of a [K, 4H] matrix.
   void (*pack_transposed)(DType, const void* matrix, int64_t k, int64_t units, int64_t panel, Real* packed);
   // Sums `count` partial gate-panel matrices, `stride` elements apart, and writes rows [k0, k1) of [K, 4H].

@@ -217,24 +217,24 @@ class Layer {
     }
     const Workspace partial(static_cast<size_t>(slots * directions * gradient_size) * sizeof(Real));
     const Workspace scratch(static_cast<size_t>(workers * scratch_size) * sizeof(Real));
+    if (tiles.empty()) {  // nobody would write them
+      std::fill_n(partial.data<Real>(), slots * directions * gradient_size, Real(0));
+    }
     ForEachByTeams(parallel_, workers, members, tasks, [&](int64_t task, int64_t worker, const Team& team) {
       const int64_t slot = side_by_side ? task / 2 : task;
       const int64_t first = side_by_side ? task % 2 : 0, last = side_by_side ? first + 1 : directions;
-      for (int64_t n = first; n < last; ++n) {
-        Real* sums = partial.data<Real>() + (n * slots + slot) * gradient_size;
-        std::fill(sums + team.First(gradient_size), sums + team.Last(gradient_size), Real(0));
-      }
       for (size_t i = static_cast<size_t>(slot); i < tiles.size(); i += static_cast<size_t>(slots)) {
         for (int64_t n = first; n < last; ++n) {
-          kernels_.backward(direction_[n], plan_.rows.data() + tiles[i].first, tiles[i].rows,
-                            GradientAt(partial.data<Real>() + (n * slots + slot) * gradient_size),
-                            scratch.data<Real>() + worker * scratch_size, team);
+          kernels_.backward(
+              direction_[n], plan_.rows.data() + tiles[i].first, tiles[i].rows,
+              GradientAt(partial.data<Real>() + (n * slots + slot) * gradient_size, i == static_cast<size_t>(slot)),
+              scratch.data<Real>() + worker * scratch_size, team);
         }
       }
     });
     if (own_dx) MergeInputGradients(dx.data<Real>(), side_by_side, dx_elements, output.dx);
     for (int n = 0; n < directions; ++n) {
-      const WeightGradient<Real> sums = GradientAt(partial.data<Real>() + n * slots * gradient_size);
+      const WeightGradient<Real> sums = GradientAt(partial.data<Real>() + n * slots * gradient_size, false);
       Unpack(sums.kernel, slots, gradient_size, problem_.input, output.dkernel[n]);
       Unpack(sums.recurrent_kernel, slots, gradient_size, problem_.units, output.drecurrent_kernel[n]);
       Unpack(sums.bias, slots, gradient_size, 1, output.dbias[n]);
@@ -351,25 +351,37 @@ class Layer {
   }
 
   void PackWeights(Real* to) {
-    const int64_t input = problem_.input, units = problem_.units;
+    constexpr int64_t kRows = 32;  // of a matrix, packed as one task
+    struct Job {
+      const void* matrix;
+      int64_t rows, first;
+      Real* packed;
+    };
+    std::vector<Job> jobs;
+    const auto add = [&](const void* matrix, int64_t rows, Real* packed) {
+      for (int64_t first = 0; first < rows; first += kRows) jobs.push_back({matrix, rows, first, packed});
+      return packed;
+    };
     for (int n = 0; n < problem_.directions; ++n) {
-      Direction<Real>& d = direction_[n];
-      d.kernel = to + n * GatePanelsSize();
-      d.recurrent_kernel = d.kernel + input * panels_ * width_;
-      d.bias = d.recurrent_kernel + units * panels_ * width_;
-    }
-    const int64_t tasks = problem_.directions * panels_;
-    ForEach(parallel_, PackWorkers(tasks), tasks, [&](int64_t task, int64_t) {
-      const int64_t n = task / panels_, panel = task % panels_;
       const DirectionInput& in = inputs_.direction[n];
-      Real* kernel = to + n * GatePanelsSize();
-      Real* recurrent_kernel = kernel + input * panels_ * width_;
-      Real* bias = recurrent_kernel + units * panels_ * width_;
-      kernels_.pack_gates(problem_.dtype, in.kernel, input, units, panel, kernel + panel * input * width_);
-      kernels_.pack_gates(problem_.dtype, in.recurrent_kernel, units, units, panel,
-                          recurrent_kernel + panel * units * width_);
-      kernels_.pack_gates(problem_.dtype, in.bias, 1, units, panel, bias + panel * width_);
+      Direction<Real>& d = direction_[n];
+      Real* recurrent_kernel = to + problem_.input * panels_ * width_;
+      d.kernel = add(in.kernel, problem_.input, to);
+      if (ReadsState(in)) d.recurrent_kernel = add(in.recurrent_kernel, problem_.units, recurrent_kernel);
+      d.bias = add(in.bias, 1, recurrent_kernel + problem_.units * panels_ * width_);
+      to += GatePanelsSize();
+    }
+    const int64_t tasks = static_cast<int64_t>(jobs.size());
+    ForEach(parallel_, PackWorkers(tasks), tasks, [&](int64_t task, int64_t) {
+      const Job& job = jobs[static_cast<size_t>(task)];
+      kernels_.pack_gates(problem_.dtype, job.matrix, job.rows, job.first, std::min(job.rows, job.first + kRows),
+                          problem_.units, job.packed);
     });
+  }
+
+  // Whether any step multiplies a state by the recurrent kernel: a single step from no state does not.
+  bool ReadsState(const DirectionInput& direction) const {
+    return direction.h0 || (!plan_.rows.empty() && plan_.rows[0].count > 1);
   }
 
   void PackTransposedWeights(Real* to, bool with_kernel) {
@@ -388,8 +400,10 @@ class Layer {
       Real* recurrent = to;
       Real* kernel = recurrent + TransposedSize(problem_.units);
       to = kernel + TransposedSize(problem_.input);
-      direction_[n].recurrent_kernel_transposed = recurrent;
-      add(inputs_.direction[n].recurrent_kernel, problem_.units, recurrent);
+      if (ReadsState(inputs_.direction[n]) || direction_[n].dh0) {
+        direction_[n].recurrent_kernel_transposed = recurrent;
+        add(inputs_.direction[n].recurrent_kernel, problem_.units, recurrent);
+      }
       if (!with_kernel) continue;
       direction_[n].kernel_transposed = kernel;
       add(inputs_.direction[n].kernel, problem_.input, kernel);
@@ -404,9 +418,9 @@ class Layer {
   // Moving an element costs about as much as 64 floating-point operations.
   int64_t PackWorkers(int64_t tasks) const { return Workers(parallel_, tasks, 64 * GatePanelsSize()); }
 
-  WeightGradient<Real> GradientAt(Real* sums) const {
+  WeightGradient<Real> GradientAt(Real* sums, bool fresh) const {
     Real* recurrent_kernel = sums + problem_.input * panels_ * width_;
-    return {sums, recurrent_kernel, recurrent_kernel + problem_.units * panels_ * width_};
+    return {sums, recurrent_kernel, recurrent_kernel + problem_.units * panels_ * width_, fresh};
   }
 
   void Unpack(const Real* sums, int64_t slots, int64_t stride, int64_t rows, void* to) {
