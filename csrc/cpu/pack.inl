@@ -30,11 +30,14 @@ void PackGates(DType dtype, const void* matrix, int64_t k, int64_t k0, int64_t k
   }
 }
 
+// Unit panels that are read or written at once: whole lines of a row. Lines of which only a part is used are gone from
+// L1 before the rest is, since the rows of a large matrix all map to the same few sets.
+template <class Real>
+constexpr int64_t kPanelsAtOnce = 128 / (kLanes<Real> * static_cast<int64_t>(sizeof(Real)));
+
 template <class Real>
 void PackTransposed(DType dtype, const void* matrix, int64_t k, int64_t units, int64_t panel, Real* packed) {
-  constexpr int64_t kL = kLanes<Real>;
-  // Unit panels read at once: whole lines.
-  constexpr int64_t kPanels = 128 / (kL * static_cast<int64_t>(sizeof(Real)));
+  constexpr int64_t kL = kLanes<Real>, kPanels = kPanelsAtOnce<Real>;
   const int64_t first = panel * 4 * kL, valid = k - first < 4 * kL ? k - first : 4 * kL;
   const int64_t width = CeilDivide(valid, kL) * kL, panels = CeilDivide(units, kL);
   if (valid < width || units < panels * kL) {
@@ -45,10 +48,13 @@ void PackTransposed(DType dtype, const void* matrix, int64_t k, int64_t units, i
     for (int64_t begin = 0; begin < panels; begin += kPanels) {
       const int64_t end = begin + kPanels < panels ? begin + kPanels : panels;
       for (int64_t column = 0; column < valid; ++column) {
+        const int64_t row = ((first + column) * 4 + gate) * units;
+        __builtin_prefetch(static_cast<const char*>(matrix) + (row + (begin + kPanels) * kL) * SizeOf(dtype));
+        __builtin_prefetch(static_cast<const char*>(matrix) + (row + (begin + kPanels) * kL) * SizeOf(dtype) + 64);
         for (int64_t p = begin; p < end; ++p) {
           const int64_t lanes = units - p * kL < kL ? units - p * kL : kL;
           Real values[kL];
-          LoadLanes(dtype, matrix, ((first + column) * 4 + gate) * units + p * kL, lanes, values);
+          LoadLanes(dtype, matrix, row + p * kL, lanes, values);
           Real* to = packed + (p * 4 + gate) * kL * width + column;
           if (lanes == kL) {
             LSTM_FAST_UNROLL
@@ -65,18 +71,25 @@ void PackTransposed(DType dtype, const void* matrix, int64_t k, int64_t units, i
 template <class Real>
 void UnpackGates(DType dtype, const Real* packed, int64_t count, int64_t stride, int64_t k, int64_t k0, int64_t k1,
                  int64_t units, void* matrix) {
-  constexpr int64_t kL = kLanes<Real>;
+  constexpr int64_t kL = kLanes<Real>, kPanels = kPanelsAtOnce<Real>;
   const int64_t panels = CeilDivide(units, kL);
-  for (int64_t row = k0; row < k1; ++row) {
-    for (int64_t p = 0; p < panels; ++p) {
+  for (int64_t begin = 0; begin < panels; begin += kPanels) {
+    const int64_t end = begin + kPanels < panels ? begin + kPanels : panels;
+    for (int64_t row = k0; row < k1; ++row) {
       for (int64_t gate = 0; gate < 4; ++gate) {
-        const Real* from = packed + ((p * k + row) * 4 + gate) * kL;
-        Vector<Real> sum = Load(from);
-        for (int64_t i = 1; i < count; ++i) sum += Load(from + i * stride);
-        Real values[kL];
-        Store(values, sum);
-        const int64_t lanes = units - p * kL < kL ? units - p * kL : kL;
-        StoreRow(dtype, matrix, (row * 4 + gate) * units + p * kL, lanes, values);
+        for (int64_t p = begin; p < end; ++p) {
+          const Real* from = packed + ((p * k + row) * 4 + gate) * kL;
+          Vector<Real> sum = Load(from);
+          for (int64_t i = 1; i < count; ++i) sum += Load(from + i * stride);
+          const int64_t offset = (row * 4 + gate) * units + p * kL, lanes = units - p * kL < kL ? units - p * kL : kL;
+          if (IsReal<Real>(dtype) && lanes == kL) {
+            Store(static_cast<Real*>(matrix) + offset, sum);
+            continue;
+          }
+          Real values[kL];
+          Store(values, sum);
+          StoreRow(dtype, matrix, offset, lanes, values);
+        }
       }
     }
   }
