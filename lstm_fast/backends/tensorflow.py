@@ -31,7 +31,7 @@ def library() -> ModuleType:
     return _library()
 
 
-def unavailable() -> Unavailable | None:
+def unavailable(x: Any = None) -> Unavailable | None:  # noqa: ARG001
     """Returns why the ops cannot be used here and now, None if they can."""
     try:
         library()
