@@ -23,7 +23,7 @@ class _Rule(NamedTuple):
 
 
 _RULES = (
-    _Rule(LSTM, FastLSTM, added=("recompute",)),
+    _Rule(LSTM, FastLSTM, added=("recompute", "use_cudnn")),
     _Rule(Bidirectional, FastBidirectional, around=FastLSTM),
 )
 
