@@ -50,7 +50,7 @@ def boolean(mask: torch.Tensor) -> torch.Tensor:
     return mask.reshape(mask.shape[:2]).to(torch.bool)
 
 
-@torch.compiler.disable(reason="the kernels of lstm_fast are not part of a graph")
+@torch.compiler.disable(reason="the kernels of lstm_fast are not part of a graph")  # type: ignore[untyped-decorator]
 def lstm(
     x: torch.Tensor,
     mask: torch.Tensor | None,
