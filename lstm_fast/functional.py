@@ -219,8 +219,15 @@ def _backend_of(x: Any) -> Backend:
         from lstm_fast.backends import tensorflow as tensorflow_backend
 
         return tensorflow_backend
+    jax = sys.modules.get("jax")
+    if jax is not None and isinstance(x, jax.Array):
+        from lstm_fast.backends import jax as jax_backend
+
+        return jax_backend
     if isinstance(x, np.ndarray):
         from lstm_fast.backends import numpy as numpy_backend
 
         return numpy_backend
-    raise TypeError(f"`x`: expected a tf.Tensor or a numpy.ndarray, found {type(x).__module__}.{type(x).__name__}")
+    raise TypeError(
+        f"`x`: expected a tf.Tensor, a jax.Array or a numpy.ndarray, found {type(x).__module__}.{type(x).__name__}"
+    )
