@@ -14,6 +14,7 @@ _IS_ARRAY: dict[str, Callable[[Any, Any], bool]] = {
     "numpy": lambda numpy, x: isinstance(x, numpy.ndarray),
     "tensorflow": lambda tensorflow, x: tensorflow.is_tensor(x),
     "torch": lambda torch, x: isinstance(x, torch.Tensor),
+    "jax": lambda jax, x: isinstance(x, jax.Array),
 }
 
 # The fields of Direction: what the caller calls them, and their shapes.

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "bindings/arguments.h"
+#include "bindings/xla.h"
 #include "lstm_fast/isa.h"
 #include "lstm_fast/lstm.h"
 #include "lstm_fast/parallel.h"
@@ -154,7 +155,7 @@ py::tuple ForwardArrays(const py::object& x, const py::object& mask, const py::s
   }
   {
     const py::gil_scoped_release release;
-    Forward(inputs, output);
+    Forward(inputs, output, OwnThreads());
   }
   return py::make_tuple(y, h_n, c_n, reserve);
 }
@@ -208,7 +209,7 @@ py::tuple BackwardArrays(const py::object& x, const py::object& mask, const py::
   }
   {
     const py::gil_scoped_release release;
-    Backward(inputs, backward, output);
+    Backward(inputs, backward, output, OwnThreads());
   }
   return py::make_tuple(dx, dkernels, drecurrent_kernels, dbiases, dh0, dc0);
 }
@@ -222,6 +223,28 @@ py::array Elementwise(void (*function)(DType, const void*, void*, int64_t), cons
   py::array y(x.dtype(), std::vector<py::ssize_t>(x.shape(), x.shape() + x.ndim()));
   function(dtype, view.data, y.mutable_data(), x.size());
   return y;
+}
+
+// The handlers under their names, as jax.ffi.register_ffi_target takes them.
+py::dict XlaHandlers() {
+  py::dict handlers;
+  const auto add = [&](const char* name, xla::Handler* handler) {
+    handlers[name] = py::capsule(reinterpret_cast<void*>(handler), "xla._CUSTOM_CALL_TARGET");
+  };
+  add(xla::kForward, &xla::ForwardHandler);
+  add(xla::kBackward, &xla::BackwardHandler);
+  return handlers;
+}
+
+int64_t StepBytes(int64_t reserve_mode, const std::string& dtype, int64_t units) {
+  if (reserve_mode < 0 || reserve_mode > 2) {
+    throw py::value_error("reserve_mode: expected 0, 1 or 2; found " + std::to_string(reserve_mode));
+  }
+  const bool wide = dtype == "float64";
+  if (!wide && dtype != "float32" && dtype != "float16" && dtype != "bfloat16") {
+    throw py::value_error("dtype: expected float32, float64, float16 or bfloat16; found " + dtype);
+  }
+  return ReserveStepBytes(static_cast<Reserve>(reserve_mode), wide ? DType::kFloat64 : DType::kFloat32, units);
 }
 
 py::dict BuildInfo() {
@@ -266,6 +289,14 @@ PYBIND11_MODULE(_core, m) {
         return result;
       },
       "How often the kernels have run in this process, through any binding.");
+  m.attr("checkpoint_interval") = kCheckpointInterval;
+  m.def("reserve_step_bytes", &StepBytes, py::arg("reserve_mode"), py::arg("dtype"), py::arg("units"),
+        "Last size of a reserve that is laid out by row: [B, N, steps, this], where steps is T or, for reserve_mode 2, "
+        "T / checkpoint_interval rounded up.");
+  m.def("xla_handlers", &XlaHandlers, "XLA's handlers by name, as capsules; their contract: csrc/bindings/xla.h.");
+  m.def(
+      "register_xla_handlers", [](uintptr_t api) { xla::RegisterWith(reinterpret_cast<const xla::Api*>(api)); },
+      py::arg("api"), "Registers them with the runtime whose XLA_FFI_Api is at this address; RuntimeError if refused.");
   m.def("build_info", &BuildInfo, "How this extension was compiled.");
 
   m.def("_sigmoid", [](const py::array& x) { return Elementwise(&Sigmoid, x); }, py::arg("x"), "For tests.");

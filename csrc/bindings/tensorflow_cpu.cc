@@ -12,6 +12,7 @@
 #include "bindings/arguments.h"
 #include "bindings/tensorflow_c.h"
 #include "lstm_fast/lstm.h"
+#include "lstm_fast/parallel.h"
 #include "lstm_fast/workspace.h"
 
 namespace lstm_fast {
@@ -231,7 +232,7 @@ void ComputeForward(void* kernel, TF_OpKernelContext* context) {
         for (int n = 0; n < p.directions; ++n) output.h_n[n] = next({p.batch, p.units});
         for (int n = 0; n < p.directions; ++n) output.c_n[n] = next({p.batch, p.units});
         output.reserve = writer.NextReused(ReserveBytes(p, inputs.mask));
-        Forward(inputs, output);
+        Forward(inputs, output, OwnThreads());
       },
       [&](TF_Status* status) { TF_OpKernelContext_Failure(context, status); });
 }
@@ -266,7 +267,7 @@ void ComputeBackward(void* kernel, TF_OpKernelContext* context) {
         }
         for (int n = 0; n < p.directions; ++n) output.dh0[n] = next({p.batch, p.units});
         for (int n = 0; n < p.directions; ++n) output.dc0[n] = next({p.batch, p.units});
-        Backward(inputs, backward, output);
+        Backward(inputs, backward, output, OwnThreads());
       },
       [&](TF_Status* status) { TF_OpKernelContext_Failure(context, status); });
 }

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 # What the forward pass keeps for the backward pass: lstm_fast::Reserve in csrc/include/lstm_fast/lstm.h.
 RESERVE_NONE, RESERVE_GATES, RESERVE_RECOMPUTE = 0, 1, 2
 
-FRAMEWORKS = ("tensorflow", "torch", "numpy")  # those with a module here
+FRAMEWORKS = ("tensorflow", "jax", "torch", "numpy")  # those with a module here
 
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 
