@@ -42,6 +42,8 @@ def array(value: Any, like: Any = None) -> torch.Tensor:
         value = torch.tensor(np.asarray(value), dtype=None if typed or like is None else like.dtype)
     if like is not None and value.device != like.device:
         raise ValueError(f"expected a tensor on {like.device}, found one on {value.device}")
+    if value.layout != torch.strided:
+        raise TypeError(f"expected a dense tensor, found one of layout {value.layout}")
     return value.contiguous()
 
 
