@@ -357,7 +357,11 @@ def _started(
         if return_sequences:
             started = started & (ops.arange(time) >= ops.expand_dims(ops.argmax(ops.cast(real, "int8"), axis=1), 1))
             started = ops.flip(started, axis=1) if n == 1 else started
-        halves.append(ops.where(ops.expand_dims(started, -1), output, ops.expand_dims(direction.h0, 1)))
+        # Spread out in no less than float32: the gradient of this is a sum over time.
+        dtype = keras.backend.standardize_dtype(output.dtype)
+        state = ops.cast(ops.expand_dims(direction.h0, 1), dtype if dtype == "float64" else "float32")
+        state = ops.cast(ops.broadcast_to(state, ops.shape(output)), dtype)
+        halves.append(ops.where(ops.expand_dims(started, -1), output, state))
     return ops.concatenate(halves, axis=-1)
 
 
