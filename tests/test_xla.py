@@ -371,7 +371,7 @@ def run_python(script: str, *arguments: str, **environment: str) -> None:
 
 
 def test_subnormal_numbers_count_as_in_the_calling_thread():
-    run_python(SUBNORMAL, XLA_FLAGS="--xla_force_host_platform_device_count=4")
+    run_python(SUBNORMAL, KERAS_BACKEND="jax", XLA_FLAGS="--xla_force_host_platform_device_count=4")
 
 
 @pytest.mark.parametrize("order", [("jax", "tensorflow"), ("tensorflow", "jax")], ids="-".join)

@@ -19,6 +19,12 @@ RESERVE_NONE, RESERVE_GATES, RESERVE_RECOMPUTE = 0, 1, 2
 
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 
+# What a backend says where a backward pass is differentiated.
+SECOND_ORDER = (
+    "lstm_fast: gradients of gradients are not implemented; for them set LSTM_FAST_KERNEL=keras, or use "
+    "lstm_fast.to_keras(model)"
+)
+
 _PACKAGE = pathlib.Path(__file__).parent.parent
 
 T = TypeVar("T")

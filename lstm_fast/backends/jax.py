@@ -18,7 +18,16 @@ from jax.extend.core import Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import NamedSharding, PartitionSpec
 
-from lstm_fast.backends import RESERVE_NONE, RESERVE_RECOMPUTE, Direction, LibraryError, Unavailable, core, once
+from lstm_fast.backends import (
+    RESERVE_NONE,
+    RESERVE_RECOMPUTE,
+    SECOND_ORDER,
+    Direction,
+    LibraryError,
+    Unavailable,
+    core,
+    once,
+)
 
 
 class _Kind(NamedTuple):
@@ -331,10 +340,7 @@ def _transpose(cotangents: Sequence[Any], *arrays: Any, call: _Call, moving: tup
 
 
 def _refuse_second_order(*_: Any, **__: Any) -> NoReturn:
-    raise NotImplementedError(
-        "lstm_fast: gradients of gradients are not implemented; for them set LSTM_FAST_KERNEL=keras, or use "
-        "lstm_fast.to_keras(model)"
-    )
+    raise NotImplementedError(SECOND_ORDER)
 
 
 def _refuse_forward_mode(*_: Any, **__: Any) -> NoReturn:

@@ -8,7 +8,16 @@ import tensorflow as tf
 from tensorflow.python.framework import ops
 from tensorflow.python.ops import control_flow_util
 
-from lstm_fast.backends import Direction, LibraryError, Unavailable, core, library_path, once, tensorflow_xla
+from lstm_fast.backends import (
+    SECOND_ORDER,
+    Direction,
+    LibraryError,
+    Unavailable,
+    core,
+    library_path,
+    once,
+    tensorflow_xla,
+)
 
 # Inputs of the ops after x and mask, each a list with one entry per direction: the fields of Direction, in order.
 _LISTS = len(Direction._fields)
@@ -146,7 +155,4 @@ def _gradient(op: Any, *gradients: tf.Tensor | None) -> list[tf.Tensor | None]:
 
 @tf.RegisterGradient("LstmFastBackward")  # type: ignore[untyped-decorator]
 def _second_gradient(*_: Any) -> None:
-    raise NotImplementedError(
-        "lstm_fast: gradients of gradients are not implemented; for them set LSTM_FAST_KERNEL=keras, or use "
-        "lstm_fast.to_keras(model)"
-    )
+    raise NotImplementedError(SECOND_ORDER)

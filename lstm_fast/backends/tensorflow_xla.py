@@ -12,7 +12,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.compiler.tf2xla.ops import gen_xla_ops
 
-from lstm_fast.backends import RESERVE_NONE, RESERVE_RECOMPUTE, Direction, LibraryError, core, once
+from lstm_fast.backends import RESERVE_NONE, RESERVE_RECOMPUTE, SECOND_ORDER, Direction, LibraryError, core, once
 
 # Version of XlaCallModule's own interface, the oldest that has all that is used here.
 _VERSION = 9
@@ -136,10 +136,7 @@ def _backward(attributes: dict[str, int], operands: list[Any]) -> list[Any]:
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def run(*given: tf.Tensor) -> Any:
         def second(*_: Any) -> None:
-            raise NotImplementedError(
-                "lstm_fast: gradients of gradients are not implemented; for them set LSTM_FAST_KERNEL=keras, or use "
-                "lstm_fast.to_keras(model)"
-            )
+            raise NotImplementedError(SECOND_ORDER)
 
         return _call("lstm_fast_backward", attributes, _spread(operands, given), results), second
 
