@@ -21,6 +21,12 @@ FRAMEWORKS = ("tensorflow", "jax", "torch", "numpy")  # those with a module here
 
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 
+# What a backend says where a backward pass is differentiated.
+SECOND_ORDER = (
+    "lstm_fast: gradients of gradients are not implemented; for them set LSTM_FAST_KERNEL=keras, or use "
+    "lstm_fast.to_keras(model)"
+)
+
 _PACKAGE = pathlib.Path(__file__).parent.parent
 
 T = TypeVar("T")

@@ -18,7 +18,16 @@ from jax.extend.core import Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import NamedSharding, PartitionSpec
 
-from lstm_fast.backends import RESERVE_NONE, RESERVE_RECOMPUTE, Direction, LibraryError, Unavailable, core, once
+from lstm_fast.backends import (
+    RESERVE_NONE,
+    RESERVE_RECOMPUTE,
+    SECOND_ORDER,
+    Direction,
+    LibraryError,
+    Unavailable,
+    core,
+    once,
+)
 
 
 class _Kind(NamedTuple):
@@ -149,7 +158,8 @@ def lstm(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _forward(call: _Call, *arrays: Any) -> list[Any]:
-    return _bind(_forward_p, call, arrays)
+    varying = frozenset[Any]().union(*map(_varying, arrays))
+    return _bind(_forward_p, call, [_vary(value, tuple(varying - _varying(value))) for value in arrays])
 
 
 def _bind(primitive: Primitive, call: _Call, arrays: Sequence[Any]) -> list[Any]:
@@ -306,7 +316,7 @@ def _differentiate(primals: Sequence[Any], tangents: Sequence[Any], *, call: _Ca
     if not given:  # only dropout multipliers, which have no gradient
         moved = [jnp.zeros_like(output) for output in outputs]
     else:
-        avals = tuple(jax.core.ShapedArray(output.shape, output.dtype) for output in outputs)
+        avals = tuple(jax.typeof(output) for output in outputs)
         moved = _tangent_p.bind(*primals, *reserve, *given.values(), call=call, moving=tuple(given), avals=avals)
     return outputs, moved
 
@@ -330,10 +340,7 @@ def _transpose(cotangents: Sequence[Any], *arrays: Any, call: _Call, moving: tup
 
 
 def _refuse_second_order(*_: Any, **__: Any) -> NoReturn:
-    raise NotImplementedError(
-        "lstm_fast: gradients of gradients are not implemented; for them set LSTM_FAST_KERNEL=keras, or use "
-        "lstm_fast.to_keras(model)"
-    )
+    raise NotImplementedError(SECOND_ORDER)
 
 
 def _refuse_forward_mode(*_: Any, **__: Any) -> NoReturn:
@@ -343,11 +350,37 @@ def _refuse_forward_mode(*_: Any, **__: Any) -> NoReturn:
     )
 
 
+def _results(x: Any, *_: Any, call: _Call, inner: Any) -> list[Any]:
+    """Types of a primitive's results: spread over devices as x is, where that is a matter of types."""
+    if x.sharding.mesh.empty:
+        return list(inner.out_avals)
+    axes = x.sharding.spec[0]
+    types = []
+    for result, kind in zip(inner.out_avals, call.results, strict=True):
+        spec = PartitionSpec(*(axes if axis == kind.batch else None for axis in range(kind.rank)))
+        sharding = NamedSharding(x.sharding.mesh, spec)
+        types.append(x.update(shape=result.shape, dtype=result.dtype, weak_type=False, sharding=sharding))
+    return types
+
+
+def _varying(value: Any) -> frozenset[Any]:
+    """The axes of `jax.shard_map` along which a value differs."""
+    kind = jax.typeof(value)
+    return getattr(getattr(kind, "mat", None), "varying", None) or getattr(kind, "vma", None) or frozenset()
+
+
+def _vary(value: Any, axes: tuple[Any, ...]) -> Any:
+    """Says of a value that it may differ along further axes, such that its gradient is summed over them."""
+    if not axes:
+        return value
+    return jax.lax.pcast(value, axes, to="varying") if hasattr(jax.lax, "pcast") else jax.lax.pvary(value, axes)
+
+
 def _primitive(name: str, differentiate: Callable[..., Any]) -> Primitive:
     primitive = Primitive(name)
     primitive.multiple_results = True
     primitive.def_impl(_inner)
-    primitive.def_abstract_eval(lambda *_, call, inner: inner.out_avals)  # noqa: ARG005
+    primitive.def_abstract_eval(_results)
     mlir.register_lowering(primitive, mlir.lower_fun(_inner, multiple_results=True), platform="cpu")
     batching.primitive_batchers[primitive] = functools.partial(_map, primitive)
     ad.primitive_jvps[primitive] = differentiate
