@@ -91,10 +91,11 @@ OPTIONS = pairwise(
 
 
 @functools.cache
-def solved(index: int) -> tuple[Problem, Expected, Solution]:
-    """A problem, what comes out exactly, and what Keras's layer makes of it."""
+def solved(index: int) -> tuple[Problem, Expected, Solution | None]:
+    """A problem, what comes out exactly, and what Keras's layer makes of it if that is asked."""
     problem = make_problem(5, 18, 4, 7, **OPTIONS[index])
-    return problem, expected_of_layer(problem), solve_by_layer(problem, keras.layers.LSTM)
+    plain = None if index % framework.EVERY else solve_by_layer(problem, keras.layers.LSTM)
+    return problem, expected_of_layer(problem), plain
 
 
 @modes
@@ -105,6 +106,8 @@ def test_layer(index, mode):
     with fused(forward=directions, backward=directions):
         fast = solve_by_layer(problem, FastLSTM, mode)
     expected.check(fast)
+    if plain is None:
+        return
     dtype = problem.x.dtype.name
     if dtype in ("float32", "float64") and dtype not in framework.REACHED:
         Expected(plain, expected.allowance).check(fast, slack=2.0)

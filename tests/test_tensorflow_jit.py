@@ -14,9 +14,8 @@ from keras_side import fused
 
 import lstm_fast
 from lstm_fast import FastBidirectional, FastLSTM, functional
-from lstm_fast.backends import Direction, LibraryError
+from lstm_fast.backends import Direction, LibraryError, tensorflow_xla
 from lstm_fast.backends import tensorflow as backend
-from lstm_fast.backends import tensorflow_xla
 
 BATCH, TIME, FEATURES, UNITS = 4, 7, 5, 6
 TERMS = BATCH * TIME * (FEATURES + UNITS)
@@ -101,8 +100,8 @@ def test_every_instruction_set(isa):
 
 
 def assert_agree(found: Any, expected: Any, dtype: str = "float32") -> None:
-    for a, b in zip(tf.nest.flatten(found), tf.nest.flatten(expected), strict=True):
-        a, b = np.asarray(a), np.asarray(b)
+    arrays = (map(np.asarray, tf.nest.flatten(values)) for values in (found, expected))
+    for a, b in zip(*arrays, strict=True):
         assert a.dtype == b.dtype
         np.testing.assert_allclose(
             a.astype(np.float64), b.astype(np.float64), rtol=0.0, atol=tolerances.between_layers(dtype, TERMS, b)

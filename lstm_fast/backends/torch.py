@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lstm_fast.backends import RESERVE_NONE, Direction, LibraryError, Unavailable, core
+from lstm_fast.backends import RESERVE_NONE, SECOND_ORDER, Direction, LibraryError, Unavailable, core
 
 Tensors = Sequence[torch.Tensor | None]
 Options = tuple[bool, bool, bool, int]  # go_backwards, return_sequences, zero_output_for_mask, reserve_mode
@@ -111,10 +111,7 @@ class _Backward(torch.autograd.Function):  # type: ignore[misc]
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor | None) -> None:
-        raise NotImplementedError(
-            "lstm_fast: gradients of gradients are not implemented; for them set LSTM_FAST_KERNEL=keras, or use "
-            "lstm_fast.to_keras(model)"
-        )
+        raise NotImplementedError(SECOND_ORDER)
 
 
 def _forward(

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-MODES = ("eager", "graph")
+MODES = ("eager", "graph", "jit")
+EVERY = 1
 REACHED: dict[str, str] = {}
 
 
