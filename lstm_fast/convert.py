@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import keras
+from keras import ops
 from keras.layers import LSTM, Bidirectional, Layer
 
 from lstm_fast.layers import FastBidirectional, FastLSTM, copy_settings
@@ -23,7 +24,7 @@ class _Rule(NamedTuple):
 
 
 _RULES = (
-    _Rule(LSTM, FastLSTM, added=("recompute",)),
+    _Rule(LSTM, FastLSTM, added=("recompute", "use_cudnn")),
     _Rule(Bidirectional, FastBidirectional, around=FastLSTM),
 )
 
@@ -170,8 +171,7 @@ def _copy_state(model: Layer, copy: Layer) -> None:
             new.trainable = old.trainable
         if isinstance(old, LSTM):
             copy_settings(old, new)
-            for state, value in zip(new.states or (), old.states or (), strict=True):
-                state.assign(value)
+            _assign(old.states or (), new.states or ())
     _assign(model.variables, copy.variables)
     if getattr(model, "compiled", False) and not copy.compiled:  # older releases of clone_model leave that out
         copy.compile_from_config(model.get_compile_config())
@@ -184,4 +184,4 @@ def _copy_state(model: Layer, copy: Layer) -> None:
 
 def _assign(sources: Sequence[Any], targets: Sequence[Any]) -> None:
     for source, target in zip(sources, targets, strict=True):
-        target.assign(source)
+        target.assign(ops.copy(source))  # JAX's trainer takes the arrays of a model for itself: none may be shared

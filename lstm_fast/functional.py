@@ -1,17 +1,32 @@
 """The function under the layers: checks its arguments and hands them to the backend of the array type it was given."""
 
+import importlib
 import sys
-from collections.abc import Sequence
-from typing import Any
-
-import numpy as np
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 from lstm_fast.backends import DTYPES, RESERVE_GATES, RESERVE_NONE, RESERVE_RECOMPUTE, Backend, Direction, Unavailable
 
 Shape = tuple[int | None, ...]
 
-# Fields of Direction that the caller knows under another name.
-_LABELS = {"h0": "initial_state[0]", "c0": "initial_state[1]"}
+# How the arrays of a framework are known, given its module. Tracers are instances of jax.Array.
+_IS_ARRAY: dict[str, Callable[[Any, Any], bool]] = {
+    "numpy": lambda numpy, x: isinstance(x, numpy.ndarray),
+    "tensorflow": lambda tensorflow, x: tensorflow.is_tensor(x),
+    "torch": lambda torch, x: isinstance(x, torch.Tensor),
+    "jax": lambda jax, x: isinstance(x, jax.Array),
+}
+
+# The fields of Direction: what the caller calls them, and their shapes.
+_FIELDS = {
+    "kernel": ("kernel", ("features", "4 * units")),
+    "recurrent_kernel": ("recurrent_kernel", ("units", "4 * units")),
+    "bias": ("bias", ("4 * units",)),
+    "h0": ("initial_state[0]", ("batch", "units")),
+    "c0": ("initial_state[1]", ("batch", "units")),
+    "input_dropout": ("input_dropout", ("gates", "batch", "features")),
+    "recurrent_dropout": ("recurrent_dropout", ("gates", "batch", "units")),
+}
 
 
 def lstm(
@@ -30,7 +45,7 @@ def lstm(
     recompute: bool = False,
     training: bool = True,
 ) -> tuple[Any, Any, Any]:
-    """Runs an LSTM over sequences: what `FastLSTM` computes, for custom models and for NumPy.
+    """Runs an LSTM over sequences: what `FastLSTM` computes, for custom models, and without any framework.
 
     The equations are those of Hochreiter & Schmidhuber (1997) with the forget gate of Gers et al. (2000), in Keras's
     convention. The gate order along the last axis of `kernel`, `recurrent_kernel` and `bias` is `i, f, c, o`:
@@ -38,9 +53,10 @@ def lstm(
         z_t = (m_x * x_t) W + (m_h * h_{t-1}) U + b      i, f, o = sigmoid(z_i, z_f, z_o)      g = tanh(z_c)
         c_t = f * c_{t-1} + i * g                        h_t = o * tanh(c_t)
 
-    Letters: B batch, T time, D features, H units. `x` decides the framework: a `tf.Tensor` gives tensors with a
-    gradient, eagerly and in graphs; a `numpy.ndarray` gives arrays. All arrays have the dtype of `x`, which is float32,
-    float64, float16 or bfloat16; half types compute in float32.
+    Letters: B batch, T time, D features, H units. `x` decides the framework, whatever Keras's backend is: a
+    `tf.Tensor`, eager or in a graph, a `jax.Array`, concrete or traced, a `torch.Tensor`, or a `numpy.ndarray`. The
+    results are of the same framework; with NumPy they have no gradient. All arrays have the dtype of `x`, which is
+    float32, float64, float16 or bfloat16; half types compute in float32.
 
     Args:
         x: Sequences, `[B, T, D]`.
@@ -79,8 +95,8 @@ def lstm(
     """
     h0, c0 = _states(initial_state)
     direction = Direction(kernel, recurrent_kernel, bias, h0, c0, input_dropout, recurrent_dropout)
-    backend = _backend_of(x)
-    if unusable := backend.unavailable():
+    backend = _backend_for(x)
+    if unusable := backend.unavailable(x):
         raise RuntimeError(f"lstm: {unusable.reason}")
     y, (h,), (c,) = run(
         x,
@@ -112,36 +128,27 @@ def run(
         y `[B, T or 1, N * H]`, and lists of the last h and c of each direction. Two directions both write y in input
         order.
     """
-    backend = _backend_of(x)
+    backend = _backend_for(x)
     x = _array(backend, "x", x)
-    check_dtype("x", x, DTYPES)
+    dtype = check_dtype("x", x, DTYPES)
     batch, time, features = check_shape("x", x, batch=None, time=None, features=None)
     checked = []
     for direction in directions:
-        given = Direction._make(
-            None if value is None else _array(backend, _LABELS.get(name, name), value, like=x)
-            for name, value in direction._asdict().items()
-        )
-        for name, value in given._asdict().items():
+        values = {}
+        for field, value in zip(Direction._fields, direction, strict=True):
             if value is not None:
-                check_dtype(_LABELS.get(name, name), value, (_dtype_name(x),))
-        units, _ = check_shape("recurrent_kernel", given.recurrent_kernel, units=None, gates=None)
+                label = _FIELDS[field][0]
+                values[field] = _array(backend, label, value, like=x)
+                check_dtype(label, values[field], (dtype,))
+        units, _ = check_shape("recurrent_kernel", values["recurrent_kernel"], units=None, gates=None)
         if units == 0:
             raise ValueError("`recurrent_kernel`: expected at least 1 unit, found shape (0, ...)")
-        gates = None if units is None else 4 * units
-        expected: dict[str, dict[str, int | None]] = {
-            "kernel": {"features": features, "4 * units": gates},
-            "recurrent_kernel": {"units": units, "4 * units": gates},
-            "bias": {"4 * units": gates},
-            "h0": {"batch": batch, "units": units},
-            "c0": {"batch": batch, "units": units},
-            "input_dropout": {"gates": 4, "batch": batch, "features": features},
-            "recurrent_dropout": {"gates": 4, "batch": batch, "units": units},
-        }
-        for name, value in given._asdict().items():
-            if value is not None:
-                check_shape(_LABELS.get(name, name), value, **expected[name])
-        checked.append(given)
+        sizes = {"gates": 4, "batch": batch, "features": features, "units": units}
+        sizes["4 * units"] = None if units is None else 4 * units
+        for field, value in values.items():
+            label, axes = _FIELDS[field]
+            check_shape(label, value, **{axis: sizes[axis] for axis in axes})
+        checked.append(Direction(**values))
     if mask is not None:
         mask = _array(backend, "mask", mask)
         check_mask(mask, batch, time)
@@ -159,7 +166,7 @@ def run(
 
 def unavailable(x: Any) -> Unavailable | None:
     """Returns why the kernels cannot run on `x` here and now, None if they can."""
-    return _backend_of(x).unavailable()
+    return _backend_for(x).unavailable(x)
 
 
 def check_shape(name: str, value: Any, **expected: int | None) -> Shape:
@@ -167,20 +174,22 @@ def check_shape(name: str, value: Any, **expected: int | None) -> Shape:
     shape = value.shape
     if getattr(shape, "rank", 0) is None:  # tf.TensorShape(None)
         return (None,) * len(expected)
-    found = tuple(shape)
-    if len(found) != len(expected) or any(
-        None not in (size, wanted) and size != wanted for size, wanted in zip(found, expected.values(), strict=True)
+    found, wanted = tuple(shape), tuple(expected.values())
+    if found != wanted and (
+        len(found) != len(wanted)
+        or any(None not in (size, other) and size != other for size, other in zip(found, wanted, strict=True))
     ):
         sizes = ", ".join(key if size is None else f"{key}={size}" for key, size in expected.items())
         raise ValueError(f"`{name}`: expected shape ({sizes}), found {found}")
     return found
 
 
-def check_dtype(name: str, value: Any, expected: Sequence[str]) -> None:
-    """Raises TypeError if the dtype of an argument is not among the expected ones."""
+def check_dtype(name: str, value: Any, expected: Sequence[str]) -> str:
+    """Returns the name of an argument's dtype; raises TypeError if it is not among the expected ones."""
     found = _dtype_name(value)
     if found not in expected:
         raise TypeError(f"`{name}`: expected dtype {' or '.join(expected)}, found {found}")
+    return found
 
 
 def check_mask(mask: Any, batch: int | None, time: int | None) -> None:
@@ -203,24 +212,29 @@ def _states(initial_state: Sequence[Any] | None) -> tuple[Any, Any]:
 
 
 def _dtype_name(value: Any) -> str:
-    return str(value.dtype.name)
+    return getattr(value.dtype, "name", None) or str(value.dtype).removeprefix("torch.")
 
 
 def _array(backend: Backend, name: str, value: Any, like: Any = None) -> Any:
     try:
         return backend.array(value, like)
     except (TypeError, ValueError) as error:
-        raise TypeError(f"`{name}`: {type(value).__name__} cannot be converted to the array type of `x`") from error
+        found = type(value).__name__
+        raise TypeError(f"`{name}`: {found} cannot be converted to the array type of `x`: {error}") from error
 
 
-def _backend_of(x: Any) -> Backend:
-    tensorflow = sys.modules.get("tensorflow")  # whoever passes a tensor has imported it
-    if tensorflow is not None and tensorflow.is_tensor(x):
-        from lstm_fast.backends import tensorflow as tensorflow_backend
+def _backend_for(x: Any) -> Backend:
+    for framework, is_array in _IS_ARRAY.items():
+        module = sys.modules.get(framework)  # whoever passes an array has imported its framework
+        if module is not None and is_array(module, x):
+            return backend_of(framework)
+    raise TypeError(
+        "`x`: expected a tf.Tensor, a jax.Array, a torch.Tensor or a numpy.ndarray, "
+        f"found {type(x).__module__}.{type(x).__name__}"
+    )
 
-        return tensorflow_backend
-    if isinstance(x, np.ndarray):
-        from lstm_fast.backends import numpy as numpy_backend
 
-        return numpy_backend
-    raise TypeError(f"`x`: expected a tf.Tensor or a numpy.ndarray, found {type(x).__module__}.{type(x).__name__}")
+def backend_of(framework: str) -> Backend:
+    """Returns the backend of one of FRAMEWORKS, and imports it if need be."""
+    name = f"lstm_fast.backends.{framework}"
+    return cast(Backend, sys.modules.get(name) or importlib.import_module(name))

@@ -8,8 +8,12 @@ from keras import ops
 from keras.layers import LSTM, Bidirectional, InputSpec
 
 from lstm_fast import functional
-from lstm_fast.backends import DTYPES, Direction, Unavailable
+from lstm_fast.backends import DTYPES, FRAMEWORKS, Direction, Unavailable
 from lstm_fast.status import kernel_mode, record_fallback
+
+# Where masked outputs repeat the one before, what Keras puts out before the first real timestep differs: with these
+# backends the initial state, with the others zero, as the kernel does.
+_STARTS_FROM_STATE = ("jax", "numpy")
 
 # One implementation of each merge mode of keras.layers.Bidirectional, None apart.
 _MERGE: dict[str, Callable[[Any, Any], Any]] = {
@@ -30,13 +34,18 @@ class FastLSTM(LSTM):  # type: ignore[misc]
     2. `recurrent_activation` == `sigmoid`
     3. `unroll` is `False`
     4. The compute dtype is `float32`, `float64`, `float16` or `bfloat16`; the half types compute in float32.
-    5. Keras runs on TensorFlow, on the CPU, and the model is not compiled with `jit_compile=True`.
+    5. Keras runs on TensorFlow, JAX, PyTorch or, for inference, NumPy, and on the CPU.
     6. The compiled library of this package can be loaded.
 
     Biases, dropout, recurrent dropout, masks of any pattern, initial states, `stateful`, `go_backwards`, regularizers,
-    constraints and mixed precision all run fused. Where a requirement is not met the layer runs as
-    `keras.layers.LSTM`; the logger `lstm_fast` says why, once per reason, and so does `lstm_fast.status()`.
+    constraints and mixed precision all run fused, eagerly, in graphs and compiled by XLA; `torch.compile` leaves the
+    kernel out of its graph. Where a requirement is not met the layer runs as `keras.layers.LSTM`; the logger
+    `lstm_fast` says why, once per reason, and so does `lstm_fast.status()`.
     The environment variable `LSTM_FAST_KERNEL=keras` forces that path, `LSTM_FAST_KERNEL=fused` makes it an error.
+
+    Where Keras's backends differ, the layer follows the one that it runs on: with a mask, `initial_state` and
+    `zero_output_for_mask=False`, the outputs before the first real timestep are zero on TensorFlow and PyTorch, and
+    the initial state on JAX.
 
     Weights files are those of `keras.layers.LSTM`, in both directions. To open a `.keras` file that has a `FastLSTM`
     in it, import `lstm_fast` first, or save `lstm_fast.to_keras(model)`.
@@ -79,6 +88,11 @@ class FastLSTM(LSTM):  # type: ignore[misc]
     def __init__(self, units: int, *args: Any, recompute: bool = False, **kwargs: Any) -> None:
         super().__init__(units, *args, **kwargs)
         self.recompute = recompute
+        # What was asked for holds where the layer runs as Keras's. It is hidden from keras.layers.Bidirectional, which
+        # would call cuDNN in the place of two LSTMs that allow it.
+        self.cudnn_of_keras: bool | str = self.use_cudnn
+        self.use_cudnn: bool | str = False
+        self.supports_jit = not _compiles_every_length_anew()
 
     def build(self, sequences_shape: Sequence[int | None], initial_state_shape: Any = None) -> None:
         """Makes the variables, and lets Keras refuse other ranks and feature sizes from then on."""
@@ -100,15 +114,20 @@ class FastLSTM(LSTM):  # type: ignore[misc]
         """Runs over all timesteps: what keras.layers.RNN calls between its dropout and state handling."""
         if fallback := _fallback(self, sequences):
             record_fallback(fallback)
-            return super().inner_loop(sequences, initial_state, mask=mask, training=training)
+            self.use_cudnn = self.cudnn_of_keras
+            try:
+                return super().inner_loop(sequences, initial_state, mask=mask, training=training)
+            finally:
+                self.use_cudnn = False
         sequences = ops.cast(sequences, self.cell.compute_dtype)
         direction = _direction(self, sequences, initial_state, training)
         if direction.input_dropout is not None and len(direction.input_dropout.shape) == 2:
             sequences = sequences * ops.expand_dims(direction.input_dropout, axis=1)
             direction = direction._replace(input_dropout=None)
+        mask = _unnested(mask)
         outputs, (h,), (c,) = functional.run(
             sequences,
-            _unnested(mask),
+            mask,
             [direction],
             go_backwards=self.go_backwards,
             return_sequences=self.return_sequences,
@@ -116,11 +135,13 @@ class FastLSTM(LSTM):  # type: ignore[misc]
             recompute=self.recompute,
             training=bool(training),
         )
+        if not self.zero_output_for_mask:
+            outputs = _started(outputs, mask, [direction], self.return_sequences, self.go_backwards)
         return outputs[:, -1], outputs, [h, c]
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor."""
-        return {**super().get_config(), "recompute": self.recompute}
+        return {**super().get_config(), "use_cudnn": self.cudnn_of_keras, "recompute": self.recompute}
 
     def _call_without_timesteps(self, sequences: Any, initial_state: Any, training: bool | None) -> Any:
         """Runs over one masked timestep, which leaves the states alone, and drops its output."""
@@ -240,6 +261,8 @@ class FastBidirectional(Bidirectional):  # type: ignore[misc]
             recompute=any(layer.recompute for layer in self._directions),
             training=bool(training),
         )
+        if not self.forward_layer.zero_output_for_mask and (initial_state is not None or self.stateful):
+            outputs = _started(outputs, mask, directions, self.return_sequences)
         states = (h[0], c[0], h[1], c[1])
         if self.stateful:
             for layer, values in zip(self._directions, (states[:2], states[2:]), strict=True):
@@ -277,8 +300,8 @@ def _fallback(layer: FastLSTM, sequences: Any) -> Unavailable | None:
         return Unavailable("unroll=True")
     if cell.compute_dtype not in DTYPES:
         return Unavailable(f"compute dtype {cell.compute_dtype}: the kernel has {', '.join(DTYPES)}")
-    if keras.backend.backend() != "tensorflow":
-        return Unavailable(f"no kernel for the Keras backend {keras.backend.backend()} yet")
+    if keras.backend.backend() not in FRAMEWORKS:
+        return Unavailable(f"no kernel for the Keras backend {keras.backend.backend()}")
     return functional.unavailable(sequences)
 
 
@@ -291,12 +314,16 @@ def _direction(layer: FastLSTM, sequences: Any, initial_state: Sequence[Any], tr
     recurrent_dropout = cell.get_recurrent_dropout_mask(initial_state[0])
     if recurrent_dropout is not None and not isinstance(recurrent_dropout, list):  # Keras before 3.6
         recurrent_dropout = _per_gate(recurrent_dropout)
+    h0, c0 = initial_state
+    if layer.stateful and keras.backend.backend() == "torch":
+        # PyTorch's variables are assigned to in place, and the backward pass needs these states.
+        h0, c0 = ops.copy(h0), ops.copy(c0)
     return Direction(
         ops.cast(cell.kernel, cell.compute_dtype),
         ops.cast(cell.recurrent_kernel, cell.compute_dtype),
         None if cell.bias is None else ops.cast(cell.bias, cell.compute_dtype),
-        initial_state[0],
-        initial_state[1],
+        h0,
+        c0,
         _multipliers(input_dropout, cell.dropout, training),
         _multipliers(recurrent_dropout, cell.recurrent_dropout, training),
     )
@@ -314,6 +341,39 @@ def _per_gate(multipliers: Any) -> Any:
     return ops.repeat(ops.expand_dims(multipliers, axis=0), 4, axis=0)
 
 
+def _started(
+    outputs: Any, mask: Any, directions: Sequence[Direction], return_sequences: bool, go_backwards: bool = False
+) -> Any:
+    """Returns the outputs with what the Keras backend has for them before the first real timestep."""
+    if mask is None or keras.backend.backend() not in _STARTS_FROM_STATE:
+        return outputs
+    batch, time = ops.shape(mask)[:2]
+    mask = ops.cast(ops.reshape(mask, (batch, time)), "bool")
+    halves = []
+    for n, (direction, output) in enumerate(zip(directions, ops.split(outputs, len(directions), axis=-1), strict=True)):
+        # One direction puts its outputs out in the order in which it runs, two do so in the order of the input.
+        real = ops.flip(mask, axis=1) if go_backwards or n == 1 else mask
+        started = ops.any(real, axis=1, keepdims=True)
+        if return_sequences:
+            started = started & (ops.arange(time) >= ops.expand_dims(ops.argmax(ops.cast(real, "int8"), axis=1), 1))
+            started = ops.flip(started, axis=1) if n == 1 else started
+        # Spread out in no less than float32: the gradient of this is a sum over time.
+        dtype = keras.backend.standardize_dtype(output.dtype)
+        state = ops.cast(ops.expand_dims(direction.h0, 1), dtype if dtype == "float64" else "float32")
+        state = ops.cast(ops.broadcast_to(state, ops.shape(output)), dtype)
+        halves.append(ops.where(ops.expand_dims(started, -1), output, state))
+    return ops.concatenate(halves, axis=-1)
+
+
+def _compiles_every_length_anew() -> bool:
+    """Whether `jit_compile="auto"` would compile a model for every padded length: on TensorFlow, with a GPU."""
+    if keras.backend.backend() != "tensorflow":
+        return False
+    from lstm_fast.backends import tensorflow
+
+    return bool(tensorflow.gpus())
+
+
 def _forget_dropout(layer: FastLSTM) -> None:
     """Drops the masks of a call, so that none of them outlives an exception."""
     layer.cell.reset_dropout_mask()
@@ -322,10 +382,15 @@ def _forget_dropout(layer: FastLSTM) -> None:
 
 def copy_settings(source: LSTM, target: LSTM) -> None:
     """Copies those arguments of an LSTM that Keras leaves out of its config."""
-    target.use_cudnn = source.use_cudnn
+    setattr(target, _use_cudnn(target), getattr(source, _use_cudnn(source)))
     target.cell.implementation = source.cell.implementation
     if hasattr(source.cell, "dropout_mask_count"):
         target.cell.dropout_mask_count = source.cell.dropout_mask_count
+
+
+def _use_cudnn(layer: LSTM) -> str:
+    """Returns the name of the attribute that holds the argument `use_cudnn`."""
+    return "cudnn_of_keras" if isinstance(layer, FastLSTM) else "use_cudnn"
 
 
 def _fast(layer: Any) -> Any:

@@ -4,12 +4,14 @@ import collections
 import dataclasses
 import logging
 import os
+import sys
 import threading
 from typing import Any
 
 import keras
 
-from lstm_fast.backends import LibraryError, Unavailable, core
+from lstm_fast import functional
+from lstm_fast.backends import FRAMEWORKS, LibraryError, Unavailable, core
 
 ENVIRONMENT = ("LSTM_FAST_KERNEL", "LSTM_FAST_ISA", "LSTM_FAST_NUM_THREADS")
 KERNEL_MODES = ("auto", "fused", "keras")
@@ -51,7 +53,7 @@ class Status:
         isa: The active one; None if there is a problem.
         threads: Number of threads that the kernels use; None if there is a problem.
         keras_backend: Keras's backend.
-        library: State of the backend's library: "loaded", or why it cannot be used.
+        libraries: State of the compiled part for each framework: "loaded", "not used yet", or why it cannot be used.
         cuda: Whether CUDA kernels are compiled in.
         gpus: Names of the GPUs that the framework sees.
         environment: The LSTM_FAST_* variables that are set.
@@ -66,7 +68,7 @@ class Status:
     isa: str | None
     threads: int | None
     keras_backend: str
-    library: str
+    libraries: dict[str, str]
     cuda: bool
     gpus: tuple[str, ...]
     environment: dict[str, str]
@@ -86,7 +88,8 @@ class Status:
             "instruction set": f"{self.isa or 'none'} (compiled: {', '.join(self.compiled_isas) or 'none'}; "
             f"available here: {', '.join(self.available_isas) or 'none'})",
             "threads": self.threads or "none",
-            "keras backend": f"{self.keras_backend} (library: {self.library})",
+            "keras backend": self.keras_backend,
+            "libraries": "; ".join(f"{framework}: {state}" for framework, state in self.libraries.items()),
             "cuda": "built" if self.cuda else "not built",
             "gpus": ", ".join(self.gpus) or "none",
             "environment": pairs(self.environment),
@@ -124,13 +127,15 @@ def status() -> Status:
 
     attempt(kernel_mode, None)
     build_info = attempt(lambda: core().build_info(), {})
-    library = "none for this backend yet"
-    gpus: tuple[str, ...] = ()
-    if keras.backend.backend() == "tensorflow":
-        from lstm_fast.backends import tensorflow
-
-        library = "loaded" if attempt(tensorflow.library, None) else problems[-1]
-        gpus = tensorflow.gpus()
+    active = keras.backend.backend()
+    libraries = {}
+    for framework in FRAMEWORKS:
+        if framework == active or f"lstm_fast.backends.{framework}" in sys.modules:
+            library = functional.backend_of(framework).library
+            libraries[framework] = "loaded" if attempt(library, None) else problems[-1]
+        else:
+            libraries[framework] = "not used yet"
+    gpus = functional.backend_of(active).gpus() if active in FRAMEWORKS else ()
     with _lock:
         fallbacks = dict(_fallbacks)
     return Status(
@@ -139,8 +144,8 @@ def status() -> Status:
         available_isas=tuple(attempt(lambda: core().available_isas(), ())),
         isa=attempt(lambda: core().isa(), None),
         threads=attempt(lambda: core().threads(), None),
-        keras_backend=keras.backend.backend(),
-        library=library,
+        keras_backend=active,
+        libraries=libraries,
         cuda=bool(build_info.get("cuda", False)),
         gpus=gpus,
         environment={name: os.environ[name] for name in ENVIRONMENT if name in os.environ},

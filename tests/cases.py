@@ -216,11 +216,37 @@ class Expected:
             )
 
 
-def solve_by_reference(problem: Problem) -> Expected:
+def solve_by_reference(problem: Problem, *, starts_from_state: bool = False) -> Expected:
+    """The exact solution; `starts_from_state`: what repeats before the first real timestep is h0, and not zero."""
     outputs = reference.forward(*problem.inputs, **problem.options)
     gradients = reference.backward(*problem.inputs, *problem.gradients, **problem.options)
     solution = Solution(*outputs, *gradients[:-1])
-    return Expected(solution, _allowances(problem, solution, gradients.dz))
+    if not starts_from_state or problem.mask is None or problem.zero_output_for_mask:
+        return Expected(solution, _allowances(problem, solution, gradients.dz))
+    started = _starting_from_state(problem, solution)
+    allowance = _allowances(problem, started, gradients.dz)
+    for n, (total, by_steps) in enumerate(zip(started.dh0, solution.dh0, strict=True)):  # a sum of two stored arrays
+        stored = tolerances.ROUNDOFF[problem.x.dtype.name]
+        allowance[f"dh0[{n}]"] += stored * (tolerances.largest(by_steps) + tolerances.largest(total - by_steps))
+    return Expected(started, allowance)
+
+
+def _starting_from_state(problem: Problem, solution: Solution) -> Solution:
+    batch, time = problem.mask.shape
+    shape = (batch, time if problem.return_sequences else 1, -1)
+    y, dy = solution.y.reshape(shape).copy(), problem.dy.reshape(shape).astype(np.float64)
+    dh0 = []
+    for n, h0 in enumerate(problem.h0):
+        half = slice(n * problem.units, (n + 1) * problem.units)
+        real = problem.mask[:, ::-1] if problem.go_backwards or n == 1 else problem.mask
+        waits = ~np.logical_or.accumulate(real, axis=1)
+        if not problem.return_sequences:
+            waits = waits[:, -1:]
+        elif n == 1:
+            waits = waits[:, ::-1]
+        y[..., half] = np.where(waits[..., None], 0.0 if h0 is None else h0[:, None], y[..., half])
+        dh0.append(solution.dh0[n] + np.sum(waits[..., None] * dy[..., half], axis=1))
+    return replace(solution, y=y.reshape(solution.y.shape), dh0=dh0)
 
 
 def _allowances(problem: Problem, solution: Solution, dz: Sequence[Array]) -> dict[str, float]:

@@ -1,10 +1,14 @@
-"""Settings that must be in place before TensorFlow is imported, and fixtures for the state that is one per process."""
+"""Settings that must be in place before Keras is imported, which tests run with which of its backends, and fixtures for
+the state that is one per process.
+"""
 
 import os
 from collections.abc import Iterator
 
 os.environ["LSTM_FAST_KERNEL"] = "fused"  # a fallback to Keras is an error, so that no test passes without the kernel
-os.environ["KERAS_BACKEND"] = "tensorflow"
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+# What XLA compiles here runs once: not optimizing it halves the time of a run with JAX.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import hypothesis
@@ -12,8 +16,21 @@ import pytest
 
 from lstm_fast import _core
 
+# Imports PyTorch, which the other backends do without.
+collect_ignore = [] if os.environ["KERAS_BACKEND"] == "torch" else ["test_torch.py"]
+
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("repeatable")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips what is not meant for this backend; a test that does not say runs with TensorFlow, and so once."""
+    current = os.environ["KERAS_BACKEND"]
+    for item in items:
+        marker = item.get_closest_marker("backends")
+        backends = marker.args if marker else ("tensorflow",)
+        if current not in backends:
+            item.add_marker(pytest.mark.skip(reason=f"Keras runs on {current}, the test on {', '.join(backends)}"))
 
 
 @pytest.fixture(params=_core.available_isas())

@@ -1,18 +1,24 @@
-"""The third way to solve a problem of `cases`: a Keras layer under TensorFlow, eager or as a graph. And the proof that
-the fused kernels were what ran.
+"""The third way to solve a problem of `cases`: a Keras layer, in every mode of Keras's backend. And the proof that the
+fused kernels were what ran.
 """
 
 import contextlib
-from collections.abc import Iterator
+import importlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
-from cases import Problem, Solution
+from cases import Array, Expected, Problem, Solution, solve_by_reference
 
 import lstm_fast
 from lstm_fast import _core
+
+BACKEND = keras.backend.backend()
+framework = importlib.import_module(f"frameworks.{BACKEND}")
+MODES: tuple[str, ...] = framework.MODES
+
+to_numpy = keras.ops.convert_to_numpy
 
 POLICIES = {
     "float64": "float64",
@@ -30,6 +36,11 @@ def fused(forward: int, backward: int = 0) -> Iterator[None]:
     after = _core.fused_calls()
     assert {name: after[name] - before[name] for name in after} == {"forward": forward, "backward": backward}
     assert lstm_fast.status().fallbacks == fallbacks
+
+
+def expected_of_layer(problem: Problem) -> Expected:
+    """The exact solution, with the outputs before the first real timestep as this Keras backend has them."""
+    return solve_by_reference(problem, starts_from_state=BACKEND == "jax")
 
 
 def make_layer(problem: Problem, layer_class: type[keras.layers.LSTM], direction: int = 0) -> keras.layers.LSTM:
@@ -55,9 +66,27 @@ def make_layer(problem: Problem, layer_class: type[keras.layers.LSTM], direction
     return layer
 
 
-def solve_by_layer(problem: Problem, layer_class: type[keras.layers.LSTM], *, graph: bool = False) -> Solution:
+def run(
+    layer: keras.Layer,
+    call: Callable[..., Any],
+    inputs: Sequence[Array],
+    seeds: Callable[[Any], Array] | None,
+    mode: str = MODES[0],
+) -> tuple[list[Array], list[Array]]:
+    """Outputs of a call of the layer, and its gradients by the floating-point inputs and the weights: see `frameworks`.
+
+    `seeds(output)` is the incoming gradient of an output; None: no gradients.
+    """
+    outputs, gradients = framework.run(
+        call, inputs, layer.trainable_variables, layer.non_trainable_variables, seeds, mode
+    )
+    return [*map(to_numpy, outputs)], [*map(to_numpy, gradients)]
+
+
+def solve_by_layer(problem: Problem, layer_class: type[keras.layers.LSTM], mode: str = MODES[0]) -> Solution:
     """Outputs and gradients by one layer per direction."""
-    solutions = [_solve_direction(problem, layer_class, n, graph) for n in range(len(problem.kernels))]
+    with framework.precision(problem.x.dtype.name):
+        solutions = [_solve_direction(problem, layer_class, n, mode) for n in range(len(problem.kernels))]
     in_input_order = [
         solution.y[:, ::-1] if n == 1 and problem.return_sequences else solution.y
         for n, solution in enumerate(solutions)
@@ -70,38 +99,29 @@ def solve_by_layer(problem: Problem, layer_class: type[keras.layers.LSTM], *, gr
     return Solution(y=np.concatenate(in_input_order, axis=-1), dx=dx, **merged)
 
 
-def _solve_direction(problem: Problem, layer_class: type[keras.layers.LSTM], n: int, graph: bool) -> Solution:
+def _solve_direction(problem: Problem, layer_class: type[keras.layers.LSTM], n: int, mode: str) -> Solution:
     layer = make_layer(problem, layer_class, n)
-    half = problem.units * n, problem.units * (n + 1)
-    dy = problem.dy[..., slice(*half)]
+    dy = problem.dy[..., problem.units * n : problem.units * (n + 1)]
     if n == 1 and problem.return_sequences:
         dy = dy[:, ::-1]
-    x = tf.constant(problem.x)
-    h0, c0 = (
-        tf.zeros_like(problem.dh_n[n]) if states[n] is None else tf.constant(states[n])
-        for states in (problem.h0, problem.c0)
-    )
-    mask = None if problem.mask is None else tf.constant(problem.mask)
+    h0, c0 = (np.zeros_like(problem.dh_n[n]) if states[n] is None else states[n] for states in (problem.h0, problem.c0))
+    masks = [] if problem.mask is None else [problem.mask]
 
-    def run(x: tf.Tensor, h0: tf.Tensor, c0: tf.Tensor) -> tuple[Any, Any]:
+    def call(x: Any, h0: Any, c0: Any, *mask: Any) -> Any:
         # The layer draws its dropout masks once per call unless they are there.
         if problem.input_dropout[n] is not None:
-            layer.cell._dropout_mask = list(map(tf.constant, problem.input_dropout[n]))
+            layer.cell._dropout_mask = list(map(keras.ops.convert_to_tensor, problem.input_dropout[n]))
         if problem.recurrent_dropout[n] is not None:
-            layer.cell._recurrent_dropout_mask = list(map(tf.constant, problem.recurrent_dropout[n]))
-        weights = [weight.value for weight in layer.trainable_weights]
-        with tf.GradientTape() as tape:
-            tape.watch((x, h0, c0))
-            outputs = layer(x, initial_state=[h0, c0], mask=mask, training=True)
-        seeds = [tf.constant(dy), tf.constant(problem.dh_n[n]), tf.constant(problem.dc_n[n])]
-        return outputs, tape.gradient(outputs, [x, h0, c0, *weights], output_gradients=seeds)
+            layer.cell._recurrent_dropout_mask = list(map(keras.ops.convert_to_tensor, problem.recurrent_dropout[n]))
+        return layer(x, initial_state=[h0, c0], mask=mask[0] if mask else None, training=True)
 
-    (y, h_n, c_n), gradients = (tf.function(run) if graph else run)(x, h0, c0)
-    dx, dh0, dc0, dkernel, drecurrent_kernel, *dbias = (gradient.numpy() for gradient in gradients)
+    seeds = iter((dy, problem.dh_n[n], problem.dc_n[n]))
+    (y, h_n, c_n), gradients = run(layer, call, [problem.x, h0, c0, *masks], lambda _: next(seeds), mode)
+    dx, dh0, dc0, dkernel, drecurrent_kernel, *dbias = gradients
     return Solution(
-        y=y.numpy(),
-        h_n=[h_n.numpy()],
-        c_n=[c_n.numpy()],
+        y=y,
+        h_n=[h_n],
+        c_n=[c_n],
         dx=dx,
         dkernels=[dkernel],
         drecurrent_kernels=[drecurrent_kernel],

@@ -29,8 +29,8 @@ def test_error_is_no_larger_than_that_of_keras():
         problem = make_problem(4, LONG, 16, 24, mask=mask, seed=seed)
         exact = solve_by_reference(problem).solution.named()
         with fused(forward=1, backward=1):
-            ours = solve_by_layer(problem, FastLSTM, graph=True).named()
-        theirs = solve_by_layer(problem, keras.layers.LSTM, graph=True).named()
+            ours = solve_by_layer(problem, FastLSTM, "graph").named()
+        theirs = solve_by_layer(problem, keras.layers.LSTM, "graph").named()
         errors.append((relative_squares(ours, exact), relative_squares(theirs, exact)))
 
     print(f"\nroot-mean-square error relative to the largest value; T={LONG}, {len(errors)} problems")

@@ -317,7 +317,7 @@ from keras_side import solve_by_layer
 from lstm_fast import FastLSTM, _core
 _core.set_threads(2)
 problem = make_problem(64, 40, 16, 32)
-solve_by_layer(problem, FastLSTM, graph=True)  # starts the helpers
+solve_by_layer(problem, FastLSTM, "graph")  # starts the helpers
 kernels = [kernel * np.float32(1e38) for kernel in problem.kernels]
 problem = dataclasses.replace(problem, x=problem.x * np.float32(1e-40), kernels=kernels)
 together = solve_by_kernel(problem)

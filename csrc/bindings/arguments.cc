@@ -25,9 +25,14 @@ std::string Found(const Array& array) {
   return "shape " + ShapeText(array.shape.data(), array.rank);
 }
 
-// Compares with the expected shape; an absent array passes where it is optional.
-const void* CheckShape(const Array& array, const std::string& name, std::initializer_list<int64_t> shape,
-                       const char* letters, bool optional) {
+std::string Indexed(const char* name, int direction) {
+  return std::string(name) + "[" + std::to_string(direction) + "]";
+}
+
+}  // namespace
+
+void* CheckShape(const Array& array, const std::string& name, std::initializer_list<int64_t> shape, const char* letters,
+                 bool optional) {
   const int rank = static_cast<int>(shape.size());
   if (!array.present && optional) return nullptr;
   bool same = array.present && array.rank == rank;
@@ -35,12 +40,6 @@ const void* CheckShape(const Array& array, const std::string& name, std::initial
   if (!same) Fail(name, "shape " + ShapeText(shape.begin(), rank) + " (" + letters + ")", Found(array));
   return array.data;
 }
-
-std::string Indexed(const char* name, int direction) {
-  return std::string(name) + "[" + std::to_string(direction) + "]";
-}
-
-}  // namespace
 
 int CheckDirections(int64_t count) {
   if (count != 1 && count != 2) Fail("kernels", "1 or 2 directions", std::to_string(count));
@@ -75,7 +74,8 @@ Inputs Check(const Arguments& a) {
                     a.go_backwards,
                     a.return_sequences,
                     a.zero_output_for_mask,
-                    static_cast<Reserve>(a.reserve_mode)};
+                    static_cast<Reserve>(a.reserve_mode),
+                    a.reserve_by_row};
   inputs.x = a.x.data;
   inputs.x_batch_stride = time * input;
   inputs.x_time_stride = input;

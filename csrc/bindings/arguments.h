@@ -25,18 +25,24 @@ struct Arguments {
   int directions;
   bool go_backwards, return_sequences, zero_output_for_mask;
   int64_t reserve_mode;
+  bool reserve_by_row;
   Array x, mask;
   std::array<Array, 2> kernels, recurrent_kernels, biases, h0, c0, input_dropout, recurrent_dropout;
 };
 
 struct GradientArguments {
-  Array reserve, dy;  // reserve in bytes
+  Array reserve, dy;  // reserve in bytes, rank 1
   std::array<Array, 2> dh_n, dc_n;
 };
 
 // Throw std::invalid_argument: the argument, what was expected, what was found.
 Inputs Check(const Arguments& arguments);
 BackwardInput Check(const Inputs& inputs, const GradientArguments& gradient);
+
+// Returns the data of an array, null if it is optional and absent; throws unless it has the shape, whose letters the
+// message gives.
+void* CheckShape(const Array& array, const std::string& name, std::initializer_list<int64_t> shape, const char* letters,
+                 bool optional);
 
 // Throws unless count is 1 or 2.
 int CheckDirections(int64_t count);

@@ -3,28 +3,36 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "bindings/arguments.h"
+#include "bindings/xla.h"
 #include "lstm_fast/isa.h"
 #include "lstm_fast/lstm.h"
 #include "lstm_fast/parallel.h"
+#include "lstm_fast/workspace.h"
 
 namespace py = pybind11;
 
 namespace lstm_fast {
 namespace {
 
-DType DTypeOf(const py::array& array, const std::string& name) {
+// NumPy has no bfloat16 of its own: it comes as an extension type, or, where the caller says so, as its bits in uint16.
+DType DTypeOf(const py::array& array, const std::string& name, bool bfloat16_bits = false) {
   const py::dtype dtype = array.dtype();
+  if (bfloat16_bits) {
+    if (dtype.kind() == 'u' && dtype.itemsize() == 2) return DType::kBFloat16;
+    throw py::type_error(name + ": expected dtype uint16, the bits of bfloat16; found " + std::string(py::str(dtype)));
+  }
   if (dtype.kind() == 'f' && dtype.byteorder() != '>') {
     if (dtype.itemsize() == 4) return DType::kFloat32;
     if (dtype.itemsize() == 8) return DType::kFloat64;
     if (dtype.itemsize() == 2) return DType::kFloat16;
   }
   const std::string found = py::str(dtype);
-  if (found == "bfloat16") return DType::kBFloat16;  // an extension type, known by its name
+  if (found == "bfloat16") return DType::kBFloat16;
   throw py::type_error(name + ": expected dtype float32, float64, float16 or bfloat16; found " + found);
 }
 
@@ -49,29 +57,41 @@ py::array AsArray(const py::handle& object, const std::string& name) {
 }
 
 // An optional array of x's dtype.
-Array OptionalView(const py::handle& object, const std::string& name, DType dtype) {
+Array OptionalView(const py::handle& object, const std::string& name, DType dtype, bool bfloat16_bits) {
   if (object.is_none()) return {};
   const py::array array = AsArray(object, name);
-  if (DTypeOf(array, name) != dtype) {
+  if (DTypeOf(array, name, bfloat16_bits) != dtype) {
     throw py::type_error(name + ": expected the dtype of x; found " + std::string(py::str(array.dtype())));
   }
   return View(array, name);
 }
 
-std::array<Array, 2> ViewList(const py::sequence& list, const char* name, int directions, DType dtype) {
+std::array<Array, 2> ViewList(const py::sequence& list, const char* name, int directions, DType dtype,
+                              bool bfloat16_bits) {
   if (static_cast<int>(list.size()) != directions) {
     throw py::value_error(std::string(name) + ": expected " + std::to_string(directions) +
                           " entries, as in kernels; found " + std::to_string(list.size()));
   }
   std::array<Array, 2> views;
   for (int n = 0; n < directions; ++n) {
-    views[static_cast<size_t>(n)] =
-        OptionalView(list[static_cast<size_t>(n)], std::string(name) + "[" + std::to_string(n) + "]", dtype);
+    views[static_cast<size_t>(n)] = OptionalView(
+        list[static_cast<size_t>(n)], std::string(name) + "[" + std::to_string(n) + "]", dtype, bfloat16_bits);
   }
   return views;
 }
 
 py::array Empty(const py::dtype& dtype, std::vector<py::ssize_t> shape) { return py::array(dtype, std::move(shape)); }
+
+// Bytes that the next step finds again once the array is gone: touching fresh memory costs more than the pass itself.
+py::array ReusedBytes(int64_t bytes) {
+  const py::dtype dtype = py::dtype::of<uint8_t>();
+  if (bytes == 0) return Empty(dtype, {0});
+  auto workspace = std::make_unique<Workspace>(static_cast<size_t>(bytes));
+  void* data = workspace->data<void>();
+  const py::capsule owner(workspace.get(), [](void* released) { delete static_cast<Workspace*>(released); });
+  static_cast<void>(workspace.release());
+  return py::array(dtype, {bytes}, {1}, data, owner);
+}
 
 // The arguments that forward and backward share, with the array whose dtype they have.
 struct Call {
@@ -82,10 +102,11 @@ struct Call {
 Call Describe(const py::object& x_object, const py::object& mask, const py::sequence& kernels,
               const py::sequence& recurrent_kernels, const py::sequence& biases, const py::sequence& h0,
               const py::sequence& c0, const py::sequence& input_dropout, const py::sequence& recurrent_dropout,
-              bool go_backwards, bool return_sequences, bool zero_output_for_mask, int64_t reserve_mode) {
+              bool go_backwards, bool return_sequences, bool zero_output_for_mask, int64_t reserve_mode,
+              bool bfloat16_bits) {
   Call call{AsArray(x_object, "x"), {}};
   Arguments& a = call.arguments;
-  a.dtype = DTypeOf(call.x, "x");
+  a.dtype = DTypeOf(call.x, "x", bfloat16_bits);
   a.directions = CheckDirections(static_cast<int64_t>(kernels.size()));
   a.go_backwards = go_backwards;
   a.return_sequences = return_sequences;
@@ -99,13 +120,13 @@ Call Describe(const py::object& x_object, const py::object& mask, const py::sequ
     }
     a.mask = View(array, "mask");
   }
-  a.kernels = ViewList(kernels, "kernels", a.directions, a.dtype);
-  a.recurrent_kernels = ViewList(recurrent_kernels, "recurrent_kernels", a.directions, a.dtype);
-  a.biases = ViewList(biases, "biases", a.directions, a.dtype);
-  a.h0 = ViewList(h0, "h0", a.directions, a.dtype);
-  a.c0 = ViewList(c0, "c0", a.directions, a.dtype);
-  a.input_dropout = ViewList(input_dropout, "input_dropout", a.directions, a.dtype);
-  a.recurrent_dropout = ViewList(recurrent_dropout, "recurrent_dropout", a.directions, a.dtype);
+  a.kernels = ViewList(kernels, "kernels", a.directions, a.dtype, bfloat16_bits);
+  a.recurrent_kernels = ViewList(recurrent_kernels, "recurrent_kernels", a.directions, a.dtype, bfloat16_bits);
+  a.biases = ViewList(biases, "biases", a.directions, a.dtype, bfloat16_bits);
+  a.h0 = ViewList(h0, "h0", a.directions, a.dtype, bfloat16_bits);
+  a.c0 = ViewList(c0, "c0", a.directions, a.dtype, bfloat16_bits);
+  a.input_dropout = ViewList(input_dropout, "input_dropout", a.directions, a.dtype, bfloat16_bits);
+  a.recurrent_dropout = ViewList(recurrent_dropout, "recurrent_dropout", a.directions, a.dtype, bfloat16_bits);
   return call;
 }
 
@@ -113,14 +134,14 @@ py::tuple ForwardArrays(const py::object& x, const py::object& mask, const py::s
                         const py::sequence& recurrent_kernels, const py::sequence& biases, const py::sequence& h0,
                         const py::sequence& c0, const py::sequence& input_dropout,
                         const py::sequence& recurrent_dropout, bool go_backwards, bool return_sequences,
-                        bool zero_output_for_mask, int64_t reserve_mode) {
+                        bool zero_output_for_mask, int64_t reserve_mode, bool bfloat16_bits) {
   const Call call = Describe(x, mask, kernels, recurrent_kernels, biases, h0, c0, input_dropout, recurrent_dropout,
-                             go_backwards, return_sequences, zero_output_for_mask, reserve_mode);
+                             go_backwards, return_sequences, zero_output_for_mask, reserve_mode, bfloat16_bits);
   const Inputs inputs = Check(call.arguments);
   const Problem& p = inputs.problem;
   const py::dtype dtype = call.x.dtype();
   py::array y = Empty(dtype, {p.batch, p.return_sequences ? p.time : 1, p.directions * p.units});
-  py::array reserve = Empty(py::dtype::of<uint8_t>(), {ReserveBytes(p, inputs.mask)});
+  py::array reserve = ReusedBytes(ReserveBytes(p, inputs.mask));
   py::list h_n, c_n;
   ForwardOutput output{};
   output.y = y.mutable_data();
@@ -134,7 +155,7 @@ py::tuple ForwardArrays(const py::object& x, const py::object& mask, const py::s
   }
   {
     const py::gil_scoped_release release;
-    Forward(inputs, output);
+    Forward(inputs, output, OwnThreads());
   }
   return py::make_tuple(y, h_n, c_n, reserve);
 }
@@ -144,9 +165,9 @@ py::tuple BackwardArrays(const py::object& x, const py::object& mask, const py::
                          const py::sequence& c0, const py::sequence& input_dropout,
                          const py::sequence& recurrent_dropout, const py::object& reserve, const py::object& dy,
                          const py::sequence& dh_n, const py::sequence& dc_n, bool go_backwards, bool return_sequences,
-                         bool zero_output_for_mask, int64_t reserve_mode) {
+                         bool zero_output_for_mask, int64_t reserve_mode, bool bfloat16_bits, bool with_dx) {
   const Call call = Describe(x, mask, kernels, recurrent_kernels, biases, h0, c0, input_dropout, recurrent_dropout,
-                             go_backwards, return_sequences, zero_output_for_mask, reserve_mode);
+                             go_backwards, return_sequences, zero_output_for_mask, reserve_mode, bfloat16_bits);
   const Inputs inputs = Check(call.arguments);
   const Problem& p = inputs.problem;
   const DType dtype = call.arguments.dtype;
@@ -156,16 +177,20 @@ py::tuple BackwardArrays(const py::object& x, const py::object& mask, const py::
     throw py::type_error("reserve: expected dtype uint8; found " + std::string(py::str(reserve_array.dtype())));
   }
   gradient.reserve = View(reserve_array, "reserve");
-  gradient.dy = OptionalView(dy, "dy", dtype);
-  gradient.dh_n = ViewList(dh_n, "dh_n", p.directions, dtype);
-  gradient.dc_n = ViewList(dc_n, "dc_n", p.directions, dtype);
+  gradient.dy = OptionalView(dy, "dy", dtype, bfloat16_bits);
+  gradient.dh_n = ViewList(dh_n, "dh_n", p.directions, dtype, bfloat16_bits);
+  gradient.dc_n = ViewList(dc_n, "dc_n", p.directions, dtype, bfloat16_bits);
   const BackwardInput backward = Check(inputs, gradient);
 
   const py::dtype array_dtype = call.x.dtype();
-  py::array dx = Empty(array_dtype, {p.batch, p.time, p.input});
+  py::object dx = py::none();
   py::list dkernels, drecurrent_kernels, dbiases, dh0, dc0;
   BackwardOutput output{};
-  output.dx = dx.mutable_data();
+  if (with_dx) {
+    py::array array = Empty(array_dtype, {p.batch, p.time, p.input});
+    output.dx = array.mutable_data();
+    dx = array;
+  }
   const auto add = [&](py::list& list, std::vector<py::ssize_t> shape) {
     py::array array = Empty(array_dtype, std::move(shape));
     list.append(array);
@@ -184,7 +209,7 @@ py::tuple BackwardArrays(const py::object& x, const py::object& mask, const py::
   }
   {
     const py::gil_scoped_release release;
-    Backward(inputs, backward, output);
+    Backward(inputs, backward, output, OwnThreads());
   }
   return py::make_tuple(dx, dkernels, drecurrent_kernels, dbiases, dh0, dc0);
 }
@@ -198,6 +223,28 @@ py::array Elementwise(void (*function)(DType, const void*, void*, int64_t), cons
   py::array y(x.dtype(), std::vector<py::ssize_t>(x.shape(), x.shape() + x.ndim()));
   function(dtype, view.data, y.mutable_data(), x.size());
   return y;
+}
+
+// The handlers under their names, as jax.ffi.register_ffi_target takes them.
+py::dict XlaHandlers() {
+  py::dict handlers;
+  const auto add = [&](const char* name, xla::Handler* handler) {
+    handlers[name] = py::capsule(reinterpret_cast<void*>(handler), "xla._CUSTOM_CALL_TARGET");
+  };
+  add(xla::kForward, &xla::ForwardHandler);
+  add(xla::kBackward, &xla::BackwardHandler);
+  return handlers;
+}
+
+int64_t StepBytes(int64_t reserve_mode, const std::string& dtype, int64_t units) {
+  if (reserve_mode < 0 || reserve_mode > 2) {
+    throw py::value_error("reserve_mode: expected 0, 1 or 2; found " + std::to_string(reserve_mode));
+  }
+  const bool wide = dtype == "float64";
+  if (!wide && dtype != "float32" && dtype != "float16" && dtype != "bfloat16") {
+    throw py::value_error("dtype: expected float32, float64, float16 or bfloat16; found " + dtype);
+  }
+  return ReserveStepBytes(static_cast<Reserve>(reserve_mode), wide ? DType::kFloat64 : DType::kFloat32, units);
 }
 
 py::dict BuildInfo() {
@@ -215,12 +262,16 @@ PYBIND11_MODULE(_core, m) {
   m.def("forward", &ForwardArrays, py::arg("x"), py::arg("mask"), py::arg("kernels"), py::arg("recurrent_kernels"),
         py::arg("biases"), py::arg("h0"), py::arg("c0"), py::arg("input_dropout"), py::arg("recurrent_dropout"),
         py::arg("go_backwards"), py::arg("return_sequences"), py::arg("zero_output_for_mask"), py::arg("reserve_mode"),
-        "Returns (y, h_n, c_n, reserve). Lists have an entry per direction; optional arrays may be None.");
-  m.def("backward", &BackwardArrays, py::arg("x"), py::arg("mask"), py::arg("kernels"), py::arg("recurrent_kernels"),
-        py::arg("biases"), py::arg("h0"), py::arg("c0"), py::arg("input_dropout"), py::arg("recurrent_dropout"),
-        py::arg("reserve"), py::arg("dy"), py::arg("dh_n"), py::arg("dc_n"), py::arg("go_backwards"),
-        py::arg("return_sequences"), py::arg("zero_output_for_mask"), py::arg("reserve_mode"),
-        "Returns (dx, dkernels, drecurrent_kernels, dbiases, dh0, dc0).");
+        py::arg("bfloat16_bits") = false,
+        "Returns (y, h_n, c_n, reserve). Lists have an entry per direction; optional arrays may be None. With "
+        "bfloat16_bits, all arrays but the mask are uint16 and hold bfloat16.");
+  m.def(
+      "backward", &BackwardArrays, py::arg("x"), py::arg("mask"), py::arg("kernels"), py::arg("recurrent_kernels"),
+      py::arg("biases"), py::arg("h0"), py::arg("c0"), py::arg("input_dropout"), py::arg("recurrent_dropout"),
+      py::arg("reserve"), py::arg("dy"), py::arg("dh_n"), py::arg("dc_n"), py::arg("go_backwards"),
+      py::arg("return_sequences"), py::arg("zero_output_for_mask"), py::arg("reserve_mode"),
+      py::arg("bfloat16_bits") = false, py::arg("with_dx") = true,
+      "Returns (dx, dkernels, drecurrent_kernels, dbiases, dh0, dc0); dx is None, and not computed, without with_dx.");
 
   m.def("isa", &ActiveIsa, "The active instruction set.");
   m.def("available_isas", &AvailableIsas, "Instruction sets that this processor runs, slowest first.");
@@ -238,6 +289,14 @@ PYBIND11_MODULE(_core, m) {
         return result;
       },
       "How often the kernels have run in this process, through any binding.");
+  m.attr("checkpoint_interval") = kCheckpointInterval;
+  m.def("reserve_step_bytes", &StepBytes, py::arg("reserve_mode"), py::arg("dtype"), py::arg("units"),
+        "Last size of a reserve that is laid out by row: [B, N, steps, this], where steps is T or, for reserve_mode 2, "
+        "T / checkpoint_interval rounded up.");
+  m.def("xla_handlers", &XlaHandlers, "XLA's handlers by name, as capsules; their contract: csrc/bindings/xla.h.");
+  m.def(
+      "register_xla_handlers", [](uintptr_t api) { xla::RegisterWith(reinterpret_cast<const xla::Api*>(api)); },
+      py::arg("api"), "Registers them with the runtime whose XLA_FFI_Api is at this address; RuntimeError if refused.");
   m.def("build_info", &BuildInfo, "How this extension was compiled.");
 
   m.def("_sigmoid", [](const py::array& x) { return Elementwise(&Sigmoid, x); }, py::arg("x"), "For tests.");

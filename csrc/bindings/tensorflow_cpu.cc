@@ -12,6 +12,7 @@
 #include "bindings/arguments.h"
 #include "bindings/tensorflow_c.h"
 #include "lstm_fast/lstm.h"
+#include "lstm_fast/parallel.h"
 #include "lstm_fast/workspace.h"
 
 namespace lstm_fast {
@@ -235,7 +236,7 @@ void ComputeForward(void* kernel, TF_OpKernelContext* context) {
         for (int n = 0; n < p.directions; ++n) output.h_n[n] = next({p.batch, p.units});
         for (int n = 0; n < p.directions; ++n) output.c_n[n] = next({p.batch, p.units});
         output.reserve = writer.Next(TF_UINT8, 1, {ReserveBytes(p, inputs.mask)});
-        Forward(inputs, output);
+        Forward(inputs, output, OwnThreads());
       },
       [&](TF_Status* status) { TF_OpKernelContext_Failure(context, status); });
 }
@@ -275,7 +276,7 @@ void ComputeBackward(void* kernel, TF_OpKernelContext* context) {
         next_of(output.dbias, arguments.biases, {4 * p.units});
         next_of(output.dh0, arguments.h0, {p.batch, p.units});
         next_of(output.dc0, arguments.c0, {p.batch, p.units});
-        Backward(inputs, backward, output);
+        Backward(inputs, backward, output, OwnThreads());
       },
       [&](TF_Status* status) { TF_OpKernelContext_Failure(context, status); });
 }

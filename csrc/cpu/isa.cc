@@ -1,6 +1,7 @@
 // Which instruction set runs: the best available one, or the one that is forced.
 #include "lstm_fast/isa.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <stdexcept>
@@ -60,6 +61,15 @@ const Isa& GetActiveIsa() {
     active_isa.store(isa, std::memory_order_release);
   }
   return *isa;
+}
+
+int64_t MostPaddedUnits(DType dtype, int64_t units) {
+  int64_t most = 0;
+  for (const Candidate& candidate : Candidates()) {
+    const int64_t lanes = dtype == DType::kFloat64 ? candidate.isa->float64->lanes : candidate.isa->float32->lanes;
+    most = std::max(most, (units + lanes - 1) / lanes * lanes);
+  }
+  return most;
 }
 
 std::vector<std::string> CompiledIsas() {

@@ -129,6 +129,9 @@ extern const Isa kGenericIsa, kAvx2Isa, kAvx512Isa;
 // The active instruction set. Throws std::invalid_argument when LSTM_FAST_ISA cannot be had.
 const Isa& GetActiveIsa();
 
+// Units with the padding of that instruction set of the build which pads the most.
+int64_t MostPaddedUnits(DType dtype, int64_t units);
+
 }  // namespace lstm_fast
 
 #endif  // LSTM_FAST_CPU_KERNEL_H_

@@ -45,6 +45,12 @@ int64_t ReserveElements(Reserve mode, int64_t count, int64_t padded_units) {
   return 0;
 }
 
+// Elements from one direction of a row to the next, where the reserve is laid out by row.
+int64_t ReserveStride(const Problem& problem) {
+  return ReserveSteps(problem.reserve, problem.time) * ReserveStepBytes(problem.reserve, problem.dtype, problem.units) /
+         std::max<int64_t>(4, SizeOf(problem.dtype));
+}
+
 Plan MakePlan(const Problem& problem, const bool* mask, int64_t padded_units) {
   Plan plan;
   plan.rows.resize(static_cast<size_t>(problem.batch));
@@ -65,7 +71,8 @@ Plan MakePlan(const Problem& problem, const bool* mask, int64_t padded_units) {
       row.count = count;
       row.steps = own;
     }
-    row.reserve_offset = plan.reserve_elements;
+    row.reserve_offset = problem.reserve_by_row ? static_cast<int64_t>(b) * problem.directions * ReserveStride(problem)
+                                                : plan.reserve_elements;
     plan.reserve_elements += ReserveElements(problem.reserve, row.count, padded_units);
     plan.timesteps += row.count;
   }
@@ -124,11 +131,11 @@ void ForEachByTeams(Parallel& parallel, int64_t workers, int64_t members, int64_
 template <class Real>
 class Layer {
  public:
-  Layer(const Inputs& inputs, const Kernels<Real>& kernels)
+  Layer(const Inputs& inputs, const Kernels<Real>& kernels, Parallel& parallel)
       : inputs_(inputs),
         problem_(inputs.problem),
         kernels_(kernels),
-        parallel_(OwnThreads()),
+        parallel_(parallel),
         panels_(CeilDivide(problem_.units, kernels.lanes)),
         width_(4 * kernels.lanes),
         plan_(MakePlan(problem_, inputs.mask, panels_ * kernels.lanes)) {
@@ -144,7 +151,7 @@ class Layer {
       direction_[n].y = OutputSequence(output.y, n);
       direction_[n].h_n = output.h_n[n];
       direction_[n].c_n = output.c_n[n];
-      direction_[n].reserve = static_cast<Real*>(output.reserve) + n * plan_.reserve_elements;
+      direction_[n].reserve = static_cast<Real*>(output.reserve) + n * ReserveOfDirection();
     }
     const int64_t directions = problem_.directions, threads = parallel_.threads();
     // A row's result does not depend on its tile, so tiles may follow the number of threads. More than 32 rows, in very
@@ -178,7 +185,7 @@ class Layer {
     SetChunkSteps(tiles.empty() ? 1 : tiles[0].rows);
     for (int n = 0; n < directions; ++n) {
       Direction<Real>& d = direction_[n];
-      d.reserve = static_cast<Real*>(const_cast<void*>(gradient.reserve)) + n * plan_.reserve_elements;
+      d.reserve = static_cast<Real*>(const_cast<void*>(gradient.reserve)) + n * ReserveOfDirection();
       d.dy = OutputSequence(const_cast<void*>(gradient.dy), n);
       d.dh_n = gradient.dh_n[n];
       d.dc_n = gradient.dc_n[n];
@@ -286,6 +293,11 @@ class Layer {
     const bool large = GatePanelsSize() * static_cast<int64_t>(sizeof(Real)) > 4 * 1024 * 1024 && TeamsPay();
     const int64_t most = large ? std::min<int64_t>(2, plan_.timesteps / 1024) : kSlots;
     return std::max<int64_t>(1, std::min(most, tiles));
+  }
+
+  // Elements from one direction's reserve to the other's.
+  int64_t ReserveOfDirection() const {
+    return problem_.reserve_by_row ? ReserveStride(problem_) : plan_.reserve_elements;
   }
 
   size_t ElementSize() const { return static_cast<size_t>(SizeOf(problem_.dtype)); }
@@ -464,9 +476,10 @@ auto Dispatch(DType dtype, const Function& function) {
 
 template <class Real>
 void BackwardWithoutReserve(Inputs inputs, const Kernels<Real>& kernels, BackwardInput gradient,
-                            const BackwardOutput& output) {
+                            const BackwardOutput& output, Parallel& parallel) {
   inputs.problem.reserve = Reserve::kGates;
-  Layer<Real> layer(inputs, kernels);
+  inputs.problem.reserve_by_row = false;
+  Layer<Real> layer(inputs, kernels, parallel);
   const Workspace reserve(static_cast<size_t>(layer.ReserveSize()));
   ForwardOutput forward{};
   forward.reserve = reserve.data<void>();
@@ -477,7 +490,18 @@ void BackwardWithoutReserve(Inputs inputs, const Kernels<Real>& kernels, Backwar
 
 }  // namespace
 
+int64_t ReserveSteps(Reserve reserve, int64_t time) {
+  return reserve == Reserve::kRecompute ? CeilDivide(time, kCheckpointInterval) : time;
+}
+
+int64_t ReserveStepBytes(Reserve reserve, DType dtype, int64_t units) {
+  return ReserveElements(reserve, 1, MostPaddedUnits(dtype, units)) * std::max<int64_t>(4, SizeOf(dtype));
+}
+
 int64_t ReserveBytes(const Problem& problem, const bool* mask) {
+  if (problem.reserve_by_row) {
+    return problem.batch * problem.directions * ReserveStride(problem) * std::max<int64_t>(4, SizeOf(problem.dtype));
+  }
   return Dispatch(problem.dtype, [&](const auto& kernels) -> int64_t {
     const int64_t padded_units = CeilDivide(problem.units, kernels.lanes) * kernels.lanes;
     int64_t elements = 0;
@@ -490,18 +514,18 @@ int64_t ReserveBytes(const Problem& problem, const bool* mask) {
   });
 }
 
-void Forward(const Inputs& inputs, const ForwardOutput& output) {
+void Forward(const Inputs& inputs, const ForwardOutput& output, Parallel& parallel) {
   ++forward_calls;
-  Dispatch(inputs.problem.dtype, [&](const auto& kernels) { Layer(inputs, kernels).Forward(output); });
+  Dispatch(inputs.problem.dtype, [&](const auto& kernels) { Layer(inputs, kernels, parallel).Forward(output); });
 }
 
-void Backward(const Inputs& inputs, const BackwardInput& gradient, const BackwardOutput& output) {
+void Backward(const Inputs& inputs, const BackwardInput& gradient, const BackwardOutput& output, Parallel& parallel) {
   ++backward_calls;
   Dispatch(inputs.problem.dtype, [&](const auto& kernels) {
     if (inputs.problem.reserve == Reserve::kNone) {
-      BackwardWithoutReserve(inputs, kernels, gradient, output);
+      BackwardWithoutReserve(inputs, kernels, gradient, output, parallel);
     } else {
-      Layer(inputs, kernels).Backward(gradient, output);
+      Layer(inputs, kernels, parallel).Backward(gradient, output);
     }
   });
 }

@@ -5,6 +5,7 @@
 #include <sched.h>
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 
 namespace lstm_fast {
@@ -16,6 +17,22 @@ inline void Pause() {
 #elif defined(__aarch64__)
   asm volatile("yield");
 #endif
+}
+
+// How long a thread stays on the lookout before it sleeps. Waking one takes 5 to 50 us, a good part of a short call.
+inline constexpr std::chrono::microseconds kLookout{50};
+
+// Waits for a condition without sleeping, up to kLookout; returns whether it came about.
+template <class Condition>
+bool SpinUntil(const Condition& condition) {
+  const auto start = std::chrono::steady_clock::now();
+  while (true) {
+    for (int i = 0; i < 64; ++i) {
+      if (condition()) return true;
+      Pause();
+    }
+    if (std::chrono::steady_clock::now() - start > kLookout) return false;
+  }
 }
 
 // Where `size` threads wait for each other again and again.

@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cfenv>
-#include <chrono>
 #include <condition_variable>
 #include <cstdlib>
 #include <deque>
@@ -40,22 +39,6 @@ int InitialThreadCount() {
                                 std::string(text) + "'");
   }
   return static_cast<int>(count);
-}
-
-// How long a thread stays on the lookout before it sleeps. Waking one takes 5 to 50 us, a good part of a short call.
-constexpr std::chrono::microseconds kLookout{50};
-
-// Waits for a condition without sleeping, up to kLookout; returns whether it came about.
-template <class Condition>
-bool SpinUntil(const Condition& condition) {
-  const auto start = std::chrono::steady_clock::now();
-  while (true) {
-    for (int i = 0; i < 64; ++i) {
-      if (condition()) return true;
-      Pause();
-    }
-    if (std::chrono::steady_clock::now() - start > kLookout) return false;
-  }
 }
 
 // A call of Run() or RunTogether(): helpers join it, by which it stays alive until they have left.

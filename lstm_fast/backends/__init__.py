@@ -17,7 +17,15 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 # What the forward pass keeps for the backward pass: lstm_fast::Reserve in csrc/include/lstm_fast/lstm.h.
 RESERVE_NONE, RESERVE_GATES, RESERVE_RECOMPUTE = 0, 1, 2
 
+FRAMEWORKS = ("tensorflow", "jax", "torch", "numpy")  # those with a module here
+
 DTYPES = ("float32", "float64", "float16", "bfloat16")
+
+# What a backend says where a backward pass is differentiated.
+SECOND_ORDER = (
+    "lstm_fast: gradients of gradients are not implemented; for them set LSTM_FAST_KERNEL=keras, or use "
+    "lstm_fast.to_keras(model)"
+)
 
 _PACKAGE = pathlib.Path(__file__).parent.parent
 
@@ -54,11 +62,20 @@ class Unavailable(NamedTuple):
 class Backend(Protocol):
     """What a backend module provides."""
 
-    def unavailable(self) -> Unavailable | None:
-        """Returns why the kernels cannot be used here and now, None if they can."""
+    def library(self) -> Any:
+        """Loads the compiled part, and returns something true; raises LibraryError if it cannot be used."""
+
+    def gpus(self) -> tuple[str, ...]:
+        """Returns the names of the GPUs that the framework sees."""
+
+    def unavailable(self, x: Any = None) -> Unavailable | None:
+        """Returns why the kernels cannot be used on `x`, or at all, here and now; None if they can."""
 
     def array(self, value: Any, like: Any = None) -> Any:
-        """Returns `value` as the framework's array; values without a dtype of their own get that of `like`."""
+        """Returns `value` as the framework's array; values without a dtype of their own get that of `like`.
+
+        Raises TypeError or ValueError, with what was expected and found, if that is not possible.
+        """
 
     def boolean(self, mask: Any) -> Any:
         """Returns a mask [B, T] or [B, T, 1] of any numeric dtype as booleans [B, T]."""
@@ -84,13 +101,14 @@ def once(load: Callable[[], T]) -> Callable[[], T]:
 
     @functools.wraps(load)
     def loaded() -> T:
-        with lock:
-            if not outcome:
-                try:
-                    outcome.append(load())
-                except Exception as error:  # whatever a loader raises is a reason, never a crash
-                    outcome.append(LibraryError(f"{error}"))
-                    warnings.warn(f"{error}; FastLSTM runs as keras.layers.LSTM", LstmFastWarning, stacklevel=3)
+        if not outcome:
+            with lock:
+                if not outcome:
+                    try:
+                        outcome.append(load())
+                    except Exception as error:  # whatever a loader raises is a reason, never a crash
+                        outcome.append(LibraryError(f"{error}"))
+                        warnings.warn(f"{error}; FastLSTM runs as keras.layers.LSTM", LstmFastWarning, stacklevel=3)
         if isinstance(outcome[0], LibraryError):
             raise LibraryError(str(outcome[0]))
         return outcome[0]

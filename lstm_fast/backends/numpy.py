@@ -7,8 +7,15 @@ import numpy as np
 
 from lstm_fast.backends import Direction, LibraryError, Unavailable, core
 
+library = core
 
-def unavailable() -> Unavailable | None:
+
+def gpus() -> tuple[str, ...]:
+    """Returns none: NumPy knows no GPUs."""
+    return ()
+
+
+def unavailable(x: Any = None) -> Unavailable | None:  # noqa: ARG001
     """Returns why the compiled module cannot be used, None if it can."""
     try:
         core()

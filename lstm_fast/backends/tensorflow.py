@@ -8,7 +8,16 @@ import tensorflow as tf
 from tensorflow.python.framework import ops
 from tensorflow.python.ops import control_flow_util
 
-from lstm_fast.backends import Direction, LibraryError, Unavailable, core, library_path, once
+from lstm_fast.backends import (
+    SECOND_ORDER,
+    Direction,
+    LibraryError,
+    Unavailable,
+    core,
+    library_path,
+    once,
+    tensorflow_xla,
+)
 
 # Inputs of the ops after x and mask, each a list with one entry per direction: the fields of Direction, in order.
 _LISTS = len(Direction._fields)
@@ -31,7 +40,7 @@ def library() -> ModuleType:
     return _library()
 
 
-def unavailable() -> Unavailable | None:
+def unavailable(x: Any = None) -> Unavailable | None:  # noqa: ARG001
     """Returns why the ops cannot be used here and now, None if they can."""
     try:
         library()
@@ -39,9 +48,17 @@ def unavailable() -> Unavailable | None:
         return Unavailable(str(error), announced=True)
     if accelerators := {device.device_type for device in tf.config.list_logical_devices()} - {"CPU"}:
         return Unavailable(f"{', '.join(sorted(accelerators))} present: no kernel for it yet")
-    if control_flow_util.GraphOrParentsInXlaContext(ops.get_default_graph()):
-        return Unavailable("jit_compile=True: no kernel for XLA yet")
+    if _compiled_by_xla():
+        try:
+            tensorflow_xla.library()
+        except LibraryError as error:
+            return Unavailable(f"jit_compile=True: {error}", announced=True)
     return None
+
+
+def _compiled_by_xla() -> bool:
+    """Whether what is being traced is for XLA (`jit_compile=True`), which cannot compile the ops."""
+    return bool(control_flow_util.GraphOrParentsInXlaContext(ops.get_default_graph()))
 
 
 def gpus() -> tuple[str, ...]:
@@ -74,6 +91,16 @@ def lstm(
     # A bad LSTM_FAST_ISA or LSTM_FAST_NUM_THREADS is a ValueError here, where the op could only raise TensorFlow's.
     core().isa()
     core().threads()
+    if _compiled_by_xla():
+        return tensorflow_xla.lstm(
+            x,
+            mask,
+            directions,
+            go_backwards=go_backwards,
+            return_sequences=return_sequences,
+            zero_output_for_mask=zero_output_for_mask,
+            reserve_mode=reserve_mode,
+        )
     absent = tf.zeros([0], x.dtype)
     parameters = [[absent if value is None else value for value in column] for column in zip(*directions, strict=True)]
     y, h_n, c_n, _ = library().lstm_fast_forward(
@@ -128,7 +155,4 @@ def _gradient(op: Any, *gradients: tf.Tensor | None) -> list[tf.Tensor | None]:
 
 @tf.RegisterGradient("LstmFastBackward")  # type: ignore[untyped-decorator]
 def _second_gradient(*_: Any) -> None:
-    raise NotImplementedError(
-        "lstm_fast: gradients of gradients are not implemented; for them set LSTM_FAST_KERNEL=keras, or use "
-        "lstm_fast.to_keras(model)"
-    )
+    raise NotImplementedError(SECOND_ORDER)

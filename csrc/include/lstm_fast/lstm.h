@@ -54,6 +54,10 @@ struct Problem {
   bool return_sequences;      // y has time T; otherwise 1, the last output in processing order
   bool zero_output_for_mask;  // masked outputs are 0; otherwise the previous output, 0 where there is none
   Reserve reserve;
+  // How the reserve is laid out. False: without gaps. True: [B, N, ReserveSteps(), ReserveStepBytes()], of which
+  // padding leaves the end of every [B, N] entry untouched; the size does not depend on the mask, and such a reserve
+  // may be cut and joined along B, as where a batch is spread over devices.
+  bool reserve_by_row;
 };
 
 // The parameters and states of one direction, read only. Pointers marked "or null" may be absent.
@@ -66,6 +70,8 @@ struct DirectionInput {
   const void* input_dropout;      // [4, B, D] or null: multipliers m_x
   const void* recurrent_dropout;  // [4, B, H] or null: multipliers m_h
 };
+
+class Parallel;  // parallel.h
 
 struct Inputs {
   Problem problem;
@@ -102,12 +108,17 @@ struct BackwardOutput {
 };
 
 // Size of the reserve buffer. Its layout is private to the instruction set that wrote it: both passes must run in one
-// process with the same active ISA. It depends on the mask: padded timesteps take no room.
+// process with the same active ISA. Unless laid out by row it depends on the mask: padded timesteps take no room.
 LSTM_FAST_EXPORT int64_t ReserveBytes(const Problem& problem, const bool* mask);
 
+// Shape of a reserve that is laid out by row, the same for every instruction set of the build.
+LSTM_FAST_EXPORT int64_t ReserveSteps(Reserve reserve, int64_t time);
+LSTM_FAST_EXPORT int64_t ReserveStepBytes(Reserve reserve, DType dtype, int64_t units);
+
 // Throws std::bad_alloc when scratch memory cannot be had; nothing else.
-LSTM_FAST_EXPORT void Forward(const Inputs& inputs, const ForwardOutput& output);
-LSTM_FAST_EXPORT void Backward(const Inputs& inputs, const BackwardInput& gradient, const BackwardOutput& output);
+LSTM_FAST_EXPORT void Forward(const Inputs& inputs, const ForwardOutput& output, Parallel& parallel);
+LSTM_FAST_EXPORT void Backward(const Inputs& inputs, const BackwardInput& gradient, const BackwardOutput& output,
+                               Parallel& parallel);
 
 }  // namespace lstm_fast
 

@@ -1,0 +1,30 @@
+// The kernels as XLA's foreign functions: what JAX, and TensorFlow where it compiles with XLA, call.
+#ifndef LSTM_FAST_BINDINGS_XLA_H_
+#define LSTM_FAST_BINDINGS_XLA_H_
+
+#include <string>
+
+#include "bindings/xla_ffi.h"
+
+namespace lstm_fast::xla {
+
+// Operands: x, mask, then kernels, recurrent_kernels, biases, h0, c0, input_dropout and recurrent_dropout, each with an
+// operand per direction, as in lstm.h; what is absent has shape [0], and operands beyond these are not looked at.
+// Attributes, all int64: directions, go_backwards, return_sequences, zero_output_for_mask, reserve_mode.
+//
+// Forward has the results y, h_n and c_n per direction and, unless reserve_mode is 0, the reserve: uint8, laid out by
+// row. Backward has the further operands reserve (absent if reserve_mode is 0), dy, dh_n and dc_n per direction, and
+// the results dx, then dkernels, drecurrent_kernels, dbiases, dh0 and dc0 per direction; a result of shape [0] is not
+// computed.
+Error* ForwardHandler(CallFrame* frame);
+Error* BackwardHandler(CallFrame* frame);
+
+constexpr char kForward[] = "lstm_fast_forward", kBackward[] = "lstm_fast_backward";
+
+// Registers both under these names with the runtime whose interface this is, for its CPU. Throws std::runtime_error
+// with the reason if the runtime refuses.
+void RegisterWith(const Api* api);
+
+}  // namespace lstm_fast::xla
+
+#endif  // LSTM_FAST_BINDINGS_XLA_H_

@@ -1,0 +1,253 @@
+"""TensorFlow where XLA compiles (`jit_compile=True`): the handlers of `_core`, called from a piece of StableHLO.
+
+XlaCallModule takes the program that XLA is to compile in the place of an op, as text, with the sizes that are not known
+at tracing left open: XLA fills them in when it compiles for a shape.
+"""
+
+import ctypes
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.compiler.tf2xla.ops import gen_xla_ops
+
+from lstm_fast.backends import RESERVE_NONE, RESERVE_RECOMPUTE, SECOND_ORDER, Direction, LibraryError, core, once
+
+# Version of XlaCallModule's own interface, the oldest that has all that is used here.
+_VERSION = 9
+
+_ELEMENTS = {
+    "float32": "f32",
+    "float64": "f64",
+    "float16": "f16",
+    "bfloat16": "bf16",
+    "bool": "i1",
+    "uint8": "ui8",
+    "int32": "i32",
+    "int64": "i64",
+}
+
+# XLA's interface, by the name that it has in TensorFlow 2.21, and in 2.18 to 2.20.
+_SYMBOLS = ("XLA_FFI_GetApi", "_ZN3xla3ffi12GetXlaFfiApiEv")
+_LIBRARIES = ("libtensorflow_framework.so.2", "libtensorflow_cc.so.2")
+
+# The fields of Direction that have a gradient come first; dropout multipliers have none.
+_DIFFERENTIABLE = 5
+
+# A size that is known when XLA compiles: that of this axis of x, divided by a number and rounded up.
+_Size = tuple[int, int]
+
+
+@once
+def _register() -> bool:
+    folder = pathlib.Path(tf.sysconfig.get_lib())
+    for library in _LIBRARIES:
+        if not (folder / library).exists():
+            continue
+        opened = ctypes.CDLL(str(folder / library))
+        for symbol in _SYMBOLS:
+            if not hasattr(opened, symbol):
+                continue
+            get_api = getattr(opened, symbol)
+            get_api.restype = ctypes.c_void_p
+            try:
+                core().register_xla_handlers(get_api())
+            except RuntimeError as error:
+                raise LibraryError(f"XLA in TensorFlow {tf.__version__} refuses the kernels ({error})") from error
+            return True
+    raise LibraryError(f"XLA in TensorFlow {tf.__version__} cannot be reached: no {' or '.join(_SYMBOLS)} in {folder}")
+
+
+def library() -> bool:
+    """Registers the kernels with TensorFlow's XLA; raises LibraryError if that is not possible."""
+    core()  # one reason, not two, where the whole installation is broken
+    return _register()
+
+
+def lstm(
+    x: tf.Tensor,
+    mask: tf.Tensor | None,
+    directions: Sequence[Direction],
+    *,
+    go_backwards: bool,
+    return_sequences: bool,
+    zero_output_for_mask: bool,
+    reserve_mode: int,
+) -> tuple[tf.Tensor, Sequence[tf.Tensor], Sequence[tf.Tensor]]:
+    """Runs the forward pass; see `lstm_fast.backends.Backend`."""
+    library()
+    n = len(directions)
+    operands = [x, mask, *(value for column in zip(*directions, strict=True) for value in column)]
+    units = directions[0].recurrent_kernel.shape[0]
+    if units is None or directions[0].kernel.shape[0] is None:
+        raise ValueError(
+            "`kernel`, `recurrent_kernel`: expected known shapes under jit_compile=True, found unknown ones"
+        )
+    attributes = {
+        "directions": n,
+        "go_backwards": go_backwards,
+        "return_sequences": return_sequences,
+        "zero_output_for_mask": zero_output_for_mask,
+        "reserve_mode": reserve_mode,
+    }
+    batch, time = (size if size is not None else (axis, 1) for axis, size in enumerate(x.shape[:2]))
+    state = (x.dtype, [batch, units])
+    results = [(x.dtype, [batch, time if return_sequences else 1, n * units]), *[state] * 2 * n]
+    if reserve_mode != RESERVE_NONE:
+        interval = core().checkpoint_interval if reserve_mode == RESERVE_RECOMPUTE else 1
+        steps = (1, interval) if x.shape[1] is None else -(-x.shape[1] // interval)
+        step = core().reserve_step_bytes(reserve_mode, x.dtype.name, units)
+        results.append((tf.uint8, [batch, n, steps, step]))
+
+    @tf.custom_gradient  # type: ignore[untyped-decorator]
+    def run(*given: tf.Tensor) -> Any:
+        all_operands = _spread(operands, given)
+        y, *rest = _call("lstm_fast_forward", attributes, all_operands, results)
+        reserve = rest[2 * n] if reserve_mode != RESERVE_NONE else None
+
+        def gradient(*cotangents: tf.Tensor) -> Any:
+            gradients = _backward(attributes, [*all_operands, reserve, *cotangents])
+            return [d for d, operand in zip(gradients, all_operands, strict=True) if operand is not None]
+
+        return (y, *rest[: 2 * n]), gradient
+
+    y, *states = run(*(operand for operand in operands if operand is not None))
+    return y, states[:n], states[n:]
+
+
+def _backward(attributes: dict[str, int], operands: list[Any]) -> list[Any]:
+    """Returns the gradients of the forward pass's operands, None where there is none."""
+    n = attributes["directions"]
+    differentiable = [0, *range(2, 2 + _DIFFERENTIABLE * n)]
+    x = operands[0]
+    units = operands[2 + n].shape[0]
+    batch = x.shape[0] if x.shape[0] is not None else (0, 1)
+    results = []
+    for i in differentiable:
+        if i >= 2 + 3 * n:  # the gradients of the states are computed in any case
+            results.append((x.dtype, [batch, units]))
+        elif operands[i] is None:
+            results.append((x.dtype, [0]))
+        else:
+            sizes = [size if size is not None else (axis, 1) for axis, size in enumerate(operands[i].shape)]
+            results.append((x.dtype, sizes))
+
+    @tf.custom_gradient  # type: ignore[untyped-decorator]
+    def run(*given: tf.Tensor) -> Any:
+        def second(*_: Any) -> None:
+            raise NotImplementedError(SECOND_ORDER)
+
+        return _call("lstm_fast_backward", attributes, _spread(operands, given), results), second
+
+    gradients = run(*(operand for operand in operands if operand is not None))
+    found = dict(zip(differentiable, gradients, strict=True))
+    return [found.get(i) for i in range(2 + len(Direction._fields) * n)]
+
+
+def _spread(operands: Sequence[Any], given: Sequence[tf.Tensor]) -> list[Any]:
+    """Returns `operands` with the tensors that are `given` in the place of those that there are."""
+    remaining = iter(given)
+    return [None if operand is None else next(remaining) for operand in operands]
+
+
+def _call(
+    target: str,
+    attributes: dict[str, int],
+    operands: Sequence[Any],
+    results: Sequence[tuple[tf.DType, list[int | _Size]]],
+) -> list[tf.Tensor]:
+    """Calls a handler on those operands that are not None."""
+    outputs: list[tf.Tensor] = gen_xla_ops.xla_call_module(
+        [operand for operand in operands if operand is not None],
+        version=_VERSION,
+        module=_module(target, attributes, operands, results),
+        Sout=[[size if isinstance(size, int) else None for size in sizes] for _, sizes in results],
+        Tout=[dtype for dtype, _ in results],
+        platforms=["CPU"],
+        dim_args_spec=[],
+    )
+    return outputs
+
+
+def _module(
+    target: str,
+    attributes: dict[str, int],
+    operands: Sequence[Any],
+    results: Sequence[tuple[tf.DType, list[int | _Size]]],
+) -> str:
+    """Returns the program around a call of a handler; csrc/bindings/xla.h says what it has for operands and results."""
+    lines: list[str] = []
+    arguments, names, types = [], [], []
+    for i, operand in enumerate(operands):
+        if operand is None:
+            dtype = {1: tf.bool, 2 + len(Direction._fields) * attributes["directions"]: tf.uint8}.get(i, results[0][0])
+            types.append(_type(dtype, [0]))
+            lines.append(f"%absent{i} = stablehlo.constant dense<> : {types[-1]}")
+            names.append(f"%absent{i}")
+        else:
+            types.append(_type(operand.dtype, operand.shape))
+            names.append(f"%operand{i}")
+            arguments.append(f"{names[-1]}: {types[-1]}")
+    ranks = [1 if operand is None else operand.shape.rank for operand in operands]
+    result_types = [_type(dtype, sizes) for dtype, sizes in results]
+    options = [
+        "api_version = 4 : i32",
+        f"backend_config = {{{', '.join(f'{name} = {int(value)} : i64' for name, value in attributes.items())}}}",
+    ]
+    if any(not isinstance(size, int) for _, sizes in results for size in sizes):
+        # Every result then needs its shape as a further operand, which the handler does not look at.
+        first = len(names)
+        for i, (_, sizes) in enumerate(results):
+            parts = [_size(f"%size{i}_{axis}", size, types[0], lines) for axis, size in enumerate(sizes)]
+            names.append(f"%shape{i}")
+            types.append(f"tensor<{len(sizes)}xi32>")
+            ranks.append(1)
+            lines.append(
+                f"%shape{i} = stablehlo.concatenate {', '.join(parts)}, dim = 0 : "
+                f"({', '.join(['tensor<1xi32>'] * len(parts))}) -> {types[-1]}"
+            )
+        indices = ", ".join(str(i) for i in range(first, len(names)))
+        options.append(f"indices_of_shape_operands = dense<[{indices}]> : tensor<{len(results)}xi64>")
+    options += [
+        f"operand_layouts = [{', '.join(map(_layout, ranks))}]",
+        f"result_layouts = [{', '.join(_layout(len(sizes)) for _, sizes in results)}]",
+    ]
+    outputs = ", ".join(f"%result#{i}" for i in range(len(results)))
+    lines += [
+        f"%result:{len(results)} = stablehlo.custom_call @{target}({', '.join(names)}) {{{', '.join(options)}}} : "
+        f"({', '.join(types)}) -> ({', '.join(result_types)})",
+        f"return {outputs} : {', '.join(result_types)}",
+    ]
+    body = "\n    ".join(lines)
+    return (
+        f"module @{target} attributes {{jax.uses_shape_polymorphism = true}} {{\n"
+        f"  func.func public @main({', '.join(arguments)}) -> ({', '.join(result_types)}) {{\n"
+        f"    {body}\n  }}\n}}\n"
+    )
+
+
+def _type(dtype: tf.DType, sizes: Sequence[int | _Size | None]) -> str:
+    dimensions = [str(size) if isinstance(size, int) else "?" for size in sizes]
+    return f"tensor<{'x'.join([*dimensions, _ELEMENTS[dtype.name]])}>"
+
+
+def _layout(rank: int) -> str:
+    return f"dense<[{', '.join(str(axis) for axis in reversed(range(rank)))}]> : tensor<{rank}xindex>"
+
+
+def _size(name: str, size: int | _Size, type_of_x: str, lines: list[str]) -> str:
+    """Adds the lines that compute a size as a vector of one, and returns its name."""
+    if isinstance(size, int):
+        lines.append(f"{name} = stablehlo.constant dense<{size}> : tensor<1xi32>")
+        return name
+    axis, divisor = size
+    lines += [
+        f"{name}_whole = stablehlo.get_dimension_size %operand0, dim = {axis} : ({type_of_x}) -> tensor<i32>",
+        f"{name}_more = stablehlo.constant dense<{divisor - 1}> : tensor<i32>",
+        f"{name}_raised = stablehlo.add {name}_whole, {name}_more : tensor<i32>",
+        f"{name}_divisor = stablehlo.constant dense<{divisor}> : tensor<i32>",
+        f"{name}_part = stablehlo.divide {name}_raised, {name}_divisor : tensor<i32>",
+        f"{name} = stablehlo.reshape {name}_part : (tensor<i32>) -> tensor<1xi32>",
+    ]
+    return name

@@ -1,0 +1,10 @@
+"""How a framework runs a function and differentiates it: one module per Keras backend, with the same names in each.
+
+MODES: the ways in which it runs Keras layers; the first one is that of the layers that are compared with.
+EVERY: of problems that have an exact solution, Keras's LSTM solves every so many-th too.
+REACHED: dtypes in which Keras's LSTM is less precise than they are, and the dtype whose precision it reaches.
+precision(dtype): a context in which arrays of this dtype exist.
+run(call, inputs, variables, states, seeds, mode): the outputs of `call(*inputs)`, flattened, and, unless `seeds` is
+None, the gradients by the floating-point inputs and by the variables. `seeds(output)` is the incoming gradient of an
+output. `states` are variables that the call may change.
+"""

@@ -1,0 +1,294 @@
+"""TensorFlow with `jit_compile=True`: functions, layers and models that XLA compiles, against the reference and against
+themselves outside of it. Every test proves that the fused kernels ran.
+"""
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tolerances
+from cases import DTYPES, MASKS, Problem, Solution, label, make_problem, pairwise, solve_by_reference
+from keras_side import fused
+
+import lstm_fast
+from lstm_fast import FastBidirectional, FastLSTM, functional
+from lstm_fast.backends import Direction, LibraryError, tensorflow_xla
+from lstm_fast.backends import tensorflow as backend
+
+BATCH, TIME, FEATURES, UNITS = 4, 7, 5, 6
+TERMS = BATCH * TIME * (FEATURES + UNITS)
+
+
+def solve_by_jit(problem: Problem, *, open_sizes: bool = False, reserve: str = "gates") -> Solution:
+    """Outputs and gradients by the function under the layers; with `open_sizes`, batch and time unknown at tracing."""
+    fields = problem.inputs[2:]
+    given = [problem.x, problem.mask, *(value for column in fields for value in column)]
+    n = len(problem.kernels)
+
+    def step(*present: tf.Tensor) -> tuple[Any, Any]:
+        remaining = iter(present)
+        x, mask, *values = (None if value is None else next(remaining) for value in given)
+        sources = [value for value in (x, *values[: 5 * n]) if value is not None]
+        with tf.GradientTape() as tape:
+            tape.watch(sources)
+            y, h, c = functional.run(
+                x,
+                mask,
+                [Direction(*values[i::n]) for i in range(n)],
+                **problem.options,
+                recompute=reserve == "recompute",
+                training=reserve != "none",
+            )
+            outputs = [y if problem.return_sequences else y[:, 0], *h, *c]
+        seeds = [problem.dy, *problem.dh_n, *problem.dc_n]
+        return outputs, tape.gradient(outputs, sources, output_gradients=list(map(tf.constant, seeds)))
+
+    def spec(value: np.ndarray) -> tf.TensorSpec:
+        """Sizes are open where they are the batch or the time of a sequence, a mask or a state."""
+        of_sequence = value is problem.x or value is problem.mask
+        of_state = any(value is state for state in (*problem.h0, *problem.c0))
+        sizes = [None if axis < 2 * of_sequence + of_state else size for axis, size in enumerate(value.shape)]
+        return tf.TensorSpec(sizes, value.dtype)
+
+    present = [value for value in given if value is not None]
+    compiled = tf.function(step, jit_compile=True, input_signature=list(map(spec, present)) if open_sizes else None)
+    outputs, gradients = compiled(*map(tf.constant, present))
+    y, *states = (output.numpy() for output in outputs)
+    dx, *remaining = (gradient.numpy() for gradient in gradients)
+    found = iter(remaining)
+    by_field = [[None if value is None else next(found) for value in column] for column in fields[:5]]
+    return Solution(y, states[:n], states[n:], dx, *by_field)
+
+
+@pytest.mark.parametrize(
+    "options",
+    pairwise(
+        {
+            "dtype": tuple(DTYPES),
+            "mask": MASKS,
+            "open_sizes": (False, True),
+            "reserve": ("gates", "recompute", "none"),
+            "directions": (1, 2),
+            "go_backwards": (False, True),
+            "return_sequences": (True, False),
+            "zero_output_for_mask": (False, True),
+            "bias": (True, False),
+            "states": (True, False),
+            "input_dropout": (False, True),
+            "recurrent_dropout": (False, True),
+        }
+    ),
+    ids=label,
+)
+def test_results_and_gradients(options):
+    how = {name: options[name] for name in ("open_sizes", "reserve")}
+    problem = make_problem(5, 18, 4, 7, **{name: value for name, value in options.items() if name not in how})
+    expected = solve_by_reference(problem)
+    with fused(forward=1, backward=1):
+        found = solve_by_jit(problem, **how)
+    expected.check(found)
+
+
+def test_every_instruction_set(isa):
+    del isa
+    problem = make_problem(6, 20, 3, 9, directions=2, mask="holes")
+    with fused(forward=1, backward=1):
+        found = solve_by_jit(problem)
+    solve_by_reference(problem).check(found)
+
+
+def assert_agree(found: Any, expected: Any, dtype: str = "float32") -> None:
+    arrays = (map(np.asarray, tf.nest.flatten(values)) for values in (found, expected))
+    for a, b in zip(*arrays, strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(
+            a.astype(np.float64), b.astype(np.float64), rtol=0.0, atol=tolerances.between_layers(dtype, TERMS, b)
+        )
+
+
+def sequences(batch: int = BATCH, time: int = TIME) -> tf.Tensor:
+    return tf.constant(np.random.default_rng(batch + time).standard_normal((batch, time, FEATURES)).astype(np.float32))
+
+
+def operations(function: Any, *arguments: Any) -> set[str]:
+    """The types of the operations in a traced function, and in those that it calls."""
+    definition = function.get_concrete_function(*arguments).graph.as_graph_def()
+    nodes = [*definition.node, *(node for called in definition.library.function for node in called.node_def)]
+    return {node.op for node in nodes}
+
+
+def test_a_layer_takes_its_path_anew_each_time_it_is_traced():
+    layer = FastLSTM(UNITS, return_sequences=True)
+    x = sequences()
+    plain, compiled = tf.function(layer), tf.function(layer, jit_compile=True)
+    for function in (plain, compiled, plain):
+        with fused(forward=2):
+            assert_agree(function(x), layer(x))
+    assert "LstmFastForward" in operations(plain, x)
+    assert "XlaCallModule" not in operations(plain, x)
+    assert "LstmFastForward" not in operations(compiled, x)
+    assert "XlaCallModule" in operations(compiled, x)
+
+
+def test_open_sizes_in_an_input_signature():
+    layer = FastLSTM(UNITS, return_sequences=True)
+    signature = [tf.TensorSpec([None, None, FEATURES])]
+    compiled = tf.function(layer, jit_compile=True, input_signature=signature)
+    assert compiled.get_concrete_function().output_shapes.as_list() == [None, None, UNITS]
+    for batch, time in ((1, 1), (3, 4), (2, 17)):
+        x = sequences(batch, time)
+        with fused(forward=2):
+            assert_agree(compiled(x), layer(x))
+
+
+@pytest.mark.parametrize("outside", [False, True], ids=["tape inside", "tape outside"])
+@pytest.mark.parametrize("return_sequences", [True, False])
+def test_both_directions_with_mask_and_states(return_sequences, outside):
+    layer = FastBidirectional(FastLSTM(UNITS, return_sequences=return_sequences, return_state=True))
+    rng = np.random.default_rng(0)
+    x, mask = sequences(), tf.constant(rng.random((BATCH, TIME)) < 0.6)
+    states = [tf.constant(rng.standard_normal((BATCH, UNITS)).astype(np.float32)) for _ in range(4)]
+    layer(x)
+
+    def call(x: tf.Tensor, states: list[tf.Tensor]) -> Any:
+        return layer(x, initial_state=states, mask=mask, training=True)
+
+    def step(call: Any, x: tf.Tensor, states: list[tf.Tensor]) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch([x, *states])
+            outputs = call(x, states)
+            loss = tf.add_n([tf.reduce_sum(tf.square(output)) for output in outputs])
+        return outputs, tape.gradient(loss, [x, *states, *(weight.value for weight in layer.trainable_weights)])
+
+    with fused(forward=2, backward=2):
+        expected = step(call, x, states)
+        if outside:
+            found = step(tf.function(call, jit_compile=True), x, states)
+        else:
+            found = tf.function(lambda x, states: step(call, x, states), jit_compile=True)(x, states)
+    assert_agree(found, expected)
+
+
+def text_model(dtype: str) -> keras.Model:
+    keras.utils.set_random_seed(1)
+    lstms = [FastLSTM(8, return_sequences=True, dtype=dtype), FastLSTM(4, dtype=dtype, recompute=True)]
+    return keras.Sequential(
+        [
+            keras.Input((None,), dtype="int32"),
+            keras.layers.Embedding(50, 6, mask_zero=True, dtype=dtype),
+            *(FastBidirectional(lstm, dtype=dtype) for lstm in lstms),
+            keras.layers.Dense(1),
+        ]
+    )
+
+
+def padded_text(batch: int, time: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(time)
+    lengths = rng.integers(1, time, batch, endpoint=True)[:, None]
+    x = np.where(np.arange(time) < lengths, rng.integers(1, 50, (batch, time)), 0).astype(np.int32)
+    return x, rng.integers(0, 2, (batch, 1)).astype(np.float32)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_fit_evaluate_and_predict(dtype):
+    losses, predictions = [], []
+    steps = 3 * 2
+    for jit in (True, False):
+        model = text_model(dtype)
+        model.compile(keras.optimizers.Adam(0.01), keras.losses.BinaryCrossentropy(from_logits=True), jit_compile=jit)
+        found = []
+        with fused(forward=2 * steps, backward=2 * steps):
+            for time in (6, 9, 6):  # another length is another compilation
+                x, y = padded_text(16, time)
+                history = model.fit(x, y, batch_size=8, shuffle=False, verbose=0).history
+                found += history["loss"]
+        x, y = padded_text(8, 6)
+        with fused(forward=4):
+            found.append(model.evaluate(x, y, verbose=0))
+            predictions.append(model.predict(x, verbose=0))
+        losses.append(found)
+    drift = steps * tolerances.DRIFT_PER_STEP * tolerances.ROUNDOFF[dtype.removeprefix("mixed_")]
+    np.testing.assert_allclose(*losses, rtol=drift)
+    np.testing.assert_allclose(*predictions, rtol=drift, atol=drift)
+
+
+def test_dropout_is_drawn_and_applied():
+    keras.utils.set_random_seed(0)
+    layer = FastLSTM(UNITS, dropout=0.5, recurrent_dropout=0.5)
+    compiled = tf.function(layer, jit_compile=True)
+    x = sequences()
+    with fused(forward=4):
+        first, second = (compiled(x, training=True).numpy() for _ in range(2))
+        calm = compiled(x, training=False)
+        assert_agree(calm, layer(x))
+    assert np.abs(first - second).max() > 0
+    assert np.abs(first - calm).max() > 0
+
+
+def test_gradients_of_gradients_are_refused():
+    layer = FastLSTM(UNITS)
+    layer(sequences())
+
+    @tf.function(jit_compile=True)
+    def twice(x: tf.Tensor) -> Any:
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                y = tf.reduce_sum(layer(x))
+            slope = tf.reduce_sum(inner.gradient(y, x))
+        return outer.gradient(slope, x)
+
+    with fused(0), pytest.raises(NotImplementedError, match=r"gradients of gradients.*LSTM_FAST_KERNEL=keras"):
+        twice(sequences())
+
+
+def test_unknown_features_are_refused():
+    weights = [tf.TensorSpec([None, None]), tf.TensorSpec([None, None])]
+    compiled = tf.function(
+        lambda x, kernel, recurrent_kernel: lstm_fast.lstm(x, kernel, recurrent_kernel)[0],
+        jit_compile=True,
+        input_signature=[tf.TensorSpec([None, None, None]), *weights],
+    )
+    with fused(0), pytest.raises(ValueError, match="`kernel`, `recurrent_kernel`: expected known shapes"):
+        compiled(sequences(), tf.zeros((FEATURES, 4 * UNITS)), tf.zeros((UNITS, 4 * UNITS)))
+
+
+# Where XLA cannot be reached
+
+
+def test_a_tensorflow_without_the_interface_is_a_reason_and_no_crash(monkeypatch):
+    monkeypatch.setattr(tensorflow_xla, "_SYMBOLS", ("XLA_FFI_NoSuchFunction",))
+    with pytest.raises(LibraryError, match="XLA_FFI_NoSuchFunction"):
+        tensorflow_xla._register.__wrapped__()
+
+    def fail() -> None:
+        raise LibraryError("no such function")
+
+    monkeypatch.setattr(tensorflow_xla, "library", fail)
+    monkeypatch.setenv("LSTM_FAST_KERNEL", "auto")
+    layer, x = FastLSTM(UNITS), sequences()
+    expected = layer(x)
+    reasons = []
+
+    @tf.function(jit_compile=True)
+    def compiled(x: tf.Tensor) -> tf.Tensor:
+        reasons.append(backend.unavailable())
+        return layer(x)
+
+    assert_agree(compiled(x), expected)
+    assert reasons[0].reason == "jit_compile=True: no such function"
+    assert "jit_compile=True: no such function" in lstm_fast.status().fallbacks
+
+
+def test_a_runtime_that_refuses_is_a_reason(monkeypatch):
+    from lstm_fast import _core
+
+    def refuse(_: int) -> None:
+        raise RuntimeError("version 0.1 is too new")
+
+    monkeypatch.setattr(_core, "register_xla_handlers", refuse)
+    with pytest.raises(LibraryError, match=r"refuses the kernels .version 0\.1 is too new"):
+        tensorflow_xla._register.__wrapped__()
