@@ -93,6 +93,7 @@ class FastLSTM(LSTM):  # type: ignore[misc]
         self.cudnn_of_keras: bool | str = self.use_cudnn
         self.use_cudnn: bool | str = False
         self.supports_jit = not _compiles_every_length_anew()
+        self._from_zero = False  # whether the call under way begins with states of zero
 
     def build(self, sequences_shape: Sequence[int | None], initial_state_shape: Any = None) -> None:
         """Makes the variables, and lets Keras refuse other ranks and feature sizes from then on."""
@@ -103,6 +104,9 @@ class FastLSTM(LSTM):  # type: ignore[misc]
         """Runs the layer; the arguments are described with the class."""
         mask = _unnested(mask)
         _check_call(self, sequences, initial_state, mask, [self])
+        # Unless a subclass has states of its own making.
+        inherited = type(self).get_initial_state is LSTM.get_initial_state
+        self._from_zero = initial_state is None and not self.stateful and inherited
         try:
             if sequences.shape[1] == 0:
                 return self._call_without_timesteps(sequences, initial_state, training)
@@ -120,7 +124,7 @@ class FastLSTM(LSTM):  # type: ignore[misc]
             finally:
                 self.use_cudnn = False
         sequences = ops.cast(sequences, self.cell.compute_dtype)
-        direction = _direction(self, sequences, initial_state, training)
+        direction = _direction(self, sequences, initial_state, training, from_zero=self._from_zero)
         if direction.input_dropout is not None and len(direction.input_dropout.shape) == 2:
             sequences = sequences * ops.expand_dims(direction.input_dropout, axis=1)
             direction = direction._replace(input_dropout=None)
@@ -135,7 +139,7 @@ class FastLSTM(LSTM):  # type: ignore[misc]
             recompute=self.recompute,
             training=bool(training),
         )
-        if not self.zero_output_for_mask:
+        if not self.zero_output_for_mask and direction.h0 is not None:
             outputs = _started(outputs, mask, [direction], self.return_sequences, self.go_backwards)
         return outputs[:, -1], outputs, [h, c]
 
@@ -247,7 +251,8 @@ class FastBidirectional(Bidirectional):  # type: ignore[misc]
             else:
                 state = layer.get_initial_state(batch_size=ops.shape(sequences)[0])
             state = [ops.convert_to_tensor(value, dtype=self.compute_dtype) for value in state]
-            direction = _direction(layer, sequences, state, training)
+            from_zero = initial_state is None and not layer.stateful
+            direction = _direction(layer, sequences, state, training, from_zero=from_zero)
             if direction.input_dropout is not None and len(direction.input_dropout.shape) == 2:
                 # The directions share their input, but not its dropout: the kernel applies it.
                 direction = direction._replace(input_dropout=_per_gate(direction.input_dropout))
@@ -305,8 +310,13 @@ def _fallback(layer: FastLSTM, sequences: Any) -> Unavailable | None:
     return functional.unavailable(sequences)
 
 
-def _direction(layer: FastLSTM, sequences: Any, initial_state: Sequence[Any], training: bool | None) -> Direction:
-    """Returns what the kernel needs of a layer. `input_dropout` is [B, D] where one mask serves all gates."""
+def _direction(
+    layer: FastLSTM, sequences: Any, initial_state: Sequence[Any], training: bool | None, *, from_zero: bool
+) -> Direction:
+    """Returns what the kernel needs of a layer. `input_dropout` is [B, D] where one mask serves all gates.
+
+    States of zero are left out: the kernel then has nothing to multiply in the first timestep, and no gradient of them.
+    """
     cell = layer.cell
     # Drawn in this order and whether training or not, as keras.layers.RNN does, for the same random numbers. The cell
     # keeps what it has drawn until _forget_dropout.
@@ -314,7 +324,7 @@ def _direction(layer: FastLSTM, sequences: Any, initial_state: Sequence[Any], tr
     recurrent_dropout = cell.get_recurrent_dropout_mask(initial_state[0])
     if recurrent_dropout is not None and not isinstance(recurrent_dropout, list):  # Keras before 3.6
         recurrent_dropout = _per_gate(recurrent_dropout)
-    h0, c0 = initial_state
+    h0, c0 = (None, None) if from_zero else initial_state
     if layer.stateful and keras.backend.backend() == "torch":
         # PyTorch's variables are assigned to in place, and the backward pass needs these states.
         h0, c0 = ops.copy(h0), ops.copy(c0)
