@@ -1,8 +1,9 @@
-"""Turns results into tables and plots: of pytest-benchmark, of benchmarks.grid and of benchmarks.memory.
+"""Turns results into tables and plots: of pytest-benchmark and of the commands benchmarks.grid, memory and backends.
 
 pytest benchmarks --benchmark-json=results/results.json
 python -m benchmarks.grid --output results/grid.json
 python -m benchmarks.memory --output results/memory.json
+python -m benchmarks.backends --output results/backends.json
 python -m benchmarks.report results --output results
 """
 

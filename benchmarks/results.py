@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from benchmarks import BASELINE, FAST, ON_NUMPY, PYTORCH, XLA
 
 # Of a folder of results: the files that the documentation of each measurement names.
-NAMES = ("results.json", "grid.json", "memory.json")
+NAMES = ("results.json", "grid.json", "memory.json", "backends.json")
 
 
 class Timing(NamedTuple):
@@ -46,6 +46,15 @@ class Memory(NamedTuple):
     megabytes: dict[str, float]  # by contender
 
 
+class Backends(NamedTuple):
+    """Training steps of the single IMDB model with each of Keras's backends."""
+
+    batch: int
+    time: int
+    padding: float  # share of the timesteps
+    ms: dict[str, dict[str, dict[str, float]]]  # by backend, contender, and what is computed: "all" or "real" timesteps
+
+
 class Results(NamedTuple):
     """Everything that there is; empty or None what there is not."""
 
@@ -53,6 +62,7 @@ class Results(NamedTuple):
     timings: list[Timing]
     cells: list[Cell]
     memory: Memory | None
+    backends: Backends | None
 
     def of_kind(self, kind: str) -> list[Timing]:
         return [timing for timing in self.timings if timing.info["kind"] == kind]
@@ -65,7 +75,7 @@ def read(paths: Sequence[Path]) -> Results:
         OSError: A file cannot be read.
         ValueError: There are no results, or a file is not one of results; the message begins with its name.
     """
-    results = Results({}, [], [], None)
+    results = Results({}, [], [], None, None)
     for path in _files(paths):
         try:
             results = _with(results, json.loads(path.read_text()))
@@ -102,7 +112,10 @@ def _with(results: Results, content: dict[str, Any]) -> Results:
         memory, peaks = content["memory"], content["memory"]["peak"]
         megabytes = {peak["contender"]: peak["bytes"] / 1e6 for peak in peaks}
         return results._replace(environments=environments, memory=Memory(memory["batch"], memory["time"], megabytes))
-    raise ValueError("expected results of pytest-benchmark, benchmarks.grid or benchmarks.memory")
+    if "backends" in content:
+        environments["backends"] = content["environment"]
+        return results._replace(environments=environments, backends=Backends(**content["backends"]))
+    raise ValueError("expected results of pytest-benchmark, benchmarks.grid, benchmarks.memory or benchmarks.backends")
 
 
 def _cell(row: dict[str, Any]) -> Cell:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from benchmarks import FAST, ON_NUMPY, TWO_CALLS
-from benchmarks.results import Memory, Results, Timing
+from benchmarks.results import Backends, Memory, Results, Timing
 
 OWN = (FAST, TWO_CALLS, ON_NUMPY)
 WORST = 10  # cells of the grid to name
@@ -42,6 +42,8 @@ def tables(results: Results) -> Iterator[Table]:
         yield _overhead(results.of_kind("overhead"))
     if results.memory:
         yield _memory(results.memory)
+    if results.backends:
+        yield _backends(results.backends)
     if results.cells:
         yield from _grid(results)
 
@@ -169,6 +171,18 @@ def _memory(memory: Memory) -> Table:
     rows = [(name, f"{size:.0f}", f"{size / first:.2f}") for name, size in memory.megabytes.items()]
     title = f"Memory of a training step, single IMDB model, batch {memory.batch}, {memory.time} timesteps"
     return Table(title, ("contender", "MB", f"times {next(iter(memory.megabytes))}"), rows, "Rise of the peak.")
+
+
+def _backends(backends: Backends) -> Table:
+    rows = []
+    for backend, contenders in backends.ms.items():
+        plain, fast = contenders["keras.layers.LSTM"], contenders[FAST]
+        for label, kind in (("", "all"), (", masked", "real")):
+            ratio = plain[kind] / fast[kind]
+            rows.append((f"{backend}{label}", f"{fast[kind]:.0f}", f"{plain[kind]:.0f}", f"{ratio:.1f}"))
+    title = f"Keras's backends: training step, single IMDB model, batch {backends.batch}, {backends.time} timesteps"
+    columns = ("backend", f"{FAST} ms", "keras.layers.LSTM ms", "times as fast")
+    return Table(title, columns, rows, f"train_on_batch; {backends.padding:.1%} of the timesteps are padding.")
 
 
 def _grid(results: Results) -> Iterator[Table]:

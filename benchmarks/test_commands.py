@@ -1,8 +1,10 @@
-"""The grid and the memory measurement run, and write what the report reads."""
+"""The measurements that are commands run, and write what the report reads."""
 
+import json
 from pathlib import Path
 
-from benchmarks import grid, memory, results
+from benchmarks import backends, grid, memory, results
+from benchmarks.scenarios import Scenario
 
 
 def test_grid(tmp_path: Path) -> None:
@@ -20,3 +22,12 @@ def test_cells() -> None:
 
 def test_memory() -> None:
     assert memory.in_fresh_process("FastLSTM", batch=8, time=50) > 0
+
+
+def test_backends(tmp_path: Path) -> None:
+    (tmp_path / "backends.json").write_text(json.dumps(backends.run(Scenario(3, 8, 64, 64, padded=True))))
+    found = results.read([tmp_path]).backends
+    assert found is not None
+    assert "tensorflow" in found.ms
+    for contenders in found.ms.values():
+        assert all(ms > 0 for kinds in contenders.values() for ms in kinds.values())

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import tensorflow as tf
 
 import lstm_fast
 from benchmarks import BASELINE, FAST, ON_NUMPY, PYTORCH
@@ -22,7 +23,16 @@ def prepare_function(problem: Problem, training: bool) -> Prepared:
     return Prepared(step, lambda outputs: [outputs[0]])
 
 
+def prepare_empty(problem: Problem, training: bool) -> Prepared:
+    """What TensorFlow takes to call any function: one that returns what Keras computed before the clock started."""
+    reference = BY_NAME[BASELINE].prepare(problem, training)
+    outputs = [tf.constant(array) for array in reference.results(reference.step())]
+    called = tf.function(lambda arrays: [tf.identity(array) for array in arrays])
+    return Prepared(lambda: [array.numpy() for array in called(outputs)], list)
+
+
 CONTENDERS = (
+    Contender("an empty tf.function", prepare_empty),
     BY_NAME[ON_NUMPY],
     Contender("lstm_fast.lstm", prepare_function, fused_calls=lambda _: 1),
     *(BY_NAME[name] for name in (FAST, BASELINE, PYTORCH)),

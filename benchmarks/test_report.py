@@ -48,6 +48,12 @@ def write_memory(folder: Path) -> Path:
     return write(folder, "memory.json", {"environment": ENVIRONMENT, "memory": {"batch": 5, "time": 7, "peak": peak}})
 
 
+def write_backends(folder: Path) -> Path:
+    ms = {"jax": {"keras.layers.LSTM": {"all": 90.0, "real": 80.0}, FAST: {"all": 30.0, "real": 10.0}}}
+    about = {"batch": 5, "time": 7, "padding": 0.7, "ms": ms}
+    return write(folder, "backends.json", {"environment": ENVIRONMENT, "backends": about})
+
+
 def rendered(*paths: Path, output: Path) -> str:
     assert report.main([*map(str, paths), "--output", str(output)]) == 0
     return (output / "report.md").read_text()
@@ -69,9 +75,11 @@ def test_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     )
     write_grid(folder)
     write_memory(folder)
+    write_backends(folder)
     text = rendered(folder, output=output)
     for line in (
-        "speed and memory: cpu abacus, isa generic, threads 2",
+        "| jax, masked | 10 | 80 | 8.0 |",
+        "speed and memory and backends: cpu abacus, isa generic, threads 2",
         "grid: cpu fingers, isa generic, threads 2",
         "| 1,2,3,4 | 2.00 | 2.0 | 25% | 6.00 (3.00) | 1.00 (0.50) |",
         "| NumPy | 0.50 | 8.0 |",
