@@ -1,4 +1,6 @@
-"""Runs the test suite with every Keras backend that is installed: `python tests/run.py [--all-backends] [pytest options]`.
+"""Runs the test suite with every Keras backend that is installed.
+
+Usage: python tests/run.py [--all-backends] [options of pytest]
 
 The first backends run the tests that are marked for them, the last one the whole suite. With --all-backends, a backend
 that is not installed is an error.
