@@ -338,6 +338,7 @@ def test_no_dropout_mask_outlives_an_error(x: np.ndarray, monkeypatch: pytest.Mo
 @pytest.mark.parametrize("wrap", [lambda layer: layer, FastBidirectional], ids=["lstm", "bidirectional"])
 def test_no_timesteps(wrap: Callable[[Any], Any], return_sequences: bool, x: np.ndarray) -> None:
     layer = wrap(FastLSTM(UNITS, return_sequences=return_sequences, return_state=True))
+    layer.build(x.shape)
     directions = 1 if isinstance(layer, FastLSTM) else 2
     states = [np.full((BATCH, UNITS), i, np.float32) for i in range(2 * directions)]
 
