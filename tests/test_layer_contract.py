@@ -211,18 +211,6 @@ def test_unknown_kernel_mode(x: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> 
     assert any("turbo" in problem for problem in lstm_fast.status().problems)
 
 
-@pytest.mark.usefixtures("fallback_allowed")
-@pytest.mark.parametrize("wrap", [lambda layer: layer, FastBidirectional], ids=["lstm", "bidirectional"])
-def test_jit_compile_takes_the_keras_path(wrap: Callable[[Any], Any], x: np.ndarray) -> None:
-    model = model_of(wrap(FastLSTM(UNITS)))
-    model.compile("sgd", "mse", jit_compile=True)
-    before = count("jit_compile=True")
-    model.fit(x, np.zeros((BATCH, 1)), verbose=0)
-    predicted = model.predict(x, verbose=0)
-    assert count("jit_compile=True") > before
-    assert_close(predicted, model(x))
-
-
 def test_gradient_of_gradient_is_refused(x: np.ndarray) -> None:
     layer, inputs = FastLSTM(UNITS), tf.constant(x)
     with tf.GradientTape() as outer:
