@@ -414,7 +414,7 @@ def parameters(x: np.ndarray) -> dict[str, Any]:
 
 
 BAD_PARAMETERS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
-    "x type": ({"x": [[[1.0]]]}, TypeError, "`x`: expected a tf.Tensor or a numpy.ndarray, found builtins.list"),
+    "x type": ({"x": [[[1.0]]]}, TypeError, "`x`: expected a tf.Tensor, .* found builtins.list"),
     "x rank": ({"x": np.ones((2, 3), np.float32)}, ValueError, r"`x`: expected shape \(batch, time, features\)"),
     "x dtype": ({"x": np.ones((BATCH, TIME, FEATURES), int)}, TypeError, "`x`: expected dtype float32 .* found int64"),
     "kernel shape": ({"kernel": np.ones((2, 4 * UNITS), np.float32)}, ValueError, "`kernel`: .*features=4"),
