@@ -221,8 +221,9 @@ class FastBidirectional(Bidirectional):  # type: ignore[misc]
 
     def _call_fused_lstm(self, sequences: Any, initial_state: Any) -> Any:
         """Runs both directions by cuDNN, which Keras tries first: for layers that would run as Keras's anyway."""
-        fallbacks = [_fallback(layer, sequences) for layer in self._directions if isinstance(layer, FastLSTM)]
-        if None in fallbacks:
+        layers = [layer for layer in self._directions if isinstance(layer, FastLSTM)]
+        fallbacks = [fallback for layer in layers if (fallback := _fallback(layer, sequences))]
+        if len(fallbacks) < len(layers):
             raise NotImplementedError
         outputs = super()._call_fused_lstm(sequences, initial_state)
         for fallback in fallbacks:
