@@ -1,5 +1,5 @@
 # make demo   compares FastLSTM with keras.layers.LSTM on the default data: a table, and a plot in demo/
-# make test   runs the whole test suite
+# make test   runs the whole test suite, with every Keras backend that is installed (EXTRAS=dev installs all)
 # Both use one virtual environment, .venv, and need python3, a C++ compiler and make.
 
 PYTHON ?= python3
@@ -15,7 +15,7 @@ demo: $(VENV)/installed-$(EXTRAS)
 	$(BIN)/lstm-fast compare --output demo
 
 test: $(VENV)/installed-$(EXTRAS)
-	$(BIN)/python -m pytest
+	$(BIN)/python tests/run.py $(TEST_OPTIONS)
 
 lint: $(VENV)/installed-$(EXTRAS)
 	$(BIN)/ruff check .

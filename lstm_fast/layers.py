@@ -89,7 +89,7 @@ class FastLSTM(LSTM):  # type: ignore[misc]
         super().__init__(units, *args, **kwargs)
         self.recompute = recompute
         # What was asked for holds where the layer runs as Keras's. It is hidden from keras.layers.Bidirectional, which
-        # would call cuDNN in the place of two LSTMs that allow it.
+        # calls cuDNN itself in the place of two LSTMs that allow it.
         self.cudnn_of_keras: bool | str = self.use_cudnn
         self.use_cudnn: bool | str = False
         self.supports_jit = not _compiles_every_length_anew()
@@ -118,11 +118,11 @@ class FastLSTM(LSTM):  # type: ignore[misc]
         """Runs over all timesteps: what keras.layers.RNN calls between its dropout and state handling."""
         if fallback := _fallback(self, sequences):
             record_fallback(fallback)
-            self.use_cudnn = self.cudnn_of_keras
+            shown, self.use_cudnn = self.use_cudnn, self.cudnn_of_keras
             try:
                 return super().inner_loop(sequences, initial_state, mask=mask, training=training)
             finally:
-                self.use_cudnn = False
+                self.use_cudnn = shown
         sequences = ops.cast(sequences, self.cell.compute_dtype)
         direction = _direction(self, sequences, initial_state, training, from_zero=self._from_zero)
         if direction.input_dropout is not None and len(direction.input_dropout.shape) == 2:
@@ -199,6 +199,9 @@ class FastBidirectional(Bidirectional):  # type: ignore[misc]
         if kwargs.get("backward_layer") is not None:
             kwargs["backward_layer"] = _fast(kwargs["backward_layer"])
         super().__init__(_fast(layer), *args, **kwargs)
+        for direction in self._directions:
+            if isinstance(direction, FastLSTM):
+                direction.use_cudnn = direction.cudnn_of_keras  # in the open again: see _call_fused_lstm
 
     def build(self, sequences_shape: Sequence[int | None], initial_state_shape: Any = None) -> None:
         """Makes the variables, and lets Keras refuse other ranks and feature sizes from then on."""
@@ -219,6 +222,17 @@ class FastBidirectional(Bidirectional):  # type: ignore[misc]
         finally:
             for layer in self._directions:
                 _forget_dropout(layer)
+
+    def _call_fused_lstm(self, sequences: Any, initial_state: Any) -> Any:
+        """Runs both directions by cuDNN, which Keras tries first: for layers that would run as Keras's anyway."""
+        layers = [layer for layer in self._directions if isinstance(layer, FastLSTM)]
+        fallbacks = [fallback for layer in layers if (fallback := _fallback(layer, sequences))]
+        if len(fallbacks) < len(layers):
+            raise NotImplementedError
+        outputs = super()._call_fused_lstm(sequences, initial_state)
+        for fallback in fallbacks:
+            record_fallback(fallback)
+        return outputs
 
     @property
     def _directions(self) -> tuple[Any, Any]:
@@ -392,15 +406,11 @@ def _forget_dropout(layer: FastLSTM) -> None:
 
 def copy_settings(source: LSTM, target: LSTM) -> None:
     """Copies those arguments of an LSTM that Keras leaves out of its config."""
-    setattr(target, _use_cudnn(target), getattr(source, _use_cudnn(source)))
+    use_cudnn = source.cudnn_of_keras if isinstance(source, FastLSTM) else source.use_cudnn
+    setattr(target, "cudnn_of_keras" if isinstance(target, FastLSTM) else "use_cudnn", use_cudnn)
     target.cell.implementation = source.cell.implementation
     if hasattr(source.cell, "dropout_mask_count"):
         target.cell.dropout_mask_count = source.cell.dropout_mask_count
-
-
-def _use_cudnn(layer: LSTM) -> str:
-    """Returns the name of the attribute that holds the argument `use_cudnn`."""
-    return "cudnn_of_keras" if isinstance(layer, FastLSTM) else "use_cudnn"
 
 
 def _fast(layer: Any) -> Any:
@@ -423,12 +433,20 @@ def _unnested(mask: Any) -> Any:
     return mask[0] if isinstance(mask, (list, tuple)) else mask
 
 
+def _tensor(name: str, value: Any) -> Any:
+    try:
+        return ops.convert_to_tensor(value)
+    except (TypeError, ValueError) as error:
+        found = getattr(value, "dtype", type(value).__name__)
+        raise TypeError(f"`{name}`: expected a boolean or numeric dtype, found {found}") from error
+
+
 def _check_call(layer: Any, sequences: Any, initial_state: Any, mask: Any, directions: Sequence[FastLSTM]) -> None:
     """Checks the call arguments that Keras does not, with the name of the layer in the message."""
     try:
         batch, time, _ = functional.check_shape("sequences", sequences, batch=None, time=None, features=None)
         if mask is not None:
-            functional.check_mask(ops.convert_to_tensor(mask), batch, time)
+            functional.check_mask(_tensor("mask", mask), batch, time)
         if initial_state is None:
             return
         states = initial_state if isinstance(initial_state, (list, tuple)) else [initial_state]
@@ -436,7 +454,8 @@ def _check_call(layer: Any, sequences: Any, initial_state: Any, mask: Any, direc
         if len(states) != len(units):
             raise ValueError(f"`initial_state`: expected {len(units)} tensors (h, c per layer), found {len(states)}")
         for i, (state, size) in enumerate(zip(states, units, strict=True)):
-            functional.check_shape(f"initial_state[{i}]", ops.convert_to_tensor(state), batch=batch, units=size)
+            name = f"initial_state[{i}]"
+            functional.check_shape(name, _tensor(name, state), batch=batch, units=size)
     except (TypeError, ValueError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"{type(layer).__qualname__} '{layer.name}': {error}") from None

@@ -77,9 +77,12 @@ def run(
 
     `seeds(output)` is the incoming gradient of an output; None: no gradients.
     """
-    outputs, gradients = framework.run(
-        call, inputs, layer.trainable_variables, layer.non_trainable_variables, seeds, mode
-    )
+    # Keras does not count the states of a stateful layer among its variables.
+    kept = [
+        state for part in layer._flatten_layers() if isinstance(part, keras.layers.RNN) for state in part.states or ()
+    ]
+    states = [*layer.non_trainable_variables, *kept]
+    outputs, gradients = framework.run(call, inputs, layer.trainable_variables, states, seeds, mode)
     return [*map(to_numpy, outputs)], [*map(to_numpy, gradients)]
 
 

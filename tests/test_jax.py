@@ -283,6 +283,20 @@ def test_no_reserve_without_a_gradient():
     assert "ui8" not in text
 
 
+def test_a_mask_has_no_gradient():
+    problem = make_problem(BATCH, TIME, FEATURES, UNITS, mask="holes")
+    x, *weights = arrays()
+
+    def of_mask(x: Any, mask: Any) -> Any:
+        return lstm_fast.lstm(x, *weights, mask=mask)[0].sum()
+
+    with fused(forward=1, backward=1):
+        dx, dmask = jax.grad(of_mask, argnums=(0, 1), allow_int=True)(x, jnp.asarray(problem.mask))
+    assert dmask.dtype == jax.dtypes.float0
+    assert dmask.shape == problem.mask.shape
+    assert np.abs(dx).max() > 0
+
+
 def test_donated_buffers():
     x, kernel, recurrent_kernel, bias = arrays(units=FEATURES)
     expected = sequences(x, kernel, recurrent_kernel, bias)

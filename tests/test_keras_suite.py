@@ -10,6 +10,8 @@ from pathlib import Path
 import keras
 import pytest
 
+pytestmark = pytest.mark.backends("tensorflow", "jax", "torch")
+
 HERE = Path(__file__).parent
 KERAS_TESTS = Path(keras.__file__).parent / "src" / "layers" / "rnn"
 

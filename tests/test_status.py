@@ -8,33 +8,20 @@ import shutil
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
+import tolerances
 
 import lstm_fast
 from lstm_fast import _core
-from lstm_fast.backends import LibraryError, check_library
+from lstm_fast.backends import FRAMEWORKS, LibraryError, check_library
+
+pytestmark = pytest.mark.backends("tensorflow", "jax", "torch")
+BACKEND = keras.backend.backend()
 
 PACKAGE = pathlib.Path(lstm_fast.__file__).parent
 CORE = pathlib.Path(_core.__file__).name
-
-# Runs Keras's layer and ours where ours falls back.
-FALLS_BACK = """
-import warnings
-import keras, numpy as np, lstm_fast
-x = np.ones((2, 3, 4), "float32")
-plain, fast = keras.layers.LSTM(5), lstm_fast.FastLSTM(5)
-plain.build(x.shape), fast.build(x.shape)
-fast.set_weights(plain.get_weights())
-with warnings.catch_warnings(record=True) as caught:
-    warnings.simplefilter("always")
-    found = fast(x), fast(x)
-    lstm_fast.status()
-for y in found:
-    np.testing.assert_array_equal(y, plain(x))
-problems = lstm_fast.status().problems
-announced = [str(w.message) for w in caught if w.category is lstm_fast.LstmFastWarning]
-"""
 
 
 def run_python(script: str, folder: pathlib.Path, **environment: str) -> str:
@@ -67,7 +54,10 @@ def test_status_of_a_sound_installation() -> None:
     assert status.isa in status.available_isas
     assert set(status.available_isas) <= set(status.compiled_isas)
     assert status.threads == _core.threads()
-    assert (status.keras_backend, status.library) == ("tensorflow", "loaded")
+    assert status.keras_backend == BACKEND
+    assert status.libraries.keys() == set(FRAMEWORKS)
+    assert status.libraries[BACKEND] == "loaded"
+    assert status.gpus == ()
     assert status.environment["LSTM_FAST_KERNEL"] == "fused"
     assert status.fused_calls.keys() == {"forward", "backward"}
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -77,7 +67,7 @@ def test_status_of_a_sound_installation() -> None:
 def test_status_as_text_and_as_json() -> None:
     status = lstm_fast.status()
     text = str(status)
-    for part in (status.version, "avx2", "threads", "tensorflow", "cuda", "LSTM_FAST_KERNEL=fused", "problems"):
+    for part in (status.version, "avx2", "threads", f"{BACKEND}: loaded", "cuda", "LSTM_FAST_KERNEL=fused", "problems"):
         assert part in text
     assert json.loads(json.dumps(status.as_dict()))["isa"] == status.isa
 
@@ -88,18 +78,45 @@ def test_fused_calls_are_counted() -> None:
     assert lstm_fast.status().fused_calls == {**before, "forward": before["forward"] + 1}
 
 
-def test_numpy_needs_no_framework(copied_package: pathlib.Path) -> None:
-    """With another Keras backend TensorFlow is not imported, the layer says why it falls back, the function works."""
-    pytest.importorskip("jax", reason="Keras's NumPy backend imports it")
+def test_status_loads_no_other_framework(copied_package: pathlib.Path) -> None:
     script = """
 import sys
-assert "tensorflow" not in sys.modules
-y, h, c = lstm_fast.lstm(x, *(weight.numpy() for weight in plain.weights))
-np.testing.assert_allclose(y, plain(x), rtol=1e-5)
-assert not problems and not announced
-assert list(lstm_fast.status().fallbacks) == ["no kernel for the Keras backend numpy yet"]
+import keras, lstm_fast
+before = set(sys.modules)
+status = lstm_fast.status()
+used = {framework for framework, state in status.libraries.items() if state != "not used yet"}
+assert used == {status.keras_backend}, status.libraries
+assert not {"tensorflow", "jax", "torch"} & (set(sys.modules) - before)
 """
-    run_python(FALLS_BACK + script, copied_package.parent, KERAS_BACKEND="numpy")
+    run_python(script, copied_package.parent)
+
+
+@pytest.mark.backends("tensorflow")
+def test_numpy_needs_no_framework(copied_package: pathlib.Path) -> None:
+    """With Keras on NumPy, layers run fused for inference, and so does the function; TensorFlow is not imported."""
+    pytest.importorskip("jax", reason="Keras's NumPy backend imports it")
+    script = f"""
+import sys
+import keras, numpy as np, lstm_fast
+close = dict(rtol=0.0, atol={tolerances.between_layers("float32", 2 * 3 * 9, 1.0)})
+x, mask = np.random.default_rng(0).random((2, 3, 4), "float32"), np.array([[False, True, True], [False] * 3])
+h = np.full((2, 5), 0.5, "float32")
+for wrap in (lambda layer: layer, lstm_fast.FastBidirectional):
+    fast = wrap(lstm_fast.FastLSTM(5))
+    plain = lstm_fast.to_keras(fast)
+    fast.build(x.shape), plain.build(x.shape)
+    fast.set_weights(plain.get_weights())
+    states = [h] * (len(plain.weights) // 3 * 2)
+    found = fast(x, mask=mask, initial_state=states)
+    np.testing.assert_allclose(found, plain(x, mask=mask, initial_state=states), **close)
+y, _, _ = lstm_fast.lstm(x, *(weight.numpy() for weight in fast.weights[:3]))
+np.testing.assert_allclose(y, plain.forward_layer(x), **close)
+status = lstm_fast.status()
+assert (status.libraries["numpy"], status.problems, status.fallbacks) == ("loaded", (), {{}})
+assert status.fused_calls == {{"forward": 3, "backward": 0}}
+assert "tensorflow" not in sys.modules
+"""
+    run_python(script, copied_package.parent, KERAS_BACKEND="numpy", LSTM_FAST_KERNEL="fused")
 
 
 def test_cut_off_libraries_are_found_before_they_are_mapped(tmp_path: pathlib.Path) -> None:

@@ -64,7 +64,6 @@ VALUES = {
     "Type::kFloat32": "XLA_FFI_DataType_F32",
     "Type::kFloat64": "XLA_FFI_DataType_F64",
     "Type::kBFloat16": "XLA_FFI_DataType_BF16",
-    "Stage::kExecute": "XLA_FFI_ExecutionStage_EXECUTE",
     "Kind::kBuffer": "XLA_FFI_ArgType_BUFFER",
     "AttributeKind::kScalar": "XLA_FFI_AttrType_SCALAR",
     "ExtensionType::kMetadata": "XLA_FFI_Extension_Metadata",
@@ -87,6 +86,7 @@ def comparison() -> str:
             lines.append(f"SAME(sizeof(ours::{ours}::{mine}), sizeof((({theirs}*)0)->{other}));")
     for ours, theirs in VALUES.items():
         lines.append(f"SAME(static_cast<int>(ours::{ours}), static_cast<int>({theirs}));")
+    lines.append("SAME(static_cast<int>(ours::Kind::kBuffer), static_cast<int>(XLA_FFI_RetType_BUFFER));")
     lines.append("SAME(ours::kCreateErrorSize, XLA_FFI_Error_Create_Args_STRUCT_SIZE);")
     lines.append("SAME(ours::kRegisterSize, XLA_FFI_Handler_Register_Args_STRUCT_SIZE);")
     return "\n".join(lines)
@@ -200,7 +200,7 @@ def test_wrong_results_are_named(small, index):
     results = results_of(small)
     shape = results[index].shape
     results[index] = jax.ShapeDtypeStruct((*shape[:-1], shape[-1] + 1), results[index].dtype)
-    name = ("y", "h_n", "c_n", "reserve")[index]
+    name = ("y", r"h_n\[0\]", r"c_n\[0\]", "reserve")[index]
     with fused(0), pytest.raises(Exception, match=rf"INVALID_ARGUMENT: {name}: expected shape .*found shape"):
         call("lstm_fast_forward", operands_of(small), results, attributes_of(small))
 

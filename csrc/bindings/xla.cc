@@ -36,13 +36,20 @@ DType DTypeOf(const Buffer& x) {
 }
 
 int64_t Attribute(const Attributes& attributes, std::string_view name) {
+  std::string found = "none";
   for (int64_t i = 0; i < attributes.size; ++i) {
     if (std::string_view(attributes.names[i]->data, attributes.names[i]->size) != name) continue;
     const auto* scalar = static_cast<const Scalar*>(attributes.values[i]);
-    if (attributes.kinds[i] != AttributeKind::kScalar || scalar->type != Type::kInt64) break;
-    return *static_cast<const int64_t*>(scalar->value);
+    if (attributes.kinds[i] == AttributeKind::kScalar && scalar->type == Type::kInt64) {
+      return *static_cast<const int64_t*>(scalar->value);
+    }
+    found = "one of another type";
   }
-  throw std::invalid_argument(std::string(name) + ": expected an attribute of type int64; found none");
+  throw std::invalid_argument(std::string(name) + ": expected an int64 attribute; found " + found);
+}
+
+std::string Indexed(const char* name, int direction) {
+  return std::string(name) + "[" + std::to_string(direction) + "]";
 }
 
 // Arguments, or results, in their order.
@@ -53,6 +60,9 @@ class Reader {
   const Buffer& Peek() const {
     if (next_ >= buffers_.size) {
       throw std::invalid_argument(std::string(what_) + ": expected more than " + std::to_string(buffers_.size));
+    }
+    if (buffers_.kinds[next_] != Kind::kBuffer) {
+      throw std::invalid_argument(std::string(what_) + ": expected arrays only; found something else");
     }
     return *static_cast<const Buffer*>(buffers_.values[next_]);
   }
@@ -80,8 +90,7 @@ class Reader {
   std::array<Array, 2> NextList(const char* name, Type type, int directions, bool optional) {
     std::array<Array, 2> arrays;
     for (int n = 0; n < directions; ++n) {
-      const std::string indexed = std::string(name) + "[" + std::to_string(n) + "]";
-      arrays[static_cast<size_t>(n)] = optional ? NextOptional(indexed, type) : Next(indexed, type);
+      arrays[static_cast<size_t>(n)] = optional ? NextOptional(Indexed(name, n), type) : Next(Indexed(name, n), type);
     }
     return arrays;
   }
@@ -127,14 +136,14 @@ class Call {
     return Check(inputs, gradient);
   }
 
-  void* Result(const char* name, std::initializer_list<int64_t> shape, const char* letters, bool optional) {
+  void* Result(const std::string& name, std::initializer_list<int64_t> shape, const char* letters, bool optional) {
     return CheckShape(optional ? results_.NextOptional(name, type_) : results_.Next(name, type_), name, shape, letters,
                       optional);
   }
 
   void Results(void* (&data)[2], const char* name, std::initializer_list<int64_t> shape, const char* letters,
                bool optional) {
-    for (int n = 0; n < inputs.problem.directions; ++n) data[n] = Result(name, shape, letters, optional);
+    for (int n = 0; n < inputs.problem.directions; ++n) data[n] = Result(Indexed(name, n), shape, letters, optional);
   }
 
   void* ReserveResult() {

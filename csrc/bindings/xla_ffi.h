@@ -26,7 +26,7 @@ enum class Type : uint32_t {
   kFloat64 = 12,
   kBFloat16 = 16
 };
-enum class Stage : uint32_t { kExecute = 3 };
+enum class Stage : uint32_t {};                       // handlers here are registered for execution only
 enum class Kind : uint32_t { kBuffer = 1 };           // of an argument and of a result
 enum class AttributeKind : uint32_t { kScalar = 3 };  // others are not read
 enum class ExtensionType : uint32_t { kMetadata = 1 };

@@ -84,6 +84,8 @@ class XlaThreads::Job {
 };
 
 XlaThreads::XlaThreads(const Api* api, Context* context) : api_(api), context_(context) {
+  // Older runtimes of version 0.1 may not have these functions; they do not say how long their table is.
+  if (api->struct_size < sizeof(Api)) return;
   int64_t count = 0;
   NumThreads arguments = {sizeof arguments, nullptr, context, &count};
   if (Succeeded(api, api->num_threads(&arguments))) {

@@ -118,6 +118,8 @@ def unavailable(x: Any = None) -> Unavailable | None:  # noqa: ARG001
 
 def array(value: Any, like: Any = None) -> Any:
     """Returns a JAX array; values without a dtype of their own get that of `like`."""
+    if isinstance(value, jax.Array):
+        return value
     typed = hasattr(value, "dtype")
     return jnp.asarray(value, dtype=None if typed or like is None else like.dtype)
 

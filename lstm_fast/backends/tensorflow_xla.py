@@ -120,18 +120,13 @@ def _backward(attributes: dict[str, int], operands: list[Any]) -> list[Any]:
     """Returns the gradients of the forward pass's operands, None where there is none."""
     n = attributes["directions"]
     differentiable = [0, *range(2, 2 + _DIFFERENTIABLE * n)]
-    x = operands[0]
-    units = operands[2 + n].shape[0]
-    batch = x.shape[0] if x.shape[0] is not None else (0, 1)
     results = []
-    for i in differentiable:
-        if i >= 2 + 3 * n:  # the gradients of the states are computed in any case
-            results.append((x.dtype, [batch, units]))
-        elif operands[i] is None:
-            results.append((x.dtype, [0]))
-        else:
-            sizes = [size if size is not None else (axis, 1) for axis, size in enumerate(operands[i].shape)]
-            results.append((x.dtype, sizes))
+    for operand in (operands[i] for i in differentiable):
+        # Open sizes are those of x: the batch is the first axis of all that have one.
+        sizes: list[int | _Size] = [0]
+        if operand is not None:
+            sizes = [size if size is not None else (axis, 1) for axis, size in enumerate(operand.shape)]
+        results.append((operands[0].dtype, sizes))
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def run(*given: tf.Tensor) -> Any:

@@ -71,8 +71,6 @@ struct DirectionInput {
   const void* recurrent_dropout;  // [4, B, H] or null: multipliers m_h
 };
 
-class Parallel;  // parallel.h
-
 struct Inputs {
   Problem problem;
   const void* x;                          // [B, T, D], features contiguous
@@ -114,6 +112,8 @@ LSTM_FAST_EXPORT int64_t ReserveBytes(const Problem& problem, const bool* mask);
 // Shape of a reserve that is laid out by row, the same for every instruction set of the build.
 LSTM_FAST_EXPORT int64_t ReserveSteps(Reserve reserve, int64_t time);
 LSTM_FAST_EXPORT int64_t ReserveStepBytes(Reserve reserve, DType dtype, int64_t units);
+
+class Parallel;  // parallel.h: the threads that a call runs on
 
 // Throws std::bad_alloc when scratch memory cannot be had; nothing else.
 LSTM_FAST_EXPORT void Forward(const Inputs& inputs, const ForwardOutput& output, Parallel& parallel);
