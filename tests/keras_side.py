@@ -43,6 +43,11 @@ def expected_of_layer(problem: Problem) -> Expected:
     return solve_by_reference(problem, starts_from_state=BACKEND == "jax")
 
 
+def plain_mode(mode: str, *, random: bool) -> str:
+    """The mode of the layer that one of ours in `mode` is compared with."""
+    return mode if random and mode in framework.OWN_RANDOM else MODES[0]
+
+
 def make_layer(problem: Problem, layer_class: type[keras.layers.LSTM], direction: int = 0) -> keras.layers.LSTM:
     """The layer that computes one direction of the problem."""
     dropout = problem.input_dropout[direction] is not None

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tolerances
 from cases import DTYPES, MASKS, Expected, Problem, Solution, label, make_mask, make_problem, pairwise
-from keras_side import MODES, POLICIES, expected_of_layer, framework, fused, solve_by_layer
+from keras_side import MODES, POLICIES, expected_of_layer, framework, fused, plain_mode, solve_by_layer
 from keras_side import run as run_layer
 
 import lstm_fast
@@ -139,7 +139,7 @@ def test_dropout_draws_the_same_numbers(options, training, mode):
         x = sequences(seed=seed)
         with fused(forward=1):
             found = predict(fast, x, mode, training=training)
-        assert_agree([found], [predict(plain, x, training=training)])
+        assert_agree([found], [predict(plain, x, plain_mode(mode, random=training), training=training)])
 
 
 def test_dropout_with_one_mask_per_gate():
@@ -273,7 +273,7 @@ def make_bidirectional(index: int, wrapper: type, layer_class: type) -> keras.La
 
 
 @functools.cache
-def solved_bidirectional(index: int) -> tuple[dict[str, Any], list[np.ndarray], list[np.ndarray]]:
+def solved_bidirectional(index: int, mode: str) -> tuple[dict[str, Any], list[np.ndarray], list[np.ndarray]]:
     """Inputs, the weights, and what Keras's layer makes of them."""
     options = BIDIRECTIONAL[index]
     dtype, rng = DTYPES[options["dtype"]], np.random.default_rng(2)
@@ -284,7 +284,7 @@ def solved_bidirectional(index: int) -> tuple[dict[str, Any], list[np.ndarray], 
         inputs["mask"] = mask
     plain, other = (make_bidirectional(index, keras.layers.Bidirectional, keras.layers.LSTM) for _ in range(2))
     same_weights(plain, other)
-    return inputs, plain.get_weights(), run(plain, **inputs)
+    return inputs, plain.get_weights(), run(plain, mode, **inputs)
 
 
 @modes
@@ -296,8 +296,9 @@ def solved_bidirectional(index: int) -> tuple[dict[str, Any], list[np.ndarray], 
 def test_bidirectional(index, mode):
     wrapper, dtype = BIDIRECTIONAL[index]["wrapper"], BIDIRECTIONAL[index]["dtype"]
     passes = 1 if wrapper is FastBidirectional else 2
+    random = BIDIRECTIONAL[index]["dropout"] > 0.0 or BIDIRECTIONAL[index]["recurrent_dropout"] > 0.0
     with framework.precision(dtype):
-        inputs, weights, expected = solved_bidirectional(index)
+        inputs, weights, expected = solved_bidirectional(index, plain_mode(mode, random=random))
         fast = make_bidirectional(index, wrapper, FastLSTM)
         fast.build((BATCH, TIME, FEATURES))
         fast.set_weights(weights)

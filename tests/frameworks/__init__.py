@@ -1,6 +1,7 @@
 """How a framework runs a function and differentiates it: one module per Keras backend, with the same names in each.
 
 MODES: the ways in which it runs Keras layers; the first one is that of the layers that are compared with.
+OWN_RANDOM: modes in which the same seed gives other random numbers than in the rest.
 EVERY: of problems that have an exact solution, Keras's LSTM solves every so many-th too.
 REACHED: dtypes in which Keras's LSTM is less precise than they are, and the dtype whose precision it reaches.
 precision(dtype): a context in which arrays of this dtype exist.

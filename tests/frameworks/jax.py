@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 MODES = ("jit", "eager")
+OWN_RANDOM = ()
 EVERY = 4  # JAX compiles it for a second or more
 REACHED = {"float64": "float32"}  # keras.ops.matmul computes float64 in float32 (Keras 3.15)
 

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 MODES = ("eager", "graph", "jit")
+OWN_RANDOM = ("jit",)
 EVERY = 1
 REACHED: dict[str, str] = {}
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 MODES = ("eager",)
+OWN_RANDOM = ()
 EVERY = 1
 REACHED = {"float64": "float32"}  # keras.ops.matmul computes float64 in float32 (Keras 3.15)
 
