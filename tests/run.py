@@ -2,17 +2,24 @@
 
 Usage: python tests/run.py [--all-backends] [options of pytest]
 
-The first backends run the tests that are marked for them, the last one the whole suite. With --all-backends, a backend
-that is not installed is an error.
+The first backends run the tests that are marked for them, side by side, then the last one runs the whole suite. With
+--all-backends, a backend that is not installed is an error.
 """
 
+import concurrent.futures
 import importlib.util
 import os
 import subprocess
 import sys
+from typing import Any
 
 # The last one is that of the tests that need only one of them.
 BACKENDS = ("torch", "jax", "tensorflow")
+
+
+def test(backend: str, options: list[str], **how: Any) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "KERAS_BACKEND": backend}
+    return subprocess.run([sys.executable, "-m", "pytest", *options], env=environment, text=True, check=False, **how)
 
 
 def main(arguments: list[str]) -> int:
@@ -22,17 +29,17 @@ def main(arguments: list[str]) -> int:
     if not installed or ("--all-backends" in arguments and len(installed) < len(BACKENDS)):
         return 1
     options = [argument for argument in arguments if argument != "--all-backends"]
-    for backend in installed:
-        print(f"\nKeras on {backend}", flush=True)
-        marked = [] if backend == installed[-1] else ["-m", "backends"]
-        tests = subprocess.run(
-            [sys.executable, "-m", "pytest", *marked, *options],
-            env={**os.environ, "KERAS_BACKEND": backend},
-            check=False,
-        )
-        if tests.returncode:
-            return tests.returncode
-    return 0
+    *first, last = installed
+    marked = ["-m", "backends", "-p", "no:cacheprovider", *options]
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        how = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        running = {backend: pool.submit(test, backend, marked, **how) for backend in first}
+        for backend, run in running.items():
+            print(f"\nKeras on {backend}\n{run.result().stdout}", flush=True)
+    if failed := [run.result().returncode for run in running.values() if run.result().returncode]:
+        return failed[0]
+    print(f"\nKeras on {last}", flush=True)
+    return test(last, options).returncode
 
 
 if __name__ == "__main__":

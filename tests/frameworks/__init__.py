@@ -2,7 +2,7 @@
 
 MODES: the ways in which it runs Keras layers; the first one is that of the layers that are compared with.
 OWN_RANDOM: modes in which the same seed gives other random numbers than in the rest.
-EVERY: of problems that have an exact solution, Keras's LSTM solves every so many-th too.
+EVERY: where a case takes long, every so many-th is solved by Keras's LSTM too, or in the modes after the first.
 REACHED: dtypes in which Keras's LSTM is less precise than they are, and the dtype whose precision it reaches.
 precision(dtype): a context in which arrays of this dtype exist.
 run(call, inputs, variables, states, seeds, mode): the outputs of `call(*inputs)`, flattened, and, unless `seeds` is

@@ -11,7 +11,7 @@ import numpy as np
 
 MODES = ("jit", "eager")
 OWN_RANDOM = ()
-EVERY = 4  # JAX compiles it for a second or more
+EVERY = 4  # to compile a case takes a second or more
 REACHED = {"float64": "float32"}  # keras.ops.matmul computes float64 in float32 (Keras 3.15)
 
 
