@@ -1,6 +1,7 @@
 """The Keras layers: `keras.layers.LSTM` and `keras.layers.Bidirectional` on the fused kernels."""
 
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import keras
@@ -14,6 +15,10 @@ from lstm_fast.status import kernel_mode, record_fallback
 # Where masked outputs repeat the one before, what Keras puts out before the first real timestep differs: with these
 # backends the initial state, with the others zero, as the kernel does.
 _STARTS_FROM_STATE = ("jax", "numpy")
+
+# Whether the call under way begins with the zeros that keras.layers.RNN makes. Not an attribute of the layer: threads
+# may call one layer at the same time, with states and without.
+_from_zero: ContextVar[bool] = ContextVar("_from_zero", default=False)
 
 # One implementation of each merge mode of keras.layers.Bidirectional, None apart.
 _MERGE: dict[str, Callable[[Any, Any], Any]] = {
@@ -93,7 +98,6 @@ class FastLSTM(LSTM):  # type: ignore[misc]
         self.cudnn_of_keras: bool | str = self.use_cudnn
         self.use_cudnn: bool | str = False
         self.supports_jit = not _compiles_every_length_anew()
-        self._from_zero = False  # whether the call under way begins with states of zero
 
     def build(self, sequences_shape: Sequence[int | None], initial_state_shape: Any = None) -> None:
         """Makes the variables, and lets Keras refuse other ranks and feature sizes from then on."""
@@ -104,14 +108,15 @@ class FastLSTM(LSTM):  # type: ignore[misc]
         """Runs the layer; the arguments are described with the class."""
         mask = _unnested(mask)
         _check_call(self, sequences, initial_state, mask, [self])
-        # Unless a subclass has states of its own making.
-        inherited = type(self).get_initial_state is LSTM.get_initial_state
-        self._from_zero = initial_state is None and not self.stateful and inherited
+        # A subclass may have states of its own making.
+        from_zero = initial_state is None and not self.stateful and type(self) is FastLSTM
+        token = _from_zero.set(from_zero)
         try:
             if sequences.shape[1] == 0:
                 return self._call_without_timesteps(sequences, initial_state, training)
             return super().call(sequences, initial_state=initial_state, mask=mask, training=training)
         finally:
+            _from_zero.reset(token)
             _forget_dropout(self)
 
     def inner_loop(self, sequences: Any, initial_state: Any, mask: Any, training: bool | None = False) -> Any:
@@ -124,7 +129,7 @@ class FastLSTM(LSTM):  # type: ignore[misc]
             finally:
                 self.use_cudnn = shown
         sequences = ops.cast(sequences, self.cell.compute_dtype)
-        direction = _direction(self, sequences, initial_state, training, from_zero=self._from_zero)
+        direction = _direction(self, sequences, initial_state, training, from_zero=_from_zero.get())
         if direction.input_dropout is not None and len(direction.input_dropout.shape) == 2:
             sequences = sequences * ops.expand_dims(direction.input_dropout, axis=1)
             direction = direction._replace(input_dropout=None)

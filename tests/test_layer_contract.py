@@ -6,6 +6,7 @@ import doctest
 import logging
 import pathlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import keras
@@ -15,7 +16,7 @@ import tolerances
 from keras_side import BACKEND, MODES, framework, fused, run, to_numpy
 
 import lstm_fast
-from lstm_fast import FastBidirectional, FastLSTM
+from lstm_fast import FastBidirectional, FastLSTM, layers
 
 pytestmark = pytest.mark.backends("tensorflow", "jax", "torch")
 
@@ -535,3 +536,48 @@ def test_function_has_gradients(absent: bool, mode: str, parameters: dict[str, A
         )
     assert [gradient.shape for gradient in gradients] == [array.shape for array in given]
     assert all(to_numpy(gradient).any() for gradient in gradients)
+
+
+class StartsElsewhere(FastLSTM):
+    """Has states of its own making, in the place where keras.layers.RNN hands them over."""
+
+    def inner_loop(self, sequences: Any, initial_state: Any, mask: Any, training: bool | None = False) -> Any:
+        return super().inner_loop(sequences, [state + 0.5 for state in initial_state], mask, training)
+
+
+def states() -> list[np.ndarray]:
+    return [np.full((BATCH, UNITS), 0.5, np.float32)] * 2
+
+
+def test_subclass_may_change_the_states(x: np.ndarray) -> None:
+    plain, _ = pair()
+    changed = StartsElsewhere(UNITS)
+    changed.build(x.shape)
+    changed.set_weights(plain.get_weights())
+    with fused(forward=1):
+        found = changed(x)
+    assert_close(found, plain(x, initial_state=states()))
+
+
+def test_states_are_those_of_the_call(x: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call with states keeps them when another thread calls the layer without, and so does the next one."""
+    plain, fast = pair()
+    expected = plain(x, initial_state=states())
+    choose, meanwhile = layers._fallback, []
+
+    def interrupted(layer: FastLSTM, sequences: Any) -> Any:
+        if not meanwhile:
+            meanwhile.append(None)
+            with ThreadPoolExecutor() as pool:
+                meanwhile.append(pool.submit(fast, x).result())
+        return choose(layer, sequences)
+
+    monkeypatch.setattr(layers, "_fallback", interrupted)
+    with fused(forward=2):
+        found = fast(x, initial_state=states())
+    assert_close(found, expected)
+    assert_close(meanwhile[1], plain(x))
+    given = [keras.ops.convert_to_tensor(state) for state in states()]
+    with fused(forward=1):
+        last, *_ = fast.inner_loop(sequences=keras.ops.convert_to_tensor(x), initial_state=given, mask=None)
+    assert_close(last, expected)
