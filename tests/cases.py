@@ -20,6 +20,19 @@ DTYPES: Mapping[str, np.dtype] = {
 }
 RESERVE_MODES = {"none": 0, "gates": 1, "recompute": 2}
 MASKS = ("none", "right", "left", "holes", "masked_rows", "all")
+# What make_problem() can be asked for, sizes apart.
+KINDS: Mapping[str, Sequence[Any]] = {
+    "dtype": tuple(DTYPES),
+    "mask": MASKS,
+    "directions": (1, 2),
+    "go_backwards": (False, True),
+    "return_sequences": (True, False),
+    "zero_output_for_mask": (False, True),
+    "bias": (True, False),
+    "states": (True, False),
+    "input_dropout": (False, True),
+    "recurrent_dropout": (False, True),
+}
 
 Array = NDArray[Any]
 

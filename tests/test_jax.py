@@ -13,7 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 import tolerances
-from cases import DTYPES, MASKS, Problem, Solution, label, make_problem, pairwise, solve_by_reference
+from cases import (
+    KINDS,
+    RESERVE_MODES,
+    Problem,
+    Solution,
+    label,
+    make_problem,
+    pairwise,
+    solve_by_reference,
+)
 from keras_side import fused
 
 import lstm_fast
@@ -68,18 +77,9 @@ def solve_by_jax(problem: Problem, *, jit: bool = False, reserve: str = "gates")
     "options",
     pairwise(
         {
-            "dtype": tuple(DTYPES),
-            "mask": MASKS,
+            **KINDS,
             "jit": (True, False),
-            "reserve": ("gates", "recompute", "none"),
-            "directions": (1, 2),
-            "go_backwards": (False, True),
-            "return_sequences": (True, False),
-            "zero_output_for_mask": (False, True),
-            "bias": (True, False),
-            "states": (True, False),
-            "input_dropout": (False, True),
-            "recurrent_dropout": (False, True),
+            "reserve": tuple(RESERVE_MODES),
         }
     ),
     ids=label,

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from cases import (
     DTYPES,
+    KINDS,
     MASKS,
     RESERVE_MODES,
     Problem,
@@ -33,17 +34,8 @@ OPTIONS = pairwise(
         "features": SIZES,
         "batch": (1, 2, 3, 5, 7, 8, 13, 17),
         "time": (0, 1, 2, 15, 16, 17, 37),  # 16 steps lie between two checkpoints
-        "dtype": tuple(DTYPES),
         "reserve": tuple(RESERVE_MODES),
-        "mask": MASKS,
-        "directions": (1, 2),
-        "go_backwards": (False, True),
-        "return_sequences": (True, False),
-        "zero_output_for_mask": (False, True),
-        "bias": (True, False),
-        "states": (True, False),
-        "input_dropout": (False, True),
-        "recurrent_dropout": (False, True),
+        **KINDS,
     }
 )
 

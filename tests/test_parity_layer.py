@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tolerances
-from cases import DTYPES, MASKS, Expected, Problem, Solution, label, make_mask, make_problem, pairwise
+from cases import DTYPES, KINDS, Expected, Problem, Solution, label, make_mask, make_problem, pairwise
 from keras_side import MODES, POLICIES, expected_of_layer, framework, fused, plain_mode, solve_by_layer
 from keras_side import run as run_layer
 
@@ -74,20 +74,7 @@ def same_weights(fast: keras.Layer, plain: keras.Layer) -> None:
 
 # The layer
 
-OPTIONS = pairwise(
-    {
-        "dtype": tuple(DTYPES),
-        "mask": MASKS,
-        "directions": (1, 2),
-        "go_backwards": (False, True),
-        "return_sequences": (True, False),
-        "zero_output_for_mask": (False, True),
-        "bias": (True, False),
-        "states": (True, False),
-        "input_dropout": (False, True),
-        "recurrent_dropout": (False, True),
-    }
-)
+OPTIONS = pairwise(KINDS)
 
 
 @functools.cache

@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tolerances
-from cases import DTYPES, MASKS, Problem, Solution, label, make_problem, pairwise, solve_by_reference
+from cases import (
+    KINDS,
+    RESERVE_MODES,
+    Problem,
+    Solution,
+    label,
+    make_problem,
+    pairwise,
+    solve_by_reference,
+)
 from keras_side import fused
 
 import lstm_fast
@@ -66,18 +75,9 @@ def solve_by_jit(problem: Problem, *, open_sizes: bool = False, reserve: str = "
     "options",
     pairwise(
         {
-            "dtype": tuple(DTYPES),
-            "mask": MASKS,
+            **KINDS,
             "open_sizes": (False, True),
-            "reserve": ("gates", "recompute", "none"),
-            "directions": (1, 2),
-            "go_backwards": (False, True),
-            "return_sequences": (True, False),
-            "zero_output_for_mask": (False, True),
-            "bias": (True, False),
-            "states": (True, False),
-            "input_dropout": (False, True),
-            "recurrent_dropout": (False, True),
+            "reserve": tuple(RESERVE_MODES),
         }
     ),
     ids=label,
