@@ -21,7 +21,7 @@ lint: $(VENV)/installed-$(EXTRAS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.h' 'csrc/*.cc' 'csrc/*.inl')
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files '*.h' '*.cc' '*.inl' '*.cu')
 
 clean:
 	rm -rf $(VENV) build dist demo lstm_fast.egg-info lstm_fast/*.so

@@ -11,10 +11,13 @@ from typing import Any
 import keras
 
 from lstm_fast import functional
-from lstm_fast.backends import FRAMEWORKS, LibraryError, Unavailable, core
+from lstm_fast.backends import FRAMEWORKS, LibraryError, Unavailable, core, cuda, cuda_state
 
 ENVIRONMENT = ("LSTM_FAST_KERNEL", "LSTM_FAST_ISA", "LSTM_FAST_NUM_THREADS")
 KERNEL_MODES = ("auto", "fused", "keras")
+
+# Of `lstm_fast._cuda.describe`: dtype, precision, batch, units, directions, dropout.
+_WORKED_EXAMPLE = ("float32", "exact", 64, 64, 2, False)
 
 logger = logging.getLogger("lstm_fast")
 
@@ -54,7 +57,8 @@ class Status:
         threads: Number of threads that the kernels use; None if there is a problem.
         keras_backend: Keras's backend.
         libraries: State of the compiled part for each framework: "loaded", "not used yet", or why it cannot be used.
-        cuda: Whether CUDA kernels are compiled in.
+        cuda: For which GPUs the CUDA kernels are compiled, or why they are not there or cannot be used.
+        cuda_devices: What they find of each CUDA device, and how they would run the worked example there.
         gpus: Names of the GPUs that the framework sees.
         environment: The LSTM_FAST_* variables that are set.
         fused_calls: Calls of the compiled forward and backward pass in this process.
@@ -69,7 +73,8 @@ class Status:
     threads: int | None
     keras_backend: str
     libraries: dict[str, str]
-    cuda: bool
+    cuda: str
+    cuda_devices: tuple[str, ...]
     gpus: tuple[str, ...]
     environment: dict[str, str]
     fused_calls: dict[str, int]
@@ -90,7 +95,7 @@ class Status:
             "threads": self.threads or "none",
             "keras backend": self.keras_backend,
             "libraries": "; ".join(f"{framework}: {state}" for framework, state in self.libraries.items()),
-            "cuda": "built" if self.cuda else "not built",
+            "cuda": self.cuda,
             "gpus": ", ".join(self.gpus) or "none",
             "environment": pairs(self.environment),
             "fused calls": pairs(self.fused_calls),
@@ -98,6 +103,7 @@ class Status:
         lines = [f"lstm_fast {self.version}"]
         lines += [f"  {name:<16} {value}" for name, value in rows.items()]
         for title, entries in (
+            ("cuda devices", self.cuda_devices),
             ("fallbacks", [f"{count} x {reason}" for reason, count in self.fallbacks.items()]),
             ("problems", self.problems),
         ):
@@ -126,7 +132,6 @@ def status() -> Status:
             return default
 
     attempt(kernel_mode, None)
-    build_info = attempt(lambda: core().build_info(), {})
     active = keras.backend.backend()
     libraries = {}
     for framework in FRAMEWORKS:
@@ -136,6 +141,7 @@ def status() -> Status:
         else:
             libraries[framework] = "not used yet"
     gpus = functional.backend_of(active).gpus() if active in FRAMEWORKS else ()
+    built_for, cuda_devices = _describe_cuda()
     with _lock:
         fallbacks = dict(_fallbacks)
     return Status(
@@ -146,10 +152,33 @@ def status() -> Status:
         threads=attempt(lambda: core().threads(), None),
         keras_backend=active,
         libraries=libraries,
-        cuda=bool(build_info.get("cuda", False)),
+        cuda=built_for,
+        cuda_devices=cuda_devices,
         gpus=gpus,
         environment={name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
         fused_calls=dict(attempt(lambda: core().fused_calls(), {})),
         fallbacks=fallbacks,
         problems=tuple(problems),
     )
+
+
+def _describe_cuda() -> tuple[str, tuple[str, ...]]:
+    """Returns the fields `cuda` and `cuda_devices`."""
+    try:
+        state = cuda_state()
+        if not state.startswith("built"):
+            return state, ()
+        module = cuda()
+    except LibraryError as error:
+        return str(error), ()
+    if problem := module.device_problem():
+        state += f"; no device can be used: {problem}"
+    devices = []
+    for i, device in enumerate(module.devices()):
+        words = [f"cuda:{i} of compute capability {'.'.join(map(str, device['capability']))}"]
+        try:
+            words += [cut["words"] for cut in module.describe(i, *_WORKED_EXAMPLE).values()]
+        except (ValueError, RuntimeError) as error:
+            words.append(str(error))
+        devices.append("; ".join(words))
+    return state, tuple(devices)

@@ -2,6 +2,7 @@
 the state that is one per process.
 """
 
+import functools
 import os
 from collections.abc import Iterator
 
@@ -16,8 +17,8 @@ import pytest
 
 from lstm_fast import _core
 
-# Imports PyTorch, which the other backends do without.
-collect_ignore = [] if os.environ["KERAS_BACKEND"] == "torch" else ["test_torch.py"]
+# These import PyTorch, which the other backends do without.
+collect_ignore = [] if os.environ["KERAS_BACKEND"] == "torch" else ["test_torch.py", "test_cuda_torch.py"]
 
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("repeatable")
@@ -31,6 +32,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         backends = marker.args if marker else ("tensorflow",)
         if current not in backends:
             item.add_marker(pytest.mark.skip(reason=f"Keras runs on {current}, the test on {', '.join(backends)}"))
+        elif item.get_closest_marker("gpu") and not cuda_is_there():
+            item.add_marker(pytest.mark.skip(reason=f"{current} sees no CUDA device"))
+
+
+@functools.cache
+def cuda_is_there() -> bool:
+    """Whether the framework that Keras runs on sees a CUDA device."""
+    if os.environ["KERAS_BACKEND"] == "torch":
+        import torch
+
+        return bool(torch.cuda.is_available())
+    import jax
+
+    return any(hasattr(device, "compute_capability") for device in jax.devices())
 
 
 @pytest.fixture(params=_core.available_isas())

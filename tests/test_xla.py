@@ -41,6 +41,7 @@ STRUCTS = {
     "DestroyError": "XLA_FFI_Error_Destroy_Args struct_size extensions=extension_start error",
     "Register": "XLA_FFI_Handler_Register_Args struct_size extensions=extension_start name platform "
     "instantiate=bundle.instantiate prepare=bundle.prepare initialize=bundle.initialize execute=bundle.execute traits",
+    "StreamGet": "XLA_FFI_Stream_Get_Args struct_size extensions=extension_start context=ctx stream",
     "Schedule": "XLA_FFI_ThreadPool_Schedule_Args struct_size extensions=extension_start context=ctx task data",
     "NumThreads": "XLA_FFI_ThreadPool_NumThreads_Args struct_size extensions=extension_start context=ctx "
     "count=num_threads",
@@ -48,8 +49,8 @@ STRUCTS = {
     "results=rets attributes=attrs",
     "Api": "XLA_FFI_Api struct_size extensions=extension_start version=api_version internal=internal_api "
     "create_error=XLA_FFI_Error_Create get_message=XLA_FFI_Error_GetMessage destroy_error=XLA_FFI_Error_Destroy "
-    "register_handler=XLA_FFI_Handler_Register schedule=XLA_FFI_ThreadPool_Schedule "
-    "num_threads=XLA_FFI_ThreadPool_NumThreads",
+    "register_handler=XLA_FFI_Handler_Register stream_get=XLA_FFI_Stream_Get "
+    "schedule=XLA_FFI_ThreadPool_Schedule num_threads=XLA_FFI_ThreadPool_NumThreads",
 }
 # The interface grows at the end of these: runtimes hand out more than we declare, and never less.
 GROWING = ("Metadata", "CallFrame", "Api")

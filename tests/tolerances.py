@@ -12,12 +12,16 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 ROUNDOFF: Mapping[str, float] = MappingProxyType(
-    {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+    {"float64": 2.0**-53, "float32": 2.0**-24, "tf32": 2.0**-11, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 )
 
 # Multiples of the unit roundoff that the products below are allowed.
 FORWARD = 0.5
 GRADIENT = 1.0
+
+# On a GPU z, its gradient and h are rounded to 16 bits between one matrix product and the next: as many times what is
+# allowed where only results are.
+STORED_BETWEEN: Mapping[str, float] = MappingProxyType({"float16": 4.0, "bfloat16": 4.0})
 
 # Two layers in one dtype against each other, gradients too: both err.
 LAYERS = 8.0

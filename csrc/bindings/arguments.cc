@@ -1,50 +1,11 @@
 #include "bindings/arguments.h"
 
-#include <stdexcept>
 #include <string>
 
 #include "lstm_fast/isa.h"
 #include "lstm_fast/parallel.h"
 
 namespace lstm_fast {
-namespace {
-
-std::string ShapeText(const int64_t* shape, int rank) {
-  std::string text = "[";
-  for (int i = 0; i < rank; ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
-  return text + "]";
-}
-
-[[noreturn]] void Fail(const std::string& name, const std::string& expected, const std::string& found) {
-  throw std::invalid_argument(name + ": expected " + expected + "; found " + found);
-}
-
-std::string Found(const Array& array) {
-  if (!array.present) return "nothing";
-  if (array.rank > 4) return "rank " + std::to_string(array.rank);
-  return "shape " + ShapeText(array.shape.data(), array.rank);
-}
-
-std::string Indexed(const char* name, int direction) {
-  return std::string(name) + "[" + std::to_string(direction) + "]";
-}
-
-}  // namespace
-
-void* CheckShape(const Array& array, const std::string& name, std::initializer_list<int64_t> shape, const char* letters,
-                 bool optional) {
-  const int rank = static_cast<int>(shape.size());
-  if (!array.present && optional) return nullptr;
-  bool same = array.present && array.rank == rank;
-  for (int i = 0; same && i < rank; ++i) same = array.shape[static_cast<size_t>(i)] == shape.begin()[i];
-  if (!same) Fail(name, "shape " + ShapeText(shape.begin(), rank) + " (" + letters + ")", Found(array));
-  return array.data;
-}
-
-int CheckDirections(int64_t count) {
-  if (count != 1 && count != 2) Fail("kernels", "1 or 2 directions", std::to_string(count));
-  return static_cast<int>(count);
-}
 
 Inputs Check(const Arguments& a) {
   // Bad settings in the environment are reported here, before any work is done.
@@ -52,18 +13,18 @@ Inputs Check(const Arguments& a) {
   static_cast<void>(ThreadCount());
 
   Inputs inputs{};
-  if (!a.x.present || a.x.rank != 3) Fail("x", "rank 3 (batch, time, features)", Found(a.x));
+  if (!a.x.present || a.x.rank != 3) Refuse("x", "rank 3 (batch, time, features)", Found(a.x));
   const int64_t batch = a.x.shape[0], time = a.x.shape[1], input = a.x.shape[2];
-  if (time > INT32_MAX) Fail("x", "fewer than 2^31 timesteps", std::to_string(time));
+  if (time > INT32_MAX) Refuse("x", "fewer than 2^31 timesteps", std::to_string(time));
   const Array& recurrent = a.recurrent_kernels[0];
   if (!recurrent.present || recurrent.rank != 2 || recurrent.shape[0] < 1) {
-    Fail("recurrent_kernels[0]", "shape [units, 4 * units]", Found(recurrent));
+    Refuse("recurrent_kernels[0]", "shape [units, 4 * units]", Found(recurrent));
   }
   const int64_t units = recurrent.shape[0];
   if (a.reserve_mode < 0 || a.reserve_mode > 2) {
-    Fail("reserve_mode", "0 (none), 1 (gates) or 2 (recompute)", std::to_string(a.reserve_mode));
+    Refuse("reserve_mode", "0 (none), 1 (gates) or 2 (recompute)", std::to_string(a.reserve_mode));
   }
-  if (a.directions == 2 && a.go_backwards) Fail("go_backwards", "false with two directions", "true");
+  if (a.directions == 2 && a.go_backwards) Refuse("go_backwards", "false with two directions", "true");
 
   inputs.problem = {a.dtype,
                     batch,

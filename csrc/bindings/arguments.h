@@ -5,20 +5,11 @@
 
 #include <array>
 #include <cstdint>
-#include <initializer_list>
-#include <string>
 
+#include "bindings/array.h"
 #include "lstm_fast/lstm.h"
 
 namespace lstm_fast {
-
-// A dense, row-major array that a framework owns.
-struct Array {
-  void* data = nullptr;
-  bool present = false;
-  int rank = 0;
-  std::array<int64_t, 4> shape{};  // of arrays of higher rank, only the rank is looked at
-};
 
 struct Arguments {
   DType dtype;  // of every array but the mask, which the binding has checked to be boolean
@@ -38,14 +29,6 @@ struct GradientArguments {
 // Throw std::invalid_argument: the argument, what was expected, what was found.
 Inputs Check(const Arguments& arguments);
 BackwardInput Check(const Inputs& inputs, const GradientArguments& gradient);
-
-// Returns the data of an array, null if it is optional and absent; throws unless it has the shape, whose letters the
-// message gives.
-void* CheckShape(const Array& array, const std::string& name, std::initializer_list<int64_t> shape, const char* letters,
-                 bool optional);
-
-// Throws unless count is 1 or 2.
-int CheckDirections(int64_t count);
 
 }  // namespace lstm_fast
 

@@ -9,6 +9,7 @@
 
 #include "bindings/arguments.h"
 #include "bindings/xla.h"
+#include "bindings/xla_python.h"
 #include "lstm_fast/isa.h"
 #include "lstm_fast/lstm.h"
 #include "lstm_fast/parallel.h"
@@ -225,32 +226,17 @@ py::array Elementwise(void (*function)(DType, const void*, void*, int64_t), cons
   return y;
 }
 
-// The handlers under their names, as jax.ffi.register_ffi_target takes them.
-py::dict XlaHandlers() {
-  py::dict handlers;
-  const auto add = [&](const char* name, xla::Handler* handler) {
-    handlers[name] = py::capsule(reinterpret_cast<void*>(handler), "xla._CUSTOM_CALL_TARGET");
-  };
-  add(xla::kForward, &xla::ForwardHandler);
-  add(xla::kBackward, &xla::BackwardHandler);
-  return handlers;
-}
-
 int64_t StepBytes(int64_t reserve_mode, const std::string& dtype, int64_t units) {
   if (reserve_mode < 0 || reserve_mode > 2) {
     throw py::value_error("reserve_mode: expected 0, 1 or 2; found " + std::to_string(reserve_mode));
   }
-  const bool wide = dtype == "float64";
-  if (!wide && dtype != "float32" && dtype != "float16" && dtype != "bfloat16") {
-    throw py::value_error("dtype: expected float32, float64, float16 or bfloat16; found " + dtype);
-  }
-  return ReserveStepBytes(static_cast<Reserve>(reserve_mode), wide ? DType::kFloat64 : DType::kFloat32, units);
+  return ReserveStepBytes(static_cast<Reserve>(reserve_mode), DTypeNamed(dtype), units);
 }
 
 py::dict BuildInfo() {
   using py::literals::operator""_a;
   return py::dict("compiler"_a = __VERSION__, "build_type"_a = LSTM_FAST_BUILD_TYPE, "isas"_a = CompiledIsas(),
-                  "cuda"_a = false);
+                  "cuda"_a = LSTM_FAST_CUDA_STATE);
 }
 
 }  // namespace
@@ -293,10 +279,7 @@ PYBIND11_MODULE(_core, m) {
   m.def("reserve_step_bytes", &StepBytes, py::arg("reserve_mode"), py::arg("dtype"), py::arg("units"),
         "Last size of a reserve that is laid out by row: [B, N, steps, this], where steps is T or, for reserve_mode 2, "
         "T / checkpoint_interval rounded up.");
-  m.def("xla_handlers", &XlaHandlers, "XLA's handlers by name, as capsules; their contract: csrc/bindings/xla.h.");
-  m.def(
-      "register_xla_handlers", [](uintptr_t api) { xla::RegisterWith(reinterpret_cast<const xla::Api*>(api)); },
-      py::arg("api"), "Registers them with the runtime whose XLA_FFI_Api is at this address; RuntimeError if refused.");
+  xla::DefineHandlers(m, "Host", xla::Handlers());
   m.def("build_info", &BuildInfo, "How this extension was compiled.");
 
   m.def("_sigmoid", [](const py::array& x) { return Elementwise(&Sigmoid, x); }, py::arg("x"), "For tests.");

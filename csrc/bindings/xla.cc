@@ -1,15 +1,10 @@
 #include "bindings/xla.h"
 
-#include <array>
-#include <exception>
 #include <initializer_list>
-#include <new>
-#include <stdexcept>
 #include <string>
-#include <string_view>
-#include <utility>
 
 #include "bindings/arguments.h"
+#include "bindings/xla_call.h"
 #include "bindings/xla_threads.h"
 #include "lstm_fast/lstm.h"
 #include "lstm_fast/parallel.h"
@@ -17,97 +12,13 @@
 namespace lstm_fast::xla {
 namespace {
 
-constexpr char kReserveShape[] = "batch, directions, steps, bytes of a step";
-
-DType DTypeOf(const Buffer& x) {
-  switch (x.type) {
-    case Type::kFloat32:
-      return DType::kFloat32;
-    case Type::kFloat64:
-      return DType::kFloat64;
-    case Type::kFloat16:
-      return DType::kFloat16;
-    case Type::kBFloat16:
-      return DType::kBFloat16;
-    default:
-      throw std::invalid_argument("x: expected dtype float32, float64, float16 or bfloat16; found XLA's type " +
-                                  std::to_string(static_cast<uint32_t>(x.type)));
-  }
-}
-
-int64_t Attribute(const Attributes& attributes, std::string_view name) {
-  std::string found = "none";
-  for (int64_t i = 0; i < attributes.size; ++i) {
-    if (std::string_view(attributes.names[i]->data, attributes.names[i]->size) != name) continue;
-    const auto* scalar = static_cast<const Scalar*>(attributes.values[i]);
-    if (attributes.kinds[i] == AttributeKind::kScalar && scalar->type == Type::kInt64) {
-      return *static_cast<const int64_t*>(scalar->value);
-    }
-    found = "one of another type";
-  }
-  throw std::invalid_argument(std::string(name) + ": expected an int64 attribute; found " + found);
-}
-
-std::string Indexed(const char* name, int direction) {
-  return std::string(name) + "[" + std::to_string(direction) + "]";
-}
-
-// Arguments, or results, in their order.
-class Reader {
- public:
-  Reader(const Buffers& buffers, const char* what) : buffers_(buffers), what_(what) {}
-
-  const Buffer& Peek() const {
-    if (next_ >= buffers_.size) {
-      throw std::invalid_argument(std::string(what_) + ": expected more than " + std::to_string(buffers_.size));
-    }
-    if (buffers_.kinds[next_] != Kind::kBuffer) {
-      throw std::invalid_argument(std::string(what_) + ": expected arrays only; found something else");
-    }
-    return *static_cast<const Buffer*>(buffers_.values[next_]);
-  }
-
-  Array Next(const std::string& name, Type type) {
-    const Buffer& buffer = Peek();
-    ++next_;
-    if (buffer.type != type) {
-      throw std::invalid_argument(name + ": expected XLA's type " + std::to_string(static_cast<uint32_t>(type)) +
-                                  "; found " + std::to_string(static_cast<uint32_t>(buffer.type)));
-    }
-    Array array;
-    array.data = buffer.data;
-    array.present = true;
-    array.rank = static_cast<int>(buffer.rank);
-    for (int i = 0; i < array.rank && i < 4; ++i) array.shape[static_cast<size_t>(i)] = buffer.shape[i];
-    return array;
-  }
-
-  Array NextOptional(const std::string& name, Type type) {
-    const Array array = Next(name, type);
-    return array.rank == 1 && array.shape[0] == 0 ? Array{} : array;
-  }
-
-  std::array<Array, 2> NextList(const char* name, Type type, int directions, bool optional) {
-    std::array<Array, 2> arrays;
-    for (int n = 0; n < directions; ++n) {
-      arrays[static_cast<size_t>(n)] = optional ? NextOptional(Indexed(name, n), type) : Next(Indexed(name, n), type);
-    }
-    return arrays;
-  }
-
- private:
-  const Buffers& buffers_;
-  const char* what_;
-  int64_t next_ = 0;
-};
-
 // One call of a handler: its operands, checked, and its results.
 class Call {
  public:
   explicit Call(const CallFrame& frame)
       : operands_(frame.arguments, "operands"), results_(frame.results, "results"), type_(operands_.Peek().type) {
     Arguments a{};
-    a.dtype = DTypeOf(operands_.Peek());
+    a.dtype = DTypeOf(operands_.Peek(), "x");
     a.directions = CheckDirections(Attribute(frame.attributes, "directions"));
     a.go_backwards = Attribute(frame.attributes, "go_backwards") != 0;
     a.return_sequences = Attribute(frame.attributes, "return_sequences") != 0;
@@ -198,62 +109,22 @@ void RunBackward(const CallFrame& frame, Parallel& parallel) {
   Backward(call.inputs, gradient, output, parallel);
 }
 
-// Answers a question about the handler, if that is what the call is.
-bool Describe(const CallFrame& frame) {
-  for (Extension* extension = frame.extensions; extension; extension = extension->next) {
-    if (extension->type != ExtensionType::kMetadata) continue;
-    Metadata& metadata = *reinterpret_cast<MetadataExtension*>(extension)->metadata;
-    metadata.version = {sizeof(Version), nullptr, kMajor, kMinor};
-    metadata.traits = 0;
-    return true;
-  }
-  return false;
-}
-
-Error* Fail(const Api* api, Code code, const char* message) {
-  CreateError arguments = {kCreateErrorSize, nullptr, message, code};
-  return api->create_error(&arguments);
-}
-
-// Runs a handler's body and turns what it throws into an error; no exception may pass through XLA.
-Error* Guard(CallFrame* frame, void (*body)(const CallFrame&, Parallel&)) {
-  if (Describe(*frame)) return nullptr;
-  try {
-    XlaThreads threads(frame->api, frame->context);
-    body(*frame, threads.available() ? static_cast<Parallel&>(threads) : OwnThreads());
-  } catch (const std::invalid_argument& error) {
-    return Fail(frame->api, Code::kInvalidArgument, error.what());
-  } catch (const std::bad_alloc&) {
-    return Fail(frame->api, Code::kResourceExhausted, "lstm_fast: out of memory");
-  } catch (const std::exception& error) {
-    return Fail(frame->api, Code::kInternal, error.what());
-  }
-  return nullptr;
+// Runs a pass on XLA's threads, or on the library's own where the call offers none.
+template <void (*kPass)(const CallFrame&, Parallel&)>
+void OnThreads(const CallFrame& frame) {
+  XlaThreads threads(frame.api, frame.context);
+  kPass(frame, threads.available() ? static_cast<Parallel&>(threads) : OwnThreads());
 }
 
 }  // namespace
 
-Error* ForwardHandler(CallFrame* frame) { return Guard(frame, &RunForward); }
-Error* BackwardHandler(CallFrame* frame) { return Guard(frame, &RunBackward); }
+Error* ForwardHandler(CallFrame* frame) { return Guard(frame, &OnThreads<&RunForward>); }
+Error* BackwardHandler(CallFrame* frame) { return Guard(frame, &OnThreads<&RunBackward>); }
 
-void RegisterWith(const Api* api) {
-  for (const auto& [name, handler] : {std::pair<std::string_view, Handler*>(kForward, &ForwardHandler),
-                                      std::pair<std::string_view, Handler*>(kBackward, &BackwardHandler)}) {
-    constexpr std::string_view kPlatform = "Host";
-    Register arguments{};
-    arguments.struct_size = kRegisterSize;
-    arguments.name = {name.data(), name.size()};
-    arguments.platform = {kPlatform.data(), kPlatform.size()};
-    arguments.execute = handler;
-    Error* error = api->register_handler(&arguments);
-    if (!error) continue;
-    GetMessage get = {sizeof get, nullptr, error, nullptr};
-    api->get_message(&get);
-    const std::string message = get.message;
-    DestroyError destroy = {sizeof destroy, nullptr, error};
-    api->destroy_error(&destroy);
-    throw std::runtime_error(message);
-  }
+const std::vector<NamedHandler>& Handlers() {
+  static const std::vector<NamedHandler> handlers = {{"lstm_fast_forward", &ForwardHandler},
+                                                     {"lstm_fast_backward", &BackwardHandler}};
+  return handlers;
 }
 
 }  // namespace lstm_fast::xla

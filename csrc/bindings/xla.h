@@ -2,9 +2,9 @@
 #ifndef LSTM_FAST_BINDINGS_XLA_H_
 #define LSTM_FAST_BINDINGS_XLA_H_
 
-#include <string>
+#include <vector>
 
-#include "bindings/xla_ffi.h"
+#include "bindings/xla_call.h"
 
 namespace lstm_fast::xla {
 
@@ -19,11 +19,8 @@ namespace lstm_fast::xla {
 Error* ForwardHandler(CallFrame* frame);
 Error* BackwardHandler(CallFrame* frame);
 
-constexpr char kForward[] = "lstm_fast_forward", kBackward[] = "lstm_fast_backward";
-
-// Registers both under these names with the runtime whose interface this is, for its CPU. Throws std::runtime_error
-// with the reason if the runtime refuses.
-void RegisterWith(const Api* api);
+// Both, by name, for XLA's platform "Host".
+const std::vector<NamedHandler>& Handlers();
 
 }  // namespace lstm_fast::xla
 

@@ -1,4 +1,4 @@
-// The part of XLA's foreign function interface (FFI) that xla.cc uses, declared here because neither jaxlib nor
+// The part of XLA's foreign function interface (FFI) that the handlers use, declared here because neither jaxlib nor
 // TensorFlow is needed at build time. It is version 0.1 of the interface, which jaxlib 0.5 and later and
 // TensorFlow 2.18 and later all accept: a runtime refuses a handler whose minor version is above its own, and takes
 // older ones. Structs only ever grow at the end, so each begins with its own size. tests/test_xla.py compares
@@ -124,6 +124,13 @@ struct Register {
 };
 constexpr size_t kRegisterSize = offsetof(Register, traits) + sizeof(uint32_t);  // without padding
 
+struct StreamGet {
+  size_t struct_size;
+  Extension* extensions;
+  Context* context;
+  void* stream;  // out
+};
+
 struct Schedule {
   size_t struct_size;
   Extension* extensions;
@@ -148,7 +155,8 @@ struct Api {
   void (*get_message)(GetMessage*);
   void (*destroy_error)(DestroyError*);
   Error* (*register_handler)(Register*);
-  void (*unused[7])();
+  Error* (*stream_get)(StreamGet*);
+  void (*unused[6])();
   Error* (*schedule)(Schedule*);
   Error* (*num_threads)(NumThreads*);
 };

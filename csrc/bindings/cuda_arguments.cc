@@ -1,0 +1,211 @@
+#include "bindings/cuda_arguments.h"
+
+#include <cstdio>
+#include <memory>
+#include <vector>
+
+#include "bindings/array.h"
+#include "cuda/runtime.h"
+
+namespace lstm_fast::cuda {
+namespace {
+
+// The memory of an argument.
+struct Memory {
+  enum Kind { kOptional, kRequired, kOutput, kOptionalOutput };
+
+  std::string name;
+  const void* data;
+  int64_t bytes;
+  int64_t alignment;
+  Kind kind;
+};
+
+void CheckMemory(const Memory& memory) {
+  const bool required = memory.kind == Memory::kRequired || memory.kind == Memory::kOutput;
+  if (required && !memory.data && memory.bytes > 0) {
+    Refuse(memory.name, "the address of " + std::to_string(memory.bytes) + " bytes", "0");
+  }
+  const auto address = reinterpret_cast<uintptr_t>(memory.data);
+  if (address % static_cast<uintptr_t>(memory.alignment) != 0) {
+    char found[32];
+    std::snprintf(found, sizeof found, "%#llx", static_cast<unsigned long long>(address));
+    Refuse(memory.name, "an address aligned to " + std::to_string(memory.alignment) + " bytes", found);
+  }
+}
+
+// All arguments of a pass, with their sizes.
+class Memories {
+ public:
+  explicit Memories(const Inputs& inputs) : p_(inputs.problem), element_(SizeOf(p_.dtype)) {
+    Add("mask", inputs.mask, p_.batch * p_.time, 1, Memory::kOptional);
+    for (int n = 0; n < p_.directions; ++n) {
+      const Direction& d = inputs.direction[n];
+      AddArray(Indexed("recurrent_kernels", n), d.recurrent_kernel, 4 * p_.units * p_.units, Memory::kRequired);
+      AddArray(Indexed("biases", n), d.bias, 4 * p_.units, Memory::kOptional);
+      AddArray(Indexed("h0", n), d.h0, p_.batch * p_.units, Memory::kOptional);
+      AddArray(Indexed("c0", n), d.c0, p_.batch * p_.units, Memory::kOptional);
+      AddArray(Indexed("recurrent_dropout", n), d.recurrent_dropout, 4 * p_.batch * p_.units, Memory::kOptional);
+    }
+  }
+
+  void Add(const std::string& name, const void* data, int64_t bytes, int64_t alignment, Memory::Kind kind) {
+    all_.push_back({name, data, bytes, alignment, kind});
+  }
+  void AddArray(const std::string& name, const void* data, int64_t elements, Memory::Kind kind) {
+    Add(name, data, elements * element_, element_, kind);
+  }
+  template <class Pointer>
+  void AddStates(const char* name, Pointer const (&data)[2], Memory::Kind kind) {
+    for (int n = 0; n < p_.directions; ++n) AddArray(Indexed(name, n), data[n], p_.batch * p_.units, kind);
+  }
+  void AddReserve(const void* data, int64_t step_bytes, Memory::Kind kind) {
+    constexpr int64_t kAlignment = 16;
+    const int64_t least = ReserveStepBytes(p_.dtype, p_.units);
+    if (data && (step_bytes < least || step_bytes % kAlignment != 0)) {
+      Refuse("reserve_step_bytes", "a multiple of 16, at least " + std::to_string(least), std::to_string(step_bytes));
+    }
+    Add("reserve", data, p_.batch * p_.directions * p_.time * step_bytes, kAlignment, kind);
+  }
+  // Returns where the scratch memory begins.
+  void* AddScratch(void* data, int64_t bytes, const Inputs& inputs, const Device& device) {
+    const bool dropout = inputs.direction[0].recurrent_dropout != nullptr;
+    const int64_t needed = ScratchBytes(p_, inputs.mask != nullptr, dropout, device);
+    if (needed == 0) return nullptr;
+    const int64_t gap = static_cast<int64_t>((uintptr_t{0} - reinterpret_cast<uintptr_t>(data)) % kScratchAlignment);
+    if (bytes - gap < needed)
+      Refuse("scratch_bytes", "at least " + std::to_string(needed + gap), std::to_string(bytes));
+    if (data) data = static_cast<char*>(data) + gap;
+    Add("scratch", data, needed, kScratchAlignment, Memory::kOutput);
+    return data;
+  }
+
+  int64_t y_elements() const { return p_.batch * (p_.return_sequences ? p_.time : 1) * p_.directions * p_.units; }
+  int64_t step_elements() const { return p_.batch * p_.time * p_.directions * p_.units; }
+
+  void Check() const {
+    for (const Memory& memory : all_) CheckMemory(memory);
+  }
+  const std::vector<Memory>& all() const { return all_; }
+
+ private:
+  const Problem& p_;
+  const int64_t element_;
+  std::vector<Memory> all_;
+};
+
+#ifdef LSTM_FAST_EMULATED
+// Tells the emulated device of a call's arrays, for the time of the call.
+class Registration {
+ public:
+  explicit Registration(const Memories& memories) {
+    for (const Memory& memory : memories.all()) {
+      if (!memory.data || memory.bytes == 0) continue;
+      const bool written = memory.kind == Memory::kOutput || memory.kind == Memory::kOptionalOutput;
+      arrays_.push_back(std::make_unique<emulation::GlobalMemory>(
+          memory.data, memory.bytes, written ? emulation::Access::kScratch : emulation::Access::kRead, memory.name));
+    }
+  }
+
+ private:
+  std::vector<std::unique_ptr<emulation::GlobalMemory>> arrays_;
+};
+#else
+struct Registration {
+  explicit Registration(const Memories&) {}
+};
+#endif
+
+void CheckInputs(const Inputs& inputs, int device) {
+  CheckProblem(inputs.problem);
+  CheckDevice(device);
+  const Direction* d = inputs.direction;
+  if (inputs.problem.directions == 2 && !d[0].recurrent_dropout != !d[1].recurrent_dropout) {
+    Refuse("recurrent_dropout", "multipliers for both directions or for none", "them for one");
+  }
+}
+
+}  // namespace
+
+Precision PrecisionOf(int64_t value) {
+  if (value < 0 || value > 2) Refuse("precision", "0 (exact), 1 (tf32) or 2 (tf32x3)", std::to_string(value));
+  return static_cast<Precision>(value);
+}
+
+Precision PrecisionNamed(const std::string& name) {
+  if (name == "exact") return Precision::kExact;
+  if (name == "tf32") return Precision::kTf32;
+  if (name == "tf32x3") return Precision::kTf32x3;
+  Refuse("precision", "exact, tf32 or tf32x3", name);
+}
+
+void CheckProblem(const Problem& problem) {
+  const auto check = [](const char* name, int64_t value, int64_t least) {
+    if (value >= least && value <= INT32_MAX) return;
+    Refuse(name, std::to_string(least) + " to " + std::to_string(INT32_MAX), std::to_string(value));
+  };
+  check("batch", problem.batch, 0);
+  check("time", problem.time, 0);
+  check("units", problem.units, 1);
+  CheckDirections(problem.directions, "directions");
+  if (problem.directions == 2 && problem.go_backwards) Refuse("go_backwards", "false with two directions", "true");
+}
+
+void CheckDevice(int device) {
+  const int count = DeviceCount();
+  if (device >= 0 && device < count) return;
+  const std::string problem = DeviceProblem();
+  Refuse("device", "one of " + std::to_string(count) + " CUDA devices" + (problem.empty() ? "" : " (" + problem + ")"),
+         std::to_string(device));
+}
+
+int64_t RoomyScratchBytes(const Problem& problem, bool masked, bool dropout, int device) {
+  CheckProblem(problem);
+  CheckDevice(device);
+  const DeviceGuard current(device);
+  const int64_t bytes = ScratchBytes(problem, masked, dropout, GetDevice(device));
+  return bytes == 0 ? 0 : bytes + kScratchAlignment - 1;
+}
+
+int64_t ReserveStepBytes(DType dtype, int64_t units) {
+  constexpr int64_t kAlignment = 16;
+  const int64_t bytes = ReserveReals(units) * (dtype == DType::kFloat64 ? 8 : 4);
+  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+}
+
+void Run(const Inputs& inputs, ForwardArguments arguments, int64_t scratch_bytes, int device, Stream stream) {
+  CheckInputs(inputs, device);
+  const DeviceGuard current(device);
+  const Device properties = GetDevice(device);
+  Memories memories(inputs);
+  memories.AddArray("z", arguments.z, 4 * memories.step_elements(), Memory::kRequired);
+  memories.AddArray("y", arguments.y, memories.y_elements(), Memory::kOutput);
+  memories.AddStates("h_n", arguments.h_n, Memory::kOutput);
+  memories.AddStates("c_n", arguments.c_n, Memory::kOutput);
+  memories.AddReserve(arguments.reserve, arguments.reserve_step_bytes, Memory::kOptionalOutput);
+  arguments.scratch = memories.AddScratch(arguments.scratch, scratch_bytes, inputs, properties);
+  memories.Check();
+  const Registration registration(memories);
+  Forward(inputs, arguments, properties, stream);
+}
+
+void Run(const Inputs& inputs, BackwardArguments arguments, int64_t scratch_bytes, int device, Stream stream) {
+  CheckInputs(inputs, device);
+  const DeviceGuard current(device);
+  const Device properties = GetDevice(device);
+  Memories memories(inputs);
+  memories.AddReserve(arguments.reserve, arguments.reserve_step_bytes, Memory::kRequired);
+  memories.AddArray("dy", arguments.dy, memories.y_elements(), Memory::kOptional);
+  memories.AddStates("dh_n", arguments.dh_n, Memory::kOptional);
+  memories.AddStates("dc_n", arguments.dc_n, Memory::kOptional);
+  memories.AddArray("dz", arguments.dz, 4 * memories.step_elements(), Memory::kOutput);
+  memories.AddArray("h_prev", arguments.h_prev, memories.step_elements(), Memory::kOptionalOutput);
+  memories.AddStates("dh0", arguments.dh0, Memory::kOutput);
+  memories.AddStates("dc0", arguments.dc0, Memory::kOutput);
+  arguments.scratch = memories.AddScratch(arguments.scratch, scratch_bytes, inputs, properties);
+  memories.Check();
+  const Registration registration(memories);
+  Backward(inputs, arguments, properties, stream);
+}
+
+}  // namespace lstm_fast::cuda

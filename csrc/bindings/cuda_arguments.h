@@ -1,0 +1,31 @@
+// Validation and launch of a pass on a CUDA device, the same for every framework.
+#ifndef LSTM_FAST_BINDINGS_CUDA_ARGUMENTS_H_
+#define LSTM_FAST_BINDINGS_CUDA_ARGUMENTS_H_
+
+#include <cstdint>
+#include <string>
+
+#include "cuda/recurrence.h"
+
+namespace lstm_fast::cuda {
+
+// Throw std::invalid_argument: the argument, what was expected, what was found.
+Precision PrecisionOf(int64_t value);
+Precision PrecisionNamed(const std::string& name);  // exact, tf32 or tf32x3
+void CheckProblem(const Problem& problem);
+void CheckDevice(int device);
+
+// Size of the scratch memory that Run() wants: not every framework aligns its memory to kScratchAlignment.
+int64_t RoomyScratchBytes(const Problem& problem, bool masked, bool dropout, int device);
+
+// Bytes of an entry of the reserve.
+int64_t ReserveStepBytes(DType dtype, int64_t units);
+
+// Check everything that can be known of the arguments without reading their arrays, and put the pass on the stream.
+// `scratch_bytes` is the size of the scratch memory that they have, whose start is moved to where it is aligned.
+void Run(const Inputs& inputs, ForwardArguments arguments, int64_t scratch_bytes, int device, Stream stream);
+void Run(const Inputs& inputs, BackwardArguments arguments, int64_t scratch_bytes, int device, Stream stream);
+
+}  // namespace lstm_fast::cuda
+
+#endif  // LSTM_FAST_BINDINGS_CUDA_ARGUMENTS_H_

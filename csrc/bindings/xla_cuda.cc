@@ -1,0 +1,183 @@
+#include "bindings/xla_cuda.h"
+
+#include <initializer_list>
+#include <string>
+#include <string_view>
+
+#include "bindings/cuda_arguments.h"
+#include "cuda/runtime.h"
+
+namespace lstm_fast::xla {
+namespace {
+
+cuda::Stream StreamOfCall(const CallFrame& frame) {
+#ifdef LSTM_FAST_EMULATED
+  static_cast<void>(frame);
+  return nullptr;
+#else
+  return StreamOf(frame);
+#endif
+}
+
+// One call of a handler. Operands and results are read in their order.
+class Call {
+ public:
+  explicit Call(const CallFrame& frame)
+      : operands_(frame.arguments, "operands"),
+        results_(frame.results, "results"),
+        attributes_(frame.attributes),
+        stream_(StreamOfCall(frame)) {}
+
+  // The inputs that both passes have, which take batch and time from z.
+  const void* ReadForward() {
+    type_ = operands_.Peek().type;
+    const DType dtype = DTypeOf(operands_.Peek(), "z");
+    const Array z = operands_.Next("z", type_);
+    if (z.rank != 4) Refuse("z", "rank 4 (batch, time, directions, 4 * units)", Found(z));
+    ReadInputs(dtype, z.shape[0], z.shape[1]);
+    const cuda::Problem& p = inputs.problem;
+    return CheckShape(z, "z", {p.batch, p.time, p.directions, 4 * p.units}, "batch, time, directions, 4 * units",
+                      false);
+  }
+
+  // The same, from dz: of the operands, only some that may be absent have them.
+  void* ReadBackward() {
+    type_ = results_.Peek().type;
+    const DType dtype = DTypeOf(results_.Peek(), "dz");
+    const Array dz = ArrayOf(results_.Peek());
+    if (dz.rank != 4) Refuse("dz", "rank 4 (batch, time, directions, 4 * units)", Found(dz));
+    ReadInputs(dtype, dz.shape[0], dz.shape[1]);
+    const cuda::Problem& p = inputs.problem;
+    return Result("dz", {p.batch, p.time, p.directions, 4 * p.units}, "batch, time, directions, 4 * units", false);
+  }
+
+  const void* Operand(const char* name, std::initializer_list<int64_t> shape, const char* letters) {
+    return CheckShape(operands_.NextOptional(name, type_), name, shape, letters, true);
+  }
+
+  void States(const void* (&data)[2], const char* name) {
+    const auto arrays = operands_.NextList(name, type_, inputs.problem.directions, true);
+    for (int n = 0; n < inputs.problem.directions; ++n) {
+      data[n] = CheckShape(arrays[static_cast<size_t>(n)], Indexed(name, n),
+                           {inputs.problem.batch, inputs.problem.units}, "batch, units", true);
+    }
+  }
+
+  void* Result(const std::string& name, std::initializer_list<int64_t> shape, const char* letters, bool optional) {
+    return CheckShape(optional ? results_.NextOptional(name, type_) : results_.Next(name, type_), name, shape, letters,
+                      optional);
+  }
+
+  void StateResults(void* (&data)[2], const char* name) {
+    const cuda::Problem& p = inputs.problem;
+    for (int n = 0; n < p.directions; ++n) {
+      data[n] = Result(Indexed(name, n), {p.batch, p.units}, "batch, units", false);
+    }
+  }
+
+  void* ReserveOperand(int64_t& step_bytes) { return Reserve(operands_, false, step_bytes); }
+  void* ReserveResult(int64_t& step_bytes) { return Reserve(results_, true, step_bytes); }
+
+  // With the last result.
+  template <class Arguments>
+  void Run(Arguments& arguments) {
+    const Array scratch = results_.NextOptional("scratch", Type::kUint8);
+    if (scratch.present && scratch.rank != 1) Refuse("scratch", "rank 1 (bytes)", Found(scratch));
+    arguments.scratch = scratch.data;
+    cuda::Run(inputs, arguments, scratch.present ? scratch.shape[0] : 0, cuda::DeviceOf(stream_), stream_);
+  }
+
+  cuda::Inputs inputs{};
+
+ private:
+  int64_t Attribute(std::string_view name) const { return xla::Attribute(attributes_, name); }
+
+  void ReadInputs(DType dtype, int64_t batch, int64_t time) {
+    cuda::Problem& p = inputs.problem;
+    p.dtype = dtype;
+    p.precision = cuda::PrecisionOf(Attribute("precision"));
+    p.batch = batch;
+    p.time = time;
+    p.directions = CheckDirections(Attribute("directions"), "directions");
+    p.go_backwards = Attribute("go_backwards") != 0;
+    p.return_sequences = Attribute("return_sequences") != 0;
+    p.zero_output_for_mask = Attribute("zero_output_for_mask") != 0;
+    const Array mask = operands_.NextOptional("mask", Type::kBool);
+    inputs.mask = static_cast<const bool*>(CheckShape(mask, "mask", {batch, time}, "batch, time", true));
+    const auto kernels = operands_.NextList("recurrent_kernels", type_, p.directions, false);
+    if (kernels[0].rank != 2 || kernels[0].shape[0] < 1) {
+      Refuse("recurrent_kernels[0]", "shape [units, 4 * units]", Found(kernels[0]));
+    }
+    p.units = kernels[0].shape[0];
+    const auto biases = operands_.NextList("biases", type_, p.directions, true);
+    const auto h0 = operands_.NextList("h0", type_, p.directions, true);
+    const auto c0 = operands_.NextList("c0", type_, p.directions, true);
+    const auto dropout = operands_.NextList("recurrent_dropout", type_, p.directions, true);
+    for (int n = 0; n < p.directions; ++n) {
+      const size_t i = static_cast<size_t>(n);
+      cuda::Direction& d = inputs.direction[n];
+      d.recurrent_kernel =
+          CheckShape(kernels[i], Indexed("recurrent_kernels", n), {p.units, 4 * p.units}, "units, 4 * units", false);
+      d.bias = CheckShape(biases[i], Indexed("biases", n), {4 * p.units}, "4 * units", true);
+      d.h0 = CheckShape(h0[i], Indexed("h0", n), {batch, p.units}, "batch, units", true);
+      d.c0 = CheckShape(c0[i], Indexed("c0", n), {batch, p.units}, "batch, units", true);
+      d.recurrent_dropout =
+          CheckShape(dropout[i], Indexed("recurrent_dropout", n), {4, batch, p.units}, "gates, batch, units", true);
+    }
+  }
+
+  void* Reserve(Reader& reader, bool optional, int64_t& step_bytes) {
+    const Array array = reader.NextOptional("reserve", Type::kUint8);
+    const cuda::Problem& p = inputs.problem;
+    step_bytes = array.rank == 4 ? array.shape[3] : cuda::ReserveStepBytes(p.dtype, p.units);
+    return CheckShape(array, "reserve", {p.batch, p.directions, p.time, step_bytes}, kReserveShape, optional);
+  }
+
+  Reader operands_, results_;
+  const Attributes& attributes_;
+  cuda::Stream stream_;
+  Type type_{};
+};
+
+void RunForward(const CallFrame& frame) {
+  Call call(frame);
+  cuda::ForwardArguments arguments{};
+  arguments.z = call.ReadForward();
+  const cuda::Problem& p = call.inputs.problem;
+  arguments.y = call.Result("y", {p.batch, p.return_sequences ? p.time : 1, p.directions * p.units},
+                            "batch, time or 1, directions * units", false);
+  call.StateResults(arguments.h_n, "h_n");
+  call.StateResults(arguments.c_n, "c_n");
+  arguments.reserve = call.ReserveResult(arguments.reserve_step_bytes);
+  call.Run(arguments);
+}
+
+void RunBackward(const CallFrame& frame) {
+  Call call(frame);
+  cuda::BackwardArguments arguments{};
+  arguments.dz = call.ReadBackward();
+  const cuda::Problem& p = call.inputs.problem;
+  arguments.reserve = call.ReserveOperand(arguments.reserve_step_bytes);
+  arguments.dy = call.Operand("dy", {p.batch, p.return_sequences ? p.time : 1, p.directions * p.units},
+                              "batch, time or 1, directions * units");
+  call.States(arguments.dh_n, "dh_n");
+  call.States(arguments.dc_n, "dc_n");
+  arguments.h_prev =
+      call.Result("h_prev", {p.batch, p.time, p.directions, p.units}, "batch, time, directions, units", true);
+  call.StateResults(arguments.dh0, "dh0");
+  call.StateResults(arguments.dc0, "dc0");
+  call.Run(arguments);
+}
+
+}  // namespace
+
+Error* CudaForwardHandler(CallFrame* frame) { return Guard(frame, &RunForward); }
+Error* CudaBackwardHandler(CallFrame* frame) { return Guard(frame, &RunBackward); }
+
+const std::vector<NamedHandler>& CudaHandlers() {
+  static const std::vector<NamedHandler> handlers = {{"lstm_fast_cuda_forward", &CudaForwardHandler},
+                                                     {"lstm_fast_cuda_backward", &CudaBackwardHandler}};
+  return handlers;
+}
+
+}  // namespace lstm_fast::xla

@@ -1,0 +1,306 @@
+// The forward pass over whole sequences in one launch. In every timestep a warp multiplies h with the gates of its 8
+// units, finishes them in registers, and passes the new h to all blocks of the group; then the group meets.
+#ifndef LSTM_FAST_CUDA_FORWARD_H_
+#define LSTM_FAST_CUDA_FORWARD_H_
+
+#include <cstdint>
+
+#include "cuda/device.h"
+#include "cuda/group.h"
+#include "cuda/layout.h"
+#include "cuda/product.h"
+
+namespace lstm_fast::cuda {
+
+template <class Policy, int kRegisters, bool kDropout>
+class ForwardPass {
+ public:
+  using Element = typename Policy::Element;
+  using Real = typename Policy::Real;
+  using Operand = typename Policy::Operand;
+
+  LSTM_FAST_DEVICE explicit ForwardPass(const ForwardCall& call)
+      : problem_(call.inputs.problem),
+        inputs_(call.inputs),
+        arguments_(call.arguments),
+        cut_(call.cut),
+        plan_(call.plan),
+        layout_(ForwardLayout(Policy::kTile, kRegisters, static_cast<int>(problem_.units), cut_, kDropout)),
+        group_(call.cut, call.counters),
+        lane_(ThisLane()),
+        warp_(Thread() / 32),
+        units_(static_cast<int>(problem_.units)),
+        first_unit_(group_.rank * cut_.units),
+        gate_stride_(cut_.rows * layout_.operand_stride),
+        operand_(InShared<Operand>(layout_.operand, layout_.operand_buffers * layout_.operand_size)),
+        state_(InShared<Real>(layout_.state, cut_.rows * cut_.units)),
+        rows_(InShared<Row>(layout_.rows, cut_.rows)),
+        exchange_(InGlobal<Operand>(call.exchange)) {
+    jobs_ = warp_ < layout_.jobs ? CeilDivide(layout_.jobs - warp_, cut_.warps) : 0;
+    fragments_.kept = InShared<Words>(layout_.fragments + warp_ * cut_.fragments_shared * kFragmentBytes,
+                                      cut_.fragments_shared * 32);
+    fragments_.kept_count = cut_.fragments_shared;
+    fragments_.job_fragments = layout_.job_fragments;
+    if (cut_.exchange == Exchange::kGrid) exchange_ += int64_t{group_.index} * 2 * layout_.operand_size;
+  }
+
+  LSTM_FAST_DEVICE void Run() {
+    const int64_t sets = RowSet::Count(cut_, problem_);
+    int loaded = -1;
+    for (int64_t index = group_.index; index < sets; index += cut_.groups) {
+      const RowSet set(index, cut_, problem_);
+      if (set.direction != loaded) fragments_.Fill(SourceOf(set), jobs_, lane_);
+      loaded = set.direction;
+      RunSet(set);
+    }
+  }
+
+ private:
+  static constexpr int kSlots = Policy::kSlots;
+  // Whether z is loaded a step ahead. With many rows there are no registers for that, and enough to do meanwhile.
+  static constexpr bool kLookAhead = kSlots <= 2;
+
+  LSTM_FAST_DEVICE int UnitOfJob(int job) const {
+    return (warp_ + job * cut_.warps) * kWarpUnits;
+  }
+
+  // The transposed recurrent kernel in fragments, from global memory.
+  LSTM_FAST_DEVICE auto SourceOf(const RowSet& set) const {
+    const Global<const Element> kernel = InGlobal<const Element>(inputs_.direction[set.direction].recurrent_kernel);
+    return [this, kernel](int job, int f) {
+      const int first = first_unit_ + UnitOfJob(job), fragment = f % Policy::kFragments;
+      const auto at = [&](int m, int k) {
+        const GateUnit row = Policy::ForwardRow(fragment, m);
+        const int unit = first + row.unit;
+        return k < units_ && unit < units_ ? Real(ToReal(kernel[(int64_t{k} * 4 + row.gate) * units_ + unit])) : Real(0);
+      };
+      return Policy::Fragment(at, lane_, f / Policy::kFragments * Policy::kTile.depth);
+    };
+  }
+
+  LSTM_FAST_DEVICE void RunSet(const RowSet& set) {
+    const int64_t longest = LoadRows(set, cut_, problem_, plan_, rows_);
+    SyncBlock();
+    Begin(set);
+    Incoming incoming{};
+    if (kLookAhead && jobs_ > 0) incoming = Load(set, 0, 0, 0);
+    for (int64_t k = 0; k < longest; ++k) {
+      if (cut_.exchange == Exchange::kGrid && k > 0) Receive(k);
+      for (int pass = 0; pass < cut_.rows; pass += Policy::kRows) {
+        for (int job = 0; job < jobs_; ++job) {
+          if constexpr (kLookAhead) {
+            const Incoming now = incoming;
+            const bool last_job = job + 1 == jobs_, last_pass = pass + Policy::kRows >= cut_.rows;
+            incoming = Load(set, last_job && last_pass ? k + 1 : k, !last_job ? pass : last_pass ? 0 : pass + Policy::kRows,
+                            last_job ? 0 : job + 1);
+            Step(set, k, pass, job, now);
+          } else {
+            Step(set, k, pass, job, Load(set, k, pass, job));
+          }
+        }
+      }
+      group_.Sync();
+    }
+  }
+
+  // States before the first timestep: every block has all of h, and its own units of c.
+  LSTM_FAST_DEVICE void Begin(const RowSet& set) {
+    const Direction& d = inputs_.direction[set.direction];
+    const Global<const Element> h0 = InGlobal<const Element>(d.h0), c0 = InGlobal<const Element>(d.c0);
+    const int stride = layout_.operand_stride;
+    for (int i = Thread(); i < layout_.operand_size * layout_.operand_buffers; i += Threads()) {
+      const int column = i % stride, r = i / stride % cut_.rows, gate = i / gate_stride_ % 4;
+      const Row row = rows_[r];
+      Real h = 0;
+      if (!IsNull(h0) && i < layout_.operand_size && row.batch >= 0 && column < units_) {
+        h = ToReal(h0[int64_t{row.batch} * units_ + column]);
+        if constexpr (kDropout) h *= Multiplier(set, gate, row, column);
+      }
+      operand_[i] = Policy::ToOperand(h);
+    }
+    for (int i = Thread(); i < cut_.rows * cut_.units; i += Threads()) {
+      const Row row = rows_[i / cut_.units];
+      const int unit = first_unit_ + i % cut_.units;
+      const bool exists = row.batch >= 0 && unit < units_;
+      const int64_t at = int64_t{row.batch} * units_ + unit;
+      const Real c = exists && !IsNull(c0) ? Real(ToReal(c0[at])) : Real(0);
+      state_[i] = c;
+      if (exists && row.count == 0) {  // no timestep will write its results
+        const Real h = IsNull(h0) ? Real(0) : Real(ToReal(h0[at]));
+        WriteStates(set, at, h, c);
+        if (!problem_.return_sequences) WriteLast(set, row, unit, Real(0));
+      }
+    }
+    if (cut_.exchange == Exchange::kGrid) {  // columns of padding are zero
+      for (int i = group_.rank * Threads() + Thread(); i < 2 * layout_.operand_size; i += cut_.blocks * Threads()) {
+        StoreL2(exchange_ + i, Policy::ToOperand(0));
+      }
+    }
+    // Also: no block of a cluster writes to another that has not begun, or that is not done with its last set.
+    group_.Sync();
+  }
+
+  // Gets h from the other blocks of the group, through L2.
+  LSTM_FAST_DEVICE void Receive(int64_t k) {
+    const Global<const Words> from = Cast<const Words>(exchange_ + k % 2 * layout_.operand_size);
+    const Shared<Words> to = Cast<Words>(operand_);
+    const int count = layout_.operand_size * static_cast<int>(sizeof(Operand)) / static_cast<int>(sizeof(Words));
+    for (int i = Thread(); i < count; i += Threads()) to[i] = LoadL2<Words>(from + i);
+    SyncBlock();
+  }
+
+  // What z has for a lane's unit and rows in one timestep.
+  struct Incoming {
+    int32_t time[kSlots];  // -1: the row has no such timestep
+    Element gate[4][kSlots];
+  };
+
+  LSTM_FAST_DEVICE Incoming Load(const RowSet& set, int64_t k, int pass, int job) const {
+    const Global<const Element> z = InGlobal<const Element>(arguments_.z);
+    const int unit = first_unit_ + UnitOfJob(job) + lane_.g;
+    Incoming incoming;
+    LSTM_FAST_UNROLL
+    for (int slot = 0; slot < kSlots; ++slot) {
+      const int r = Policy::RowOf(slot, lane_.t);
+      incoming.time[slot] = -1;
+      if (r >= Policy::kRows || unit >= units_) continue;
+      const Row row = rows_[pass + r];
+      if (k >= row.count) continue;
+      const int64_t time = TimeOf(row, k, set.reversed, problem_.time, InGlobal<const int32_t>(plan_.steps));
+      const int64_t step = (row.batch * problem_.time + time) * problem_.directions + set.direction;
+      incoming.time[slot] = static_cast<int32_t>(time);
+      LSTM_FAST_UNROLL
+      for (int q = 0; q < 4; ++q) incoming.gate[q][slot] = z[(step * 4 + q) * units_ + unit];
+    }
+    return incoming;
+  }
+
+  // One timestep of the rows of a pass, for the units of a job.
+  LSTM_FAST_DEVICE void Step(const RowSet& set, int64_t k, int pass, int job, const Incoming& incoming) {
+    const Global<const Element> bias = InGlobal<const Element>(inputs_.direction[set.direction].bias);
+    const int in_block = UnitOfJob(job) + lane_.g, unit = first_unit_ + in_block;
+    typename Policy::Sums sums[Policy::kFragments][2] = {};
+    const Shared<const Operand> h = operand_ + ReadBuffer(k) + pass * layout_.operand_stride;
+    MultiplyJob<Policy::kFragments, kDropout>(fragments_, SourceOf(set), job, layout_.depth_tiles, h,
+                                              layout_.operand_stride, gate_stride_, lane_, sums);
+    const Gates<Real, kSlots> product = Policy::Finish(sums, lane_, kDropout);
+
+    Real b[4];
+    LSTM_FAST_UNROLL
+    for (int q = 0; q < 4; ++q) {
+      b[q] = unit < units_ && !IsNull(bias) ? Real(ToReal(bias[q * units_ + unit])) : Real(0);
+    }
+    LSTM_FAST_UNROLL
+    for (int slot = 0; slot < kSlots; ++slot) {
+      const int64_t time = incoming.time[slot];
+      if (time < 0) continue;
+      const int r = pass + Policy::RowOf(slot, lane_.t);
+      const Row row = rows_[r];
+      Real gate[4];
+      LSTM_FAST_UNROLL
+      for (int q = 0; q < 4; ++q) gate[q] = product.value[q][slot] + Real(ToReal(incoming.gate[q][slot])) + b[q];
+      const Real in = Sigmoid(gate[0]), forget = Sigmoid(gate[1]), candidate = Tanh(gate[2]), out = Sigmoid(gate[3]);
+      const Real c = MultiplyAdd(forget, Real(state_[r * cut_.units + in_block]), in * candidate);
+      state_[r * cut_.units + in_block] = c;
+      const Real h_new = out * Tanh(c);
+      if (k + 1 < row.count) Send(set, row, r, k, unit, h_new);
+      Keep(set, row, time, unit, {in, forget, candidate, out}, c);
+      Write(set, row, k, time, unit, h_new, c);
+    }
+  }
+
+  LSTM_FAST_DEVICE int ReadBuffer(int64_t k) const {
+    return cut_.exchange == Exchange::kGrid ? 0 : static_cast<int>(k % 2) * layout_.operand_size;
+  }
+
+  LSTM_FAST_DEVICE Real Multiplier(const RowSet& set, int gate, const Row& row, int64_t unit) const {
+    const Global<const Element> dropout = InGlobal<const Element>(inputs_.direction[set.direction].recurrent_dropout);
+    return ToReal(dropout[(gate * problem_.batch + row.batch) * units_ + unit]);
+  }
+
+  // Passes a new h to every block of the group, for the next timestep.
+  LSTM_FAST_DEVICE void Send(const RowSet& set, const Row& row, int r, int64_t k, int unit, Real h) {
+    LSTM_FAST_UNROLL
+    for (int q = 0; q < (kDropout ? 4 : 1); ++q) {
+      Real value = h;
+      if constexpr (kDropout) value *= Multiplier(set, q, row, unit);
+      const Operand operand = Policy::ToOperand(value);
+      const int at = static_cast<int>((k + 1) % 2) * layout_.operand_size + q * gate_stride_ + r * layout_.operand_stride + unit;
+      switch (cut_.exchange) {
+        case Exchange::kBlock:
+          operand_[at] = operand;
+          break;
+        case Exchange::kCluster:
+          for (int rank = 0; rank < cut_.blocks; ++rank) Remote(operand_, rank)[at] = operand;
+          break;
+        case Exchange::kGrid:
+          StoreL2(exchange_ + at, operand);
+          break;
+      }
+    }
+  }
+
+  LSTM_FAST_DEVICE void Keep(const RowSet& set, const Row& row, int64_t time, int unit, const Real (&gates)[4],
+                             Real c) const {
+    if (!arguments_.reserve) return;
+    const int64_t step = (int64_t{row.batch} * problem_.directions + set.direction) * problem_.time + time;
+    const Global<Real> entry =
+        Cast<Real>(InGlobal<unsigned char>(arguments_.reserve) + step * arguments_.reserve_step_bytes);
+    constexpr int kWords = 4 * sizeof(Real) / sizeof(Words);
+    Words words[kWords];
+    memcpy(words, gates, sizeof words);
+    const Global<Words> to = Cast<Words>(entry + 4 * int64_t{unit});
+    LSTM_FAST_UNROLL
+    for (int i = 0; i < kWords; ++i) to[i] = words[i];
+    entry[4 * int64_t{units_} + unit] = c;
+  }
+
+  LSTM_FAST_DEVICE void Write(const RowSet& set, const Row& row, int64_t k, int64_t time, int unit, Real h,
+                              Real c) const {
+    const bool last = k == row.count - 1;
+    if (problem_.return_sequences) {
+      const int64_t place = int64_t{row.batch} * problem_.time + OutputPlace(time, problem_);
+      InGlobal<Element>(arguments_.y)[(place * problem_.directions + set.direction) * units_ + unit] =
+          Rounded<Element>(h);
+    } else if (last) {
+      const bool padded = time != (set.reversed ? 0 : problem_.time - 1);
+      WriteLast(set, row, unit, padded && problem_.zero_output_for_mask ? Real(0) : h);
+    }
+    if (last) WriteStates(set, int64_t{row.batch} * units_ + unit, h, c);
+  }
+
+  LSTM_FAST_DEVICE void WriteLast(const RowSet& set, const Row& row, int unit, Real h) const {
+    InGlobal<Element>(arguments_.y)[(int64_t{row.batch} * problem_.directions + set.direction) * units_ + unit] =
+        Rounded<Element>(h);
+  }
+
+  LSTM_FAST_DEVICE void WriteStates(const RowSet& set, int64_t at, Real h, Real c) const {
+    InGlobal<Element>(arguments_.h_n[set.direction])[at] = Rounded<Element>(h);
+    InGlobal<Element>(arguments_.c_n[set.direction])[at] = Rounded<Element>(c);
+  }
+
+  const Problem& problem_;
+  const Inputs& inputs_;
+  const ForwardArguments& arguments_;
+  const Cut& cut_;
+  const Plan& plan_;
+  const Layout layout_;
+  Group group_;
+  const Lane lane_;
+  const int warp_, units_, first_unit_, gate_stride_;
+  Shared<Operand> operand_;
+  Shared<Real> state_;
+  Shared<Row> rows_;
+  Global<Operand> exchange_;
+  int jobs_;  // of this warp
+  Fragments<Policy, kRegisters> fragments_;
+};
+
+template <class Policy, int kRegisters, bool kDropout, int kMostThreads>
+LSTM_FAST_KERNEL void LSTM_FAST_BOUNDS(kMostThreads, 1) RunForward(LSTM_FAST_ARGUMENT ForwardCall call) {
+  ForwardPass<Policy, kRegisters, kDropout>(call).Run();
+}
+
+}  // namespace lstm_fast::cuda
+
+#endif  // LSTM_FAST_CUDA_FORWARD_H_

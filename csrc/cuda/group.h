@@ -1,0 +1,112 @@
+// The blocks that run the same rows of the batch together, and which rows these are.
+#ifndef LSTM_FAST_CUDA_GROUP_H_
+#define LSTM_FAST_CUDA_GROUP_H_
+
+#include <cstdint>
+
+#include "cuda/device.h"
+#include "cuda/layout.h"
+
+namespace lstm_fast::cuda {
+
+// This block's place in its group. Blocks of a group, and so of a cluster, are neighbours in the grid.
+class Group {
+ public:
+  LSTM_FAST_DEVICE Group(const Cut& cut, unsigned* counters)
+      : index(Block() / cut.blocks),
+        rank(Block() % cut.blocks),
+        blocks(cut.blocks),
+        exchange(cut.exchange),
+        counter_(InGlobal<unsigned>(counters)) {}
+
+  const int index, rank, blocks;
+  const Exchange exchange;
+
+  // What any thread of the group stored before, all see after; in global memory only what went through L2.
+  LSTM_FAST_DEVICE void Sync() {
+    if (exchange == Exchange::kCluster) {
+      SyncCluster();
+      return;
+    }
+    SyncBlock();
+    if (exchange == Exchange::kGrid) {
+      target_ += static_cast<unsigned>(blocks);
+      if (Thread() == 0) {
+        Signal(counter_ + index);
+        AwaitAtLeast(counter_ + index, target_);
+      }
+      SyncBlock();
+    }
+  }
+
+ private:
+  Global<unsigned> counter_;
+  unsigned target_ = 0;
+};
+
+// A set of rows in one direction: what a group runs from the first timestep to the last.
+struct RowSet {
+  int64_t first;
+  int direction;
+  bool reversed;  // in time
+
+  LSTM_FAST_DEVICE RowSet(int64_t set, const Cut& cut, const Problem& problem)
+      : first(set / problem.directions * cut.rows),
+        direction(static_cast<int>(set % problem.directions)),
+        reversed(problem.directions == 2 ? direction == 1 : problem.go_backwards) {}
+
+  static LSTM_FAST_DEVICE int64_t Count(const Cut& cut, const Problem& problem) {
+    return CeilDivide(problem.batch, cut.rows) * problem.directions;
+  }
+};
+
+// Finds the set's rows, for all threads of the block after its next barrier. Returns the most timesteps of a row.
+LSTM_FAST_DEVICE int64_t LoadRows(const RowSet& set, const Cut& cut, const Problem& problem, const Plan& plan,
+                                  Shared<Row> rows) {
+  const Global<const int32_t> order = InGlobal<const int32_t>(plan.order), count = InGlobal<const int32_t>(plan.count),
+                              first = InGlobal<const int32_t>(plan.first);
+  const bool planned = plan.order != nullptr;
+  for (int r = Thread(); r < cut.rows; r += Threads()) {
+    const int64_t place = set.first + r;
+    Row row = {-1, 0, 0};
+    if (place < problem.batch) {
+      row.batch = planned ? order[place] : static_cast<int32_t>(place);
+      row.count = planned ? count[row.batch] : static_cast<int32_t>(problem.time);
+      row.first = planned ? first[row.batch] : 0;
+    }
+    rows[r] = row;
+  }
+  if (!planned) return problem.time;
+  int64_t most = 0;  // rows are sorted, but for very large batches
+  for (int64_t place = set.first; place < set.first + cut.rows && place < problem.batch; ++place) {
+    const int64_t of_row = count[order[place]];
+    most = of_row > most ? of_row : most;
+  }
+  return most;
+}
+
+// Where in time a row's real timestep k is, in the order of processing.
+LSTM_FAST_DEVICE int64_t TimeOf(const Row& row, int64_t k, bool reversed, int64_t time, Global<const int32_t> steps) {
+  const int64_t ascending = reversed ? row.count - 1 - k : k;
+  return row.first >= 0 ? row.first + ascending : steps[row.batch * time + ascending];
+}
+
+// Where in a sequence [B, T, ...] of outputs the entry of a timestep is: one direction that runs backward in time writes
+// in the order of processing, two write in that of the input.
+LSTM_FAST_DEVICE int64_t OutputPlace(int64_t t, const Problem& problem) {
+  return problem.go_backwards && problem.directions == 1 ? problem.time - 1 - t : t;
+}
+
+template <class Real>
+LSTM_FAST_DEVICE Real Sigmoid(Real x) {
+  return Reciprocal(Real(1) + Exp(-x));
+}
+
+template <class T, class Real>
+LSTM_FAST_DEVICE T Rounded(Real value) {
+  return To<T>::From(value);
+}
+
+}  // namespace lstm_fast::cuda
+
+#endif  // LSTM_FAST_CUDA_GROUP_H_

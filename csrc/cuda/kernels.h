@@ -1,0 +1,94 @@
+// What a launch of a kernel gets, and the kernels that there are. The schedule of a pass is in recurrence.cu.
+#ifndef LSTM_FAST_CUDA_KERNELS_H_
+#define LSTM_FAST_CUDA_KERNELS_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "cuda/recurrence.h"
+
+namespace lstm_fast::cuda {
+
+// The real timesteps of every row, found on the device. All null where there is no mask.
+struct Plan {
+  int32_t* order;  // [B]: rows by falling count, ties in their order
+  int32_t* count;  // [B]: number of real timesteps
+  int32_t* first;  // [B]: the first of them where they are contiguous, else -1
+  int32_t* steps;  // [B, T]: their places, ascending; written for rows that are not contiguous
+};
+
+constexpr int64_t PlanInts(int64_t batch, int64_t time) { return batch * (3 + time); }
+
+struct PlanCall {
+  const bool* mask;  // [B, T]
+  int64_t batch, time;
+  Plan plan;
+};
+
+struct ForwardCall {
+  Inputs inputs;
+  ForwardArguments arguments;
+  Cut cut;
+  Plan plan;
+  void* exchange;      // Exchange::kGrid: ExchangeBytes() bytes for each group
+  unsigned* counters;  // Exchange::kGrid: one for each group, zero at launch
+};
+
+struct BackwardCall {
+  Inputs inputs;
+  BackwardArguments arguments;
+  Cut cut;
+  Plan plan;
+  void* exchange;
+  unsigned* counters;
+};
+
+// Completes an array [B, T, features] at masked timesteps, after a pass has written the real ones.
+struct FillCall {
+  const bool* mask;  // [B, T]
+  int64_t batch, time;
+  int64_t row_bytes;      // of a timestep: a multiple of 2
+  int64_t offset, bytes;  // the part of a timestep that is filled
+  bool carry;             // with the value of the previous real timestep, zero where there is none; otherwise zero
+  bool reversed;          // the recurrence runs backward in time, and the previous timestep is a later one
+  bool flipped;           // timestep t is at [T - 1 - t] of the array, not at [t]
+  void* array;
+};
+
+using PlanKernel = void (*)(PlanCall);
+using FillKernel = void (*)(FillCall);
+using ForwardKernel = void (*)(ForwardCall);
+using BackwardKernel = void (*)(BackwardCall);
+
+// One compiled pair of recurrence kernels. `registers` fragments of the recurrent kernel per warp stay in registers; a
+// fragment is 16 bytes for each of the warp's 32 lanes.
+struct Variant {
+  const char* name;
+  DType dtype;
+  Precision precision;
+  bool tensor_cores;
+  int rows;          // that a warp computes at once
+  int registers;     // fragments
+  bool dropout;      // has recurrent dropout
+  int most_threads;  // of a block
+  ForwardKernel forward;
+  BackwardKernel backward;
+};
+
+const std::vector<Variant>& Variants();
+
+constexpr int kFragmentBytes = 512;
+constexpr int kWarpUnits = 8;  // a warp of the forward pass computes the four gates of so many units at once
+
+// What follows from a cut; the sizes are explained in layout.h. ExchangeBytes() is for one group.
+int64_t SharedBytes(const Problem& problem, const Variant& variant, const Cut& cut, bool backward);
+int64_t ExchangeBytes(const Problem& problem, const Variant& variant, const Cut& cut, bool backward);
+// Fragments of the recurrent kernel that a warp has to do with, in registers and elsewhere.
+int64_t WarpFragments(const Problem& problem, const Variant& variant, const Cut& cut, bool backward);
+
+// PlanRows and FillMasked are in plan.h.
+constexpr int kPlanThreads = 1024;
+
+}  // namespace lstm_fast::cuda
+
+#endif  // LSTM_FAST_CUDA_KERNELS_H_

@@ -1,0 +1,346 @@
+// The product of a group's rows with a block's share of the recurrent kernel, A h: A is the transposed share, which
+// stays where it is for the whole sequence, in registers as far as they go, then in shared memory; what fits neither is
+// read anew in every step. A policy says how a warp computes it: multiply-add, or tensor cores on one of their types.
+//
+// A policy's lanes hold rows m of A for one job. Forward, ForwardRow() gives m's gate and unit, and after the product
+// lane 4 g + t has all four gates of unit g for the rows of the batch that RowOf(slot, t) gives. Backward, m is a unit.
+#ifndef LSTM_FAST_CUDA_PRODUCT_H_
+#define LSTM_FAST_CUDA_PRODUCT_H_
+
+#include <cstdint>
+
+#include "cuda/device.h"
+#include "cuda/layout.h"
+
+namespace lstm_fast::cuda {
+
+struct Lane {
+  int index, g, t;
+};
+
+LSTM_FAST_DEVICE Lane ThisLane() {
+  const int index = Thread() % 32;
+  return {index, index / 4, index % 4};
+}
+
+struct GateUnit {
+  int gate, unit;
+};
+
+// The four gates of a unit for the rows of the batch that a lane finishes.
+template <class Real, int kSlots>
+struct Gates {
+  Real value[4][kSlots];
+};
+
+// Multiply-add: a lane computes one column of the gates for all rows.
+template <class T, class RealType, int kRowCount>
+struct MultiplyAddPolicy {
+  using Element = T;
+  using Real = RealType;
+  using Operand = RealType;
+  static constexpr bool kTensorCores = false;
+  static constexpr Tile kTile = TileOf(sizeof(Real) == 8 ? DType::kFloat64 : DType::kFloat32, false);
+  static constexpr int kRows = kRowCount;
+  static constexpr int kSlots = kRows >= 4 ? kRows / 4 : 1;
+  static constexpr int kFragments = 1;  // of a job forward, for each kTile.depth terms
+
+  struct Sums {
+    Real value[kRows];
+  };
+  struct Terms {
+    Words words[kRows];
+  };
+
+  static LSTM_FAST_DEVICE GateUnit ForwardRow(int, int m) { return {m % 4, m / 4}; }
+  static LSTM_FAST_DEVICE int RowOf(int slot, int t) { return kRows >= 4 ? t * kSlots + slot : t; }
+  static LSTM_FAST_DEVICE Operand ToOperand(Real value) { return value; }
+
+  // The lane's part of a fragment whose terms begin at k; at(m, k) is an element of A.
+  template <class At>
+  static LSTM_FAST_DEVICE Words Fragment(const At& at, const Lane& lane, int k) {
+    Words words;
+    Real values[kTile.depth];
+    LSTM_FAST_UNROLL
+    for (int i = 0; i < kTile.depth; ++i) values[i] = at(lane.index, k + i);
+    memcpy(&words, values, sizeof words);
+    return words;
+  }
+
+  static LSTM_FAST_DEVICE Terms Load(Shared<const Operand> operand, int stride, int k, const Lane&) {
+    Terms terms;
+    LSTM_FAST_UNROLL
+    for (int r = 0; r < kRows; ++r) terms.words[r] = *Cast<const Words>(operand + (r * stride + k));
+    return terms;
+  }
+
+  static LSTM_FAST_DEVICE void Accumulate(Sums& sums, const Words& fragment, const Terms& terms) {
+    Real a[kTile.depth];
+    memcpy(a, &fragment, sizeof a);
+    LSTM_FAST_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      Real b[kTile.depth];
+      memcpy(b, &terms.words[r], sizeof b);
+      LSTM_FAST_UNROLL
+      for (int i = 0; i < kTile.depth; ++i) sums.value[r] = MultiplyAdd(a[i], b[i], sums.value[r]);
+    }
+  }
+
+  // With recurrent dropout every gate has operands of its own, `gate_stride` elements apart; lane t computes gate t.
+  static LSTM_FAST_DEVICE Shared<const Operand> OfGate(Shared<const Operand> operand, int gate_stride, int,
+                                                       const Lane& lane) {
+    return operand + lane.t * gate_stride;
+  }
+
+  // Lanes of the same g exchange what they computed: each had one gate of all rows and gets all gates of its rows.
+  static LSTM_FAST_DEVICE Gates<Real, kSlots> Finish(const Sums (&sums)[1][2], const Lane& lane, bool) {
+    Gates<Real, kSlots> gates;
+    LSTM_FAST_UNROLL
+    for (int step = 0; step < 4; ++step) {
+      const int partner = lane.t ^ step;
+      LSTM_FAST_UNROLL
+      for (int slot = 0; slot < kSlots; ++slot) {
+        Real mine = sums[0][0].value[0];
+        LSTM_FAST_UNROLL
+        for (int t = 0; t < 4; ++t) {
+          const int row = RowOf(slot, t);
+          if (row < kRows && t == partner) mine = sums[0][0].value[row];
+        }
+        const Real theirs = step == 0 ? mine : ShuffleXor(mine, step);
+        LSTM_FAST_UNROLL
+        for (int gate = 0; gate < 4; ++gate) {
+          if (gate == partner) gates.value[gate][slot] = theirs;
+        }
+      }
+    }
+    return gates;
+  }
+
+  // Calls put(m, row, sum) for every sum of a backward job that the lane has.
+  template <class Put>
+  static LSTM_FAST_DEVICE void ForEach(const Sums& sums, const Lane& lane, const Put& put) {
+    LSTM_FAST_UNROLL
+    for (int r = 0; r < kRows; ++r) put(lane.index, r, sums.value[r]);
+  }
+};
+
+// Tensor cores. A [16, K] holds the recurrent kernel and B [K, 8] the rows of the batch, which may be few, so that
+// nothing is computed for more than 7 rows that are not there. A warp takes kBlocks times 8 rows at once.
+template <class Self, class T, DType kDType, int kBlocks>
+struct TensorPolicy {
+  using Element = T;
+  using Real = float;
+  using Operand = T;
+  static constexpr bool kTensorCores = true;
+  static constexpr Tile kTile = TileOf(kDType, true);
+  static constexpr int kRows = 8 * kBlocks;
+  static constexpr int kSlots = 2 * kBlocks;
+  static constexpr int kFragments = 2;
+
+  struct Sums {
+    float value[kBlocks][4];
+  };
+  struct Terms {
+    uint32_t words[kBlocks][2];
+  };
+
+  static LSTM_FAST_DEVICE GateUnit ForwardRow(int fragment, int m) { return {2 * fragment + m / 8, m % 8}; }
+  static LSTM_FAST_DEVICE int RowOf(int slot, int t) { return slot / 2 * 8 + 2 * t + slot % 2; }
+
+  static LSTM_FAST_DEVICE Terms Load(Shared<const Operand> operand, int stride, int k, const Lane& lane) {
+    Terms terms;
+    LSTM_FAST_UNROLL
+    for (int block = 0; block < kBlocks; ++block) {
+      Self::LoadBlock(operand + ((block * 8 + lane.g) * stride + k), lane, terms.words[block]);
+    }
+    return terms;
+  }
+
+  static LSTM_FAST_DEVICE void Accumulate(Sums& sums, const Words& fragment, const Terms& terms) {
+    LSTM_FAST_UNROLL
+    for (int block = 0; block < kBlocks; ++block) {
+      Self::MultiplyBlock(sums.value[block], fragment.word, terms.words[block]);
+    }
+  }
+
+  static LSTM_FAST_DEVICE Shared<const Operand> OfGate(Shared<const Operand> operand, int gate_stride, int gate,
+                                                       const Lane&) {
+    return operand + gate * gate_stride;
+  }
+
+  // Fragment i holds gates 2 i, in rows 0 to 7, and 2 i + 1; with recurrent dropout each is good in sums of its own.
+  static LSTM_FAST_DEVICE Gates<float, kSlots> Finish(const Sums (&sums)[2][2], const Lane&, bool dropout) {
+    Gates<float, kSlots> gates;
+    LSTM_FAST_UNROLL
+    for (int gate = 0; gate < 4; ++gate) {
+      LSTM_FAST_UNROLL
+      for (int slot = 0; slot < kSlots; ++slot) {
+        const Sums& of_gate = sums[gate / 2][dropout ? gate % 2 : 0];
+        gates.value[gate][slot] = of_gate.value[slot / 2][gate % 2 * 2 + slot % 2];
+      }
+    }
+    return gates;
+  }
+
+  template <class Put>
+  static LSTM_FAST_DEVICE void ForEach(const Sums& sums, const Lane& lane, const Put& put) {
+    LSTM_FAST_UNROLL
+    for (int block = 0; block < kBlocks; ++block) {
+      LSTM_FAST_UNROLL
+      for (int i = 0; i < 4; ++i) put(lane.g + 8 * (i / 2), block * 8 + 2 * lane.t + i % 2, sums.value[block][i]);
+    }
+  }
+};
+
+// float32 operands, of which the tensor cores see 10 bits of mantissa; or, kSplit, which are split into two such parts.
+// The product of the two small parts, below 2^-22 of the whole, is left out.
+template <int kBlocks, bool kSplit>
+struct Tf32Policy : TensorPolicy<Tf32Policy<kBlocks, kSplit>, float, DType::kFloat32, kBlocks> {
+  static LSTM_FAST_DEVICE float ToOperand(float value) { return kSplit ? value : FloatOf(RoundToTf32(value)); }
+
+  template <class At>
+  static LSTM_FAST_DEVICE Words Fragment(const At& at, const Lane& lane, int k) {
+    Words words;
+    LSTM_FAST_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      words.word[i] = BitsOf(ToOperand(at(lane.g + i % 2 * 8, k + lane.t + i / 2 * 4)));
+    }
+    return words;
+  }
+
+  static LSTM_FAST_DEVICE void LoadBlock(Shared<const float> row, const Lane& lane, uint32_t (&words)[2]) {
+    words[0] = BitsOf(float{row[lane.t]});
+    words[1] = BitsOf(float{row[lane.t + 4]});
+  }
+
+  static LSTM_FAST_DEVICE void MultiplyBlock(float (&sums)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+    if constexpr (kSplit) {
+      uint32_t a_large[4], a_small[4], b_large[2], b_small[2];
+      Split(a, a_large, a_small);
+      Split(b, b_large, b_small);
+      MultiplyTf32(sums, a_small, b_large);
+      MultiplyTf32(sums, a_large, b_small);
+      MultiplyTf32(sums, a_large, b_large);
+    } else {
+      MultiplyTf32(sums, a, b);
+    }
+  }
+
+ private:
+  template <int kCount>
+  static LSTM_FAST_DEVICE void Split(const uint32_t (&whole)[kCount], uint32_t (&large)[kCount],
+                                     uint32_t (&small)[kCount]) {
+    LSTM_FAST_UNROLL
+    for (int i = 0; i < kCount; ++i) {
+      large[i] = RoundToTf32(FloatOf(whole[i]));
+      small[i] = RoundToTf32(FloatOf(whole[i]) - FloatOf(large[i]));
+    }
+  }
+};
+
+// float16 or bfloat16.
+template <class T, int kBlocks>
+struct HalfPolicy : TensorPolicy<HalfPolicy<T, kBlocks>, T, DType::kFloat16, kBlocks> {
+  static LSTM_FAST_DEVICE T ToOperand(float value) { return To<T>::From(value); }
+
+  template <class At>
+  static LSTM_FAST_DEVICE Words Fragment(const At& at, const Lane& lane, int k) {
+    Words words;
+    LSTM_FAST_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      const int m = lane.g + i % 2 * 8;
+      const int first = k + 2 * lane.t + i / 2 * 8;
+      const uint32_t low = To<T>::From(at(m, first)).bits, high = To<T>::From(at(m, first + 1)).bits;
+      words.word[i] = low | high << 16;
+    }
+    return words;
+  }
+
+  static LSTM_FAST_DEVICE void LoadBlock(Shared<const T> row, const Lane& lane, uint32_t (&words)[2]) {
+    const Shared<const uint32_t> pairs = Cast<const uint32_t>(row);
+    words[0] = pairs[lane.t];
+    words[1] = pairs[lane.t + 4];
+  }
+
+  static LSTM_FAST_DEVICE void MultiplyBlock(float (&sums)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+    Multiply16(T{}, sums, a, b);
+  }
+};
+
+// Where the fragments of a warp's jobs are. In the order of jobs, the first kRegisters of the first job are in
+// registers, the next in shared memory, and the rest is read from the recurrent kernel itself.
+template <class Policy, int kRegisters>
+struct Fragments {
+  Words held[kRegisters];
+  Shared<Words> kept;  // [kept_count][32]
+  int kept_count;
+  int job_fragments;  // of a job
+
+  LSTM_FAST_DEVICE int InRegisters() const { return kRegisters < job_fragments ? kRegisters : job_fragments; }
+
+  // Loads what stays on chip of so many jobs; source(job, fragment) is the lane's part of a fragment.
+  template <class Source>
+  LSTM_FAST_DEVICE void Fill(const Source& source, int jobs, const Lane& lane) {
+    LSTM_FAST_UNROLL
+    for (int f = 0; f < kRegisters; ++f) held[f] = jobs > 0 && f < job_fragments ? source(0, f) : Words{};
+    const int in_registers = InRegisters();
+    for (int i = 0; i < kept_count; ++i) {
+      const int f = i + in_registers;
+      if (f < jobs * job_fragments) kept[i * 32 + lane.index] = source(f / job_fragments, f % job_fragments);
+    }
+  }
+
+  template <class Source>
+  LSTM_FAST_DEVICE Words Get(const Source& source, int job, int f, const Lane& lane) const {
+    const int i = job * job_fragments + f - InRegisters();
+    if (i < kept_count) return kept[i * 32 + lane.index];
+    return source(job, f);
+  }
+};
+
+// Adds a job's product to the sums: of kFragments fragments for each Policy::kTile.depth terms, each with the one
+// operand, or, kDropout, with an operand for each of its two gates.
+template <int kFragments, bool kDropout, class Policy, int kRegisters, class Source>
+LSTM_FAST_DEVICE void MultiplyJob(const Fragments<Policy, kRegisters>& fragments, const Source& source, int job,
+                                  int depth_tiles, Shared<const typename Policy::Operand> operand, int stride,
+                                  int gate_stride, const Lane& lane, typename Policy::Sums (&sums)[kFragments][2]) {
+  const auto accumulate = [&](int tile, const Words(&words)[kFragments]) {
+    const int k = tile * Policy::kTile.depth;
+    if constexpr (kDropout) {
+      LSTM_FAST_UNROLL
+      for (int i = 0; i < kFragments; ++i) {
+        LSTM_FAST_UNROLL
+        for (int half = 0; half < kFragments; ++half) {
+          const auto of_gate = Policy::OfGate(operand, gate_stride, 2 * i + half, lane);
+          Policy::Accumulate(sums[i][half], words[i], Policy::Load(of_gate, stride, k, lane));
+        }
+      }
+    } else {
+      const typename Policy::Terms terms = Policy::Load(operand, stride, k, lane);
+      LSTM_FAST_UNROLL
+      for (int i = 0; i < kFragments; ++i) Policy::Accumulate(sums[i][0], words[i], terms);
+    }
+  };
+  constexpr int kTilesHeld = kRegisters / kFragments;
+  int tile = 0;
+  if (job == 0) {  // without a branch: fragments that a short sum does not have are zero, whatever they multiply
+    LSTM_FAST_UNROLL
+    for (int i = 0; i < kTilesHeld; ++i) {
+      Words words[kFragments];
+      LSTM_FAST_UNROLL
+      for (int f = 0; f < kFragments; ++f) words[f] = fragments.held[i * kFragments + f];
+      accumulate(i, words);
+    }
+    tile = kTilesHeld;
+  }
+  for (; tile < depth_tiles; ++tile) {
+    Words words[kFragments];
+    LSTM_FAST_UNROLL
+    for (int f = 0; f < kFragments; ++f) words[f] = fragments.Get(source, job, tile * kFragments + f, lane);
+    accumulate(tile, words);
+  }
+}
+
+}  // namespace lstm_fast::cuda
+
+#endif  // LSTM_FAST_CUDA_PRODUCT_H_

@@ -1,0 +1,171 @@
+// The schedule of a pass: which launches, in which order, on which memory.
+//
+// With a mask, a launch before the recurrence finds the real timesteps of every row, and one or more after it complete
+// what the recurrence, which visits these only, leaves out.
+#include <algorithm>
+#include <atomic>
+
+#include "cuda/kernels.h"
+#include "cuda/plan.h"
+#include "cuda/recurrence.h"
+#include "cuda/runtime.h"
+#include "cuda/select.h"
+
+namespace lstm_fast::cuda {
+namespace {
+
+std::atomic<int64_t> forward_calls{0}, backward_calls{0};
+
+int64_t AlignUp(int64_t bytes) { return (bytes + kScratchAlignment - 1) / kScratchAlignment * kScratchAlignment; }
+
+const Variant& VariantOf(const Cut& cut) { return Variants()[static_cast<size_t>(cut.variant)]; }
+
+// Where things are in the scratch memory: the plan, counters, what groups exchange.
+struct Scratch {
+  Scratch(const Problem& problem, bool masked, const Cut& cut, Pass pass) {
+    const bool grid = cut.exchange == Exchange::kGrid;
+    plan_bytes = masked ? PlanInts(problem.batch, problem.time) * int64_t{sizeof(int32_t)} : 0;
+    counters = AlignUp(plan_bytes);
+    counter_bytes = grid ? cut.groups * int64_t{sizeof(unsigned)} : 0;
+    exchange = AlignUp(counters + counter_bytes);
+    bytes = exchange + (grid ? cut.groups * ExchangeBytes(problem, VariantOf(cut), cut, pass == Pass::kBackward) : 0);
+  }
+
+  int64_t plan_bytes, counters, counter_bytes, exchange, bytes;
+};
+
+bool HasDropout(const Inputs& inputs) { return inputs.direction[0].recurrent_dropout != nullptr; }
+
+// Launches everything of one call.
+class Schedule {
+ public:
+  Schedule(const Inputs& inputs, Pass pass, void* memory, const Device& device, Stream stream)
+      : inputs_(inputs),
+        problem_(inputs.problem),
+        cut_(ChooseOnDevice(problem_, HasDropout(inputs), pass, device).cut),
+        scratch_(problem_, inputs.mask != nullptr, cut_, pass),
+        memory_(static_cast<char*>(memory)),
+        device_(device),
+        stream_(stream) {}
+
+  template <class Call, class Arguments>
+  void RunRecurrence(void (*Variant::*kernel)(Call), const Arguments& arguments) {
+    const Variant& variant = VariantOf(cut_);
+    Call call{};
+    call.inputs = inputs_;
+    call.arguments = arguments;
+    call.cut = cut_;
+    if (inputs_.mask) call.plan = FindRealTimesteps();
+    if (cut_.exchange == Exchange::kGrid) {
+      call.counters = reinterpret_cast<unsigned*>(memory_ + scratch_.counters);
+      call.exchange = memory_ + scratch_.exchange;
+      Clear(call.counters, scratch_.counter_bytes, stream_);
+    }
+    const Grid grid = {cut_.groups * cut_.blocks, cut_.warps * 32,
+                       cut_.exchange == Exchange::kCluster ? cut_.blocks : 1, cut_.exchange == Exchange::kGrid,
+                       cut_.shared_bytes};
+    Launch(variant.*kernel, variant.name, grid, call, stream_);
+  }
+
+  // y, after the pass: each direction has a previous timestep of its own.
+  void FillOutputs(void* y) {
+    if (!inputs_.mask || !problem_.return_sequences) return;
+    const int64_t part = problem_.units * SizeOf(problem_.dtype);
+    if (problem_.zero_output_for_mask) {
+      Fill(y, problem_.directions * part, 0, problem_.directions * part, false, false);
+      return;
+    }
+    for (int n = 0; n < problem_.directions; ++n) {
+      Fill(y, problem_.directions * part, n * part, part, true,
+           problem_.directions == 2 ? n == 1 : problem_.go_backwards);
+    }
+  }
+
+  // An array [B, T, features] in the order of the input.
+  void FillZeros(void* array, int64_t features) {
+    if (!inputs_.mask || !array) return;
+    const int64_t bytes = features * SizeOf(problem_.dtype);
+    Launch(&FillMasked, "FillMasked", FillGrid(),
+           FillCall{inputs_.mask, problem_.batch, problem_.time, bytes, 0, bytes, false, false, false, array}, stream_);
+  }
+
+ private:
+  Plan FindRealTimesteps() {
+    int32_t* ints = reinterpret_cast<int32_t*>(memory_);
+    const Plan plan = {ints, ints + problem_.batch, ints + 2 * problem_.batch, ints + 3 * problem_.batch};
+    Launch(&PlanRows, "PlanRows", {1, kPlanThreads, 1, false, 0},
+           PlanCall{inputs_.mask, problem_.batch, problem_.time, plan}, stream_);
+    return plan;
+  }
+
+  void Fill(void* y, int64_t row_bytes, int64_t offset, int64_t bytes, bool carry, bool reversed) {
+    const bool flipped = problem_.directions == 1 && problem_.go_backwards;
+    Launch(&FillMasked, "FillMasked", FillGrid(),
+           FillCall{inputs_.mask, problem_.batch, problem_.time, row_bytes, offset, bytes, carry, reversed, flipped, y},
+           stream_);
+  }
+
+  // A warp for every timestep, up to what the device holds at once.
+  Grid FillGrid() const {
+    constexpr int kThreads = 256;
+    const int64_t wanted = (problem_.batch * problem_.time * 32 + kThreads - 1) / kThreads;
+    return {static_cast<int>(std::clamp<int64_t>(wanted, 1, 8 * device_.multiprocessors)), kThreads, 1, false, 0};
+  }
+
+  const Inputs& inputs_;
+  const Problem& problem_;
+  const Cut cut_;
+  const Scratch scratch_;
+  char* const memory_;
+  const Device& device_;
+  const Stream stream_;
+};
+
+int64_t ResidentGroups(const Variant& variant, const Cut& cut, Pass pass, const Device& device) {
+  const auto of = [&](auto kernel) -> int64_t {
+    const int threads = cut.warps * 32;
+    if (cut.exchange == Exchange::kCluster && cut.blocks > 1) {
+      return ResidentClusters(kernel, cut.blocks, threads, cut.shared_bytes);
+    }
+    return int64_t{device.multiprocessors} * ResidentBlocks(kernel, threads, cut.shared_bytes) / cut.blocks;
+  };
+  return pass == Pass::kForward ? of(variant.forward) : of(variant.backward);
+}
+
+}  // namespace
+
+Choice ChooseOnDevice(const Problem& problem, bool dropout, Pass pass, const Device& device) {
+  return Choose(problem, dropout, pass, device,
+                [&](const Variant& variant, const Cut& cut) { return ResidentGroups(variant, cut, pass, device); });
+}
+
+int64_t ScratchBytes(const Problem& problem, bool masked, bool dropout, const Device& device) {
+  if (problem.batch == 0) return 0;
+  int64_t bytes = 0;
+  for (const Pass pass : {Pass::kForward, Pass::kBackward}) {
+    bytes = std::max(bytes, Scratch(problem, masked, ChooseOnDevice(problem, dropout, pass, device).cut, pass).bytes);
+  }
+  return bytes;
+}
+
+void Forward(const Inputs& inputs, const ForwardArguments& arguments, const Device& device, Stream stream) {
+  ++forward_calls;
+  if (inputs.problem.batch == 0) return;
+  Schedule schedule(inputs, Pass::kForward, arguments.scratch, device, stream);
+  schedule.RunRecurrence(&Variant::forward, arguments);
+  schedule.FillOutputs(arguments.y);
+}
+
+void Backward(const Inputs& inputs, const BackwardArguments& arguments, const Device& device, Stream stream) {
+  ++backward_calls;
+  const Problem& p = inputs.problem;
+  if (p.batch == 0) return;
+  Schedule schedule(inputs, Pass::kBackward, arguments.scratch, device, stream);
+  schedule.RunRecurrence(&Variant::backward, arguments);
+  schedule.FillZeros(arguments.dz, p.directions * 4 * p.units);
+  schedule.FillZeros(arguments.h_prev, p.directions * p.units);
+}
+
+CallCounts GetCallCounts() { return {forward_calls.load(), backward_calls.load()}; }
+
+}  // namespace lstm_fast::cuda

@@ -1,0 +1,333 @@
+// Selection by enumeration: every combination of kernel, exchange, blocks and rows that the device can run is given an
+// estimate of its time, and the cheapest wins, the first among equals.
+#include "cuda/select.h"
+
+#include <algorithm>
+#include <map>
+#include <mutex>
+#include <set>
+#include <stdexcept>
+#include <tuple>
+#include <vector>
+
+namespace lstm_fast::cuda {
+namespace {
+
+int64_t CeilDivide(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// The cost model, in cycles of a multiprocessor. The numbers are estimates from data sheets (A100, H100), to be
+// replaced by measurements.
+constexpr double kCyclesOfMicrosecond = 1700;
+constexpr double kEfficiency = 0.6;          // of what a multiprocessor does at most, that kernels reach
+constexpr double kSharedBytesOfCycle = 128;  // shared memory, of one multiprocessor
+constexpr double kClusterBytesOfCycle = 32;  // distributed shared memory, of one multiprocessor
+constexpr double kGlobalBytesOfCycle = 24;   // L2, of one multiprocessor
+constexpr double kCellCycles = 0.5;          // sigmoid and tanh of a unit in a row, by all threads of a multiprocessor
+constexpr double kStepMicroseconds = 0.15;   // of a timestep, whatever there is to do
+constexpr double kLatency[] = {0.1, 0.5, 1.2};  // microseconds of an exchange by block, cluster, grid
+
+// What of a fragment's work depends on the kernel.
+struct Rates {
+  double math;     // cycles of a multiprocessor
+  double operand;  // cycles of its shared memory for the other factor
+  double chain;    // cycles of a single warp
+};
+
+Rates RatesOf(const Variant& variant) {
+  const double rows = variant.rows;
+  // A fragment has 4 terms for each of a warp's lanes (float64: 2, at half the rate), and the other factor of a row
+  // comes in one load.
+  if (!variant.tensor_cores) return {rows, rows, 4 * rows};
+  const double products = variant.precision == Precision::kTf32x3 ? 3 : 1;
+  return {products * rows / 4, rows / 4, 16 * products * std::max(1.0, rows / 16)};
+}
+
+class Selection {
+ public:
+  Selection(const Problem& problem, bool dropout, Pass pass, const Device& device, const ResidentQuery& resident,
+            const Forced& forced)
+      : problem_(problem),
+        dropout_(dropout),
+        backward_(pass == Pass::kBackward),
+        device_(device),
+        resident_(resident),
+        forced_(forced) {}
+
+  std::optional<Choice> Best() {
+    const std::vector<Variant>& variants = Variants();
+    for (size_t i = 0; i < variants.size(); ++i) {
+      const Variant& variant = variants[i];
+      if (!Fits(variant)) continue;
+      for (const Exchange exchange : {Exchange::kBlock, Exchange::kCluster, Exchange::kGrid}) {
+        if (forced_.exchange && *forced_.exchange != exchange) continue;
+        for (const int units : UnitsOfBlocks(variant, exchange)) {
+          for (const int rows : RowsOfGroups(variant)) {
+            Cut cut{};
+            cut.variant = static_cast<int>(i);
+            cut.exchange = exchange;
+            cut.units = units;
+            cut.blocks = static_cast<int>(CeilDivide(problem_.units, units));
+            cut.rows = rows;
+            Consider(variant, cut);
+          }
+        }
+      }
+    }
+    return best_;
+  }
+
+ private:
+  // Whether the kernel computes this problem and the device runs it.
+  bool Fits(const Variant& variant) const {
+    const bool has_tensor_cores = device_.major >= 8;
+    if (variant.dtype != problem_.dtype || variant.dropout != dropout_) return false;
+    if (variant.tensor_cores && !has_tensor_cores) return false;
+    if (problem_.dtype == DType::kFloat32) {
+      // Exact products serve whoever asks for less.
+      const Precision precision = has_tensor_cores ? problem_.precision : Precision::kExact;
+      if (variant.precision != precision) return false;
+    }
+    return !forced_.variant || *forced_.variant == variant.name;
+  }
+
+  // Numbers of units that a block may own, each of which leads to another number of blocks.
+  std::vector<int> UnitsOfBlocks(const Variant& variant, Exchange exchange) const {
+    // Tensor cores take 16 terms of a half type at once, which in the backward pass are units of the block.
+    const int step = variant.tensor_cores && problem_.dtype != DType::kFloat32 ? 16 : kWarpUnits;
+    const auto units_of = [&](int64_t blocks) {
+      return static_cast<int>(CeilDivide(CeilDivide(problem_.units, blocks), step) * step);
+    };
+    std::vector<int64_t> wanted;
+    if (forced_.blocks) {
+      wanted = {*forced_.blocks};
+    } else if (exchange == Exchange::kBlock) {
+      wanted = {1};
+    } else if (exchange == Exchange::kCluster) {
+      wanted = {2, 4, 8, 16};
+    } else {
+      const int64_t most = std::min<int64_t>(device_.multiprocessors, CeilDivide(problem_.units, step));
+      for (int64_t blocks = 2; blocks < most; blocks += std::max<int64_t>(1, blocks / 8)) wanted.push_back(blocks);
+      wanted.push_back(std::max<int64_t>(2, most));
+    }
+    std::set<int, std::greater<>> all;
+    for (const int64_t blocks : wanted) {
+      const int units = units_of(blocks);
+      const int64_t found = CeilDivide(problem_.units, units);
+      if (forced_.blocks && found != blocks) continue;
+      if (exchange == Exchange::kBlock ? found == 1 : found > 1 || forced_.blocks) all.insert(units);
+    }
+    return {all.begin(), all.end()};
+  }
+
+  std::vector<int> RowsOfGroups(const Variant& variant) const {
+    if (forced_.rows) {
+      return *forced_.rows % variant.rows == 0 ? std::vector<int>{*forced_.rows} : std::vector<int>{};
+    }
+    std::vector<int> all;
+    for (const int times : {1, 2, 3, 4, 6, 8, 12, 16}) {
+      if (times > 1 && int64_t{times - 1} * variant.rows >= problem_.batch) break;
+      all.push_back(times * variant.rows);
+    }
+    return all;
+  }
+
+  void Consider(const Variant& variant, Cut& cut) {
+    if (cut.exchange == Exchange::kCluster && (device_.major < 9 || cut.blocks > 16)) return;
+    SetWarps(variant, cut);
+    cut.shared_bytes = SharedBytes(problem_, variant, cut, backward_);
+    if (cut.shared_bytes > device_.shared_bytes) return;
+    Choice choice{};
+    choice.fragments = WarpFragments(problem_, variant, cut, backward_);
+    const int64_t room = (device_.shared_bytes - cut.shared_bytes) / (int64_t{cut.warps} * kFragmentBytes);
+    cut.fragments_shared = std::clamp<int64_t>(choice.fragments - variant.registers, 0, room);
+    cut.shared_bytes = SharedBytes(problem_, variant, cut, backward_);
+    choice.fragments_streamed = std::max<int64_t>(0, choice.fragments - variant.registers - cut.fragments_shared);
+    const int64_t sets = problem_.directions * CeilDivide(problem_.batch, cut.rows);
+    // The device is asked only about what could be the best if it held everything at once.
+    choice.cut = cut;
+    choice.cut.groups = static_cast<int>(std::min<int64_t>(sets, device_.multiprocessors));
+    if (best_ && StepMicroseconds(variant, choice) >= best_->microseconds) return;
+    const int64_t groups = Groups(sets, Resident(variant, cut));
+    if (groups == 0) return;
+    choice.cut.groups = static_cast<int>(groups);
+    choice.microseconds = static_cast<double>(CeilDivide(sets, groups)) * StepMicroseconds(variant, choice);
+    if (!best_ || choice.microseconds < best_->microseconds) best_ = choice;
+  }
+
+  // Forward, a warp has a job of 8 units, or as few more as the block's greatest size allows. Backward, the block has
+  // as many warps, and the sums are split so that there is a job for each.
+  void SetWarps(const Variant& variant, Cut& cut) const {
+    const int64_t jobs = cut.units / kWarpUnits;
+    cut.warps = static_cast<int>(CeilDivide(jobs, CeilDivide(jobs, variant.most_threads / 32)));
+    cut.splits = 1;
+    if (!backward_) return;
+    const int64_t tiles = CeilDivide(problem_.units, variant.tensor_cores ? 16 : 32);  // layout.h: backward_units
+    while (cut.splits < 4 && (dropout_ || tiles * cut.splits < cut.warps)) cut.splits *= 2;
+  }
+
+  int64_t Resident(const Variant& variant, const Cut& cut) {
+    const int cluster = cut.exchange == Exchange::kCluster ? cut.blocks : 0;
+    const int grid = cut.exchange == Exchange::kGrid ? cut.blocks : 1;
+    const auto [known, fresh] =
+        known_.try_emplace({cut.variant, cluster, grid, cut.warps, cut.shared_bytes}, int64_t{0});
+    if (fresh) known->second = resident_(variant, cut);
+    return known->second;
+  }
+
+  // A group keeps its direction, and with it its share of the recurrent kernel, if their number is even.
+  int64_t Groups(int64_t sets, int64_t resident) const {
+    const int64_t groups = std::min(sets, resident);
+    return groups < sets && groups > 1 ? groups - groups % problem_.directions : groups;
+  }
+
+  double StepMicroseconds(const Variant& variant, const Choice& choice) const {
+    const Cut& cut = choice.cut;
+    const Rates rates = RatesOf(variant);
+    const double passes = cut.rows / variant.rows, warps = cut.warps, rows = cut.rows;
+    const double fragments = static_cast<double>(choice.fragments), real = problem_.dtype == DType::kFloat64 ? 8 : 4;
+    // Blocks that share a multiprocessor.
+    const double share = static_cast<double>(CeilDivide(int64_t{cut.groups} * cut.blocks, device_.multiprocessors));
+    const double math = passes * warps * fragments * rates.math;
+    const double shared =
+        passes * warps *
+        (static_cast<double>(cut.fragments_shared) * kFragmentBytes / kSharedBytesOfCycle + fragments * rates.operand);
+    const double streamed = passes * warps * static_cast<double>(choice.fragments_streamed) * kFragmentBytes;
+    const double cells = rows * cut.units;
+    // What a block gets in a timestep: h of all units, or its units' parts of dh.
+    const double exchanged = real * (backward_ ? cells * cut.blocks * cut.splits : rows * double(problem_.units));
+    const double rate = cut.exchange == Exchange::kBlock     ? kSharedBytesOfCycle
+                        : cut.exchange == Exchange::kCluster ? kClusterBytesOfCycle
+                                                             : kGlobalBytesOfCycle;
+    const double work =
+        std::max(math, shared) / kEfficiency + streamed / kGlobalBytesOfCycle + cells * kCellCycles + exchanged / rate;
+    const double cycles = std::max(share * work, passes * fragments * rates.chain);
+    return cycles / kCyclesOfMicrosecond + kStepMicroseconds + kLatency[static_cast<int>(cut.exchange)];
+  }
+
+  const Problem& problem_;
+  const bool dropout_, backward_;
+  const Device& device_;
+  const ResidentQuery& resident_;
+  const Forced& forced_;
+  std::map<std::tuple<int, int, int, int, int64_t>, int64_t> known_;
+  std::optional<Choice> best_;
+};
+
+// What a choice depends on.
+using Key = std::tuple<Pass, DType, Precision, int64_t, int64_t, int, bool, int, int, int, int64_t, int64_t>;
+
+std::mutex mutex;
+Forced forced_passes[2];
+std::map<Key, Choice>& Known() {
+  static auto& known = *new std::map<Key, Choice>;
+  return known;
+}
+
+std::string Text(const Forced& forced) {
+  std::string text;
+  if (forced.variant) text += ", variant " + *forced.variant;
+  if (forced.exchange) text += std::string(", exchange ") + NameOf(*forced.exchange);
+  if (forced.blocks) text += ", blocks " + std::to_string(*forced.blocks);
+  if (forced.rows) text += ", rows " + std::to_string(*forced.rows);
+  return text.empty() ? text : "; forced: " + text.substr(2);
+}
+
+}  // namespace
+
+const char* NameOf(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return "float32";
+    case DType::kFloat64:
+      return "float64";
+    case DType::kFloat16:
+      return "float16";
+    case DType::kBFloat16:
+      return "bfloat16";
+  }
+  return "";
+}
+
+const char* NameOf(Precision precision) {
+  switch (precision) {
+    case Precision::kExact:
+      return "exact";
+    case Precision::kTf32:
+      return "tf32";
+    case Precision::kTf32x3:
+      return "tf32x3";
+  }
+  return "";
+}
+
+const char* NameOf(Pass pass) { return pass == Pass::kForward ? "forward" : "backward"; }
+
+const char* NameOf(Exchange exchange) {
+  switch (exchange) {
+    case Exchange::kBlock:
+      return "block";
+    case Exchange::kCluster:
+      return "cluster";
+    case Exchange::kGrid:
+      return "grid";
+  }
+  return "";
+}
+
+Choice Choose(const Problem& problem, bool dropout, Pass pass, const Device& device, const ResidentQuery& resident) {
+  // Many batch sizes may pass by: beyond so many, what was found is forgotten.
+  constexpr size_t kMostKnown = 4096;
+  const Key key = {
+      pass,    problem.dtype, problem.precision, problem.batch,          problem.units,       problem.directions,
+      dropout, device.major,  device.minor,      device.multiprocessors, device.shared_bytes, device.registers};
+  const std::lock_guard<std::mutex> lock(mutex);
+  const auto found = Known().find(key);
+  if (found != Known().end()) return found->second;
+  const Forced& forced = forced_passes[static_cast<int>(pass)];
+  const std::optional<Choice> choice = Selection(problem, dropout, pass, device, resident, forced).Best();
+  if (!choice) {
+    throw std::invalid_argument("lstm_fast: no CUDA kernel runs the " + std::string(NameOf(pass)) + " pass of " +
+                                NameOf(problem.dtype) + " with " + std::to_string(problem.units) + " units" +
+                                (dropout ? " and recurrent dropout" : "") + " on a device of compute capability " +
+                                std::to_string(device.major) + "." + std::to_string(device.minor) + " with " +
+                                std::to_string(device.shared_bytes) + " bytes of shared memory" + Text(forced));
+  }
+  if (Known().size() >= kMostKnown) Known().clear();
+  return Known()[key] = *choice;
+}
+
+std::string Describe(const Choice& choice, Pass pass) {
+  const Cut& cut = choice.cut;
+  const auto count = [](int64_t n, const char* noun) { return std::to_string(n) + " " + noun + (n == 1 ? "" : "s"); };
+  std::string text = std::string(NameOf(pass)) + ": kernel " + Variants()[static_cast<size_t>(cut.variant)].name + ", ";
+  text += count(cut.groups, "group") + " of " + count(cut.blocks, "block");
+  if (cut.exchange == Exchange::kCluster) text += " (cluster)";
+  if (cut.exchange == Exchange::kGrid) text += " (through global memory)";
+  text += ", each with " + count(cut.rows, "row") + " and " + count(cut.units, "unit") + " a block, " +
+          count(cut.warps, "warp") + ", " + std::to_string(cut.shared_bytes) + " bytes of shared memory; ";
+  text += choice.fragments_streamed == 0 ? "the recurrent kernel stays on chip"
+                                         : std::to_string(100 * choice.fragments_streamed / choice.fragments) +
+                                               " % of the recurrent kernel is read anew in every timestep";
+  return text;
+}
+
+void Force(Pass pass, const Forced& forced) {
+  if (forced.variant) {
+    const auto& variants = Variants();
+    const auto named = [&](const Variant& variant) { return variant.name == *forced.variant; };
+    if (std::none_of(variants.begin(), variants.end(), named)) {
+      throw std::invalid_argument("variant: expected one of variants(); found " + *forced.variant);
+    }
+  }
+  if (forced.blocks && *forced.blocks < 1) {
+    throw std::invalid_argument("blocks: expected 1 or more; found " + std::to_string(*forced.blocks));
+  }
+  if (forced.rows && *forced.rows < 1) {
+    throw std::invalid_argument("rows: expected 1 or more; found " + std::to_string(*forced.rows));
+  }
+  const std::lock_guard<std::mutex> lock(mutex);
+  forced_passes[static_cast<int>(pass)] = forced;
+  Known().clear();
+}
+
+}  // namespace lstm_fast::cuda

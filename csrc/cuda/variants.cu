@@ -1,0 +1,42 @@
+#include "cuda/variants.h"
+
+#include "cuda/kernels.h"
+#include "cuda/layout.h"
+
+namespace lstm_fast::cuda {
+namespace {
+
+Layout LayoutOf(const Problem& problem, const Variant& variant, const Cut& cut, bool backward) {
+  const Tile tile = TileOf(problem.dtype, variant.tensor_cores);
+  const int units = static_cast<int>(problem.units);
+  return backward ? BackwardLayout(tile, variant.registers, units, cut)
+                  : ForwardLayout(tile, variant.registers, units, cut, variant.dropout);
+}
+
+}  // namespace
+
+const std::vector<Variant>& Variants() {
+  static const std::vector<Variant> variants = [] {
+    std::vector<Variant> all;
+    for (const auto& some : {Float32Variants(), Tf32Variants(), Tf32x3Variants(), Float16Variants(),
+                             BFloat16Variants(), Float64Variants()}) {
+      all.insert(all.end(), some.begin(), some.end());
+    }
+    return all;
+  }();
+  return variants;
+}
+
+int64_t SharedBytes(const Problem& problem, const Variant& variant, const Cut& cut, bool backward) {
+  return LayoutOf(problem, variant, cut, backward).end;
+}
+
+int64_t ExchangeBytes(const Problem& problem, const Variant& variant, const Cut& cut, bool backward) {
+  return 2 * LayoutOf(problem, variant, cut, backward).exchange_size;
+}
+
+int64_t WarpFragments(const Problem& problem, const Variant& variant, const Cut& cut, bool backward) {
+  return FragmentsOf(LayoutOf(problem, variant, cut, backward), cut);
+}
+
+}  // namespace lstm_fast::cuda

@@ -1,0 +1,41 @@
+// The kernels that are compiled, by dtype. Each file variants_*.cu adds those of one dtype, so that they compile side by
+// side.
+#ifndef LSTM_FAST_CUDA_VARIANTS_H_
+#define LSTM_FAST_CUDA_VARIANTS_H_
+
+#include <vector>
+
+#include "cuda/backward.h"
+#include "cuda/forward.h"
+#include "cuda/kernels.h"
+#include "cuda/product.h"
+
+namespace lstm_fast::cuda {
+
+// A fragment takes 4 registers of a thread, so 16 of them leave a thread enough for blocks of 512 threads, 32 for 256.
+template <class Policy, int kRegisters, bool kDropout = false>
+Variant MakeVariant(const char* name, DType dtype, Precision precision) {
+  constexpr int kMostThreads = kRegisters > 16 ? 256 : 512;
+  return {name,
+          dtype,
+          precision,
+          Policy::kTensorCores,
+          Policy::kRows,
+          kRegisters,
+          kDropout,
+          kMostThreads,
+          &RunForward<Policy, kRegisters, kDropout, kMostThreads>,
+          &RunBackward<Policy, kRegisters, kDropout, kMostThreads>};
+}
+
+// A name says how many rows a warp computes at once, and how many fragments are in registers if more than 16.
+std::vector<Variant> Float32Variants();
+std::vector<Variant> Tf32Variants();
+std::vector<Variant> Tf32x3Variants();
+std::vector<Variant> Float16Variants();
+std::vector<Variant> BFloat16Variants();
+std::vector<Variant> Float64Variants();
+
+}  // namespace lstm_fast::cuda
+
+#endif  // LSTM_FAST_CUDA_VARIANTS_H_

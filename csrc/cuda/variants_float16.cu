@@ -1,0 +1,13 @@
+// Kernels for float16 on tensor cores.
+#include "cuda/variants.h"
+
+namespace lstm_fast::cuda {
+
+std::vector<Variant> Float16Variants() {
+  return {MakeVariant<HalfPolicy<Half, 1>, 16>("float16_8", DType::kFloat16, Precision::kExact),
+          MakeVariant<HalfPolicy<Half, 1>, 32>("float16_8_32", DType::kFloat16, Precision::kExact),
+          MakeVariant<HalfPolicy<Half, 4>, 16>("float16_32", DType::kFloat16, Precision::kExact),
+          MakeVariant<HalfPolicy<Half, 1>, 16, true>("float16_8_dropout", DType::kFloat16, Precision::kExact)};
+}
+
+}  // namespace lstm_fast::cuda

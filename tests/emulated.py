@@ -1,0 +1,101 @@
+"""The CUDA kernels, their schedule and their bindings, compiled for the processor: a module like `lstm_fast._cuda`, on a
+device that tests/emulation emulates. Building it takes a C++ compiler, and no part of CUDA.
+"""
+
+import concurrent.futures
+import fcntl
+import functools
+import hashlib
+import importlib.machinery
+import importlib.util
+import os
+import shutil
+import subprocess
+import sysconfig
+from pathlib import Path
+from types import ModuleType
+
+import pybind11
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BUILD = ROOT / "build" / "emulated"
+NAME = "_emulated"
+
+FLAGS = [
+    *("-std=c++17", "-fPIC", "-fvisibility=hidden", "-g1", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Werror"),
+    *("-DLSTM_FAST_EMULATED", f"-DLSTM_FAST_CUDA_MODULE={NAME}", '-DLSTM_FAST_VERSION="emulated"'),
+]
+# Headers of the emulation take the place of those of the same name.
+INCLUDES = [
+    *(f"-I{ROOT / folder}" for folder in ("tests/emulation", "csrc", "csrc/include")),
+    *("-isystem", pybind11.get_include(), "-isystem", sysconfig.get_paths()["include"]),
+]
+
+
+def load() -> ModuleType:
+    """Returns the module, compiled from the sources as they are; skips the test where there is no compiler."""
+    compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        pytest.skip("no C++ compiler for the emulated device")
+    return _load(compiler)
+
+
+@functools.cache
+def _load(compiler: str) -> ModuleType:
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with (BUILD / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # Keras's backends are tested side by side
+        path = _build(compiler)
+    loader = importlib.machinery.ExtensionFileLoader(NAME, str(path))
+    spec = importlib.util.spec_from_file_location(NAME, path, loader=loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    return module
+
+
+def sources() -> list[Path]:
+    """Files to compile, those that take longest first."""
+    kernels = [path for path in (ROOT / "csrc" / "cuda").glob("*.c[uc]") if path.name != "runtime.cu"]
+    bindings = [ROOT / "csrc" / "bindings" / f"{name}.cc" for name in _BINDINGS]
+    emulation = [path for path in (ROOT / "tests" / "emulation").glob("*.cc") if not path.name.startswith("test_")]
+    return [*bindings, *sorted(kernels, key=lambda path: -len(path.name)), *sorted(emulation)]
+
+
+_BINDINGS = ("cuda", "cuda_arguments", "xla_cuda", "xla_call", "array")
+
+
+def _build(compiler: str) -> Path:
+    """Compiles what is not compiled yet, and returns the module's path."""
+    version = subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
+    folders = (ROOT / "csrc", ROOT / "tests" / "emulation")
+    headers = sorted(path for folder in folders for path in folder.rglob("*.h"))
+    common = _hash(version, *map(str.encode, (*FLAGS, *INCLUDES)), *(path.read_bytes() for path in headers))
+    objects = {path: BUILD / f"{path.name}-{_hash(common, path.read_bytes()).hex()}.o" for path in sources()}
+    module = BUILD / f"{NAME}-{_hash(*(path.name.encode() for path in objects.values())).hex()}.so"
+    if not module.exists():
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            list(pool.map(functools.partial(_compile, compiler), objects.keys(), objects.values()))
+        _run([compiler, "-shared", *map(str, objects.values())], module)
+        for path in {*BUILD.glob("*.o"), *BUILD.glob("*.so")} - {module, *objects.values()}:
+            path.unlink()  # of other states of the sources
+    return module
+
+
+def _compile(compiler: str, source: Path, target: Path) -> None:
+    if not target.exists():
+        # The kernels and the machine below them are what tests wait for, the bindings what the compiler takes time for.
+        level = "-O0" if source.parent.name == "bindings" else "-O1"
+        _run([compiler, level, *FLAGS, *INCLUDES, "-x", "c++", "-c", str(source)], target)
+
+
+def _run(command: list[str], target: Path) -> None:
+    unfinished = target.with_suffix(".tmp")
+    done = subprocess.run([*command, "-o", str(unfinished)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    unfinished.replace(target)
+
+
+def _hash(*parts: bytes) -> bytes:
+    return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).digest()[:8]
