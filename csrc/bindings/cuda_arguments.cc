@@ -2,6 +2,7 @@
 
 #include <cstdio>
 #include <memory>
+#include <stdexcept>
 #include <vector>
 
 #include "bindings/array.h"
@@ -153,10 +154,11 @@ void CheckProblem(const Problem& problem) {
 
 void CheckDevice(int device) {
   const int count = DeviceCount();
-  if (device >= 0 && device < count) return;
-  const std::string problem = DeviceProblem();
-  Refuse("device", "one of " + std::to_string(count) + " CUDA devices" + (problem.empty() ? "" : " (" + problem + ")"),
-         std::to_string(device));
+  if (count == 0) {
+    const std::string problem = DeviceProblem();
+    throw std::runtime_error("lstm_fast: there is no CUDA device" + (problem.empty() ? "" : ": " + problem));
+  }
+  if (device < 0 || device >= count) Refuse("device", "0 to " + std::to_string(count - 1), std::to_string(device));
 }
 
 int64_t RoomyScratchBytes(const Problem& problem, bool masked, bool dropout, int device) {

@@ -13,7 +13,7 @@ namespace lstm_fast::cuda {
 Precision PrecisionOf(int64_t value);
 Precision PrecisionNamed(const std::string& name);  // exact, tf32 or tf32x3
 void CheckProblem(const Problem& problem);
-void CheckDevice(int device);
+void CheckDevice(int device);  // std::runtime_error where there is none at all
 
 // Size of the scratch memory that Run() wants: not every framework aligns its memory to kScratchAlignment.
 int64_t RoomyScratchBytes(const Problem& problem, bool masked, bool dropout, int device);

@@ -42,8 +42,8 @@ class BackwardPass {
         partial_(InShared<Real>(layout_.partial, cut_.exchange == Exchange::kGrid ? 0 : 2 * layout_.partial_size)),
         exchange_(InGlobal<Real>(call.exchange)) {
     jobs_ = warp_ < layout_.jobs ? CeilDivide(layout_.jobs - warp_, cut_.warps) : 0;
-    fragments_.kept = InShared<Words>(layout_.fragments + warp_ * cut_.fragments_shared * kFragmentBytes,
-                                      cut_.fragments_shared * 32);
+    fragments_.kept =
+        InShared<Words>(layout_.fragments + warp_ * cut_.fragments_shared * kFragmentBytes, cut_.fragments_shared * 32);
     fragments_.kept_count = cut_.fragments_shared;
     fragments_.job_fragments = layout_.job_fragments;
     if (cut_.exchange == Exchange::kGrid) exchange_ += int64_t{group_.index} * 2 * cut_.blocks * layout_.partial_size;
@@ -193,12 +193,11 @@ class BackwardPass {
     const int n = set.direction, place = cell.r * cut_.units + cell.in_block;
     const int64_t state = int64_t{row.batch} * units_ + cell.unit, time = TimeOfStep(set, row, k);
     const bool last = k == row.count - 1;
-    const Real dh = (last ? Given(arguments_.dh_n[n], state) : Sum(set, cell, k)) +
-                    OutputGradient(set, cell, k, time);
+    const Real dh = (last ? Given(arguments_.dh_n[n], state) : Sum(set, cell, k)) + OutputGradient(set, cell, k, time);
     const Real c_before = k > 0 ? before.c : Given(inputs_.direction[n].c0, state);
     const Real tanh_c = Tanh(now.c);
-    const Real dc = MultiplyAdd(dh * now.out, 1 - tanh_c * tanh_c,
-                                last ? Given(arguments_.dc_n[n], state) : Real(dc_[place]));
+    const Real dc =
+        MultiplyAdd(dh * now.out, 1 - tanh_c * tanh_c, last ? Given(arguments_.dc_n[n], state) : Real(dc_[place]));
     dc_[place] = dc * now.forget;
     const Real dz[4] = {dc * now.candidate * now.in * (1 - now.in), dc * c_before * now.forget * (1 - now.forget),
                         dc * now.in * (1 - now.candidate * now.candidate), dh * tanh_c * now.out * (1 - now.out)};
@@ -207,8 +206,7 @@ class BackwardPass {
     LSTM_FAST_UNROLL
     for (int q = 0; q < 4; ++q) {
       out[(step * 4 + q) * units_ + cell.unit] = Rounded<Element>(dz[q]);
-      operand_[cell.r * layout_.operand_stride + q * layout_.gate_terms + cell.in_block] =
-          Policy::ToOperand(dz[q]);
+      operand_[cell.r * layout_.operand_stride + q * layout_.gate_terms + cell.in_block] = Policy::ToOperand(dz[q]);
     }
     if (arguments_.h_prev) {
       InGlobal<Element>(arguments_.h_prev)[step * units_ + cell.unit] =
@@ -231,8 +229,8 @@ class BackwardPass {
       const int unit = first + m;
       if (unit >= units_) return;
       const int owner = unit / cut_.units;
-      const int at = static_cast<int>(k % 2) * layout_.partial_size +
-                     (source * cut_.rows + pass + r) * cut_.units + unit % cut_.units;
+      const int at = static_cast<int>(k % 2) * layout_.partial_size + (source * cut_.rows + pass + r) * cut_.units +
+                     unit % cut_.units;
       switch (cut_.exchange) {
         case Exchange::kBlock:
           partial_[at] = value;

@@ -183,8 +183,8 @@ LSTM_FAST_DEVICE uint32_t RoundToTf32(float value) {
 #endif
 }
 
-// Matrix products of a warp: d += a b, with a [16, K], b [K, 8], d [16, 8], in the layout of PTX's mma.m16n8k8 (tf32) and
-// mma.m16n8k16 (float16, bfloat16). With lane = 4 g + t, element i of d is row g + 8 (i / 2), column 2 t + i % 2.
+// Matrix products of a warp: d += a b, with a [16, K], b [K, 8], d [16, 8], in the layout of PTX's mma.m16n8k8 (tf32)
+// and mma.m16n8k16 (float16, bfloat16). With lane = 4 g + t, element i of d is row g + 8 (i / 2), column 2 t + i % 2.
 LSTM_FAST_DEVICE void MultiplyTf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
 #if __CUDA_ARCH__ >= 800
   asm volatile(
@@ -195,10 +195,9 @@ LSTM_FAST_DEVICE void MultiplyTf32(float (&d)[4], const uint32_t (&a)[4], const 
 }
 LSTM_FAST_DEVICE void Multiply16(Half, float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
 #if __CUDA_ARCH__ >= 800
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #endif
 }
 LSTM_FAST_DEVICE void Multiply16(BFloat16, float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {

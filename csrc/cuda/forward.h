@@ -1,5 +1,6 @@
 // The forward pass over whole sequences in one launch. In every timestep a warp multiplies h with the gates of its 8
-// units, finishes them in registers, and passes the new h to all blocks of the group; then the group meets.
+// units, finishes them in registers, and passes the new h to all blocks of the group; then the group meets. In kernels
+// of the split kind several warps share a sum, and the block's threads add their parts up before they finish the gates.
 #ifndef LSTM_FAST_CUDA_FORWARD_H_
 #define LSTM_FAST_CUDA_FORWARD_H_
 
@@ -12,7 +13,7 @@
 
 namespace lstm_fast::cuda {
 
-template <class Policy, int kRegisters, bool kDropout>
+template <class Policy, int kRegisters, bool kSplit, bool kDropout>
 class ForwardPass {
  public:
   using Element = typename Policy::Element;
@@ -25,7 +26,7 @@ class ForwardPass {
         arguments_(call.arguments),
         cut_(call.cut),
         plan_(call.plan),
-        layout_(ForwardLayout(Policy::kTile, kRegisters, static_cast<int>(problem_.units), cut_, kDropout)),
+        layout_(ForwardLayout(Policy::kTile, kRegisters, static_cast<int>(problem_.units), cut_, kDropout, kSplit)),
         group_(call.cut, call.counters),
         lane_(ThisLane()),
         warp_(Thread() / 32),
@@ -34,11 +35,12 @@ class ForwardPass {
         gate_stride_(cut_.rows * layout_.operand_stride),
         operand_(InShared<Operand>(layout_.operand, layout_.operand_buffers * layout_.operand_size)),
         state_(InShared<Real>(layout_.state, cut_.rows * cut_.units)),
+        partial_(InShared<Real>(layout_.partial, layout_.partial_size)),
         rows_(InShared<Row>(layout_.rows, cut_.rows)),
         exchange_(InGlobal<Operand>(call.exchange)) {
     jobs_ = warp_ < layout_.jobs ? CeilDivide(layout_.jobs - warp_, cut_.warps) : 0;
-    fragments_.kept = InShared<Words>(layout_.fragments + warp_ * cut_.fragments_shared * kFragmentBytes,
-                                      cut_.fragments_shared * 32);
+    fragments_.kept =
+        InShared<Words>(layout_.fragments + warp_ * cut_.fragments_shared * kFragmentBytes, cut_.fragments_shared * 32);
     fragments_.kept_count = cut_.fragments_shared;
     fragments_.job_fragments = layout_.job_fragments;
     if (cut_.exchange == Exchange::kGrid) exchange_ += int64_t{group_.index} * 2 * layout_.operand_size;
@@ -57,12 +59,14 @@ class ForwardPass {
 
  private:
   static constexpr int kSlots = Policy::kSlots;
-  // Whether z is loaded a step ahead. With many rows there are no registers for that, and enough to do meanwhile.
-  static constexpr bool kLookAhead = kSlots <= 2;
 
+  // Of a job: its 8 units in the block, and its piece of the sum.
   LSTM_FAST_DEVICE int UnitOfJob(int job) const {
-    return (warp_ + job * cut_.warps) * kWarpUnits;
+    const int index = warp_ + job * cut_.warps;
+    return (kSplit ? index / cut_.splits : index) * kWarpUnits;
   }
+  LSTM_FAST_DEVICE int SplitOfJob(int job) const { return kSplit ? (warp_ + job * cut_.warps) % cut_.splits : 0; }
+  LSTM_FAST_DEVICE int FirstTerm(int job) const { return SplitOfJob(job) * layout_.depth_tiles * Policy::kTile.depth; }
 
   // The transposed recurrent kernel in fragments, from global memory.
   LSTM_FAST_DEVICE auto SourceOf(const RowSet& set) const {
@@ -72,9 +76,10 @@ class ForwardPass {
       const auto at = [&](int m, int k) {
         const GateUnit row = Policy::ForwardRow(fragment, m);
         const int unit = first + row.unit;
-        return k < units_ && unit < units_ ? Real(ToReal(kernel[(int64_t{k} * 4 + row.gate) * units_ + unit])) : Real(0);
+        return k < units_ && unit < units_ ? Real(ToReal(kernel[(int64_t{k} * 4 + row.gate) * units_ + unit]))
+                                           : Real(0);
       };
-      return Policy::Fragment(at, lane_, f / Policy::kFragments * Policy::kTile.depth);
+      return Policy::Fragment(at, lane_, FirstTerm(job) + f / Policy::kFragments * Policy::kTile.depth);
     };
   }
 
@@ -82,23 +87,87 @@ class ForwardPass {
     const int64_t longest = LoadRows(set, cut_, problem_, plan_, rows_);
     SyncBlock();
     Begin(set);
-    Incoming incoming{};
-    if (kLookAhead && jobs_ > 0) incoming = Load(set, 0, 0, 0);
+    kSplit ? RunSplit(set, longest) : RunWhole(set, longest);
+  }
+
+  // A warp finishes the gates that it computes. z is loaded one job ahead.
+  LSTM_FAST_DEVICE void RunWhole(const RowSet& set, int64_t longest) {
+    Incoming next[kSlots];
+    LoadForLane(set, 0, 0, 0, next);
     for (int64_t k = 0; k < longest; ++k) {
       if (cut_.exchange == Exchange::kGrid && k > 0) Receive(k);
       for (int pass = 0; pass < cut_.rows; pass += Policy::kRows) {
         for (int job = 0; job < jobs_; ++job) {
-          if constexpr (kLookAhead) {
-            const Incoming now = incoming;
-            const bool last_job = job + 1 == jobs_, last_pass = pass + Policy::kRows >= cut_.rows;
-            incoming = Load(set, last_job && last_pass ? k + 1 : k, !last_job ? pass : last_pass ? 0 : pass + Policy::kRows,
-                            last_job ? 0 : job + 1);
-            Step(set, k, pass, job, now);
-          } else {
-            Step(set, k, pass, job, Load(set, k, pass, job));
+          Incoming now[kSlots];
+          LSTM_FAST_UNROLL
+          for (int slot = 0; slot < kSlots; ++slot) now[slot] = next[slot];
+          const bool last_job = job + 1 == jobs_, last_pass = pass + Policy::kRows >= cut_.rows;
+          const int next_pass = !last_job ? pass : last_pass ? 0 : pass + Policy::kRows;
+          LoadForLane(set, last_job && last_pass ? k + 1 : k, next_pass, last_job ? 0 : job + 1, next);
+          const Gates<Real, kSlots> product = Multiply(set, k, pass, job);
+          LSTM_FAST_UNROLL
+          for (int slot = 0; slot < kSlots; ++slot) {
+            if (now[slot].time < 0) continue;
+            const Real gates[4] = {product.value[0][slot], product.value[1][slot], product.value[2][slot],
+                                   product.value[3][slot]};
+            Finish(set, k, pass + Policy::RowOf(slot, lane_.t), UnitOfJob(job) + lane_.g, gates, now[slot]);
           }
         }
       }
+      group_.Sync();
+    }
+  }
+
+  // Cells, a unit in a row, for which a thread loads z a step ahead; the others wait for theirs.
+  static constexpr int kAhead = 2;
+
+  // Warps leave their parts of the gates in shared memory, and threads add them up and finish them.
+  LSTM_FAST_DEVICE void RunSplit(const RowSet& set, int64_t longest) {
+    const int size = cut_.rows * cut_.units;
+    const auto load = [&](int i, int64_t k) { return Load(set, k, i / cut_.units, i % cut_.units); };
+    const auto finish = [&](int i, int64_t k, const Incoming& incoming) {
+      if (incoming.time < 0) return;
+      Real gates[4];
+      LSTM_FAST_UNROLL
+      for (int q = 0; q < 4; ++q) {
+        gates[q] = 0;
+        for (int split = 0; split < cut_.splits; ++split) gates[q] += Real(partial_[(split * 4 + q) * size + i]);
+      }
+      Finish(set, k, i / cut_.units, i % cut_.units, gates, incoming);
+    };
+    Incoming next[kAhead];
+    LSTM_FAST_UNROLL
+    for (int n = 0; n < kAhead; ++n) {
+      const int i = Thread() + n * Threads();
+      next[n].time = -1;
+      if (i < size) next[n] = load(i, 0);
+    }
+    for (int64_t k = 0; k < longest; ++k) {
+      if (cut_.exchange == Exchange::kGrid && k > 0) Receive(k);
+      for (int pass = 0; pass < cut_.rows; pass += Policy::kRows) {
+        for (int job = 0; job < jobs_; ++job) {
+          const Gates<Real, kSlots> product = Multiply(set, k, pass, job);
+          LSTM_FAST_UNROLL
+          for (int slot = 0; slot < kSlots; ++slot) {
+            const int r = Policy::RowOf(slot, lane_.t);
+            if (r >= Policy::kRows) continue;
+            LSTM_FAST_UNROLL
+            for (int q = 0; q < 4; ++q) {
+              partial_[((SplitOfJob(job) * 4 + q) * cut_.rows + pass + r) * cut_.units + UnitOfJob(job) + lane_.g] =
+                  product.value[q][slot];
+            }
+          }
+        }
+      }
+      SyncBlock();
+      LSTM_FAST_UNROLL
+      for (int n = 0; n < kAhead; ++n) {
+        const int i = Thread() + n * Threads();
+        if (i >= size) continue;
+        finish(i, k, next[n]);
+        next[n] = load(i, k + 1);
+      }
+      for (int i = Thread() + kAhead * Threads(); i < size; i += Threads()) finish(i, k, load(i, k));
       group_.Sync();
     }
   }
@@ -149,64 +218,66 @@ class ForwardPass {
     SyncBlock();
   }
 
-  // What z has for a lane's unit and rows in one timestep.
+  // What z has for a unit in a row, in one timestep.
   struct Incoming {
-    int32_t time[kSlots];  // -1: the row has no such timestep
-    Element gate[4][kSlots];
+    int32_t time;  // -1: the row has no such timestep
+    Element gate[4];
   };
 
-  LSTM_FAST_DEVICE Incoming Load(const RowSet& set, int64_t k, int pass, int job) const {
-    const Global<const Element> z = InGlobal<const Element>(arguments_.z);
-    const int unit = first_unit_ + UnitOfJob(job) + lane_.g;
-    Incoming incoming;
+  LSTM_FAST_DEVICE Incoming Load(const RowSet& set, int64_t k, int r, int in_block) const {
+    const int unit = first_unit_ + in_block;
+    Incoming incoming{};
+    incoming.time = -1;
+    if (unit >= units_) return incoming;
+    const Row row = rows_[r];
+    if (k >= row.count) return incoming;
+    const int64_t time = TimeOf(row, k, set.reversed, problem_.time, InGlobal<const int32_t>(plan_.steps));
+    const int64_t step = (row.batch * problem_.time + time) * problem_.directions + set.direction;
+    incoming.time = static_cast<int32_t>(time);
     LSTM_FAST_UNROLL
-    for (int slot = 0; slot < kSlots; ++slot) {
-      const int r = Policy::RowOf(slot, lane_.t);
-      incoming.time[slot] = -1;
-      if (r >= Policy::kRows || unit >= units_) continue;
-      const Row row = rows_[pass + r];
-      if (k >= row.count) continue;
-      const int64_t time = TimeOf(row, k, set.reversed, problem_.time, InGlobal<const int32_t>(plan_.steps));
-      const int64_t step = (row.batch * problem_.time + time) * problem_.directions + set.direction;
-      incoming.time[slot] = static_cast<int32_t>(time);
-      LSTM_FAST_UNROLL
-      for (int q = 0; q < 4; ++q) incoming.gate[q][slot] = z[(step * 4 + q) * units_ + unit];
-    }
+    for (int q = 0; q < 4; ++q)
+      incoming.gate[q] = InGlobal<const Element>(arguments_.z)[(step * 4 + q) * units_ + unit];
     return incoming;
   }
 
-  // One timestep of the rows of a pass, for the units of a job.
-  LSTM_FAST_DEVICE void Step(const RowSet& set, int64_t k, int pass, int job, const Incoming& incoming) {
-    const Global<const Element> bias = InGlobal<const Element>(inputs_.direction[set.direction].bias);
-    const int in_block = UnitOfJob(job) + lane_.g, unit = first_unit_ + in_block;
-    typename Policy::Sums sums[Policy::kFragments][2] = {};
-    const Shared<const Operand> h = operand_ + ReadBuffer(k) + pass * layout_.operand_stride;
-    MultiplyJob<Policy::kFragments, kDropout>(fragments_, SourceOf(set), job, layout_.depth_tiles, h,
-                                              layout_.operand_stride, gate_stride_, lane_, sums);
-    const Gates<Real, kSlots> product = Policy::Finish(sums, lane_, kDropout);
-
-    Real b[4];
-    LSTM_FAST_UNROLL
-    for (int q = 0; q < 4; ++q) {
-      b[q] = unit < units_ && !IsNull(bias) ? Real(ToReal(bias[q * units_ + unit])) : Real(0);
-    }
+  LSTM_FAST_DEVICE void LoadForLane(const RowSet& set, int64_t k, int pass, int job,
+                                    Incoming (&incoming)[kSlots]) const {
     LSTM_FAST_UNROLL
     for (int slot = 0; slot < kSlots; ++slot) {
-      const int64_t time = incoming.time[slot];
-      if (time < 0) continue;
-      const int r = pass + Policy::RowOf(slot, lane_.t);
-      const Row row = rows_[r];
-      Real gate[4];
-      LSTM_FAST_UNROLL
-      for (int q = 0; q < 4; ++q) gate[q] = product.value[q][slot] + Real(ToReal(incoming.gate[q][slot])) + b[q];
-      const Real in = Sigmoid(gate[0]), forget = Sigmoid(gate[1]), candidate = Tanh(gate[2]), out = Sigmoid(gate[3]);
-      const Real c = MultiplyAdd(forget, Real(state_[r * cut_.units + in_block]), in * candidate);
-      state_[r * cut_.units + in_block] = c;
-      const Real h_new = out * Tanh(c);
-      if (k + 1 < row.count) Send(set, row, r, k, unit, h_new);
-      Keep(set, row, time, unit, {in, forget, candidate, out}, c);
-      Write(set, row, k, time, unit, h_new, c);
+      const int r = Policy::RowOf(slot, lane_.t);
+      incoming[slot].time = -1;
+      if (r < Policy::kRows && job < jobs_) incoming[slot] = Load(set, k, pass + r, UnitOfJob(job) + lane_.g);
     }
+  }
+
+  // The product of a job for the rows of a pass.
+  LSTM_FAST_DEVICE Gates<Real, kSlots> Multiply(const RowSet& set, int64_t k, int pass, int job) const {
+    typename Policy::Sums sums[Policy::kFragments][2] = {};
+    const Shared<const Operand> h = operand_ + (ReadBuffer(k) + pass * layout_.operand_stride + FirstTerm(job));
+    MultiplyJob<Policy::kFragments, kDropout>(fragments_, SourceOf(set), job, layout_.depth_tiles, h,
+                                              layout_.operand_stride, gate_stride_, lane_, sums);
+    return Policy::Finish(sums, lane_, kDropout);
+  }
+
+  // The rest of a timestep for a unit in a row, whose gates are those of h alone so far.
+  LSTM_FAST_DEVICE void Finish(const RowSet& set, int64_t k, int r, int in_block, const Real (&product)[4],
+                               const Incoming& incoming) {
+    const Global<const Element> bias = InGlobal<const Element>(inputs_.direction[set.direction].bias);
+    const int unit = first_unit_ + in_block, place = r * cut_.units + in_block;
+    const Row row = rows_[r];
+    Real gate[4];
+    LSTM_FAST_UNROLL
+    for (int q = 0; q < 4; ++q) {
+      gate[q] = product[q] + Real(ToReal(incoming.gate[q]));
+      if (!IsNull(bias)) gate[q] += Real(ToReal(bias[q * units_ + unit]));
+    }
+    const Real in = Sigmoid(gate[0]), forget = Sigmoid(gate[1]), candidate = Tanh(gate[2]), out = Sigmoid(gate[3]);
+    const Real c = MultiplyAdd(forget, Real(state_[place]), in * candidate);
+    state_[place] = c;
+    const Real h = out * Tanh(c);
+    if (k + 1 < row.count) Send(set, row, r, k, unit, h);
+    Keep(set, row, incoming.time, unit, {in, forget, candidate, out}, c);
+    Write(set, row, k, incoming.time, unit, h, c);
   }
 
   LSTM_FAST_DEVICE int ReadBuffer(int64_t k) const {
@@ -225,7 +296,8 @@ class ForwardPass {
       Real value = h;
       if constexpr (kDropout) value *= Multiplier(set, q, row, unit);
       const Operand operand = Policy::ToOperand(value);
-      const int at = static_cast<int>((k + 1) % 2) * layout_.operand_size + q * gate_stride_ + r * layout_.operand_stride + unit;
+      const int at =
+          static_cast<int>((k + 1) % 2) * layout_.operand_size + q * gate_stride_ + r * layout_.operand_stride + unit;
       switch (cut_.exchange) {
         case Exchange::kBlock:
           operand_[at] = operand;
@@ -290,15 +362,16 @@ class ForwardPass {
   const int warp_, units_, first_unit_, gate_stride_;
   Shared<Operand> operand_;
   Shared<Real> state_;
+  Shared<Real> partial_;
   Shared<Row> rows_;
   Global<Operand> exchange_;
   int jobs_;  // of this warp
   Fragments<Policy, kRegisters> fragments_;
 };
 
-template <class Policy, int kRegisters, bool kDropout, int kMostThreads>
+template <class Policy, int kRegisters, bool kSplit, bool kDropout, int kMostThreads>
 LSTM_FAST_KERNEL void LSTM_FAST_BOUNDS(kMostThreads, 1) RunForward(LSTM_FAST_ARGUMENT ForwardCall call) {
-  ForwardPass<Policy, kRegisters, kDropout>(call).Run();
+  ForwardPass<Policy, kRegisters, kSplit, kDropout>(call).Run();
 }
 
 }  // namespace lstm_fast::cuda

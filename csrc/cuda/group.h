@@ -91,8 +91,8 @@ LSTM_FAST_DEVICE int64_t TimeOf(const Row& row, int64_t k, bool reversed, int64_
   return row.first >= 0 ? row.first + ascending : steps[row.batch * time + ascending];
 }
 
-// Where in a sequence [B, T, ...] of outputs the entry of a timestep is: one direction that runs backward in time writes
-// in the order of processing, two write in that of the input.
+// Where in a sequence [B, T, ...] of outputs the entry of a timestep is: one direction that runs backward in time
+// writes in the order of processing, two write in that of the input.
 LSTM_FAST_DEVICE int64_t OutputPlace(int64_t t, const Problem& problem) {
   return problem.go_backwards && problem.directions == 1 ? problem.time - 1 - t : t;
 }

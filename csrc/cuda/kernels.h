@@ -69,6 +69,7 @@ struct Variant {
   bool tensor_cores;
   int rows;          // that a warp computes at once
   int registers;     // fragments
+  bool split;        // forward, several warps share the sum over the units of h; otherwise a cut has splits = 1
   bool dropout;      // has recurrent dropout
   int most_threads;  // of a block
   ForwardKernel forward;

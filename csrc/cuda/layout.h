@@ -2,9 +2,10 @@
 // block needs, the kernel where things are in it.
 //
 // The recurrent kernel is cut into fragments, 16 bytes for each lane of a warp: `depth` terms of a sum, for 32 columns
-// of the gates (multiply-add) or for 16 (tensor cores). Forward, a warp computes the four gates of 8 units, a "job":
-// with tensor cores that takes two fragments for each `depth` units of h. Backward, a job is one piece ("split") of the
-// sum over the block's own gate columns, for `backward_units` units of dh.
+// of the gates (multiply-add) or for 16 (tensor cores). Forward, a warp's job is the four gates of 8 units: with tensor
+// cores that takes two fragments for each `depth` units of h. Kernels of the split kind give a job one piece ("split")
+// of the sum only, so that there is one for every warp. Backward, all do: a job is a split of the sum over the block's
+// own gate columns, for `backward_units` units of dh.
 #ifndef LSTM_FAST_CUDA_LAYOUT_H_
 #define LSTM_FAST_CUDA_LAYOUT_H_
 
@@ -60,7 +61,7 @@ struct Layout {
   int jobs;             // of the block
   int job_fragments;
   int gate_terms;         // backward: terms of a gate in the sum, padded
-  int partial_size;       // backward: reals of one buffer of partial sums [sources][rows][units]
+  int partial_size;       // reals of partial sums: [splits][4][rows][units]; backward one of two [sources][rows][units]
   int64_t exchange_size;  // Exchange::kGrid: bytes of one of the group's two buffers in global memory
 
   // Bytes from the start of the block's shared memory.
@@ -68,21 +69,25 @@ struct Layout {
   int64_t end;
 };
 
-LSTM_FAST_HOST_DEVICE constexpr Layout ForwardLayout(Tile tile, int registers, int units, const Cut& cut, bool dropout) {
+LSTM_FAST_HOST_DEVICE constexpr Layout ForwardLayout(Tile tile, int registers, int units, const Cut& cut, bool dropout,
+                                                     bool split) {
   Layout layout{};
   const bool grid = cut.exchange == Exchange::kGrid;
   // Fragments in registers are multiplied, though they may be more than a short sum has: by columns that are there.
   const int held = registers / tile.forward_fragments * tile.depth;
-  layout.operand_stride = OperandStride(tile, units > held ? units : held);
+  layout.depth_tiles = CeilDivide(CeilDivide(units, tile.depth), cut.splits);
+  const int split_terms = layout.depth_tiles * tile.depth, last_terms = split_terms > held ? split_terms : held;
+  layout.operand_stride = OperandStride(tile, (cut.splits - 1) * split_terms + last_terms);
   layout.operand_size = (dropout ? 4 : 1) * cut.rows * layout.operand_stride;
   layout.operand_buffers = grid ? 1 : 2;
-  layout.depth_tiles = CeilDivide(units, tile.depth);
-  layout.jobs = cut.units / kWarpUnits;
+  layout.jobs = cut.units / kWarpUnits * cut.splits;
   layout.job_fragments = layout.depth_tiles * tile.forward_fragments;
   layout.exchange_size = grid ? int64_t{layout.operand_size} * tile.operand_bytes : 0;
   layout.operand = 0;
   layout.state = layout.operand_buffers * layout.operand_size * tile.operand_bytes;
-  layout.partial = layout.rows = RoundUp(layout.state + cut.rows * cut.units * tile.real_bytes, 16);
+  layout.partial = RoundUp(layout.state + cut.rows * cut.units * tile.real_bytes, 16);
+  layout.partial_size = split ? cut.splits * 4 * cut.rows * cut.units : 0;
+  layout.rows = RoundUp(layout.partial + layout.partial_size * tile.real_bytes, 16);
   layout.fragments = RoundUp(layout.rows + cut.rows * static_cast<int>(sizeof(Row)), 16);
   layout.end = layout.fragments + int64_t{cut.warps} * cut.fragments_shared * kFragmentBytes;
   return layout;

@@ -154,15 +154,22 @@ class Selection {
     if (!best_ || choice.microseconds < best_->microseconds) best_ = choice;
   }
 
-  // Forward, a warp has a job of 8 units, or as few more as the block's greatest size allows. Backward, the block has
-  // as many warps, and the sums are split so that there is a job for each.
+  // Forward, there is a job for every 8 units, which kernels of the split kind cut up until there is one for each warp
+  // that a block can have. Backward, sums are cut up where there are few jobs: every piece goes to the other blocks.
   void SetWarps(const Variant& variant, Cut& cut) const {
-    const int64_t jobs = cut.units / kWarpUnits;
-    cut.warps = static_cast<int>(CeilDivide(jobs, CeilDivide(jobs, variant.most_threads / 32)));
+    constexpr int64_t kEnoughWarps = 8;
+    const int64_t most = variant.most_threads / 32;
     cut.splits = 1;
-    if (!backward_) return;
-    const int64_t tiles = CeilDivide(problem_.units, variant.tensor_cores ? 16 : 32);  // layout.h: backward_units
-    while (cut.splits < 4 && (dropout_ || tiles * cut.splits < cut.warps)) cut.splits *= 2;
+    int64_t jobs = cut.units / kWarpUnits;
+    if (backward_) {
+      const int64_t tiles = CeilDivide(problem_.units, variant.tensor_cores ? 16 : 32);  // layout.h: backward_units
+      while (cut.splits < 4 && (dropout_ || tiles * cut.splits < kEnoughWarps)) cut.splits *= 2;
+      jobs = tiles * cut.splits;
+    } else if (variant.split) {
+      while (jobs * cut.splits * 2 <= most && problem_.units >= 32 * cut.splits) cut.splits *= 2;
+      jobs *= cut.splits;
+    }
+    cut.warps = static_cast<int>(CeilDivide(jobs, CeilDivide(jobs, most)));
   }
 
   int64_t Resident(const Variant& variant, const Cut& cut) {
@@ -193,15 +200,18 @@ class Selection {
         (static_cast<double>(cut.fragments_shared) * kFragmentBytes / kSharedBytesOfCycle + fragments * rates.operand);
     const double streamed = passes * warps * static_cast<double>(choice.fragments_streamed) * kFragmentBytes;
     const double cells = rows * cut.units;
+    // Parts of sums, written and read.
+    const double parts = variant.split && !backward_ ? 2 * 4 * real * cells * cut.splits / kSharedBytesOfCycle : 0;
     // What a block gets in a timestep: h of all units, or its units' parts of dh.
     const double exchanged = real * (backward_ ? cells * cut.blocks * cut.splits : rows * double(problem_.units));
     const double rate = cut.exchange == Exchange::kBlock     ? kSharedBytesOfCycle
                         : cut.exchange == Exchange::kCluster ? kClusterBytesOfCycle
                                                              : kGlobalBytesOfCycle;
-    const double work =
-        std::max(math, shared) / kEfficiency + streamed / kGlobalBytesOfCycle + cells * kCellCycles + exchanged / rate;
+    const double work = std::max(math, shared) / kEfficiency + streamed / kGlobalBytesOfCycle + cells * kCellCycles +
+                        parts + exchanged / rate;
     const double cycles = std::max(share * work, passes * fragments * rates.chain);
-    return cycles / kCyclesOfMicrosecond + kStepMicroseconds + kLatency[static_cast<int>(cut.exchange)];
+    const double barrier = parts > 0 ? kLatency[0] : 0;
+    return cycles / kCyclesOfMicrosecond + kStepMicroseconds + barrier + kLatency[static_cast<int>(cut.exchange)];
   }
 
   const Problem& problem_;

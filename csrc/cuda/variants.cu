@@ -1,7 +1,6 @@
-#include "cuda/variants.h"
-
 #include "cuda/kernels.h"
 #include "cuda/layout.h"
+#include "cuda/variants.h"
 
 namespace lstm_fast::cuda {
 namespace {
@@ -10,7 +9,7 @@ Layout LayoutOf(const Problem& problem, const Variant& variant, const Cut& cut, 
   const Tile tile = TileOf(problem.dtype, variant.tensor_cores);
   const int units = static_cast<int>(problem.units);
   return backward ? BackwardLayout(tile, variant.registers, units, cut)
-                  : ForwardLayout(tile, variant.registers, units, cut, variant.dropout);
+                  : ForwardLayout(tile, variant.registers, units, cut, variant.dropout, variant.split);
 }
 
 }  // namespace
@@ -18,8 +17,8 @@ Layout LayoutOf(const Problem& problem, const Variant& variant, const Cut& cut, 
 const std::vector<Variant>& Variants() {
   static const std::vector<Variant> variants = [] {
     std::vector<Variant> all;
-    for (const auto& some : {Float32Variants(), Tf32Variants(), Tf32x3Variants(), Float16Variants(),
-                             BFloat16Variants(), Float64Variants()}) {
+    for (const auto& some : {Float32Variants(), Tf32Variants(), Tf32x3Variants(), Float16Variants(), BFloat16Variants(),
+                             Float64Variants()}) {
       all.insert(all.end(), some.begin(), some.end());
     }
     return all;

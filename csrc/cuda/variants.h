@@ -1,5 +1,5 @@
-// The kernels that are compiled, by dtype. Each file variants_*.cu adds those of one dtype, so that they compile side by
-// side.
+// The kernels that are compiled, by dtype. Each file variants_*.cu adds those of one dtype, so that they compile side
+// by side.
 #ifndef LSTM_FAST_CUDA_VARIANTS_H_
 #define LSTM_FAST_CUDA_VARIANTS_H_
 
@@ -13,7 +13,7 @@
 namespace lstm_fast::cuda {
 
 // A fragment takes 4 registers of a thread, so 16 of them leave a thread enough for blocks of 512 threads, 32 for 256.
-template <class Policy, int kRegisters, bool kDropout = false>
+template <class Policy, int kRegisters, bool kSplit, bool kDropout = false>
 Variant MakeVariant(const char* name, DType dtype, Precision precision) {
   constexpr int kMostThreads = kRegisters > 16 ? 256 : 512;
   return {name,
@@ -22,13 +22,14 @@ Variant MakeVariant(const char* name, DType dtype, Precision precision) {
           Policy::kTensorCores,
           Policy::kRows,
           kRegisters,
+          kSplit,
           kDropout,
           kMostThreads,
-          &RunForward<Policy, kRegisters, kDropout, kMostThreads>,
+          &RunForward<Policy, kRegisters, kSplit, kDropout, kMostThreads>,
           &RunBackward<Policy, kRegisters, kDropout, kMostThreads>};
 }
 
-// A name says how many rows a warp computes at once, and how many fragments are in registers if more than 16.
+// A name says how many rows a warp computes at once, and then how many fragments are in registers if not 16.
 std::vector<Variant> Float32Variants();
 std::vector<Variant> Tf32Variants();
 std::vector<Variant> Tf32x3Variants();

@@ -4,10 +4,12 @@
 namespace lstm_fast::cuda {
 
 std::vector<Variant> BFloat16Variants() {
-  return {MakeVariant<HalfPolicy<BFloat16, 1>, 16>("bfloat16_8", DType::kBFloat16, Precision::kExact),
-          MakeVariant<HalfPolicy<BFloat16, 1>, 32>("bfloat16_8_32", DType::kBFloat16, Precision::kExact),
-          MakeVariant<HalfPolicy<BFloat16, 4>, 16>("bfloat16_32", DType::kBFloat16, Precision::kExact),
-          MakeVariant<HalfPolicy<BFloat16, 1>, 16, true>("bfloat16_8_dropout", DType::kBFloat16, Precision::kExact)};
+  return {
+      MakeVariant<HalfPolicy<BFloat16, 1>, 16, false>("bfloat16_8", DType::kBFloat16, Precision::kExact),
+      MakeVariant<HalfPolicy<BFloat16, 1>, 32, false>("bfloat16_8_32", DType::kBFloat16, Precision::kExact),
+      MakeVariant<HalfPolicy<BFloat16, 1>, 32, true>("bfloat16_8_32_split", DType::kBFloat16, Precision::kExact),
+      MakeVariant<HalfPolicy<BFloat16, 4>, 16, true>("bfloat16_32_split", DType::kBFloat16, Precision::kExact),
+      MakeVariant<HalfPolicy<BFloat16, 1>, 16, false, true>("bfloat16_8_dropout", DType::kBFloat16, Precision::kExact)};
 }
 
 }  // namespace lstm_fast::cuda

@@ -4,12 +4,14 @@
 namespace lstm_fast::cuda {
 
 std::vector<Variant> Float32Variants() {
-  return {MakeVariant<MultiplyAddPolicy<float, float, 1>, 16>("float32_1", DType::kFloat32, Precision::kExact),
-          MakeVariant<MultiplyAddPolicy<float, float, 1>, 32>("float32_1_32", DType::kFloat32, Precision::kExact),
-          MakeVariant<MultiplyAddPolicy<float, float, 8>, 16>("float32_8", DType::kFloat32, Precision::kExact),
-          MakeVariant<MultiplyAddPolicy<float, float, 8>, 32>("float32_8_32", DType::kFloat32, Precision::kExact),
-          MakeVariant<MultiplyAddPolicy<float, float, 8>, 16, true>("float32_8_dropout", DType::kFloat32,
-                                                                   Precision::kExact)};
+  return {
+      MakeVariant<MultiplyAddPolicy<float, float, 1>, 16, false>("float32_1", DType::kFloat32, Precision::kExact),
+      MakeVariant<MultiplyAddPolicy<float, float, 1>, 32, false>("float32_1_32", DType::kFloat32, Precision::kExact),
+      MakeVariant<MultiplyAddPolicy<float, float, 8>, 16, false>("float32_8", DType::kFloat32, Precision::kExact),
+      MakeVariant<MultiplyAddPolicy<float, float, 8>, 32, true>("float32_8_32_split", DType::kFloat32,
+                                                                Precision::kExact),
+      MakeVariant<MultiplyAddPolicy<float, float, 8>, 16, false, true>("float32_8_dropout", DType::kFloat32,
+                                                                       Precision::kExact)};
 }
 
 }  // namespace lstm_fast::cuda
