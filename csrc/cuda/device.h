@@ -18,6 +18,7 @@
 // A kernel's argument: read where it is, though its address is taken.
 #define LSTM_FAST_ARGUMENT const __grid_constant__
 #define LSTM_FAST_UNROLL _Pragma("unroll")
+#define LSTM_FAST_NO_UNROLL _Pragma("unroll 1")
 
 namespace lstm_fast::cuda {
 

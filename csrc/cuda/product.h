@@ -281,8 +281,11 @@ struct Fragments {
   // Loads what stays on chip of so many jobs; source(job, fragment) is the lane's part of a fragment.
   template <class Source>
   LSTM_FAST_DEVICE void Fill(const Source& source, int jobs, const Lane& lane) {
+    Words loaded[kRegisters];  // not in registers: unrolled, this loop alone would take the compiler most of its time
+    LSTM_FAST_NO_UNROLL
+    for (int f = 0; f < kRegisters; ++f) loaded[f] = jobs > 0 && f < job_fragments ? source(0, f) : Words{};
     LSTM_FAST_UNROLL
-    for (int f = 0; f < kRegisters; ++f) held[f] = jobs > 0 && f < job_fragments ? source(0, f) : Words{};
+    for (int f = 0; f < kRegisters; ++f) held[f] = loaded[f];
     const int in_registers = InRegisters();
     for (int i = 0; i < kept_count; ++i) {
       const int f = i + in_registers;

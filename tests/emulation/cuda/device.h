@@ -18,6 +18,7 @@
 #define LSTM_FAST_BOUNDS(threads, blocks)
 #define LSTM_FAST_ARGUMENT const
 #define LSTM_FAST_UNROLL
+#define LSTM_FAST_NO_UNROLL
 
 namespace lstm_fast::cuda {
 
