@@ -2,7 +2,7 @@
 
 Usage: python tests/run.py [--all-backends] [options of pytest]
 
-The first backends run the tests that are marked for them, side by side, then the last one runs the whole suite. With
+The last backend runs the whole suite, beside it the others one after the other the tests that are marked for them. With
 --all-backends, a backend that is not installed is an error.
 """
 
@@ -29,17 +29,17 @@ def main(arguments: list[str]) -> int:
     if not installed or ("--all-backends" in arguments and len(installed) < len(BACKENDS)):
         return 1
     options = [argument for argument in arguments if argument != "--all-backends"]
-    *first, last = installed
+    *others, last = installed
     marked = ["-m", "backends", "-p", "no:cacheprovider", *options]
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        how = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        running = {backend: pool.submit(test, backend, marked, **how) for backend in first}
-        for backend, run in running.items():
+    how = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with concurrent.futures.ThreadPoolExecutor(max_workers=1) as pool:
+        beside = {backend: pool.submit(test, backend, marked, **how) for backend in others}
+        print(f"\nKeras on {last}", flush=True)
+        codes = [test(last, options).returncode]
+        for backend, run in beside.items():
             print(f"\nKeras on {backend}\n{run.result().stdout}", flush=True)
-    if failed := [run.result().returncode for run in running.values() if run.result().returncode]:
-        return failed[0]
-    print(f"\nKeras on {last}", flush=True)
-    return test(last, options).returncode
+            codes.append(run.result().returncode)
+    return max(codes, key=abs)
 
 
 if __name__ == "__main__":
