@@ -27,6 +27,7 @@ struct Arguments {
   int64_t reserve_mode;
   bool reserve_by_row;
   Array x, mask;
+  // Without kernels, x is projected.
   std::array<Array, 2> kernels, recurrent_kernels, biases, h0, c0, input_dropout, recurrent_dropout;
 };
 
@@ -43,6 +44,9 @@ BackwardInput Check(const Inputs& inputs, const GradientArguments& gradient);
 // message gives.
 void* CheckShape(const Array& array, const std::string& name, std::initializer_list<int64_t> shape, const char* letters,
                  bool optional);
+
+// Throws if there is such an array, which a projected x leaves no room for.
+void CheckAbsent(const Array& array, const std::string& name);
 
 // Throws unless count is 1 or 2.
 int CheckDirections(int64_t count);
