@@ -150,9 +150,8 @@ def solve_by_function(problem: Problem, mode: str, reserve: str) -> Solution:
     def call(x: Any, *given: Any) -> Any:
         remaining = iter(given)
         values = [None if value is None else next(remaining) for value in lists]
-        directions = [
-            Direction(None, *values[i::n], None, multipliers) for i, multipliers in enumerate(problem.recurrent_dropout)
-        ]
+        multipliers = [None if m is None else keras.ops.convert_to_tensor(m) for m in problem.recurrent_dropout]
+        directions = [Direction(None, *values[i::n], None, multipliers[i]) for i in range(n)]
         y, h_n, c_n = functional.run(
             x,
             problem.mask,
