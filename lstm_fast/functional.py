@@ -126,7 +126,7 @@ def recurrence(
 
     `recurrence(x @ kernel, recurrent_kernel, bias)` is `lstm(x, kernel, recurrent_kernel, bias)`. It is for projections
     that `lstm` does not have: of sparse inputs, normalised ones, or rows of a table that hold the projections of
-    embeddings. Where there is a plain kernel, `lstm` is faster and takes less memory, as it never has all of z at once.
+    embeddings. Where there is a plain kernel, `lstm` takes less memory, as it never has all of z at once.
 
         z_t + (m_h * h_{t-1}) U + b      in the place of      (m_x * x_t) W + (m_h * h_{t-1}) U + b
 
