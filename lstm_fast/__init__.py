@@ -10,7 +10,7 @@ if os.path.basename(next(iter(sys.argv), "")) == "lstm-fast":
 
 from lstm_fast.backends import LstmFastWarning
 from lstm_fast.convert import accelerate, to_keras
-from lstm_fast.functional import lstm
+from lstm_fast.functional import lstm, recurrence
 from lstm_fast.layers import FastBidirectional, FastLSTM
 from lstm_fast.status import status
 
@@ -23,6 +23,7 @@ __all__ = [
     "__version__",
     "accelerate",
     "lstm",
+    "recurrence",
     "status",
     "to_keras",
 ]

@@ -1,4 +1,4 @@
-"""The function under the layers: checks its arguments and hands them to the backend of the array type it was given."""
+"""The functions under the layers: they check their arguments and hand them to the backend of the array type of x."""
 
 import importlib
 import sys
@@ -93,21 +93,98 @@ def lstm(
     >>> output.shape
     (32, 4)
     """
+    if kernel is None:
+        raise TypeError("`kernel`: expected an array, found None; `recurrence` runs without one")
     h0, c0 = _states(initial_state)
-    direction = Direction(kernel, recurrent_kernel, bias, h0, c0, input_dropout, recurrent_dropout)
-    backend = _backend_for(x)
-    if unusable := backend.unavailable(x):
-        raise RuntimeError(f"lstm: {unusable.reason}")
-    y, (h,), (c,) = run(
+    return _run_one(
         x,
         mask,
-        [direction],
+        Direction(kernel, recurrent_kernel, bias, h0, c0, input_dropout, recurrent_dropout),
         go_backwards=go_backwards,
         return_sequences=return_sequences,
         zero_output_for_mask=zero_output_for_mask,
         recompute=recompute,
         training=training,
     )
+
+
+def recurrence(
+    z: Any,
+    recurrent_kernel: Any,
+    bias: Any = None,
+    *,
+    initial_state: Sequence[Any] | None = None,
+    mask: Any = None,
+    go_backwards: bool = False,
+    return_sequences: bool = False,
+    zero_output_for_mask: bool = False,
+    recurrent_dropout: Any = None,
+    recompute: bool = False,
+    training: bool = True,
+) -> tuple[Any, Any, Any]:
+    """Runs an LSTM over inputs that are projected already: the part of `lstm` that goes from timestep to timestep.
+
+    `recurrence(x @ kernel, recurrent_kernel, bias)` is `lstm(x, kernel, recurrent_kernel, bias)`. It is for projections
+    that `lstm` does not have: of sparse inputs, normalised ones, or rows of a table that hold the projections of
+    embeddings. Where there is a plain kernel, `lstm` takes less memory, as it never has all of z at once.
+
+        z_t + (m_h * h_{t-1}) U + b      in the place of      (m_x * x_t) W + (m_h * h_{t-1}) U + b
+
+    Letters, frameworks, dtypes and all else are those of `lstm`, with `z` in the place of `x`; dropout of the inputs is
+    a matter of their projection.
+
+    Args:
+        z: Projected sequences, `[B, T, 4H]`, the gates in the order `i, f, c, o`. Those of skipped timesteps are not
+            read, and their gradient is zero.
+        recurrent_kernel: Recurrent weights U, `[H, 4H]`.
+        bias: Bias b, `[4H]`. Default: none.
+        initial_state: As in `lstm`, like all that follows.
+        mask: `[B, T]` or `[B, T, 1]`.
+        go_backwards: Whether to run from the last timestep to the first.
+        return_sequences: Whether to return the output of every timestep, or that of the last.
+        zero_output_for_mask: Whether the output of a skipped timestep is zero.
+        recurrent_dropout: Multipliers m_h, `[4, B, H]`.
+        recompute: Whether to recompute the gates in the backward pass.
+        training: Whether to keep anything for the backward pass.
+
+    Returns:
+        `(output, h, c)`, as `lstm` does.
+
+    Raises:
+        TypeError: An argument has the wrong type or dtype.
+        ValueError: An argument has the wrong shape, or LSTM_FAST_ISA or LSTM_FAST_NUM_THREADS a bad value.
+        RuntimeError: The compiled library cannot be used here; the message says why.
+
+    Example:
+    >>> table = np.random.rand(1000, 16).astype("float32")  # of 1000 words, projected: 4 gates of 4 units
+    >>> words = np.random.randint(1000, size=(32, 10))
+    >>> recurrent_kernel = np.random.rand(4, 16).astype("float32")
+    >>> output, h, c = lstm_fast.recurrence(table[words], recurrent_kernel)
+    >>> output.shape
+    (32, 4)
+    """
+    h0, c0 = _states(initial_state)
+    return _run_one(
+        z,
+        mask,
+        Direction(None, recurrent_kernel, bias, h0, c0, None, recurrent_dropout),
+        go_backwards=go_backwards,
+        return_sequences=return_sequences,
+        zero_output_for_mask=zero_output_for_mask,
+        recompute=recompute,
+        training=training,
+    )
+
+
+def _run_one(
+    x: Any, mask: Any, direction: Direction, *, return_sequences: bool, **options: bool
+) -> tuple[Any, Any, Any]:
+    """Runs one direction, or raises RuntimeError with the reason why it cannot."""
+    if direction.recurrent_kernel is None:
+        raise TypeError("`recurrent_kernel`: expected an array, found None")
+    if unusable := _backend_for(x, _input_name([direction])).unavailable(x):
+        raise RuntimeError(f"lstm_fast: {unusable.reason}")
+    y, (h,), (c,) = run(x, mask, [direction], return_sequences=return_sequences, **options)
     return (y if return_sequences else y[:, 0]), h, c
 
 
@@ -124,21 +201,24 @@ def run(
 ) -> tuple[Any, Sequence[Any], Sequence[Any]]:
     """Runs one direction, or a forward and a backward one, in one kernel call; arguments as in `lstm`.
 
+    Where the directions have no kernel, x is projected, `[B, T, N * 4H]`, the directions side by side.
+
     Returns:
         y `[B, T or 1, N * H]`, and lists of the last h and c of each direction. Two directions both write y in input
         order.
     """
-    backend = _backend_for(x)
-    x = _array(backend, "x", x)
-    dtype = check_dtype("x", x, DTYPES)
-    batch, time, features = check_shape("x", x, batch=None, time=None, features=None)
+    name = _input_name(directions)
+    backend = _backend_for(x, name)
+    x = _array(backend, name, x, of=name)
+    dtype = check_dtype(name, x, DTYPES)
+    batch, time, features = check_shape(name, x, batch=None, time=None, features=None)
     checked = []
     for direction in directions:
         values = {}
         for field, value in zip(Direction._fields, direction, strict=True):
             if value is not None:
                 label = _FIELDS[field][0]
-                values[field] = _array(backend, label, value, like=x)
+                values[field] = _array(backend, label, value, of=name, like=x)
                 check_dtype(label, values[field], (dtype,))
         units, _ = check_shape("recurrent_kernel", values["recurrent_kernel"], units=None, gates=None)
         if units == 0:
@@ -148,9 +228,15 @@ def run(
         for field, value in values.items():
             label, axes = _FIELDS[field]
             check_shape(label, value, **{axis: sizes[axis] for axis in axes})
-        checked.append(Direction(**values))
+        if direction.kernel is None:
+            if direction.input_dropout is not None:
+                raise ValueError("`input_dropout`: expected None, as the input is projected already, found an array")
+            gates = "4 * units" if len(directions) == 1 else "2 * 4 * units"
+            width = None if units is None else len(directions) * 4 * units
+            check_shape(name, x, **{"batch": batch, "time": time, gates: width})
+        checked.append(Direction(**{"kernel": None, **values}))
     if mask is not None:
-        mask = _array(backend, "mask", mask)
+        mask = _array(backend, "mask", mask, of=name)
         check_mask(mask, batch, time)
         mask = backend.boolean(mask)
     return backend.lstm(
@@ -215,21 +301,26 @@ def _dtype_name(value: Any) -> str:
     return getattr(value.dtype, "name", None) or str(value.dtype).removeprefix("torch.")
 
 
-def _array(backend: Backend, name: str, value: Any, like: Any = None) -> Any:
+def _input_name(directions: Sequence[Direction]) -> str:
+    """Returns what the caller calls x."""
+    return "z" if directions[0].kernel is None else "x"
+
+
+def _array(backend: Backend, name: str, value: Any, of: str, like: Any = None) -> Any:
     try:
         return backend.array(value, like)
     except (TypeError, ValueError) as error:
         found = type(value).__name__
-        raise TypeError(f"`{name}`: {found} cannot be converted to the array type of `x`: {error}") from error
+        raise TypeError(f"`{name}`: {found} cannot be converted to the array type of `{of}`: {error}") from error
 
 
-def _backend_for(x: Any) -> Backend:
+def _backend_for(x: Any, name: str = "x") -> Backend:
     for framework, is_array in _IS_ARRAY.items():
         module = sys.modules.get(framework)  # whoever passes an array has imported its framework
         if module is not None and is_array(module, x):
             return backend_of(framework)
     raise TypeError(
-        "`x`: expected a tf.Tensor, a jax.Array, a torch.Tensor or a numpy.ndarray, "
+        f"`{name}`: expected a tf.Tensor, a jax.Array, a torch.Tensor or a numpy.ndarray, "
         f"found {type(x).__module__}.{type(x).__name__}"
     )
 

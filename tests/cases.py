@@ -58,7 +58,11 @@ def make_mask(kind: str, batch: int, time: int, rng: np.random.Generator) -> NDA
 
 @dataclass(frozen=True)
 class Problem:
-    """Arguments of the kernels, in the kernels' order, and a gradient for every output."""
+    """Arguments of the kernels, in the kernels' order, and a gradient for every output.
+
+    Where x is projected, what the recurrence is given, the kernels here are those with which the layer computes the
+    same: each picks its direction's gates out of x.
+    """
 
     x: Array
     mask: NDArray[np.bool_] | None
@@ -75,6 +79,7 @@ class Problem:
     go_backwards: bool
     return_sequences: bool
     zero_output_for_mask: bool
+    projected: bool
 
     @property
     def inputs(self) -> tuple[Any, ...]:
@@ -89,6 +94,12 @@ class Problem:
             self.input_dropout,
             self.recurrent_dropout,
         )
+
+    @property
+    def kernel_inputs(self) -> tuple[Any, ...]:
+        """The inputs as the compiled kernels take them: there are no kernels where x is projected."""
+        x, mask, kernels, *others = self.inputs
+        return x, mask, [None for _ in kernels] if self.projected else kernels, *others
 
     @property
     def gradients(self) -> tuple[Any, ...]:
@@ -151,9 +162,15 @@ def make_problem(
     go_backwards: bool = False,
     return_sequences: bool = True,
     zero_output_for_mask: bool = False,
+    projected: bool = False,
     seed: int = 0,
 ) -> Problem:
-    """A random problem of the given shape, with weights of the size that Keras's initialisers give."""
+    """A random problem of the given shape, with weights of the size that Keras's initialisers give.
+
+    Where x is projected, its features are the gates, whatever `features` says, and have no dropout.
+    """
+    if projected:
+        features = directions * 4 * units
     rng = np.random.default_rng([seed, batch, time, features, units])
 
     def normal(*shape: int, scale: float = 1.0) -> Array:
@@ -163,15 +180,18 @@ def make_problem(
         return (2 * rng.integers(0, 2, (4, batch, size))).astype(DTYPES[dtype]) if present else None
 
     each = range(directions)
+    kernels = [normal(features, 4 * units, scale=(features + units) ** -0.5) for _ in each]
+    if projected:
+        kernels = np.split(np.eye(features, dtype=DTYPES[dtype]), directions, axis=1)
     return Problem(
         x=normal(batch, time, features),
         mask=make_mask(mask, batch, time, rng),
-        kernels=[normal(features, 4 * units, scale=(features + units) ** -0.5) for _ in each],
+        kernels=[np.ascontiguousarray(kernel) for kernel in kernels],
         recurrent_kernels=[normal(units, 4 * units, scale=units**-0.5) for _ in each],
         biases=[normal(4 * units) if bias else None for _ in each],
         h0=[normal(batch, units, scale=0.5) if states else None for _ in each],
         c0=[normal(batch, units) if states else None for _ in each],
-        input_dropout=[multipliers(input_dropout, features) for _ in each],
+        input_dropout=[multipliers(input_dropout and not projected, features) for _ in each],
         recurrent_dropout=[multipliers(recurrent_dropout, units) for _ in each],
         dy=normal(batch, *([time] if return_sequences else []), directions * units),
         dh_n=[normal(batch, units) for _ in each],
@@ -179,6 +199,7 @@ def make_problem(
         go_backwards=go_backwards and directions == 1,
         return_sequences=return_sequences,
         zero_output_for_mask=zero_output_for_mask,
+        projected=projected,
     )
 
 
@@ -190,7 +211,7 @@ class Solution:
     h_n: Sequence[Array]
     c_n: Sequence[Array]
     dx: Array | None = None
-    dkernels: Sequence[Array] = ()
+    dkernels: Sequence[Array | None] = ()
     drecurrent_kernels: Sequence[Array] = ()
     dbiases: Sequence[Array | None] = ()
     dh0: Sequence[Array] = ()
@@ -273,8 +294,9 @@ def _allowances(problem: Problem, solution: Solution, dz: Sequence[Array]) -> di
         kernel, recurrent_kernel = problem.kernels[n], problem.recurrent_kernels[n]
         x_scale = tolerances.largest(1.0, problem.input_dropout[n])
         h_scale = tolerances.largest(1.0, problem.h0[n]) * tolerances.largest(1.0, problem.recurrent_dropout[n])
+        product = x_scale * tolerances.norm_of_rows(x) * tolerances.norm_of_columns(kernel)
         preactivation = (
-            x_scale * tolerances.norm_of_rows(x) * tolerances.norm_of_columns(kernel)
+            (tolerances.largest(x) if problem.projected else product)
             + h_scale * np.sqrt(units) * tolerances.norm_of_columns(recurrent_kernel)
             + tolerances.largest(problem.biases[n])
         )
@@ -304,11 +326,11 @@ def solve_by_kernel(problem: Problem, *, reserve: str = "gates", backward: bool 
     from lstm_fast import _core
 
     options = (*problem.options.values(), RESERVE_MODES[reserve])
-    y, h_n, c_n, kept = _core.forward(*problem.inputs, *options)
+    y, h_n, c_n, kept = _core.forward(*problem.kernel_inputs, *options)
     outputs = y if problem.return_sequences else y[:, 0], h_n, c_n
     if not backward:
         return Solution(*outputs)
-    return Solution(*outputs, *_core.backward(*problem.inputs, kept, *problem.kernel_gradients, *options))
+    return Solution(*outputs, *_core.backward(*problem.kernel_inputs, kept, *problem.kernel_gradients, *options))
 
 
 def differences(problem: Problem, forward: Callable[[Problem], Solution]) -> dict[str, Array]:
@@ -330,15 +352,8 @@ def differences(problem: Problem, forward: Callable[[Problem], Solution]) -> dic
         array[index] = before
         return (above - below) / (2.0 * step)
 
-    operands = Solution(
-        *((), (), ()),  # no outputs, only what has a gradient
-        problem.x,
-        problem.kernels,
-        problem.recurrent_kernels,
-        problem.biases,
-        problem.h0,
-        problem.c0,
-    )
+    x, _, *lists = problem.kernel_inputs
+    operands = Solution(*((), (), ()), x, *lists[:5])  # no outputs, only what has a gradient
     gradients = {}
     for name, array in operands.named().items():
         gradients[name] = np.array([slope(array, index) for index in np.ndindex(array.shape)]).reshape(array.shape)

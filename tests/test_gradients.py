@@ -17,6 +17,7 @@ OPTIONS = pairwise(
         "states": (True, False),
         "input_dropout": (False, True),
         "recurrent_dropout": (False, True),
+        "projected": (False, True),
     }
 )
 

@@ -46,7 +46,7 @@ def float64(request: pytest.FixtureRequest) -> Iterator[None]:
 
 def solve_by_jax(problem: Problem, *, jit: bool = False, reserve: str = "gates") -> Solution:
     """Outputs and gradients by the function under the layers."""
-    to_jax = jax.tree.map(jnp.asarray, (problem.x, problem.mask, list(zip(*problem.inputs[2:], strict=True))))
+    to_jax = jax.tree.map(jnp.asarray, (problem.x, problem.mask, list(zip(*problem.kernel_inputs[2:], strict=True))))
     x, mask, directions = to_jax
 
     def forward(x: Any, directions: Any) -> Any:
@@ -78,6 +78,7 @@ def solve_by_jax(problem: Problem, *, jit: bool = False, reserve: str = "gates")
     pairwise(
         {
             **KINDS,
+            "projected": (False, True),
             "jit": (True, False),
             "reserve": tuple(RESERVE_MODES),
         }
@@ -194,6 +195,14 @@ def test_vmap_over_another_axis_with_masks_and_states():
             x.swapaxes(0, 1), mask.T, h0, c0, input_dropout, recurrent_dropout
         )
     assert_agree([value[:, 0] for value in found], list(whole))
+
+
+def test_vmap_of_the_recurrence():
+    x, kernel, *weights = arrays()
+    z = x @ kernel
+    each = jax.vmap(lambda row: lstm_fast.recurrence(row[None], *weights, return_sequences=True)[0][0])
+    with fused(forward=2):
+        assert_agree(each(z), sequences(x, kernel, *weights))
 
 
 def test_grad_of_vmap_is_one_backward_pass():

@@ -32,7 +32,7 @@ TERMS = BATCH * TIME * (FEATURES + UNITS)
 
 def solve_by_jit(problem: Problem, *, open_sizes: bool = False, reserve: str = "gates") -> Solution:
     """Outputs and gradients by the function under the layers; with `open_sizes`, batch and time unknown at tracing."""
-    fields = problem.inputs[2:]
+    fields = problem.kernel_inputs[2:]
     given = [problem.x, problem.mask, *(value for column in fields for value in column)]
     n = len(problem.kernels)
 
@@ -76,6 +76,7 @@ def solve_by_jit(problem: Problem, *, open_sizes: bool = False, reserve: str = "
     pairwise(
         {
             **KINDS,
+            "projected": (False, True),
             "open_sizes": (False, True),
             "reserve": tuple(RESERVE_MODES),
         }

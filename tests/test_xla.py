@@ -125,7 +125,7 @@ def test_every_struct_is_compared():
 
 def operands_of(problem: Problem, *further: Any) -> list[Any]:
     absent = np.zeros(0, problem.x.dtype)
-    lists = [absent if value is None else value for column in problem.inputs[2:] for value in column]
+    lists = [absent if value is None else value for column in problem.kernel_inputs[2:] for value in column]
     return [problem.x, np.zeros(0, bool) if problem.mask is None else problem.mask, *lists, *further]
 
 
@@ -251,6 +251,16 @@ def test_only_the_gradients_that_are_asked_for_are_computed(small):
         asked = [result if j == i else none for j in range(len(every))]
         found = call("lstm_fast_backward", operands_of(small, *further), asked, attributes_of(small))
         np.testing.assert_array_equal(found[i], whole[i])
+
+
+def test_a_kernel_that_is_not_there_has_no_gradient():
+    problem = make_problem(3, 5, units=5, projected=True)
+    *_, reserve = forward(problem)
+    further = (reserve, problem.dy, *problem.dh_n, *problem.dc_n)
+    none = jax.ShapeDtypeStruct((0,), problem.x.dtype)
+    asked = [none, jax.ShapeDtypeStruct(problem.kernels[0].shape, problem.x.dtype), *[none] * 4]
+    with fused(0), pytest.raises(Exception, match=r"INVALID_ARGUMENT: dkernels\[0\]: expected nothing .*found shape"):
+        call("lstm_fast_backward", operands_of(problem, *further), asked, attributes_of(problem))
 
 
 @pytest.mark.parametrize(("mode", "dtype"), [(3, "float32"), (-1, "float32"), (1, "int32")])

@@ -25,6 +25,11 @@ Inputs Check(const Arguments& a) {
     Refuse("reserve_mode", "0 (none), 1 (gates) or 2 (recompute)", std::to_string(a.reserve_mode));
   }
   if (a.directions == 2 && a.go_backwards) Refuse("go_backwards", "false with two directions", "true");
+  const bool projected = !a.kernels[0].present;
+  if (projected) {
+    CheckShape(a.x, "x", {batch, time, a.directions * 4 * units},
+               "batch, time, directions * 4 * units, as there are no kernels", false);
+  }
 
   inputs.problem = {a.dtype,
                     batch,
@@ -32,6 +37,7 @@ Inputs Check(const Arguments& a) {
                     input,
                     units,
                     a.directions,
+                    projected,
                     a.go_backwards,
                     a.return_sequences,
                     a.zero_output_for_mask,
@@ -46,12 +52,17 @@ Inputs Check(const Arguments& a) {
     DirectionInput& d = inputs.direction[n];
     d.recurrent_kernel = CheckShape(a.recurrent_kernels[i], Indexed("recurrent_kernels", n), {units, 4 * units},
                                     "units, 4 * units", false);
-    d.kernel = CheckShape(a.kernels[i], Indexed("kernels", n), {input, 4 * units}, "features, 4 * units", false);
+    if (projected) {
+      CheckAbsent(a.kernels[i], Indexed("kernels", n));
+      CheckAbsent(a.input_dropout[i], Indexed("input_dropout", n));
+    } else {
+      d.kernel = CheckShape(a.kernels[i], Indexed("kernels", n), {input, 4 * units}, "features, 4 * units", false);
+      d.input_dropout = CheckShape(a.input_dropout[i], Indexed("input_dropout", n), {4, batch, input},
+                                   "gates, batch, features", true);
+    }
     d.bias = CheckShape(a.biases[i], Indexed("biases", n), {4 * units}, "4 * units", true);
     d.h0 = CheckShape(a.h0[i], Indexed("h0", n), {batch, units}, "batch, units", true);
     d.c0 = CheckShape(a.c0[i], Indexed("c0", n), {batch, units}, "batch, units", true);
-    d.input_dropout =
-        CheckShape(a.input_dropout[i], Indexed("input_dropout", n), {4, batch, input}, "gates, batch, features", true);
     d.recurrent_dropout = CheckShape(a.recurrent_dropout[i], Indexed("recurrent_dropout", n), {4, batch, units},
                                      "gates, batch, units", true);
   }

@@ -18,6 +18,7 @@ struct Arguments {
   int64_t reserve_mode;
   bool reserve_by_row;
   Array x, mask;
+  // Without kernels, x is projected.
   std::array<Array, 2> kernels, recurrent_kernels, biases, h0, c0, input_dropout, recurrent_dropout;
 };
 

@@ -37,6 +37,10 @@ void* CheckShape(const Array& array, const std::string& name, std::initializer_l
   return array.data;
 }
 
+void CheckAbsent(const Array& array, const std::string& name) {
+  if (array.present) Refuse(name, "nothing where x is projected, without kernels", Found(array));
+}
+
 int CheckDirections(int64_t count, const char* name) {
   if (count != 1 && count != 2) Refuse(name, "1 or 2 directions", std::to_string(count));
   return static_cast<int>(count);

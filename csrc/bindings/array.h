@@ -33,6 +33,9 @@ std::string Indexed(const char* name, int direction);
 void* CheckShape(const Array& array, const std::string& name, std::initializer_list<int64_t> shape, const char* letters,
                  bool optional);
 
+// Throws if there is such an array, which a projected x leaves no room for.
+void CheckAbsent(const Array& array, const std::string& name);
+
 // Throws unless count is 1 or 2; `name` is that of an argument with an entry for each direction.
 int CheckDirections(int64_t count, const char* name = "kernels");
 

@@ -198,7 +198,11 @@ py::tuple BackwardArrays(const py::object& x, const py::object& mask, const py::
     return array.mutable_data();
   };
   for (int n = 0; n < p.directions; ++n) {
-    output.dkernel[n] = add(dkernels, {p.input, 4 * p.units});
+    if (p.projected) {
+      dkernels.append(py::none());
+    } else {
+      output.dkernel[n] = add(dkernels, {p.input, 4 * p.units});
+    }
     output.drecurrent_kernel[n] = add(drecurrent_kernels, {p.units, 4 * p.units});
     if (inputs.direction[n].bias) {
       output.dbias[n] = add(dbiases, {4 * p.units});
@@ -249,15 +253,16 @@ PYBIND11_MODULE(_core, m) {
         py::arg("biases"), py::arg("h0"), py::arg("c0"), py::arg("input_dropout"), py::arg("recurrent_dropout"),
         py::arg("go_backwards"), py::arg("return_sequences"), py::arg("zero_output_for_mask"), py::arg("reserve_mode"),
         py::arg("bfloat16_bits") = false,
-        "Returns (y, h_n, c_n, reserve). Lists have an entry per direction; optional arrays may be None. With "
-        "bfloat16_bits, all arrays but the mask are uint16 and hold bfloat16.");
-  m.def(
-      "backward", &BackwardArrays, py::arg("x"), py::arg("mask"), py::arg("kernels"), py::arg("recurrent_kernels"),
-      py::arg("biases"), py::arg("h0"), py::arg("c0"), py::arg("input_dropout"), py::arg("recurrent_dropout"),
-      py::arg("reserve"), py::arg("dy"), py::arg("dh_n"), py::arg("dc_n"), py::arg("go_backwards"),
-      py::arg("return_sequences"), py::arg("zero_output_for_mask"), py::arg("reserve_mode"),
-      py::arg("bfloat16_bits") = false, py::arg("with_dx") = true,
-      "Returns (dx, dkernels, drecurrent_kernels, dbiases, dh0, dc0); dx is None, and not computed, without with_dx.");
+        "Returns (y, h_n, c_n, reserve). Lists have an entry per direction; optional arrays may be None. Where all "
+        "kernels are, x is projected already. With bfloat16_bits, all arrays but the mask are uint16 and hold "
+        "bfloat16.");
+  m.def("backward", &BackwardArrays, py::arg("x"), py::arg("mask"), py::arg("kernels"), py::arg("recurrent_kernels"),
+        py::arg("biases"), py::arg("h0"), py::arg("c0"), py::arg("input_dropout"), py::arg("recurrent_dropout"),
+        py::arg("reserve"), py::arg("dy"), py::arg("dh_n"), py::arg("dc_n"), py::arg("go_backwards"),
+        py::arg("return_sequences"), py::arg("zero_output_for_mask"), py::arg("reserve_mode"),
+        py::arg("bfloat16_bits") = false, py::arg("with_dx") = true,
+        "Returns (dx, dkernels, drecurrent_kernels, dbiases, dh0, dc0), None for what is absent; dx is None, and not "
+        "computed, without with_dx.");
 
   m.def("isa", &ActiveIsa, "The active instruction set.");
   m.def("available_isas", &AvailableIsas, "Instruction sets that this processor runs, slowest first.");

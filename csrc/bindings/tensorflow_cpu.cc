@@ -1,5 +1,6 @@
 // The TensorFlow ops LstmFastForward and LstmFastBackward on the CPU, through TensorFlow's C API, whose binary
-// interface is stable over releases. An optional argument that is absent is a tensor of shape [0].
+// interface is stable over releases. An optional argument that is absent is a tensor of shape [0]; where the kernels
+// are, x is projected.
 #include <array>
 #include <cstdio>
 #include <exception>
@@ -164,7 +165,7 @@ class InputReader {
     a.reserve_mode = attributes.reserve_mode;
     a.x = Next();
     a.mask = NextOptional();
-    a.kernels = List(n, required);
+    a.kernels = List(n, optional);
     a.recurrent_kernels = List(n, required);
     a.biases = List(n, optional);
     a.h0 = List(n, optional);
@@ -263,8 +264,6 @@ void ComputeBackward(void* kernel, TF_OpKernelContext* context) {
         };
         BackwardOutput output{};
         output.dx = next({p.batch, p.time, p.input});
-        for (int n = 0; n < p.directions; ++n) output.dkernel[n] = next({p.input, 4 * p.units});
-        for (int n = 0; n < p.directions; ++n) output.drecurrent_kernel[n] = next({p.units, 4 * p.units});
         // What is absent has no gradient: a tensor of shape [0], like the argument.
         const auto next_of = [&](void*(&outputs)[2], const std::array<Array, 2>& of,
                                  const std::vector<int64_t>& shape) {
@@ -273,6 +272,8 @@ void ComputeBackward(void* kernel, TF_OpKernelContext* context) {
             outputs[n] = of[n].present ? data : nullptr;
           }
         };
+        next_of(output.dkernel, arguments.kernels, {p.input, 4 * p.units});
+        for (int n = 0; n < p.directions; ++n) output.drecurrent_kernel[n] = next({p.units, 4 * p.units});
         next_of(output.dbias, arguments.biases, {4 * p.units});
         next_of(output.dh0, arguments.h0, {p.batch, p.units});
         next_of(output.dc0, arguments.c0, {p.batch, p.units});

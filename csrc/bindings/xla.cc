@@ -27,7 +27,7 @@ class Call {
     a.reserve_by_row = true;
     a.x = operands_.Next("x", type_);
     a.mask = operands_.NextOptional("mask", Type::kBool);
-    a.kernels = operands_.NextList("kernels", type_, a.directions, false);
+    a.kernels = operands_.NextList("kernels", type_, a.directions, true);
     a.recurrent_kernels = operands_.NextList("recurrent_kernels", type_, a.directions, false);
     a.biases = operands_.NextList("biases", type_, a.directions, true);
     a.h0 = operands_.NextList("h0", type_, a.directions, true);
@@ -55,6 +55,13 @@ class Call {
   void Results(void* (&data)[2], const char* name, std::initializer_list<int64_t> shape, const char* letters,
                bool optional) {
     for (int n = 0; n < inputs.problem.directions; ++n) data[n] = Result(Indexed(name, n), shape, letters, optional);
+  }
+
+  // Results of which none may be asked for.
+  void NoResults(const char* name) {
+    for (int n = 0; n < inputs.problem.directions; ++n) {
+      CheckAbsent(results_.NextOptional(Indexed(name, n), type_), Indexed(name, n));
+    }
   }
 
   void* ReserveResult() {
@@ -101,7 +108,11 @@ void RunBackward(const CallFrame& frame, Parallel& parallel) {
   const Problem& p = call.inputs.problem;
   BackwardOutput output{};
   output.dx = call.Result("dx", {p.batch, p.time, p.input}, "batch, time, features", true);
-  call.Results(output.dkernel, "dkernels", {p.input, 4 * p.units}, "features, 4 * units", true);
+  if (p.projected) {
+    call.NoResults("dkernels");
+  } else {
+    call.Results(output.dkernel, "dkernels", {p.input, 4 * p.units}, "features, 4 * units", true);
+  }
   call.Results(output.drecurrent_kernel, "drecurrent_kernels", {p.units, 4 * p.units}, "units, 4 * units", true);
   call.Results(output.dbias, "dbiases", {4 * p.units}, "4 * units", true);
   call.Results(output.dh0, "dh0", {p.batch, p.units}, "batch, units", true);

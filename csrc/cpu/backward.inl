@@ -1,5 +1,6 @@
 // The backward pass of one tile of rows in one direction: chunks of timesteps from the last to the first. Within a
-// chunk the recurrence in reverse gives dz; the products with W^T, x^T and h^T follow while dz is in cache.
+// chunk the recurrence in reverse gives dz; the products with W^T, x^T and h^T follow while dz is in cache. Where x is
+// projected already, W has no rows, so that its two products come to nothing, and dx is dz.
 namespace lstm_fast {
 namespace {
 
@@ -369,7 +370,7 @@ void PrepareGates(const Direction<Real>& d, const Row* rows, int64_t row_count, 
       state.gates[r] = s.recomputed + (r * d.chunk_steps - s.chunk.begin) * step_size;
       s.gates[r] = state.gates[r];
     }
-    RunChunk(d, s.chunk, s.input.operand(), state, Share(d, {0, 1, nullptr, nullptr}), [](int64_t, int64_t) {});
+    RunChunk(d, s.chunk, rows, s.input.operand(), state, Share(d, {0, 1, nullptr, nullptr}), [](int64_t, int64_t) {});
     return;
   }
   for (int64_t r = 0; r < active; ++r) s.gates[r] = d.reserve + rows[r].reserve_offset;
@@ -441,14 +442,35 @@ void StoreInputGradient(const Direction<Real>& d, const Row* rows, BackwardScrat
   }
 }
 
+// dx = dz, each member of the team for its own units.
+template <class Real>
+void StoreProjectedGradient(const Direction<Real>& d, const Row* rows, const BackwardScratch<Real>& s,
+                            const Share& share) {
+  constexpr int64_t kL = kLanes<Real>;
+  const Sizes<Real> sizes(d);
+  ForPairsByRow(s.chunk, [&](int64_t r, int64_t k, int64_t pair) {
+    const int64_t offset = rows[r].batch * d.dx.batch_stride + TimeOf(d, rows[r], k) * d.dx.time_stride;
+    ForGateRuns<Real>(share, [&](int64_t gate, int64_t unit, int64_t count) {
+      alignas(64) Real gathered[kRun<Real>];
+      const Real* from = s.dz + (unit / kL * s.chunk.total + pair) * sizes.width + gate * kL;
+      for (int64_t i = 0; i < count; i += kL) {
+        Store(gathered + i, Load(from));
+        from += s.chunk.total * sizes.width;
+      }
+      StoreRow(d.dx_dtype, d.dx.data, offset + gate * d.units + unit, count, gathered);
+    });
+  });
+}
+
 template <class Real>
 void ZeroMaskedInputGradient(const Direction<Real>& d, const Row& row) {
+  const int64_t features = d.projected ? 4 * d.units : d.input;
   int64_t next = 0;
   for (int64_t t = 0; t < d.time; ++t) {
     if (next < row.count && row.steps[next] == t) {
       ++next;
     } else {
-      ZeroRow(d.dx_dtype, d.dx.data, row.batch * d.dx.batch_stride + t * d.dx.time_stride, d.input);
+      ZeroRow(d.dx_dtype, d.dx.data, row.batch * d.dx.batch_stride + t * d.dx.time_stride, features);
     }
   }
 }
@@ -545,7 +567,7 @@ void BackwardTile(const Direction<Real>& d, const Row* rows, int64_t row_count, 
     }
     AccumulateBias(sizes, share, s.dz, chunk.total, fresh, gradient.bias);
     fresh = false;
-    if (d.dx.data) StoreInputGradient(d, rows, s, team);
+    if (d.dx.data) d.projected ? StoreProjectedGradient(d, rows, s, share) : StoreInputGradient(d, rows, s, team);
     team.Wait();  // before the next chunk overwrites this one, or the last dh is read
   }
 

@@ -1,5 +1,6 @@
 // The forward pass of one tile of rows in one direction. A chunk of timesteps is projected, z = x W + b, while it is in
-// cache; then the recurrence runs over it. Padded timesteps are never touched: rows run over their real timesteps only.
+// cache, or copied where x is projected already; then the recurrence runs over it. Padded timesteps are never touched:
+// rows run over their real timesteps only.
 namespace lstm_fast {
 namespace {
 
@@ -53,6 +54,41 @@ void Project(const Direction<Real>& d, const Operand<Real>& x, int64_t total, Re
       }
     });
   }
+}
+
+// Reads up to kLanes elements of `count`; lanes beyond them are 0.
+template <class Real>
+LSTM_FAST_INLINE Vector<Real> LoadPart(const Real* from, int64_t count) {
+  if (count >= kLanes<Real>) return Load(from);
+  Real values[kLanes<Real>] = {};
+  for (int64_t lane = 0; lane < count; ++lane) values[lane] = from[lane];
+  return Load(values);
+}
+
+// z = x + b, where x is projected already.
+template <class Real>
+void CopyProjected(const Direction<Real>& d, const Chunk& chunk, const Row* rows, Real* z, const Share& share) {
+  constexpr int64_t kL = kLanes<Real>;
+  const Sizes<Real> sizes(d);
+  ForPairsByRow(chunk, [&](int64_t r, int64_t k, int64_t pair) {
+    const int64_t offset = rows[r].batch * d.x.batch_stride + TimeOf(d, rows[r], k) * d.x.time_stride;
+    ForGateRuns<Real>(share, [&](int64_t gate, int64_t unit, int64_t count) {
+      alignas(64) Real converted[kRun<Real>];
+      const Real* from = converted;
+      if (IsReal<Real>(d.dtype)) {
+        from = static_cast<const Real*>(d.x.data) + offset + gate * d.units + unit;
+      } else {
+        LoadRow(d.dtype, d.x.data, offset + gate * d.units + unit, count, converted);
+      }
+      Real* to = z + (unit / kL * chunk.total + pair) * sizes.width + gate * kL;
+      const Real* bias = d.bias + unit * 4 + gate * kL;
+      for (int64_t i = 0; i < count; i += kL) {
+        Store(to, LoadPart(from + i, count - i) + Load(bias));
+        to += chunk.total * sizes.width;
+        bias += sizes.width;
+      }
+    });
+  });
 }
 
 // One timestep of the rows that are active in it: h -> h_next, c in place.
@@ -114,10 +150,14 @@ void Step(const Direction<Real>& d, const Chunk& chunk, int64_t k, Recurrence<Re
 // Projects a chunk and runs the recurrence over it. After each step on_step(k, active) sees this member's units of
 // h_next and c; it waits for the team.
 template <class Real, class OnStep>
-LSTM_FAST_INLINE void RunChunk(const Direction<Real>& d, const Chunk& chunk, const Operand<Real>& x,
+LSTM_FAST_INLINE void RunChunk(const Direction<Real>& d, const Chunk& chunk, const Row* rows, const Operand<Real>& x,
                                Recurrence<Real>& state, const Share& share, const OnStep& on_step) {
-  x.per_gate ? Project<Real, true>(d, x, chunk.total, state.z, share)
-             : Project<Real, false>(d, x, chunk.total, state.z, share);
+  if (d.projected) {
+    CopyProjected(d, chunk, rows, state.z, share);
+  } else {
+    x.per_gate ? Project<Real, true>(d, x, chunk.total, state.z, share)
+               : Project<Real, false>(d, x, chunk.total, state.z, share);
+  }
   for (int64_t k = chunk.begin; k < chunk.end; ++k) {
     d.recurrent_dropout ? Step<Real, true>(d, chunk, k, state, share) : Step<Real, false>(d, chunk, k, state, share);
     on_step(k, chunk.active[k - chunk.begin]);
@@ -216,7 +256,7 @@ void ForwardTile(const Direction<Real>& d, const Row* rows, int64_t row_count, R
         }
       }
     }
-    RunChunk(d, chunk, scratch.input.operand(), state, share, [&](int64_t k, int64_t active) {
+    RunChunk(d, chunk, rows, scratch.input.operand(), state, share, [&](int64_t k, int64_t active) {
       for (int64_t r = 0; r < active && d.return_sequences && d.y.data; ++r) {
         const int64_t time = OutputTime(d, TimeOf(d, rows[r], k));
         const int64_t offset = rows[r].batch * d.y.batch_stride + time * d.y.time_stride + share.first_unit;

@@ -36,7 +36,9 @@ struct Sequence {
 template <class Real>
 struct Direction {
   DType dtype;  // of x, y, states and their gradients
-  int64_t batch, time, input, units;
+  int64_t batch, time, units;
+  int64_t input;     // rows of kernel: the features of x, or 0 where x is projected
+  bool projected;    // x is projected: the 4 * units features from its data on
   bool reversed;     // runs backward in time
   bool input_order;  // y is in input order even so
   bool return_sequences, zero_output_for_mask, masked;

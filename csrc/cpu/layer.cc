@@ -135,6 +135,7 @@ class Layer {
       : inputs_(inputs),
         problem_(inputs.problem),
         kernels_(kernels),
+        kernel_rows_(problem_.projected ? 0 : problem_.input),
         parallel_(parallel),
         panels_(CeilDivide(problem_.units, kernels.lanes)),
         width_(4 * kernels.lanes),
@@ -198,23 +199,25 @@ class Layer {
     PackTransposedWeights(weights.data<Real>() + packed_size, output.dx != nullptr);
 
     // With few slots the directions run side by side and their dx are added afterwards; with many, a slot runs one
-    // after the other and the second adds to what the first wrote. Half precision is added in float32 either way.
+    // after the other and the second adds to what the first wrote. Half precision is added in float32 either way. Of a
+    // projected x, each direction has a part of its own.
     const bool side_by_side = directions == 2 && slots < kSlots / 2;
-    const bool own_dx = output.dx && directions == 2 && (side_by_side || sizeof(Real) > ElementSize());
+    const bool shared_dx = output.dx && directions == 2 && !problem_.projected;
+    const bool own_dx = shared_dx && (side_by_side || sizeof(Real) > ElementSize());
     const int64_t dx_elements = problem_.batch * problem_.time * problem_.input;
     const Workspace dx(own_dx ? static_cast<size_t>((side_by_side ? 2 : 1) * dx_elements) * sizeof(Real) : 0);
     for (int n = 0; n < directions; ++n) {
       Direction<Real>& d = direction_[n];
-      d.dx = {output.dx, problem_.time * problem_.input, problem_.input};
+      d.dx = {PartOfInput(output.dx, n), problem_.time * problem_.input, problem_.input};
       d.dx_dtype = problem_.dtype;
-      d.dx_accumulates = n == 1 && !side_by_side;
+      d.dx_accumulates = shared_dx && n == 1 && !side_by_side;
       if (own_dx) {
         d.dx.data = dx.data<Real>() + (side_by_side ? n * dx_elements : 0);
         d.dx_dtype = sizeof(Real) == 8 ? DType::kFloat64 : DType::kFloat32;
       }
     }
 
-    const int64_t gradient_size = (problem_.input + problem_.units + 1) * panels_ * width_;
+    const int64_t gradient_size = GatePanelsSize();
     const int64_t tasks = side_by_side ? slots * 2 : slots;
     const int64_t workers = Workers(parallel_, tasks, 2 * Flop());
     const int64_t members = TeamSize(tasks, tiles.empty() ? 1 : tiles[0].rows, 2 * Flop());
@@ -242,7 +245,7 @@ class Layer {
     if (own_dx) MergeInputGradients(dx.data<Real>(), side_by_side, dx_elements, output.dx);
     for (int n = 0; n < directions; ++n) {
       const WeightGradient<Real> sums = GradientAt(partial.data<Real>() + n * slots * gradient_size, false);
-      Unpack(sums.kernel, slots, gradient_size, problem_.input, output.dkernel[n]);
+      Unpack(sums.kernel, slots, gradient_size, kernel_rows_, output.dkernel[n]);
       Unpack(sums.recurrent_kernel, slots, gradient_size, problem_.units, output.drecurrent_kernel[n]);
       Unpack(sums.bias, slots, gradient_size, 1, output.dbias[n]);
     }
@@ -304,7 +307,7 @@ class Layer {
 
   // Multiplications and additions of the forward pass, a quarter of those of a training step.
   int64_t Flop() const {
-    return problem_.directions * plan_.timesteps * 8 * problem_.units * (problem_.input + problem_.units);
+    return problem_.directions * plan_.timesteps * 8 * problem_.units * (kernel_rows_ + problem_.units);
   }
 
   Direction<Real> Describe(int n) const {
@@ -313,20 +316,27 @@ class Layer {
     d.dtype = problem_.dtype;
     d.batch = problem_.batch;
     d.time = problem_.time;
-    d.input = problem_.input;
     d.units = problem_.units;
+    d.input = kernel_rows_;
+    d.projected = problem_.projected;
     d.reversed = problem_.directions == 2 ? n == 1 : problem_.go_backwards;
     d.input_order = problem_.directions == 2;
     d.return_sequences = problem_.return_sequences;
     d.zero_output_for_mask = problem_.zero_output_for_mask;
     d.masked = inputs_.mask != nullptr;
     d.reserve_mode = problem_.reserve;
-    d.x = {const_cast<void*>(inputs_.x), inputs_.x_batch_stride, inputs_.x_time_stride};
+    d.x = {PartOfInput(const_cast<void*>(inputs_.x), n), inputs_.x_batch_stride, inputs_.x_time_stride};
     d.h0 = in.h0;
     d.c0 = in.c0;
     d.input_dropout = in.input_dropout;
     d.recurrent_dropout = in.recurrent_dropout;
     return d;
+  }
+
+  // Direction n's part of an array like x: all of it, or its gates.
+  void* PartOfInput(void* data, int n) const {
+    if (!data || !problem_.projected) return data;
+    return static_cast<char*>(data) + n * 4 * problem_.units * SizeOf(problem_.dtype);
   }
 
   // Direction n's part of an array like y.
@@ -350,7 +360,7 @@ class Layer {
   }
 
   // Elements of one direction's packed weights.
-  int64_t GatePanelsSize() const { return (problem_.input + problem_.units + 1) * panels_ * width_; }
+  int64_t GatePanelsSize() const { return (kernel_rows_ + problem_.units + 1) * panels_ * width_; }
 
   int64_t TransposedSize(int64_t columns) const {
     return CeilDivide(columns, kernels_.lanes) * kernels_.lanes * panels_ * width_;
@@ -359,7 +369,7 @@ class Layer {
   size_t PackedWeightsSize() const { return static_cast<size_t>(problem_.directions * GatePanelsSize()); }
 
   size_t TransposedWeightsSize() const {
-    return static_cast<size_t>(problem_.directions * (TransposedSize(problem_.input) + TransposedSize(problem_.units)));
+    return static_cast<size_t>(problem_.directions * (TransposedSize(kernel_rows_) + TransposedSize(problem_.units)));
   }
 
   void PackWeights(Real* to) {
@@ -377,8 +387,8 @@ class Layer {
     for (int n = 0; n < problem_.directions; ++n) {
       const DirectionInput& in = inputs_.direction[n];
       Direction<Real>& d = direction_[n];
-      Real* recurrent_kernel = to + problem_.input * panels_ * width_;
-      d.kernel = add(in.kernel, problem_.input, to);
+      Real* recurrent_kernel = to + kernel_rows_ * panels_ * width_;
+      d.kernel = add(in.kernel, kernel_rows_, to);
       if (ReadsState(in)) d.recurrent_kernel = add(in.recurrent_kernel, problem_.units, recurrent_kernel);
       d.bias = add(in.bias, 1, recurrent_kernel + problem_.units * panels_ * width_);
       to += GatePanelsSize();
@@ -411,14 +421,14 @@ class Layer {
     for (int n = 0; n < problem_.directions; ++n) {
       Real* recurrent = to;
       Real* kernel = recurrent + TransposedSize(problem_.units);
-      to = kernel + TransposedSize(problem_.input);
+      to = kernel + TransposedSize(kernel_rows_);
       if (ReadsState(inputs_.direction[n]) || direction_[n].dh0) {
         direction_[n].recurrent_kernel_transposed = recurrent;
         add(inputs_.direction[n].recurrent_kernel, problem_.units, recurrent);
       }
       if (!with_kernel) continue;
       direction_[n].kernel_transposed = kernel;
-      add(inputs_.direction[n].kernel, problem_.input, kernel);
+      add(inputs_.direction[n].kernel, kernel_rows_, kernel);
     }
     const int64_t tasks = static_cast<int64_t>(jobs.size());
     ForEach(parallel_, PackWorkers(tasks), tasks, [&](int64_t task, int64_t) {
@@ -431,7 +441,7 @@ class Layer {
   int64_t PackWorkers(int64_t tasks) const { return Workers(parallel_, tasks, 64 * GatePanelsSize()); }
 
   WeightGradient<Real> GradientAt(Real* sums, bool fresh) const {
-    Real* recurrent_kernel = sums + problem_.input * panels_ * width_;
+    Real* recurrent_kernel = sums + kernel_rows_ * panels_ * width_;
     return {sums, recurrent_kernel, recurrent_kernel + problem_.units * panels_ * width_, fresh};
   }
 
@@ -461,6 +471,7 @@ class Layer {
   const Inputs& inputs_;
   const Problem& problem_;
   const Kernels<Real>& kernels_;
+  const int64_t kernel_rows_;  // of W
   Parallel& parallel_;
   const int64_t panels_, width_;
   const Plan plan_;

@@ -95,13 +95,39 @@ LSTM_FAST_INLINE bool LastStepIsReal(const Direction<Real>& d, const Row& row) {
   return row.count > 0 && TimeOf(d, row, row.count - 1) == (d.reversed ? 0 : d.time - 1);
 }
 
-// The rows of x of one chunk, converted and multiplied by the dropout masks where that is needed.
+// body(r, k, pair) for every pair of a chunk, row by row: in memory, the timesteps of a row follow each other.
+template <class Body>
+LSTM_FAST_INLINE void ForPairsByRow(const Chunk& chunk, const Body& body) {
+  for (int64_t r = 0; r < chunk.active[0]; ++r) {
+    for (int64_t k = chunk.begin; k < chunk.end && r < chunk.active[k - chunk.begin]; ++k) {
+      body(r, k, chunk.first[k - chunk.begin] + r);
+    }
+  }
+}
+
+// body(gate, unit, count) for runs of up to kRun units that a member of a team owns, in the order of a row of x or dx:
+// gate after gate. Runs begin with a panel.
+template <class Real>
+constexpr int64_t kRun = 8 * kLanes<Real>;
+
+template <class Real, class Body>
+LSTM_FAST_INLINE void ForGateRuns(const Share& share, const Body& body) {
+  const int64_t end = share.first_unit + share.units;
+  for (int64_t gate = 0; gate < 4; ++gate) {
+    for (int64_t unit = share.first_unit; unit < end; unit += kRun<Real>) {
+      body(gate, unit, end - unit < kRun<Real> ? end - unit : kRun<Real>);
+    }
+  }
+}
+
+// The rows of x of one chunk that are yet to be projected, converted and multiplied by the dropout masks where that is
+// needed.
 template <class Real>
 class InputRows {
  public:
   InputRows(Scratch<Real>& scratch, const Direction<Real>& d, int64_t row_count)
       : d_(d), gates_(d.input_dropout ? 4 : 1), copies_(d.input_dropout || !IsReal<Real>(d.dtype)) {
-    const int64_t capacity = row_count * d.chunk_steps;
+    const int64_t capacity = d.projected ? 0 : row_count * d.chunk_steps;
     operand_.rows = scratch.template Take<const Real*>(capacity);
     operand_.per_gate = d.input_dropout != nullptr;
     operand_.gate_stride = capacity * d.input;
@@ -124,6 +150,7 @@ class InputRows {
   const Operand<Real>& operand() const { return operand_; }
 
   void Gather(const Chunk& chunk, const Row* rows) const {
+    if (d_.projected) return;
     for (int64_t k = chunk.begin; k < chunk.end; ++k) {
       for (int64_t r = 0; r < chunk.active[k - chunk.begin]; ++r) {
         const int64_t index = chunk.first[k - chunk.begin] + r;

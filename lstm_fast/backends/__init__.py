@@ -43,7 +43,7 @@ class LibraryError(RuntimeError):
 class Direction(NamedTuple):
     """Parameters, states and dropout multipliers of one direction, as in `lstm_fast::DirectionInput`."""
 
-    kernel: Any  # [D, 4H]
+    kernel: Any  # [D, 4H]; None: x is projected already, [B, T, N * 4H], and what runs is the recurrence alone
     recurrent_kernel: Any  # [H, 4H]
     bias: Any = None  # [4H]
     h0: Any = None  # [B, H]; None: zeros

@@ -80,7 +80,8 @@ def lstm(
     n = len(directions)
     operands = [x, mask, *(value for column in zip(*directions, strict=True) for value in column)]
     units = directions[0].recurrent_kernel.shape[0]
-    if units is None or directions[0].kernel.shape[0] is None:
+    kernel = directions[0].kernel
+    if units is None or (kernel is not None and kernel.shape[0] is None):
         raise ValueError(
             "`kernel`, `recurrent_kernel`: expected known shapes under jit_compile=True, found unknown ones"
         )

@@ -10,6 +10,9 @@
 // m_x and m_h are dropout multipliers (0 or 1/(1-rate)), one per gate, fixed over time; absent means 1.
 // A masked timestep carries h and c through unchanged and its x_t is never read.
 //
+// There are two entry points. The layer computes all of this. The recurrence (Problem::projected) is for callers who
+// project their inputs themselves: x is [B, T, N, 4H] and holds the first product, (m_x * x_t) W, of each direction.
+//
 // Letters: B batch, T time, D input features, H units, N directions (1 or 2). All arrays are dense and row-major
 // unless a stride is given; strides are in elements. Elements have the problem's dtype; for float16 and bfloat16 all
 // arithmetic, the cell state between steps and every accumulation are float32.
@@ -50,6 +53,7 @@ struct Problem {
   DType dtype;
   int64_t batch, time, input, units;
   int directions;
+  bool projected;             // x is projected already: input is N * 4H, there is neither a kernel nor input dropout
   bool go_backwards;          // one direction only
   bool return_sequences;      // y has time T; otherwise 1, the last output in processing order
   bool zero_output_for_mask;  // masked outputs are 0; otherwise the previous output, 0 where there is none
@@ -62,7 +66,7 @@ struct Problem {
 
 // The parameters and states of one direction, read only. Pointers marked "or null" may be absent.
 struct DirectionInput {
-  const void* kernel;             // [D, 4H]
+  const void* kernel;             // [D, 4H]; null where x is projected
   const void* recurrent_kernel;   // [H, 4H]
   const void* bias;               // [4H] or null
   const void* h0;                 // [B, H] or null: zeros
@@ -97,8 +101,8 @@ struct BackwardInput {
 
 // Outgoing gradients, written whole; null pointers are not computed.
 struct BackwardOutput {
-  void* dx;                    // [B, T, D]; zero at masked timesteps
-  void* dkernel[2];            // [D, 4H]
+  void* dx;                    // [B, T, D]; zero at masked timesteps. Of a projected x, the gradient of z
+  void* dkernel[2];            // [D, 4H]; null where x is projected
   void* drecurrent_kernel[2];  // [H, 4H]
   void* dbias[2];              // [4H]
   void* dh0[2];                // [B, H]
