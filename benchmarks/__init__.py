@@ -6,8 +6,16 @@ from pathlib import Path
 
 # Before TensorFlow and JAX are imported.
 os.environ["LSTM_FAST_KERNEL"] = "fused"  # a fallback would time Keras against Keras
-os.environ["KERAS_BACKEND"] = "tensorflow"
-os.environ["JAX_PLATFORMS"] = "cpu"
+# What benchmarks/test_gpu.py runs on: cuda, or cpu, on which it is only tried. All others run on the CPU.
+DEVICE = os.environ.get("BENCHMARK_DEVICE", "cpu")
+if DEVICE == "cuda":
+    os.environ.setdefault("KERAS_BACKEND", "torch")
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs some of the memory, too
+elif DEVICE == "cpu":
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    os.environ["JAX_PLATFORMS"] = "cpu"
+else:
+    raise ValueError(f"BENCHMARK_DEVICE: expected cpu or cuda, found {DEVICE!r}")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 # The tolerances, and the proof that the kernels ran, are those of the tests; pytest finds them by itself.
@@ -21,3 +29,12 @@ TWO_CALLS = "two FastLSTM"
 ON_NUMPY = "lstm_fast on NumPy"
 PYTORCH = "PyTorch"
 PYTORCH_NATIVE = "PyTorch (native)"
+
+# The same on a GPU. The report takes those that begin alike together, and the fastest of them.
+LSTM_FAST, CUDNN = "lstm_fast", "cuDNN"
+FAST_TORCH = f"{LSTM_FAST} (PyTorch)"
+FAST_TORCH_X3 = f"{LSTM_FAST} (PyTorch, 3xTF32)"
+FAST_JAX = f"{LSTM_FAST} (JAX)"
+CUDNN_TORCH = f"{CUDNN} (torch.nn.LSTM)"
+CUDNN_JAX = f"{CUDNN} (jax.experimental.rnn)"
+FLASHRNN = "FlashRNN"

@@ -1,16 +1,22 @@
 """How the benchmarks choose their scenarios, check a contender, time it, and record what it was."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from benchmarks import parity
+from benchmarks import DEVICE
 from benchmarks.contenders import Contender
 from benchmarks.environment import environment
 from benchmarks.scenarios import Scenario
 from lstm_fast import _core
+
+# What runs on a GPU does not need TensorFlow.
+collect_ignore = [path.name for path in Path(__file__).parent.glob("test_*.py") if path.name != "test_gpu.py"]
+if DEVICE == "cpu":
+    collect_ignore = []
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -34,6 +40,8 @@ def measure(benchmark: BenchmarkFixture) -> Callable[..., None]:
     ) -> None:
         if reason := contender.unavailable(scenario, training):
             pytest.skip(reason)
+        from benchmarks import parity
+
         prepared = parity.prepare(contender, scenario, training)
         benchmark.group = f"{'training' if training else 'inference'} {group or scenario}"
         if kind != "layers":

@@ -1,6 +1,5 @@
 """Who competes: every contender with what it needs and what it can do."""
 
-import functools
 import importlib
 import importlib.util
 from collections.abc import Callable
@@ -10,7 +9,7 @@ from typing import Any
 import keras
 
 from benchmarks import BASELINE, FAST, ON_NUMPY, PYTORCH, PYTORCH_NATIVE, TWO_CALLS, XLA
-from benchmarks.peers import Prepared, keras_layers, numpy_kernels
+from benchmarks.peers import Prepared, numpy_kernels
 from benchmarks.scenarios import Problem, Scenario
 from lstm_fast import FastBidirectional, FastLSTM
 
@@ -34,7 +33,7 @@ class Contender:
         return reason and f"{self.name}: {reason}"
 
 
-def _peer(module: str, **options: Any) -> Callable[[Problem, bool], Prepared]:
+def peer(module: str, **options: Any) -> Callable[[Problem, bool], Prepared]:
     """`prepare` of a module whose framework may be absent: imports it when it is first needed."""
 
     def prepare(problem: Problem, training: bool) -> Prepared:
@@ -45,16 +44,14 @@ def _peer(module: str, **options: Any) -> Callable[[Problem, bool], Prepared]:
 
 def keras_contender(name: str, **options: Any) -> Contender:
     """keras.layers.LSTM, in keras.layers.Bidirectional where there are two directions."""
-    prepare = functools.partial(
-        keras_layers.prepare, layer_class=keras.layers.LSTM, wrapper=keras.layers.Bidirectional, **options
-    )
+    prepare = peer("keras_layers", layer_class=keras.layers.LSTM, wrapper=keras.layers.Bidirectional, **options)
     return Contender(name, prepare, cannot=_slow_in_xla if options.get("jit") else _can)
 
 
 def fast_contender(name: str, *, one_call: bool = True, **options: Any) -> Contender:
     """FastLSTM; two directions are a FastBidirectional, with one kernel call, or a Bidirectional, with one each."""
     wrapper = FastBidirectional if one_call else keras.layers.Bidirectional
-    prepare = functools.partial(keras_layers.prepare, layer_class=FastLSTM, wrapper=wrapper, **options)
+    prepare = peer("keras_layers", layer_class=FastLSTM, wrapper=wrapper, **options)
     return Contender(
         name,
         prepare,
@@ -100,11 +97,11 @@ CONTENDERS = (
     fast_contender(FAST),
     fast_contender(TWO_CALLS, one_call=False),
     Contender(ON_NUMPY, numpy_kernels.prepare, fused_calls=lambda _: 1),
-    Contender(PYTORCH, _peer("pytorch"), requires=("torch",)),
-    Contender(PYTORCH_NATIVE, _peer("pytorch", onednn=False), requires=("torch",), cannot=_native_anyhow),
-    Contender("PyTorch (unpacked)", _peer("pytorch", packed=False), requires=("torch",), cannot=_padding_comes_first),
-    Contender("JAX scan", _peer("jax_scan"), requires=("jax",)),
-    Contender("TensorFlow BlockLSTMV2", _peer("block_lstm"), cannot=_no_lengths),
-    Contender("ONNX Runtime", _peer("onnx_runtime"), requires=("onnx", "onnxruntime"), cannot=_no_training),
+    Contender(PYTORCH, peer("pytorch"), requires=("torch",)),
+    Contender(PYTORCH_NATIVE, peer("pytorch", onednn=False), requires=("torch",), cannot=_native_anyhow),
+    Contender("PyTorch (unpacked)", peer("pytorch", packed=False), requires=("torch",), cannot=_padding_comes_first),
+    Contender("JAX scan", peer("jax_scan"), requires=("jax",)),
+    Contender("TensorFlow BlockLSTMV2", peer("block_lstm"), cannot=_no_lengths),
+    Contender("ONNX Runtime", peer("onnx_runtime"), requires=("onnx", "onnxruntime"), cannot=_no_training),
 )
 BY_NAME = {contender.name: contender for contender in CONTENDERS}

@@ -20,8 +20,8 @@ def problem_of(scenario: Scenario) -> Problem:
 
 @functools.lru_cache(maxsize=1)
 def results_of_keras(scenario: Scenario, training: bool) -> Sequence[np.ndarray]:
-    step, results = BY_NAME[BASELINE].prepare(problem_of(scenario), training)
-    return results(step())
+    keras = BY_NAME[BASELINE].prepare(problem_of(scenario), training)
+    return keras.results(keras.step())
 
 
 def prepare(contender: Contender, scenario: Scenario, training: bool) -> Prepared:

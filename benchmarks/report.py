@@ -1,6 +1,7 @@
-"""Turns results into tables and plots: of pytest-benchmark and of the commands benchmarks.grid, memory and backends.
+"""Turns results into tables and plots: of pytest-benchmark and of benchmarks.gpu, grid, memory and backends.
 
 pytest benchmarks --benchmark-json=results/results.json
+python -m benchmarks.gpu --output results
 python -m benchmarks.grid --output results/grid.json
 python -m benchmarks.memory --output results/memory.json
 python -m benchmarks.backends --output results/backends.json

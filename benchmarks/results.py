@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from benchmarks import BASELINE, FAST, ON_NUMPY, PYTORCH, XLA
 
 # Of a folder of results: the files that the documentation of each measurement names.
-NAMES = ("results.json", "grid.json", "memory.json", "backends.json")
+NAMES = ("results.json", "gpu.json", "grid.json", "memory.json", "backends.json")
 
 
 class Timing(NamedTuple):
@@ -100,7 +100,8 @@ def _with(results: Results, content: dict[str, Any]) -> Results:
         timings = [Timing(b["stats"]["median"], b["extra_info"]) for b in content["benchmarks"]]
         if not timings:
             raise ValueError("expected benchmarks, found none; was --benchmark-disable given?")
-        environments["speed"] = content["machine_info"]["lstm_fast"]
+        on_gpu = all(timing.info["kind"] == "gpu" for timing in timings)
+        environments["gpu" if on_gpu else "speed"] = content["machine_info"]["lstm_fast"]
         return results._replace(environments=environments, timings=results.timings + timings)
     if "grid" in content:
         if not content["grid"]:

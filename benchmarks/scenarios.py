@@ -71,6 +71,7 @@ class Problem(NamedTuple):
     x: np.ndarray  # [B, T, D]
     weights: tuple[Weights, ...]  # one per direction, forward first
     lengths: np.ndarray | None  # [B], real timesteps; None: every timestep is real
+    dy: np.ndarray | None = None  # [B, T, N * H], incoming gradient of benchmarks on a GPU
 
     @property
     def mask(self) -> np.ndarray | None:
@@ -109,4 +110,16 @@ SMOKE_SCENARIOS = (
     Scenario(3, 5, 4, 6, padded=True),
     Scenario(3, 5, 4, 6, bidirectional=True),
     Scenario(3, 5, 4, 6, bidirectional=True, padded=True),
+)
+
+# On a GPU: numbers in memory and, of float32, how products are computed.
+PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
+IMDB = Scenario(64, 1354, 64, 64, bidirectional=True, padded=True)  # a batch of the single model
+GPU_SCENARIOS = (
+    *(Scenario(64, 256, size, size) for size in (32, 64, 128, 192, 256, 512, 1024)),
+    IMDB,
+    Scenario(16, 1024, 768, 768),
+    *(Scenario(batch, 256, size, size) for size in (128, 512) for batch in (1, 16, 256)),
+    Scenario(64, 256, 128, 128, bidirectional=True),
+    Scenario(64, 256, 256, 256, padded=True),
 )

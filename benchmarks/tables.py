@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from benchmarks import FAST, ON_NUMPY, TWO_CALLS
+from benchmarks import CUDNN, FAST, LSTM_FAST, ON_NUMPY, TWO_CALLS
 from benchmarks.results import Backends, Memory, Results, Timing
 
 OWN = (FAST, TWO_CALLS, ON_NUMPY)
@@ -40,6 +40,8 @@ def tables(results: Results) -> Iterator[Table]:
         yield _recompute(results.of_kind("recompute"))
     if results.of_kind("overhead"):
         yield _overhead(results.of_kind("overhead"))
+    if results.of_kind("gpu"):
+        yield from _gpu(results.of_kind("gpu"))
     if results.memory:
         yield _memory(results.memory)
     if results.backends:
@@ -164,6 +166,54 @@ def _recompute(timings: Sequence[Timing]) -> Table:
 def _overhead(timings: Sequence[Timing]) -> Table:
     rows = [(timing.info["contender"], f"{1e6 * timing.seconds:.1f}") for timing in timings]
     return Table(f"A call with next to no work, inference {timings[0].info['scenario']}", ("contender", "µs"), rows)
+
+
+def _gpu(timings: Sequence[Timing]) -> Iterator[Table]:
+    for training in (False, True):
+        members = {scenario: group for (kind, scenario), group in groups(timings).items() if kind == training}
+        rivals = [name for name in peers(timings) if not name.startswith((LSTM_FAST, CUDNN))]
+        rows, ratios = [], []
+        for scenario, group in members.items():
+            ours, cudnn = (_fastest(group, family) for family in (LSTM_FAST, CUDNN))
+            ratio = cudnn[1].seconds / ours[1].seconds if ours and cudnn else None
+            ratios += [] if ratio is None else [ratio]
+            row = [scenario, *_us(ours), *_us(cudnn), NOTHING if ratio is None else f"{ratio:.2f}"]
+            row.append(f"{ours[1].info['share_of_floor']:.0%}" if ours else NOTHING)
+            row.append(" / ".join(_us_of_graph(group, family) for family in (LSTM_FAST, CUDNN)))
+            row += [_us((name, group[name]))[0] if name in group else NOTHING for name in rivals]
+            rows.append(row)
+        if rows:
+            below = sum(ratio < 1 for ratio in ratios)
+            note = "Median µs a timestep of the longest row; graph: replayed from a CUDA graph, lstm_fast / cuDNN. "
+            note += "Share: of the floor, which benchmarks/floors.py explains."
+            if ratios:
+                note += f" Times as fast: median {statistics.median(ratios):.2f}; below 1: {below} of {len(ratios)}."
+            columns = (f"{LSTM_FAST} µs", "through", f"{CUDNN} µs", "through", "times as fast", "share", "graph µs")
+            title = f"GPU, {pass_name(training)}"
+            yield Table(title, ("B,T,D,H", *columns, *(f"{name} µs" for name in rivals)), rows, note)
+
+
+def _fastest(group: dict[str, Timing], family: str) -> tuple[str, Timing] | None:
+    """The fastest of the contenders whose names begin alike."""
+    members = [(name, timing) for name, timing in group.items() if name.startswith(family)]
+    return min(members, key=lambda member: member[1].seconds, default=None)
+
+
+def _us(contender: tuple[str, Timing] | None) -> tuple[str, str]:
+    """Microseconds a timestep, and what the parentheses of the name say."""
+    if contender is None:
+        return NOTHING, NOTHING
+    name, timing = contender
+    through = name.partition("(")[2].rstrip(")")
+    if name.startswith(CUDNN) and CUDNN.lower() not in timing.info.get("kernel", CUDNN).lower():
+        through += f", without {CUDNN}"  # PyTorch has a loop of its own for what cuDNN does not take
+    return f"{1e6 * timing.seconds / timing.info['time']:.2f}", through
+
+
+def _us_of_graph(group: dict[str, Timing], family: str) -> str:
+    infos = [timing.info for name, timing in group.items() if name.startswith(family)]
+    steps = [1e6 * info["graph_seconds"] / info["time"] for info in infos if "graph_seconds" in info]
+    return f"{min(steps):.2f}" if steps else NOTHING
 
 
 def _memory(memory: Memory) -> Table:

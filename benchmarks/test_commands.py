@@ -1,9 +1,13 @@
 """The measurements that are commands run, and write what the report reads."""
 
 import json
+import sys
+import time
 from pathlib import Path
 
-from benchmarks import backends, grid, memory, results
+import pytest
+
+from benchmarks import backends, gpu, grid, memory, results, tune
 from benchmarks.scenarios import Scenario
 
 
@@ -31,3 +35,52 @@ def test_backends(tmp_path: Path) -> None:
     assert "tensorflow" in found.ms
     for contenders in found.ms.values():
         assert all(ms > 0 for kinds in contenders.values() for ms in kinds.values())
+
+
+def test_tune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every cut of a small problem, on the emulated device of the tests."""
+    pytest.importorskip("torch")
+    import emulated
+
+    device = emulated.load()
+    # A clock that counts, as the time of an emulation says nothing.
+    monkeypatch.setattr("benchmarks.peers.gpu_torch.clock", lambda _: time.process_time)
+    shape = tune.Shape(3, 2, 24, directions=2)
+    lines = [
+        line
+        for masked in (False, True)
+        for line in tune.examine(device, shape, "float32", "cpu", time.time() + 60, once=masked, masked=masked)
+    ]
+    assert all(line["right"] for line in lines)
+    assert {line["pass"] for line in lines} == set(tune.PASSES)
+    assert {line["cut"]["exchange"] for line in lines} == set(tune.EXCHANGES)
+    assert sum(line["chosen"] for line in lines) == 4
+    path = tmp_path / "tune.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines if not line["masked"]))
+    table = gpu.tuned(path)
+    assert table is not None
+    assert [row[0] for row in table.rows] == [f"3,2,24,2 float32 {name}" for name in tune.PASSES]
+
+
+def test_gpu_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run ends in time, tells what failed, and shows what has been measured."""
+    monkeypatch.setattr(gpu, "capability", lambda: None)
+    options = ["--output", str(tmp_path / "out"), "--scratch", str(tmp_path / "scratch")]
+    assert gpu.main(options) == 1
+    assert "nvidia-smi shows no GPU" in capsys.readouterr().out
+    assert not list((tmp_path / "scratch" / "tree").rglob("*.so"))
+
+    session = gpu.Session(tmp_path, tmp_path, time.time() + 60)
+    command = [sys.executable, "-c", "import time; print('begun', flush=True); time.sleep(60)"]
+    status, text, seconds = session.call("sleep", command, "sleep.log", 1.0)
+    assert status is None
+    assert text == "begun\n"
+    assert seconds < 30
+    assert gpu._why(status, text) == "killed: out of time: begun"
+
+    about = {"kind": "gpu", "contender": "lstm_fast (JAX)", "training": True, "scenario": "1,2,3,4 tf32", "time": 2}
+    line = {"environment": {"gpu": "abacus"}, "extra_info": {**about, "share_of_floor": 0.5}, "stats": {"median": 8e-6}}
+    session.results.write_text(json.dumps(line) + "\n" + '{"cut off')
+    (table,) = session.write()
+    assert tuple(table.rows[0][:3]) == ("1,2,3,4 tf32", "4.00", "JAX")
+    assert "abacus" in (tmp_path / "report.md").read_text()

@@ -6,7 +6,19 @@ from typing import Any
 
 import pytest
 
-from benchmarks import BASELINE, FAST, ON_NUMPY, PYTORCH, XLA, report
+from benchmarks import (
+    BASELINE,
+    CUDNN_JAX,
+    CUDNN_TORCH,
+    FAST,
+    FAST_JAX,
+    FAST_TORCH,
+    FLASHRNN,
+    ON_NUMPY,
+    PYTORCH,
+    XLA,
+    report,
+)
 
 ENVIRONMENT = {"cpu": "abacus", "isa": "generic", "threads": 2}
 
@@ -54,6 +66,25 @@ def write_backends(folder: Path) -> Path:
     return write(folder, "backends.json", {"environment": ENVIRONMENT, "backends": about})
 
 
+def write_gpu(folder: Path) -> Path:
+    """Ten timesteps: lstm_fast is the faster one in the first group, and alone in the second."""
+
+    def gpu(contender: str, us: float, scenario: str, **info: Any) -> dict[str, Any]:
+        return timing("gpu", contender, 1e-5 * us, scenario, time=10, share_of_floor=0.2 / us, **info)
+
+    return write_timings(
+        folder,
+        gpu(CUDNN_TORCH, 4.0, "1,10,3,4 tf32", graph_seconds=3e-5),
+        gpu(CUDNN_JAX, 5.0, "1,10,3,4 tf32"),
+        gpu(FLASHRNN, 3.0, "1,10,3,4 tf32"),
+        gpu(FAST_TORCH, 1.0, "1,10,3,4 tf32", graph_seconds=5e-6),
+        gpu(FAST_JAX, 0.8, "1,10,3,4 tf32"),
+        gpu(FAST_TORCH, 0.4, "1,10,3,4 bfloat16"),
+        gpu(CUDNN_TORCH, 0.2, "1,10,3,4 float16", kernel="ThnnFusedLstmCellBackward0"),
+        name="gpu.json",
+    )
+
+
 def rendered(*paths: Path, output: Path) -> str:
     assert report.main([*map(str, paths), "--output", str(output)]) == 0
     return (output / "report.md").read_text()
@@ -76,10 +107,15 @@ def test_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_grid(folder)
     write_memory(folder)
     write_backends(folder)
+    write_gpu(folder)
     text = rendered(folder, output=output)
     for line in (
         "| jax, masked | 10 | 80 | 8.0 |",
-        "speed and memory and backends: cpu abacus, isa generic, threads 2",
+        "| 1,10,3,4 tf32 | 0.80 | JAX | 4.00 | torch.nn.LSTM | 5.00 | 25% | 0.50 / 3.00 | 3.00 |",
+        "| 1,10,3,4 bfloat16 | 0.40 | PyTorch | - | - | - | 50% | - / - | - |",
+        "| 1,10,3,4 float16 | - | - | 0.20 | torch.nn.LSTM, without cuDNN | - | - | - / - | - |",
+        "Times as fast: median 5.00; below 1: 0 of 1.",
+        "speed and gpu and memory and backends: cpu abacus, isa generic, threads 2",
         "grid: cpu fingers, isa generic, threads 2",
         "| 1,2,3,4 | 2.00 | 2.0 | 25% | 6.00 (3.00) | 1.00 (0.50) |",
         "| NumPy | 0.50 | 8.0 |",
@@ -98,7 +134,9 @@ def test_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "6.00 (3.00)" in capsys.readouterr().out  # whatever the width of the terminal
 
 
-@pytest.mark.parametrize("write_part", [lambda folder: write_timings(folder, *layers()), write_grid, write_memory])
+@pytest.mark.parametrize(
+    "write_part", [lambda folder: write_timings(folder, *layers()), write_grid, write_memory, write_gpu]
+)
 def test_one_part(tmp_path: Path, write_part: Any) -> None:
     path = write_part(tmp_path / "results")
     text = rendered(path, output=tmp_path / "file")

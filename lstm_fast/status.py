@@ -11,9 +11,9 @@ from typing import Any
 import keras
 
 from lstm_fast import functional
-from lstm_fast.backends import FRAMEWORKS, LibraryError, Unavailable, core, cuda, cuda_state
+from lstm_fast.backends import FRAMEWORKS, LibraryError, Unavailable, core, cuda, cuda_state, forced_precision
 
-ENVIRONMENT = ("LSTM_FAST_KERNEL", "LSTM_FAST_ISA", "LSTM_FAST_NUM_THREADS")
+ENVIRONMENT = ("LSTM_FAST_KERNEL", "LSTM_FAST_ISA", "LSTM_FAST_NUM_THREADS", "LSTM_FAST_PRECISION")
 KERNEL_MODES = ("auto", "fused", "keras")
 
 # Of `lstm_fast._cuda.describe`: dtype, precision, batch, units, directions, dropout.
@@ -61,7 +61,7 @@ class Status:
         cuda_devices: What they find of each CUDA device, and how they would run the worked example there.
         gpus: Names of the GPUs that the framework sees.
         environment: The LSTM_FAST_* variables that are set.
-        fused_calls: Calls of the compiled forward and backward pass in this process.
+        fused_calls: Calls of the compiled forward and backward pass in this process, on CPU and GPU.
         fallbacks: Calls that ran as Keras's own, by reason. In a graph one call is one tracing.
         problems: What keeps the fused kernels from running, and what to do.
     """
@@ -132,6 +132,7 @@ def status() -> Status:
             return default
 
     attempt(kernel_mode, None)
+    attempt(forced_precision, None)
     active = keras.backend.backend()
     libraries = {}
     for framework in FRAMEWORKS:
@@ -156,10 +157,15 @@ def status() -> Status:
         cuda_devices=cuda_devices,
         gpus=gpus,
         environment={name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
-        fused_calls=dict(attempt(lambda: core().fused_calls(), {})),
+        fused_calls=attempt(_fused_calls, {}),
         fallbacks=fallbacks,
         problems=tuple(problems),
     )
+
+
+def _fused_calls() -> dict[str, int]:
+    calls = [module.fused_calls() for module in (core(), sys.modules.get("lstm_fast._cuda")) if module]
+    return {name: sum(count[name] for count in calls) for name in calls[0]}
 
 
 def _describe_cuda() -> tuple[str, tuple[str, ...]]:

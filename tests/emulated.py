@@ -1,5 +1,5 @@
-"""The CUDA kernels, their schedule and their bindings, compiled for the processor: a module like `lstm_fast._cuda`, on a
-device that tests/emulation emulates. Building it takes a C++ compiler, and no part of CUDA.
+"""The CUDA kernels, their schedule and their bindings, compiled for the processor: a module like `lstm_fast._cuda` with
+a device that tests/emulation emulates. Building it takes a C++ compiler, and no part of CUDA.
 """
 
 import concurrent.futures

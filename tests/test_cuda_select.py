@@ -53,10 +53,11 @@ def check(cut: dict[str, Any], name: str, device: Device, units: int, variants: 
     assert 0 < cut["warps"] * 32 <= variant["most_threads"]
     assert cut["rows"] % variant["rows"] == 0
     assert cut["groups"] >= 1
-    assert cut["splits"] in ((1,) if name == "forward" else (4,) if dropout else (1, 2, 4))
-    assert cut["fragments_streamed"] == max(
-        0, cut["fragments"] - variant["registers"] - cut["fragments_shared"]
-    )
+    if name == "backward":
+        assert cut["splits"] in ((4,) if dropout else (1, 2, 4))
+    else:
+        assert cut["splits"] == 1 or (variant["split"] and cut["splits"] in (2, 4, 8, 16))
+    assert cut["fragments_streamed"] == max(0, cut["fragments"] - variant["registers"] - cut["fragments_shared"])
     if cut["exchange"] == "block":
         assert cut["blocks"] == 1
     if cut["exchange"] == "cluster":
@@ -78,8 +79,9 @@ def test_every_number_of_units_has_a_cut_or_a_reason(module, device, arithmetic)
             cuts = module.describe(0, *arithmetic, batch, units, directions, dropout)
         except ValueError as error:
             refused.append((units, dropout))
-            for part in (arithmetic[0], f"{units} units", f"{device.major}.{device.minor}", str(device.shared_bytes)):
-                assert part in str(error)
+            parts = (arithmetic[0], f"{units} units", f"{device.major}.{device.minor}", str(device.shared_bytes))
+            missing = [part for part in parts if part not in f"{error}"]
+            assert not missing
             continue
         assert cuts.keys() == set(PASSES)
         for name, cut in cuts.items():
@@ -104,8 +106,8 @@ def test_a_device_without_tensor_cores_computes_exactly(module, units):
 
 @pytest.mark.parametrize(("units", "exchanges"), [(8, {"block"}), (64, {"block"}), (1024, {"cluster", "grid"})])
 def test_few_units_need_no_exchange_and_many_do(module, units, exchanges):
-    for arithmetic in ARITHMETIC:
-        for cut in module.describe(0, *arithmetic, 64, units, 2, False).values():
+    for arithmetic in (("float32", "exact"), ("float32", "tf32"), ("bfloat16", "exact")):
+        for cut in module.describe(0, *arithmetic, 64, units, 1, False).values():
             assert cut["exchange"] in exchanges
             assert cut["words"].startswith(("forward: ", "backward: "))
 
@@ -166,7 +168,7 @@ def test_what_is_forced_holds_for_one_pass_until_undone(module, name, forced):
 )
 def test_what_cannot_be_forced_is_named(module, forced):
     module.force("backward", **forced)
-    with pytest.raises(ValueError, match="backward pass of float32 with 56 units.*forced: ") as caught:
+    with pytest.raises(ValueError, match=r"backward pass of float32 with 56 units.*forced: ") as caught:
         module.describe(0, "float32", "exact", 20, 56, 1, False)
     for name, value in forced.items():
         assert f"{name} {value}" in str(caught.value)
@@ -207,8 +209,8 @@ def test_scratch_is_only_for_what_needs_it(module, units, masked):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((1, "float32", "exact", 2, 3, 4, 1), "device: expected one of 1 CUDA devices; found 1"),
-        ((-1, "float32", "exact", 2, 3, 4, 1), "device: expected one of 1 CUDA devices; found -1"),
+        ((1, "float32", "exact", 2, 3, 4, 1), "device: expected 0 to 0; found 1"),
+        ((-1, "float32", "exact", 2, 3, 4, 1), "device: expected 0 to 0; found -1"),
         ((0, "int8", "exact", 2, 3, 4, 1), "dtype: expected .*; found int8"),
         ((0, "float32", "half", 2, 3, 4, 1), "precision: expected exact, tf32 or tf32x3; found half"),
         ((0, "float32", "exact", -2, 3, 4, 1), "batch: expected 0 to 2147483647; found -2"),

@@ -20,6 +20,7 @@ from lstm_fast.backends import FRAMEWORKS, LibraryError, check_library
 pytestmark = pytest.mark.backends("tensorflow", "jax", "torch")
 BACKEND = keras.backend.backend()
 
+MODULE = sys.modules["lstm_fast.status"]  # whose name the function has taken
 PACKAGE = pathlib.Path(lstm_fast.__file__).parent
 CORE = pathlib.Path(_core.__file__).name
 
@@ -57,6 +58,8 @@ def test_status_of_a_sound_installation() -> None:
     assert status.keras_backend == BACKEND
     assert status.libraries.keys() == set(FRAMEWORKS)
     assert status.libraries[BACKEND] == "loaded"
+    assert status.cuda.startswith(("built for sm_", "not built: "))
+    assert status.cuda_devices == ()
     assert status.gpus == ()
     assert status.environment["LSTM_FAST_KERNEL"] == "fused"
     assert status.fused_calls.keys() == {"forward", "backward"}
@@ -67,9 +70,76 @@ def test_status_of_a_sound_installation() -> None:
 def test_status_as_text_and_as_json() -> None:
     status = lstm_fast.status()
     text = str(status)
-    for part in (status.version, "avx2", "threads", f"{BACKEND}: loaded", "cuda", "LSTM_FAST_KERNEL=fused", "problems"):
+    for part in (
+        status.version,
+        "avx2",
+        "threads",
+        f"{BACKEND}: loaded",
+        status.cuda,
+        "LSTM_FAST_KERNEL=fused",
+        "problems",
+    ):
         assert part in text
     assert json.loads(json.dumps(status.as_dict()))["isa"] == status.isa
+
+
+class Cuda:
+    """As much of `lstm_fast._cuda` as status() asks, with two devices of which one is too old."""
+
+    problem = ""
+
+    def device_problem(self) -> str:
+        return self.problem
+
+    def devices(self) -> list[dict[str, object]]:
+        return [] if self.problem else [{"capability": (9, 0)}, {"capability": (5, 2)}]
+
+    def describe(self, device: int, *_: object) -> dict[str, dict[str, str]]:
+        if device == 1:
+            raise ValueError("no CUDA kernel runs")
+        return {"forward": {"words": "forward: in one block"}, "backward": {"words": "backward: in a cluster"}}
+
+
+def test_status_of_cuda(monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder) -> None:
+    module = Cuda()
+    monkeypatch.setattr(MODULE, "cuda_state", lambda: "built for sm_80, sm_90")
+    monkeypatch.setattr(MODULE, "cuda", lambda: module)
+    status = lstm_fast.status()
+    assert status.cuda == "built for sm_80, sm_90"
+    assert status.cuda_devices == (
+        "cuda:0 of compute capability 9.0; forward: in one block; backward: in a cluster",
+        "cuda:1 of compute capability 5.2; no CUDA kernel runs",
+    )
+    assert f"cuda devices     {status.cuda_devices[0]}\n" in str(status)
+
+    module.problem = "no CUDA driver is installed"
+    status = lstm_fast.status()
+    assert status.cuda == "built for sm_80, sm_90; no device can be used: no CUDA driver is installed"
+    assert status.cuda_devices == ()
+
+    def refuse() -> None:
+        raise LibraryError("lstm_fast._cuda cannot be loaded (why)")
+
+    monkeypatch.setattr(MODULE, "cuda", refuse)
+    assert lstm_fast.status().cuda == "lstm_fast._cuda cannot be loaded (why)"
+
+    monkeypatch.setattr(MODULE, "cuda_state", lambda: "not built: no nvcc was found")
+    status = lstm_fast.status()
+    assert (status.cuda, status.problems) == ("not built: no nvcc was found", ())
+    assert not recwarn.list
+
+
+def test_a_damaged_cuda_module_spoils_nothing_else(copied_package: pathlib.Path) -> None:
+    script = """
+import numpy as np, lstm_fast
+lstm_fast.FastLSTM(2)(np.ones((1, 1, 1), np.float32))
+status = lstm_fast.status()
+assert status.problems == () and status.fused_calls["forward"] == 1, status
+print(status.cuda)
+"""
+    for library in copied_package.glob("_cuda.*.so"):
+        library.write_bytes(b"damaged")
+    assert run_python(script, copied_package.parent).startswith(("not built: ", "lstm_fast._cuda cannot be loaded"))
 
 
 def test_fused_calls_are_counted() -> None:

@@ -181,8 +181,8 @@ py::list VariantList() {
   for (const Variant& variant : Variants()) {
     list.append(py::dict("name"_a = variant.name, "dtype"_a = NameOf(variant.dtype),
                          "precision"_a = NameOf(variant.precision), "tensor_cores"_a = variant.tensor_cores,
-                         "rows"_a = variant.rows, "registers"_a = variant.registers, "dropout"_a = variant.dropout,
-                         "most_threads"_a = variant.most_threads));
+                         "rows"_a = variant.rows, "registers"_a = variant.registers, "split"_a = variant.split,
+                         "dropout"_a = variant.dropout, "most_threads"_a = variant.most_threads));
   }
   return list;
 }

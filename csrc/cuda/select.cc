@@ -132,6 +132,8 @@ class Selection {
   }
 
   void Consider(const Variant& variant, Cut& cut) {
+    // Where layout.h, which counts in 32 bits, would overflow, there is no room in any device's shared memory.
+    if (problem_.units > 65536 || cut.rows * std::max<int64_t>(64, problem_.units) > 1 << 22) return;
     if (cut.exchange == Exchange::kCluster && (device_.major < 9 || cut.blocks > 16)) return;
     SetWarps(variant, cut);
     cut.shared_bytes = SharedBytes(problem_, variant, cut, backward_);

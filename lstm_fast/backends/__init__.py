@@ -6,6 +6,7 @@ A backend is a module with the functions of `Backend`. It converts and calls; ar
 
 import functools
 import importlib
+import os
 import pathlib
 import struct
 import threading
@@ -20,6 +21,12 @@ RESERVE_NONE, RESERVE_GATES, RESERVE_RECOMPUTE = 0, 1, 2
 FRAMEWORKS = ("tensorflow", "jax", "torch", "numpy")  # those with a module here
 
 DTYPES = ("float32", "float64", "float16", "bfloat16")
+
+# How the CUDA kernels compute products of float32: lstm_fast::cuda::Precision in csrc/cuda/recurrence.h.
+PRECISIONS = ("exact", "tf32", "tf32x3")
+
+# The compute capability of a GPU from which on it can run the kernels.
+CUDA_CAPABILITY = (7, 5)
 
 # What a backend says where a backward pass is differentiated.
 SECOND_ORDER = (
@@ -146,6 +153,40 @@ def core() -> ModuleType:
         return importlib.import_module("lstm_fast._core")
     except ImportError as error:
         raise LibraryError(f"lstm_fast._core cannot be loaded ({error})") from error
+
+
+@functools.cache
+def cuda_state() -> str:
+    """Returns for which GPUs the CUDA kernels were built, or why they were not; raises LibraryError as `core` does."""
+    return str(core().build_info()["cuda"])
+
+
+def cuda() -> ModuleType:
+    """Returns the compiled module `lstm_fast._cuda`; raises LibraryError if it was not built or cannot be loaded."""
+    if not cuda_state().startswith("built"):  # nothing to be warned of
+        raise LibraryError(f"the CUDA kernels were {cuda_state()}")
+    return _load_cuda()
+
+
+@once
+def _load_cuda() -> ModuleType:
+    modules = list(_PACKAGE.glob("_cuda.*.so"))
+    if not modules:
+        raise LibraryError(f"{_PACKAGE / '_cuda.*.so'} is missing: reinstall lstm_fast")
+    for path in modules:
+        check_library(path)
+    try:
+        return importlib.import_module("lstm_fast._cuda")
+    except ImportError as error:
+        raise LibraryError(f"lstm_fast._cuda cannot be loaded ({error})") from error
+
+
+def forced_precision() -> str | None:
+    """Returns LSTM_FAST_PRECISION, read anew, None if it is not set; raises ValueError if it has an unknown value."""
+    precision = os.environ.get("LSTM_FAST_PRECISION") or None
+    if precision is not None and precision not in PRECISIONS:
+        raise ValueError(f"LSTM_FAST_PRECISION: expected one of {', '.join(PRECISIONS)}, found {precision!r}")
+    return precision
 
 
 def library_path(name: str) -> pathlib.Path:

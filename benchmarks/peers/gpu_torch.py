@@ -1,0 +1,168 @@
+"""torch.nn.LSTM on a GPU, cuDNN's where cuDNN takes the dtype, and what all contenders through PyTorch share."""
+
+import contextlib
+import itertools
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from benchmarks.peers import Prepared
+from benchmarks.scenarios import Problem
+
+DTYPES = {
+    "float64": torch.float64,
+    "float32": torch.float32,
+    "tf32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+FORCED_PRECISION = "LSTM_FAST_PRECISION"
+MAX_COPIES = 32  # of the input
+
+
+@contextlib.contextmanager
+def arithmetic(precision: str) -> Iterator[None]:
+    """Products of float32 are exact inside, or TF32: of cuBLAS, of cuDNN, and so of lstm_fast, unless it is forced."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    tf32: Any = precision == "tf32"
+    switches, name = [matmul, cudnn], "allow_tf32"
+    # From PyTorch 2.9 on; whoever sets these must not touch the old ones.
+    if hasattr(torch.backends, "fp32_precision"):
+        switches, name, tf32 = [matmul, cudnn.rnn, cudnn.conv], "fp32_precision", "tf32" if tf32 else "ieee"
+    before = [getattr(switch, name) for switch in switches]
+    for switch in switches:
+        setattr(switch, name, tf32)
+    try:
+        yield
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            setattr(switch, name, value)
+        os.environ.pop(FORCED_PRECISION, None)
+
+
+def clock(device: str) -> Callable[[], float]:
+    """A clock of the device's own, in seconds: the time between events that are put behind what was started."""
+    if device == "cpu":
+        return time.perf_counter
+    last, seconds = None, 0.0
+
+    def now() -> float:
+        nonlocal last, seconds
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        event.synchronize()
+        if last is not None:
+            seconds += 1e-3 * last.elapsed_time(event)
+        last = event
+        return seconds
+
+    return now
+
+
+def copies(device: str, size: int) -> int:
+    """How many arrays of so many bytes to use by turns, so that none is in the L2 cache when its turn comes."""
+    if device == "cpu":
+        return 2
+    cache = torch.cuda.get_device_properties(device).L2_cache_size
+    return min(MAX_COPIES, max(1, -(-2 * cache // size)))
+
+
+def to_numpy(arrays: Sequence[torch.Tensor]) -> list[np.ndarray]:
+    wide = (a.detach() if a.dtype == torch.float64 else a.detach().float() for a in arrays)
+    return [a.cpu().numpy() for a in wide]
+
+
+def prepared(
+    problem: Problem,
+    training: bool,
+    dtype: torch.dtype,
+    device: str,
+    forward: Callable[[torch.Tensor], torch.Tensor],
+    parameters: Sequence[torch.Tensor],
+    as_keras: Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]],
+    capture: bool = True,
+    **about: Any,
+) -> Prepared:
+    """A contender that computes y as `forward(x)`; `as_keras` turns gradients of the parameters into Keras's."""
+    first = torch.from_numpy(problem.x).to(device, dtype)
+    inputs = [first.clone() for _ in range(copies(device, first.nbytes))]
+    for x in inputs:
+        x.requires_grad_(training)
+    places = itertools.cycle(inputs)
+    dy = torch.from_numpy(problem.dy).to(device, dtype) if training else None
+
+    def step() -> list[torch.Tensor]:
+        x = next(places)
+        if not training:
+            with torch.inference_mode():
+                return [forward(x)]
+        y = forward(x)
+        return [y, *torch.autograd.grad(y, [x, *parameters], dy)]
+
+    def results(arrays: Sequence[torch.Tensor]) -> list[np.ndarray]:
+        found = to_numpy(arrays)
+        return [*found[:2], *as_keras(found[2:])] if training else found
+
+    def graph() -> Callable[[], Any]:
+        # Whatever is done once only, such as loading a kernel, must be done before.
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                step()
+        torch.cuda.current_stream().wait_stream(stream)
+        captured = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(captured):
+            outputs = step()
+        return lambda: (captured.replay(), outputs)
+
+    can_capture = capture and device != "cpu"
+    return Prepared(step, results, clock(device), graph if can_capture else None, about)
+
+
+def prepare(problem: Problem, training: bool, *, precision: str, device: str) -> Prepared:
+    dtype = DTYPES[precision]
+    features = problem.x.shape[2]
+    units = problem.weights[0].recurrent_kernel.shape[0]
+    two_way = len(problem.weights) == 2
+    layer = torch.nn.LSTM(features, units, batch_first=True, bidirectional=two_way, device=device, dtype=dtype)
+    # As in pytorch.py, which explains the layout.
+    parameters = list(layer.parameters())
+    with torch.no_grad():
+        for n, (kernel, recurrent_kernel, bias) in enumerate(problem.weights):
+            values = kernel.T, recurrent_kernel.T, bias, np.zeros_like(bias)
+            for parameter, value in zip(parameters[4 * n : 4 * n + 4], values, strict=True):
+                parameter.copy_(torch.from_numpy(value))
+    time_steps = problem.x.shape[1]
+    lengths = None if problem.lengths is None else torch.from_numpy(problem.lengths)  # must be on the CPU
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        if lengths is None:
+            return layer(x)[0]
+        y, _ = layer(pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False))
+        return pad_packed_sequence(y, batch_first=True, total_length=time_steps)[0]
+
+    def as_keras(gradients: Sequence[np.ndarray]) -> list[np.ndarray]:
+        directions = (gradients[n : n + 4] for n in range(0, len(gradients), 4))
+        return [array for dw_ih, dw_hh, db, _ in directions for array in (dw_ih.T, dw_hh.T, db)]
+
+    sample = torch.zeros((1, 1, features), device=device, dtype=dtype)
+    about = {"kernel": _kernel(layer(sample)[0])}
+    # Packing copies lengths to the device, which a graph cannot contain.
+    return prepared(problem, training, dtype, device, forward, parameters, as_keras, capture=lengths is None, **about)
+
+
+def _kernel(y: torch.Tensor) -> str:
+    """Which of PyTorch's implementations computed y: the name of the backward operation that has to do with RNNs."""
+    names, nodes = [], [y.grad_fn]
+    while nodes and len(names) < 100:
+        node = nodes.pop(0)
+        if node is not None:
+            names.append(type(node).__name__)
+            nodes += [parent for parent, _ in node.next_functions]
+    return next((name for name in names if any(word in name.lower() for word in ("rnn", "lstm"))), "native")
