@@ -83,7 +83,7 @@ def lstm(
 
     Raises:
         TypeError: An argument has the wrong type or dtype.
-        ValueError: An argument has the wrong shape, or LSTM_FAST_ISA or LSTM_FAST_NUM_THREADS a bad value.
+        ValueError: An argument has the wrong shape, or a variable LSTM_FAST_* a bad value.
         RuntimeError: The compiled library cannot be used here; the message says why.
 
     Example:

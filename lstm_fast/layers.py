@@ -39,8 +39,9 @@ class FastLSTM(LSTM):  # type: ignore[misc]
     2. `recurrent_activation` == `sigmoid`
     3. `unroll` is `False`
     4. The compute dtype is `float32`, `float64`, `float16` or `bfloat16`; the half types compute in float32.
-    5. Keras runs on TensorFlow, JAX, PyTorch or, for inference, NumPy, and on the CPU.
-    6. The compiled library of this package can be loaded.
+    5. Keras runs on TensorFlow, JAX, PyTorch or, for inference, NumPy, and on the CPU; with JAX and PyTorch also on
+       NVIDIA GPUs of compute capability 7.5 or later.
+    6. The compiled library of this package can be loaded, and for GPUs its CUDA kernels were built.
 
     Biases, dropout, recurrent dropout, masks of any pattern, initial states, `stateful`, `go_backwards`, regularizers,
     constraints and mixed precision all run fused, eagerly, in graphs and compiled by XLA; `torch.compile` leaves the

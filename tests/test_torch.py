@@ -10,6 +10,7 @@ import tolerances
 import torch
 from cases import DTYPES, Problem, make_problem, solve_by_kernel, solve_by_reference
 from keras_side import fused
+from torch_side import array, tensor
 
 import lstm_fast
 from lstm_fast import _core
@@ -17,17 +18,6 @@ from lstm_fast.backends import Direction
 from lstm_fast.backends import torch as backend
 
 pytestmark = pytest.mark.backends("torch")
-
-
-def tensor(array: np.ndarray, requires_grad: bool = False) -> Any:
-    if array.dtype == DTYPES["bfloat16"]:
-        return torch.tensor(array.astype(np.float32)).to(torch.bfloat16).requires_grad_(requires_grad)
-    return torch.tensor(array).requires_grad_(requires_grad)
-
-
-def array(value: Any) -> np.ndarray:
-    value = value.detach()
-    return value.float().numpy().astype(DTYPES["bfloat16"]) if value.dtype == torch.bfloat16 else value.numpy()
 
 
 def arguments(problem: Problem, requires_grad: bool = True) -> list[Any]:
@@ -196,9 +186,9 @@ def test_devices() -> None:
         lstm_fast.lstm(x, kernel, *rest, mask=torch.ones(x.shape[:2], device="meta"))
 
     class Elsewhere:
-        device = torch.device("cuda", 1)
+        device = torch.device("xpu", 1)
 
-    assert "a tensor on cuda:1: no kernel for it yet" in backend.unavailable(Elsewhere()).reason
+    assert "a tensor on xpu:1: no kernel for it" in backend.unavailable(Elsewhere()).reason
     assert backend.unavailable(x) is None
     shapes = [value.shape for value in lstm_fast.lstm(x, kernel, *rest, return_sequences=True)]
     with fused(forward=0):

@@ -1,8 +1,9 @@
-"""JAX arrays on the CPU through XLA's foreign functions: `jit`, `grad`, `vmap`, and batches spread over devices.
+"""JAX arrays through XLA's foreign functions: `jit`, `grad`, `vmap`, and batches spread over devices.
 
 The kernels are two primitives, forward and backward. Where the forward pass is differentiated, it keeps what the
 backward pass needs, and a third primitive, which is never run, holds the place of the tangents until JAX transposes it
 into the backward pass. `vmap` folds the mapped axis into the batch. Custom partitioning splits the batch over devices.
+Under these is a fourth primitive, a pass on one device; what it becomes on CUDA is in `lstm_fast.backends.jax_cuda`.
 These are primitives, not a `jax.custom_vjp`: that would do the backward pass of mapped rows one by one.
 """
 
@@ -26,6 +27,7 @@ from lstm_fast.backends import (
     LibraryError,
     Unavailable,
     core,
+    jax_cuda,
     once,
 )
 
@@ -51,6 +53,9 @@ class _Call(NamedTuple):
     return_sequences: bool
     zero_output_for_mask: bool
     reserve_mode: int
+    # On CUDA, how products of float32 are computed: by JAX, and in the recurrence.
+    products: str | None
+    precision: str
     # Of the operands that csrc/bindings/xla.h lists, those that there are.
     present: tuple[bool, ...]
     # Forward: whether it keeps the reserve. Backward: which gradients are computed.
@@ -71,13 +76,33 @@ class _Call(NamedTuple):
         if self.wanted is None:
             kinds = [_SEQUENCE, *[_STATE] * 2 * self.directions]
             return [*kinds, _RESERVE] if self.keeps else kinds
-        kinds = [_SEQUENCE, *(kind for kind in _FIELDS[:_DIFFERENTIABLE] for _ in range(self.directions))]
-        return [kind for kind, wanted in zip(kinds, self.wanted, strict=True) if wanted]
+        return self.asked([_SEQUENCE, *(kind for kind in _FIELDS[:_DIFFERENTIABLE] for _ in range(self.directions))])
 
     @property
     def keeps(self) -> bool:
         """Whether the forward pass has the reserve for a result."""
         return self.differentiated and self.reserve_mode != RESERVE_NONE
+
+    def types(self, x: Any, units: int) -> list[Any]:
+        """Types of the results on one device, wanted or not, for what `x` is there."""
+        batch, time, features = x.shape
+        n, columns = self.directions, 4 * units
+        states = [(batch, units)] * 2 * n
+        if self.wanted is not None:
+            weights = [*[(features, columns)] * n, *[(units, columns)] * n, *[(columns,)] * n]
+            return [jax.ShapeDtypeStruct(shape, x.dtype) for shape in (x.shape, *weights, *states)]
+        y = (batch, time if self.return_sequences else 1, n * units)
+        types = [jax.ShapeDtypeStruct(shape, x.dtype) for shape in (y, *states)]
+        if self.keeps:
+            steps = -(-time // core().checkpoint_interval) if self.reserve_mode == RESERVE_RECOMPUTE else time
+            step = core().reserve_step_bytes(self.reserve_mode, x.dtype.name, units)
+            types.append(jax.ShapeDtypeStruct((batch, n, steps, step), jnp.uint8))
+        return types
+
+    def asked(self, results: Sequence[Any]) -> list[Any]:
+        """Returns those of all results that are wanted."""
+        wanted = self.wanted or [True] * len(results)
+        return [result for result, keep in zip(results, wanted, strict=True) if keep]
 
     def spread(self, arrays: Sequence[Any]) -> list[Any]:
         """Returns an entry for every operand, None where there is none."""
@@ -111,9 +136,10 @@ def unavailable(x: Any = None) -> Unavailable | None:  # noqa: ARG001
         library()
     except LibraryError as error:
         return Unavailable(str(error), announced=True)
-    if (platform := jax.default_backend()) != "cpu":
-        return Unavailable(f"JAX runs on the platform {platform}: no kernel for it yet")
-    return None
+    platform = jax.default_backend()
+    if platform == "gpu":
+        return jax_cuda.unavailable()
+    return None if platform == "cpu" else Unavailable(f"JAX runs on the platform {platform}: no kernel for it")
 
 
 def array(value: Any, like: Any = None) -> Any:
@@ -152,6 +178,8 @@ def lstm(
         return_sequences,
         zero_output_for_mask,
         reserve_mode,
+        products := jax.config.jax_default_matmul_precision,
+        jax_cuda.precision(products),
         present=tuple(operand is not None for operand in operands),
     )
     y, *states = _forward(call, *(operand for operand in operands if operand is not None))
@@ -174,29 +202,13 @@ def _bind(primitive: Primitive, call: _Call, arrays: Sequence[Any]) -> list[Any]
 # On one device
 
 
-def _run(call: _Call, *arrays: Any) -> list[Any]:
+def _run_on_cpu(*arrays: Any, call: _Call) -> list[Any]:
     """Calls the handler."""
     operands = call.spread(arrays)
-    x, kernels = operands[0], operands[2 : 2 + call.directions]
-    recurrent_kernels = operands[2 + call.directions : 2 + 2 * call.directions]
-    (batch, time, _), units = x.shape, recurrent_kernels[0].shape[0]
-    state = jax.ShapeDtypeStruct((batch, units), x.dtype)
-    states = [state] * 2 * call.directions
-    if call.wanted is None:
-        y = (batch, time if call.return_sequences else 1, call.directions * units)
-        results = [jax.ShapeDtypeStruct(y, x.dtype), *states]
-        if call.keeps:
-            steps = -(-time // core().checkpoint_interval) if call.reserve_mode == RESERVE_RECOMPUTE else time
-            step = core().reserve_step_bytes(call.reserve_mode, x.dtype.name, units)
-            results.append(jax.ShapeDtypeStruct((batch, call.directions, steps, step), jnp.uint8))
-    else:
-        biases = [jax.ShapeDtypeStruct((4 * units,), x.dtype)] * call.directions
-        results = [x, *kernels, *recurrent_kernels, *biases, *states]
-        unwanted = jax.ShapeDtypeStruct((0,), x.dtype)
-        results = [
-            jax.ShapeDtypeStruct(result.shape, x.dtype) if wanted else unwanted
-            for result, wanted in zip(results, call.wanted, strict=True)
-        ]
+    x = operands[0]
+    unwanted = jax.ShapeDtypeStruct((0,), x.dtype)
+    types = call.types(x, operands[2 + call.directions].shape[0])
+    wanted = call.wanted or [True] * len(types)
     attributes = {
         "directions": call.directions,
         "go_backwards": call.go_backwards,
@@ -206,12 +218,30 @@ def _run(call: _Call, *arrays: Any) -> list[Any]:
     }
     target = "lstm_fast_forward" if call.wanted is None else "lstm_fast_backward"
     dtypes = [bool if i == 1 else jnp.uint8 if i == 2 + 7 * call.directions else x.dtype for i in range(len(operands))]
-    outputs = jax.ffi.ffi_call(target, results)(
+    outputs = jax.ffi.ffi_call(target, [t if keep else unwanted for t, keep in zip(types, wanted, strict=True)])(
         *(jnp.zeros(0, dtype) if operand is None else operand for operand, dtype in zip(operands, dtypes, strict=True)),
         **{name: np.int64(value) for name, value in attributes.items()},
     )
-    wanted = call.wanted or [True] * len(outputs)
-    return [output for output, keep in zip(outputs, wanted, strict=True) if keep]
+    return call.asked(outputs)
+
+
+def _types_on_one_device(*arrays: Any, call: _Call) -> list[Any]:
+    operands = call.spread(arrays)
+    return _typed(call, operands[0], call.asked(call.types(operands[0], operands[2 + call.directions].shape[0])))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _eagerly(call: _Call, *arrays: Any) -> list[Any]:
+    results: list[Any] = _passes_p.bind(*arrays, call=call)
+    return results
+
+
+_passes_p = Primitive("lstm_fast_passes")
+_passes_p.multiple_results = True
+_passes_p.def_impl(lambda *arrays, call: _eagerly(call, *arrays))
+_passes_p.def_abstract_eval(_types_on_one_device)
+mlir.register_lowering(_passes_p, mlir.lower_fun(_run_on_cpu, multiple_results=True), platform="cpu")
+mlir.register_lowering(_passes_p, mlir.lower_fun(jax_cuda.run, multiple_results=True), platform="cuda")
 
 
 # On several devices
@@ -219,10 +249,11 @@ def _run(call: _Call, *arrays: Any) -> list[Any]:
 
 @functools.cache
 def _partitioned(call: _Call) -> Callable[..., list[Any]]:
-    """Returns `_run` for a call, which gives every device its own rows of the batch, and all of the weights."""
+    """Returns a function that gives every device its own rows of the batch, and all of the weights."""
 
     def run(*arrays: Any) -> list[Any]:
-        return _run(call, *arrays)
+        results: list[Any] = _passes_p.bind(*arrays, call=call)
+        return results
 
     def rows(operands: Sequence[Any]) -> Any:
         """The mesh axes over which the batch of x is spread."""
@@ -353,12 +384,14 @@ def _refuse_forward_mode(*_: Any, **__: Any) -> NoReturn:
 
 
 def _results(x: Any, *_: Any, call: _Call, inner: Any) -> list[Any]:
+    return _typed(call, x, inner.out_avals)
+
+
+def _typed(call: _Call, x: Any, results: Sequence[Any]) -> list[Any]:
     """Types of a primitive's results: spread over devices as x is, where that is a matter of types."""
-    if x.sharding.mesh.empty:
-        return list(inner.out_avals)
     axes = x.sharding.spec[0]
     types = []
-    for result, kind in zip(inner.out_avals, call.results, strict=True):
+    for result, kind in zip(results, call.results, strict=True):
         spec = PartitionSpec(*(axes if axis == kind.batch else None for axis in range(kind.rank)))
         sharding = NamedSharding(x.sharding.mesh, spec)
         types.append(x.update(shape=result.shape, dtype=result.dtype, weak_type=False, sharding=sharding))
@@ -383,7 +416,8 @@ def _primitive(name: str, differentiate: Callable[..., Any]) -> Primitive:
     primitive.multiple_results = True
     primitive.def_impl(_inner)
     primitive.def_abstract_eval(_results)
-    mlir.register_lowering(primitive, mlir.lower_fun(_inner, multiple_results=True), platform="cpu")
+    for platform in ("cpu", "cuda"):
+        mlir.register_lowering(primitive, mlir.lower_fun(_inner, multiple_results=True), platform=platform)
     batching.primitive_batchers[primitive] = functools.partial(_map, primitive)
     ad.primitive_jvps[primitive] = differentiate
     return primitive

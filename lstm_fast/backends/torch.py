@@ -1,4 +1,7 @@
-"""PyTorch tensors on the CPU through `lstm_fast._core`, without copying them, in an autograd.Function."""
+"""PyTorch tensors in an autograd.Function.
+
+Those on the CPU go to `lstm_fast._core`, without a copy, those on CUDA devices to `lstm_fast.backends.torch_cuda`.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lstm_fast.backends import RESERVE_NONE, SECOND_ORDER, Direction, LibraryError, Unavailable, core
+from lstm_fast.backends import RESERVE_NONE, SECOND_ORDER, Direction, LibraryError, Unavailable, core, torch_cuda
 
 Tensors = Sequence[torch.Tensor | None]
 Options = tuple[bool, bool, bool, int]  # go_backwards, return_sequences, zero_output_for_mask, reserve_mode
@@ -27,8 +30,11 @@ def unavailable(x: Any = None) -> Unavailable | None:
         core()
     except LibraryError as error:
         return Unavailable(str(error), announced=True)
-    if x is not None and x.device.type not in ("cpu", "meta"):
-        return Unavailable(f"a tensor on {x.device}: no kernel for it yet")
+    if x is not None and x.device.type == "cuda":
+        if unusable := torch_cuda.unavailable(x.device):
+            return unusable
+    elif x is not None and x.device.type not in ("cpu", "meta"):
+        return Unavailable(f"a tensor on {x.device}: no kernel for it")
     if torch.jit.is_tracing() or torch.compiler.is_exporting():
         return Unavailable("torch.jit.trace or torch.export: an exported program cannot contain the kernel")
     return None
@@ -39,7 +45,8 @@ def array(value: Any, like: Any = None) -> torch.Tensor:
     value = getattr(value, "value", value)  # of a Keras variable, whose tensor is the one with the gradient
     if not isinstance(value, torch.Tensor):
         typed = hasattr(value, "dtype")
-        value = torch.tensor(np.asarray(value), dtype=None if typed or like is None else like.dtype)
+        dtype, device = (None, None) if like is None else (None if typed else like.dtype, like.device)
+        value = torch.tensor(np.asarray(value), dtype=dtype, device=device)
     if like is not None and value.device != like.device:
         raise ValueError(f"expected a tensor on {like.device}, found one on {value.device}")
     if value.layout != torch.strided:
@@ -118,6 +125,8 @@ def _forward(
     options: Options, x: torch.Tensor, mask: torch.Tensor | None, parameters: Sequence[torch.Tensor | None]
 ) -> tuple[Tensors, torch.Tensor]:
     """Returns (y, *h_n, *c_n) and the reserve."""
+    if _on_gpu(x):
+        return torch_cuda.forward(options, x, mask, parameters)
     bfloat16 = x.dtype == torch.bfloat16
     y, h_n, c_n, reserve = core().forward(*_views(x, mask, parameters), *options, bfloat16)
     return tuple(_tensor(array, bfloat16) for array in (y, *h_n, *c_n)), torch.from_numpy(reserve)
@@ -126,6 +135,8 @@ def _forward(
 def _backward(options: Options, n: int, with_dx: bool, reserve: torch.Tensor, *tensors: Any) -> Tensors:
     """Returns a gradient or None for x, mask and every parameter. `tensors` are these, dy, *dh_n and *dc_n."""
     x, mask, *parameters = tensors[: 2 + n * _FIELDS]
+    if _on_gpu(x):
+        return torch_cuda.backward(options, with_dx, reserve, x, mask, parameters, tensors[2 + n * _FIELDS :])
     dy, *dstates = (None if d is None else _view(d.contiguous()) for d in tensors[2 + n * _FIELDS :])
     bfloat16 = x.dtype == torch.bfloat16
     dx, *dparameters = core().backward(
@@ -135,6 +146,10 @@ def _backward(options: Options, n: int, with_dx: bool, reserve: torch.Tensor, *t
     without = [None] * (_FIELDS - len(dparameters))
     ordered = [dx, None, *(array for direction in zip(*dparameters, strict=True) for array in (*direction, *without))]
     return tuple(None if array is None else _tensor(array, bfloat16) for array in ordered)
+
+
+def _on_gpu(x: torch.Tensor) -> bool:
+    return bool(x.is_cuda)
 
 
 def _views(x: torch.Tensor, mask: torch.Tensor | None, parameters: Sequence[torch.Tensor | None]) -> list[Any]:

@@ -1,0 +1,327 @@
+"""The GPU path of PyTorch, with the CUDA kernels on an emulated device: tensors on the CPU are taken for its own."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import emulated
+import keras
+import numpy as np
+import pytest
+import tolerances
+import torch
+from cases import DTYPES, KINDS, MASKS, RESERVE_MODES, Solution, label, make_problem, pairwise
+from cuda_side import loosened, ran, solve_exactly
+from keras_side import expected_of_layer, fused, solve_by_layer
+from torch_side import solve_by_torch, tensor
+
+import lstm_fast
+from lstm_fast.backends import PRECISIONS, LibraryError, core, torch_cuda
+from lstm_fast.backends import torch as backend
+
+pytestmark = pytest.mark.backends("torch")
+
+STREAM = 77
+
+OPTIONS = pairwise(
+    {
+        "units": (1, 7, 8, 24, 33),
+        "features": (1, 3, 4),
+        "batch": (1, 3, 9),
+        "time": (1, 2, 6),
+        "reserve": tuple(RESERVE_MODES),
+        "precision": PRECISIONS,
+        **KINDS,
+    }
+)
+
+
+@pytest.fixture(scope="session")
+def module() -> ModuleType:
+    return emulated.load()
+
+
+@pytest.fixture
+def calls(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[Any, ...]]]:
+    """Puts the emulated device in the place of a GPU; the name and the arguments of each call of its module."""
+    made: list[tuple[Any, ...]] = []
+
+    def spied(name: str) -> Any:
+        run = getattr(module, name)
+        return lambda *arguments: made.append((name, *arguments)) or run(*arguments)
+
+    spy = SimpleNamespace(
+        forward=spied("forward"),
+        backward=spied("backward"),
+        scratch_bytes=module.scratch_bytes,
+        reserve_step_bytes=module.reserve_step_bytes,
+    )
+    monkeypatch.setattr(backend, "_on_gpu", lambda _: True)
+    monkeypatch.setattr(torch_cuda, "_place", lambda _: (0, STREAM))
+    monkeypatch.setattr(torch_cuda, "cuda", lambda: spy)
+    yield made
+    assert {call[1:3] for call in made} <= {(0, STREAM)}
+
+
+def assert_same_bits(found: Solution, expected: Solution) -> None:
+    for name, array in expected.named().items():
+        assert found.named()[name].tobytes() == array.tobytes(), name
+
+
+def arguments(problem: Any, requires_grad: bool = True) -> list[Any]:
+    arrays = (problem.x, problem.kernels[0], problem.recurrent_kernels[0], problem.biases[0])
+    return [tensor(value, requires_grad) for value in arrays]
+
+
+# Numbers
+
+
+@pytest.mark.usefixtures("calls")
+@pytest.mark.parametrize("options", OPTIONS, ids=label)
+def test_agrees_with_reference(options: dict[str, Any], module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    how = {name: options[name] for name in ("reserve", "precision")}
+    monkeypatch.setenv("LSTM_FAST_PRECISION", how["precision"])
+    problem = make_problem(**{name: value for name, value in options.items() if name not in how})
+    with ran(module, forward=1 if how["reserve"] == "gates" else 2, backward=1):
+        found = solve_by_torch(problem, reserve=how["reserve"])
+    solve_exactly(problem, how["precision"]).check(found)
+    assert {array.dtype for array in found.named().values()} == {problem.x.dtype}
+
+
+@pytest.mark.usefixtures("calls")
+@pytest.mark.parametrize("field", ["input_dropout", "recurrent_dropout"])
+@pytest.mark.parametrize("without", [0, 1])
+def test_dropout_in_one_direction_only(field: str, without: int) -> None:
+    problem = make_problem(directions=2, input_dropout=True, recurrent_dropout=True, mask="holes")
+    multipliers = [None if n == without else value for n, value in enumerate(getattr(problem, field))]
+    problem = replace(problem, **{field: multipliers})
+    solve_exactly(problem).check(solve_by_torch(problem))
+
+
+@pytest.mark.usefixtures("calls")
+@pytest.mark.parametrize("reserve", RESERVE_MODES)
+@pytest.mark.parametrize(("batch", "time"), [(0, 3), (3, 0), (0, 0)])
+def test_no_rows_or_no_timesteps(batch: int, time: int, reserve: str) -> None:
+    problem = make_problem(batch, time, directions=2, mask="right", input_dropout=True, recurrent_dropout=True)
+    solve_exactly(problem).check(solve_by_torch(problem, reserve=reserve))
+
+
+@pytest.mark.usefixtures("calls")
+def test_a_row_with_nan_is_alone() -> None:
+    problem = make_problem(4, 5, 3, 8)
+    clean = solve_by_torch(problem)
+    problem.x[2, 3, 1] = np.nan
+    found = solve_by_torch(problem)
+    assert np.isnan(found.y[2, 3:]).all()
+    np.testing.assert_array_equal(np.delete(found.y, 2, axis=0), np.delete(clean.y, 2, axis=0))
+    np.testing.assert_array_equal(found.y[2, :3], clean.y[2, :3])
+    np.testing.assert_array_equal(np.delete(found.dx, 2, axis=0), np.delete(clean.dx, 2, axis=0))
+
+
+@pytest.mark.usefixtures("calls")
+@pytest.mark.parametrize("input_dropout", [False, True])
+@pytest.mark.parametrize("mask", MASKS[1:])
+def test_masked_steps_are_never_read(mask: str, input_dropout: bool) -> None:
+    problem = make_problem(5, 6, 3, 8, mask=mask, directions=2, input_dropout=input_dropout)
+    poisoned = replace(problem, x=problem.x.copy())
+    poisoned.x[~problem.mask] = np.nan
+    assert_same_bits(solve_by_torch(poisoned), solve_by_torch(problem))
+
+
+@pytest.mark.usefixtures("calls")
+def test_the_same_bits_every_time() -> None:
+    problem = make_problem(9, 6, 4, 24, directions=2, mask="right")
+    first = solve_by_torch(problem)
+    for _ in range(2):
+        assert_same_bits(solve_by_torch(problem), first)
+
+
+# How PyTorch reaches the kernels
+
+
+def test_nothing_is_kept_where_no_gradient_can_follow(calls: list[tuple[Any, ...]]) -> None:
+    given = arguments(make_problem())
+
+    def kept() -> bool:
+        (call,) = calls
+        calls.clear()
+        assert call[0] == "forward"
+        return call[-4] != 0  # the reserve
+
+    lstm_fast.lstm(*given)
+    assert kept()
+    with torch.no_grad():
+        lstm_fast.lstm(*given)
+    assert not kept()
+    with torch.inference_mode():
+        assert lstm_fast.lstm(*given)[0].is_inference()
+    assert not kept()
+    for options in ({"training": False}, {"recompute": True}):
+        y, _, _ = lstm_fast.lstm(*given, return_sequences=True, **options)
+        assert not kept()
+        reserve, *_ = y.grad_fn.saved_tensors
+        assert reserve.numel() == 0
+
+
+@pytest.mark.usefixtures("calls")
+def test_the_gradient_of_the_input_is_computed_where_it_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    computed = []
+    compute = torch_cuda._input_gradient
+    monkeypatch.setattr(torch_cuda, "_input_gradient", lambda *a: computed.append(True) or compute(*a))
+    every = arguments(make_problem())
+    lstm_fast.lstm(*every)[0].sum().backward()
+    for i in range(len(every)):
+        some = [value.detach().requires_grad_(i == j) for j, value in enumerate(every)]
+        lstm_fast.lstm(*some)[0].sum().backward()
+        assert [value.grad is not None for value in some] == [i == j for j in range(len(every))]
+        assert torch.equal(some[i].grad, every[i].grad)
+    assert len(computed) == 2
+
+
+@pytest.mark.usefixtures("calls")
+def test_strides_of_any_kind() -> None:
+    problem = make_problem(mask="right", states=False)
+    given = arguments(problem)
+    mask = torch.tensor(problem.mask)
+    expected = lstm_fast.lstm(*given, mask=mask)
+    strided = [value.detach().T.contiguous().T if value.ndim == 2 else value.detach() for value in given]
+    strided[0] = torch.stack([strided[0]] * 2, dim=-1)[..., 0]
+    assert not any(value.is_contiguous() for value in strided[:3])
+    leaves = [value.requires_grad_() for value in strided]
+    found = lstm_fast.lstm(*leaves, mask=mask.T.contiguous().T)
+    for a, b in zip(found, expected, strict=True):
+        assert torch.equal(a, b)
+    # sum() has an incoming gradient of stride 0.
+    for a, b in zip(
+        torch.autograd.grad(found[0].sum(), leaves), torch.autograd.grad(expected[0].sum(), given), strict=True
+    ):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.usefixtures("calls")
+def test_gradient_of_gradient_is_refused() -> None:
+    given = arguments(make_problem())
+    first = torch.autograd.grad(lstm_fast.lstm(*given)[0].sum(), given, create_graph=True)
+    with pytest.raises(NotImplementedError, match="gradients of gradients are not implemented"):
+        torch.autograd.grad(first[0].sum(), given)
+
+
+@pytest.mark.usefixtures("calls")
+@pytest.mark.parametrize("input_dropout", [False, True])
+def test_autocast_does_not_reach_inside(input_dropout: bool) -> None:
+    problem = make_problem(directions=2, input_dropout=input_dropout)
+    expected = solve_by_torch(problem)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert_same_bits(solve_by_torch(problem), expected)
+
+
+# Precision
+
+
+def test_precision_is_that_of_pytorchs_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LSTM_FAST_PRECISION", raising=False)
+    assert torch_cuda.precision() == "exact"
+    for switch, values in (("fp32_precision", ("ieee", "tf32")), ("allow_tf32", (False, True))):
+        for value, expected in zip(values, ("exact", "tf32"), strict=True):
+            monkeypatch.setattr(torch.backends.cuda, "matmul", SimpleNamespace(**{switch: value}))
+            assert torch_cuda.precision() == expected
+
+
+@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="of PyTorch 2.9")
+def test_every_switch_of_pytorch_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LSTM_FAST_PRECISION", raising=False)
+    before = torch.backends.cuda.matmul.fp32_precision
+    try:
+        torch.backends.cuda.matmul.fp32_precision = "tf32"
+        assert torch_cuda.precision() == "tf32"
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = before
+    for value, expected in (("high", "tf32"), ("highest", "exact")):
+        torch.set_float32_matmul_precision(value)
+        assert torch_cuda.precision() == expected
+
+
+def test_precision_by_choice(calls: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
+    given = arguments(make_problem())
+    for precision in PRECISIONS:
+        monkeypatch.setenv("LSTM_FAST_PRECISION", precision)
+        lstm_fast.lstm(*given)[0].sum().backward()
+        assert [call[4] for call in calls] == [precision, precision]
+        calls.clear()
+    monkeypatch.setenv("LSTM_FAST_PRECISION", "double")
+    with pytest.raises(ValueError, match="LSTM_FAST_PRECISION: expected one of exact, tf32, tf32x3, found 'double'"):
+        lstm_fast.lstm(*given)
+
+
+# Where the kernels cannot be used
+
+
+def test_reasons_against(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Elsewhere:
+        device = torch.device("cuda", 1)
+
+    def reason() -> str:
+        return backend.unavailable(Elsewhere()).reason
+
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert reason() == "a tensor on cuda:1: this PyTorch does not run on CUDA"
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+
+    def missing() -> None:
+        raise LibraryError("the CUDA kernels were not built: because")
+
+    monkeypatch.setattr(torch_cuda, "cuda", missing)
+    assert reason() == "a tensor on cuda:1: the CUDA kernels were not built: because"
+    monkeypatch.setattr(torch_cuda, "cuda", lambda: None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 0))
+    assert reason() == "cuda:1 has compute capability 7.0: the kernel needs 7.5 or later"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    monkeypatch.setattr(torch.jit, "is_tracing", lambda: True)
+    assert "torch.jit.trace" in reason()
+    monkeypatch.undo()
+    assert backend.unavailable(torch.zeros(1)) is None
+
+
+def test_a_reserve_is_no_larger_than_on_the_cpu(module: ModuleType) -> None:
+    """JAX has one size for both."""
+    for dtype in DTYPES:
+        for units in (*range(1, 40), 1000, 1024):
+            assert module.reserve_step_bytes(dtype, units) <= core().reserve_step_bytes(1, dtype, units)
+
+
+# Layers
+
+
+@pytest.mark.usefixtures("calls")
+@pytest.mark.parametrize("options", pairwise({"directions": (1, 2), "mask": MASKS, "dtype": tuple(DTYPES)}), ids=label)
+def test_layer(options: dict[str, Any], module: ModuleType) -> None:
+    problem = make_problem(3, 5, 4, 7, **options)
+    with fused(0), ran(module, forward=options["directions"], backward=options["directions"]):
+        found = solve_by_layer(problem, lstm_fast.FastLSTM)
+    loosened(expected_of_layer(problem), options["dtype"]).check(found)
+
+
+@pytest.mark.usefixtures("calls")
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize(("wrapper", "passes"), [(lstm_fast.FastBidirectional, 1), (keras.layers.Bidirectional, 2)])
+def test_both_directions(wrapper: Any, passes: int, dropout: float, module: ModuleType, monkeypatch: Any) -> None:
+    def make() -> Any:
+        keras.utils.set_random_seed(1)
+        return wrapper(lstm_fast.FastLSTM(7, dropout=dropout, recurrent_dropout=dropout, return_sequences=True))
+
+    def run(layer: Any) -> list[np.ndarray]:
+        output = layer(x, mask=mask, training=True)
+        output.square().sum().backward()
+        gradients = [variable.value.grad for variable in layer.trainable_variables]
+        return [value.detach().numpy() for value in (output, *gradients)]
+
+    problem = make_problem(3, 5, 4, 7, mask="right")
+    x, mask = torch.tensor(problem.x), torch.tensor(problem.mask)
+    with fused(0), ran(module, forward=passes, backward=passes):
+        found = run(make())
+    monkeypatch.setattr(backend, "_on_gpu", lambda _: False)
+    with fused(passes, passes):
+        expected = run(make())
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0.0, atol=tolerances.between_layers("float32", 3 * 5 * 11, b))
