@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import data_parallel
 import numpy as np
 import pytest
 import tolerances
@@ -415,6 +416,39 @@ def test_a_batch_spread_over_devices_stays_there():
         check=True,
         timeout=240,
     )
+
+
+DATA_PARALLEL = """
+import sys, warnings
+from pathlib import Path
+import jax, keras
+from data_parallel import *
+warnings.simplefilter("error")
+folder = Path(sys.argv[1])
+
+def fit(name, x, y, batch):
+    for masked in (True, False):
+        model = compiled(make_model(masked))
+        with recorded(folder / f"{name}-{masked}.npz", lambda: jax.device_get([w.value for w in model.weights])):
+            model.fit(x, y, batch_size=batch, shuffle=False, verbose=0)
+        devices = [len(variable.value.sharding.device_set) for variable in model.variables]
+        assert set(devices) == {2 if name == "spread" else 1}, devices
+
+fit("whole", *make_data(), BATCH)
+fit("half", *half_data(), BATCH // 2)
+assert jax.device_count() == 2
+keras.distribution.set_distribution(keras.distribution.DataParallel(devices=keras.distribution.list_devices()))
+fit("spread", *make_data(), BATCH)
+"""
+
+
+def test_fit_of_a_model_spread_over_devices(tmp_path):
+    """`keras.distribution.DataParallel`: the weights that one device has after the whole batches."""
+    devices = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
+    data_parallel.run_script(DATA_PARALLEL, tmp_path, KERAS_BACKEND="jax", XLA_FLAGS=devices)
+    for masked in (True, False):
+        passes = 2 * 2 * data_parallel.STEPS  # directions, devices
+        data_parallel.check(tmp_path, f"spread-{masked}", f"whole-{masked}", passes, alone=f"half-{masked}")
 
 
 # Where the kernels cannot be used

@@ -2,8 +2,10 @@
 
 import concurrent.futures
 import math
+from pathlib import Path
 from typing import Any
 
+import data_parallel
 import numpy as np
 import pytest
 import tolerances
@@ -263,3 +265,75 @@ def test_both_directions_at_once() -> None:
     found = [value.numpy() for value in (y, *h_n, *c_n)]
     solution = type(expected.solution)(found[0], found[1:3], found[3:5])
     expected.check(solution)
+
+
+# Several processes
+
+DISTRIBUTED = """
+import datetime, functools, sys
+from pathlib import Path
+import keras, torch
+import torch.distributed as dist
+import lstm_fast
+from data_parallel import *
+folder = Path(sys.argv[1])
+(port,) = free_ports(1)
+
+class Module(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.embedding = torch.nn.Embedding(WORDS, 8)
+        self.kernel = torch.nn.Parameter(torch.rand(8, 24) - 0.5)
+        self.recurrent_kernel = torch.nn.Parameter(torch.rand(6, 24) - 0.5)
+        self.bias = torch.nn.Parameter(torch.rand(24) - 0.5)
+        self.dense = torch.nn.Linear(6, 1)
+
+    def forward(self, x):
+        last, _, _ = lstm_fast.lstm(self.embedding(x), self.kernel, self.recurrent_kernel, self.bias, mask=x != 0)
+        return self.dense(last)
+
+def train(name, x, y, wrap=lambda model: model):
+    for kind, make in (("True", lambda: make_model(True)), ("False", lambda: make_model(False)), ("module", Module)):
+        model = make()
+        weights = [weight for weight in model.parameters() if weight.requires_grad]
+        optimizer = torch.optim.SGD(weights, LEARNING_RATE, MOMENTUM)
+        called = wrap(model)
+        with recorded(folder / f"{name}-{kind}.npz", lambda: [weight.detach().numpy() for weight in weights]):
+            for some_x, some_y in zip(np.split(x, STEPS), np.split(y, STEPS)):
+                logits = called(torch.tensor(some_x))
+                optimizer.zero_grad()
+                torch.nn.functional.binary_cross_entropy_with_logits(logits, torch.tensor(some_y)).backward()
+                optimizer.step()
+
+def worker(rank):
+    limit = datetime.timedelta(seconds=LIMIT)
+    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", timeout=limit, world_size=2, rank=rank)
+    rows = np.arange(STEPS * BATCH) % BATCH // (BATCH // 2) == rank
+    train(f"worker {rank}", *(values[rows] for values in make_data()), torch.nn.parallel.DistributedDataParallel)
+    dist.destroy_process_group()
+
+def in_one_process():
+    train("whole", *make_data())
+    train("half", *half_data())
+
+in_processes({
+    "one process": in_one_process,
+    "worker 0": functools.partial(worker, 0),
+    "worker 1": functools.partial(worker, 1),
+})
+"""
+
+
+def test_distributed_data_parallel(tmp_path: Path) -> None:
+    """Two processes, each with half of a batch: the weights that one process has after the whole batches.
+
+    Around a Keras model, masked and not, and around a module that calls the function under the layers.
+    """
+    if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
+        pytest.skip("this PyTorch is built without gloo")
+    data_parallel.run_script(DISTRIBUTED, tmp_path)
+    for kind, calls in (("True", 2), ("False", 2), ("module", 1)):
+        for rank in range(2):
+            passes = calls * data_parallel.STEPS
+            data_parallel.check(tmp_path, f"worker {rank}-{kind}", f"whole-{kind}", passes, alone=f"half-{kind}")

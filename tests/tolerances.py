@@ -53,6 +53,11 @@ def between_layers(dtype: str, terms: int, expected: ArrayLike) -> float:
     return LAYERS * ROUNDOFF[dtype] * float(np.sqrt(terms)) * max(1.0, largest(expected))
 
 
+def between_trainings(dtype: str, steps: int, expected: ArrayLike) -> float:
+    """How far weights may be apart that are sums of `steps` updates, if the batches were summed in another order."""
+    return between_layers(dtype, steps, expected)
+
+
 def norm_of_rows(array: ArrayLike) -> float:
     """The greatest Euclidean norm of a vector along the last axis; 0 for an empty array."""
     values = np.asarray(array).astype(np.float64)
