@@ -42,6 +42,7 @@ OPTIONS = pairwise(
         "reserve": tuple(RESERVE_MODES),
         "precision": PRECISIONS,
         "jit": (True, False),
+        "projected": (False, True),
         **KINDS,
     }
 )

@@ -32,6 +32,7 @@ OPTIONS = pairwise(
         "time": (1, 2, 6),
         "reserve": tuple(RESERVE_MODES),
         "precision": PRECISIONS,
+        "projected": (False, True),
         **KINDS,
     }
 )

@@ -28,7 +28,7 @@ def array(value: Any) -> np.ndarray:
 def solve_by_torch(problem: Problem, *, device: str = "cpu", reserve: str = "gates", backward: bool = True) -> Solution:
     """Outputs and gradients; `reserve` says what the forward pass keeps for the backward pass."""
     directions = [
-        Direction(*(tensor(column[n], device=device) for column in problem.inputs[2:]))
+        Direction(*(tensor(column[n], device=device) for column in problem.kernel_inputs[2:]))
         for n in range(len(problem.kernels))
     ]
     leaves = [tensor(problem.x, backward, device)]

@@ -184,7 +184,9 @@ def _present(value: Any, dtype: Any) -> Any:
 def _project(x: Any, directions: Sequence[Direction], products: str | None) -> Any:
     """Returns z [B, T, N, 4H]."""
     batch, time, _ = x.shape
-    columns = directions[0].kernel.shape[1]
+    columns = directions[0].recurrent_kernel.shape[1]
+    if directions[0].kernel is None:  # x is projected already
+        return x.reshape(batch, time, len(directions), columns)
     if _shared(directions):
         z = jnp.matmul(x, _side_by_side(directions), precision=products)
         return z.reshape(batch, time, len(directions), columns)
@@ -201,6 +203,8 @@ def _project(x: Any, directions: Sequence[Direction], products: str | None) -> A
 
 def _input_gradient(dz: Any, directions: Sequence[Direction], products: str | None) -> Any:
     """Returns dx [B, T, D]."""
+    if directions[0].kernel is None:
+        return dz.reshape(*dz.shape[:2], -1)
     if _shared(directions):
         kernels = _side_by_side(directions)
         return jnp.matmul(dz.reshape(*dz.shape[:2], kernels.shape[1]), kernels.T, precision=products)

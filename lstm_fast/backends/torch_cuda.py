@@ -210,7 +210,10 @@ def _directions(parameters: Sequence[torch.Tensor | None]) -> list[Direction]:
 
 def _project(x: torch.Tensor, directions: Sequence[Direction]) -> torch.Tensor:
     """Returns z [B, T, N, 4H]."""
-    z = x.new_empty((*x.shape[:2], len(directions), directions[0].kernel.shape[1]))
+    columns = directions[0].recurrent_kernel.shape[1]
+    if directions[0].kernel is None:  # x is projected already
+        return x.view(*x.shape[:2], len(directions), columns)
+    z = x.new_empty((*x.shape[:2], len(directions), columns))
     rows, by_rows = x.flatten(0, 1), z.flatten(0, 1)
     if _shared(directions):
         torch.mm(rows, _side_by_side(directions), out=by_rows.flatten(1))
@@ -225,6 +228,8 @@ def _project(x: torch.Tensor, directions: Sequence[Direction]) -> torch.Tensor:
 
 def _input_gradient(dz: torch.Tensor, directions: Sequence[Direction], x: torch.Tensor) -> torch.Tensor:
     """Returns dx [B, T, D]."""
+    if directions[0].kernel is None:
+        return dz.view(x.shape)
     by_rows = dz.flatten(0, 1)
     if _shared(directions):
         return torch.mm(by_rows.flatten(1), _side_by_side(directions).T).view(x.shape)
@@ -238,8 +243,10 @@ def _input_gradient(dz: torch.Tensor, directions: Sequence[Direction], x: torch.
     return sum(parts[1:], parts[0])
 
 
-def _kernel_gradients(x: torch.Tensor, dz: torch.Tensor, directions: Sequence[Direction]) -> Sequence[torch.Tensor]:
-    """Returns dW [D, 4H] for every direction."""
+def _kernel_gradients(x: torch.Tensor, dz: torch.Tensor, directions: Sequence[Direction]) -> Tensors:
+    """Returns dW [D, 4H] for every direction, or None where there is no W."""
+    if directions[0].kernel is None:
+        return [None] * len(directions)
     if _shared(directions):
         return list(_weight_gradient(x, dz.flatten(2), None).tensor_split(len(directions), dim=1))
     return [_weight_gradient(x, dz[:, :, n], direction.input_dropout) for n, direction in enumerate(directions)]
