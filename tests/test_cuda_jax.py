@@ -20,6 +20,7 @@ from cuda_side import loosened, ran, solve_exactly
 from keras_side import expected_of_layer, fused, solve_by_layer
 
 import lstm_fast
+from lstm_fast import backends
 from lstm_fast.backends import PRECISIONS, LibraryError
 
 jax = pytest.importorskip("jax")
@@ -247,7 +248,7 @@ def test_precision_is_that_of_jaxs_products(chosen: Any, expected: str, monkeypa
 
 def test_reasons_against(monkeypatch: pytest.MonkeyPatch) -> None:
     class Gpu:
-        compute_capability = "7.0"
+        compute_capability = "7.5"
 
         def __str__(self) -> str:
             return "gpu:0"
@@ -258,15 +259,18 @@ def test_reasons_against(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = Gpu()
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(jax, "local_devices", lambda: [gpu])
-    assert reason() == "gpu:0 has compute capability 7.0: the kernel needs 7.5 or later"
+    monkeypatch.setattr(jax_cuda, "library", lambda: True)
+    monkeypatch.setattr(backends, "cuda_state", lambda: "built for sm_80, sm_90")
+    assert reason() == "gpu:0 has compute capability 7.5: the kernel needs 8.0 or later"
     gpu.compute_capability = "gfx90a"
     assert reason() == "gpu:0 is not a CUDA device: no kernel for it"
     gpu.compute_capability = "10.0"
+    assert backend.unavailable() is None
 
     def missing() -> None:
         raise LibraryError("the CUDA kernels were not built: because")
 
-    monkeypatch.setattr(jax_cuda, "cuda", missing)
+    monkeypatch.setattr(jax_cuda, "library", missing)
     assert reason() == "JAX runs on a GPU: the CUDA kernels were not built: because"
     monkeypatch.setattr(jax_cuda, "library", lambda: True)
     assert backend.unavailable() is None

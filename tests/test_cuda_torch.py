@@ -17,6 +17,7 @@ from keras_side import expected_of_layer, fused, solve_by_layer
 from torch_side import solve_by_torch, tensor
 
 import lstm_fast
+from lstm_fast import backends
 from lstm_fast.backends import PRECISIONS, LibraryError, core, torch_cuda
 from lstm_fast.backends import torch as backend
 
@@ -275,9 +276,10 @@ def test_reasons_against(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch_cuda, "cuda", missing)
     assert reason() == "a tensor on cuda:1: the CUDA kernels were not built: because"
     monkeypatch.setattr(torch_cuda, "cuda", lambda: None)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 0))
-    assert reason() == "cuda:1 has compute capability 7.0: the kernel needs 7.5 or later"
+    monkeypatch.setattr(backends, "cuda_state", lambda: "built for sm_80, sm_90")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    assert reason() == "cuda:1 has compute capability 7.5: the kernel needs 8.0 or later"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
     monkeypatch.setattr(torch.jit, "is_tracing", lambda: True)
     assert "torch.jit.trace" in reason()
     monkeypatch.undo()

@@ -8,6 +8,7 @@ import functools
 import importlib
 import os
 import pathlib
+import re
 import struct
 import threading
 import warnings
@@ -24,9 +25,6 @@ DTYPES = ("float32", "float64", "float16", "bfloat16")
 
 # How the CUDA kernels compute products of float32: lstm_fast::cuda::Precision in csrc/cuda/recurrence.h.
 PRECISIONS = ("exact", "tf32", "tf32x3")
-
-# The compute capability of a GPU from which on it can run the kernels.
-CUDA_CAPABILITY = (7, 5)
 
 # What a backend says where a backward pass is differentiated.
 SECOND_ORDER = (
@@ -159,6 +157,12 @@ def core() -> ModuleType:
 def cuda_state() -> str:
     """Returns for which GPUs the CUDA kernels were built, or why they were not; raises LibraryError as `core` does."""
     return str(core().build_info()["cuda"])
+
+
+def least_capability() -> tuple[int, int]:
+    """Returns the compute capability of a GPU from which on it runs the CUDA kernels that were built."""
+    architectures = re.findall(r"sm_(\d+)", cuda_state())
+    return divmod(min(map(int, architectures), default=75), 10)  # no compiler for the kernels knows older ones than 7.5
 
 
 def cuda() -> ModuleType:

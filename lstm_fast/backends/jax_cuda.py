@@ -19,7 +19,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from lstm_fast.backends import (
-    CUDA_CAPABILITY,
     PRECISIONS,
     RESERVE_GATES,
     Direction,
@@ -28,6 +27,7 @@ from lstm_fast.backends import (
     core,
     cuda,
     forced_precision,
+    least_capability,
     once,
 )
 
@@ -49,17 +49,18 @@ def library() -> bool:
 
 def unavailable() -> Unavailable | None:
     """Returns why the kernels cannot run on JAX's GPUs, None if they can."""
+    try:
+        library()
+        least = least_capability()
+    except LibraryError as error:
+        return Unavailable(f"JAX runs on a GPU: {error}")
     for device in jax.local_devices():
         version = re.fullmatch(r"(\d+)\.(\d+)", str(getattr(device, "compute_capability", "")))
         if not version:
             return Unavailable(f"{device} is not a CUDA device: no kernel for it")
-        if tuple(map(int, version.groups())) < CUDA_CAPABILITY:
-            needed = ".".join(map(str, CUDA_CAPABILITY))
+        if tuple(map(int, version.groups())) < least:
+            needed = ".".join(map(str, least))
             return Unavailable(f"{device} has compute capability {version[0]}: the kernel needs {needed} or later")
-    try:
-        library()
-    except LibraryError as error:
-        return Unavailable(f"JAX runs on a GPU: {error}")
     return None
 
 

@@ -11,13 +11,13 @@ from typing import NamedTuple
 import torch
 
 from lstm_fast.backends import (
-    CUDA_CAPABILITY,
     RESERVE_GATES,
     Direction,
     LibraryError,
     Unavailable,
     cuda,
     forced_precision,
+    least_capability,
 )
 
 Tensors = Sequence[torch.Tensor | None]
@@ -32,9 +32,9 @@ def unavailable(device: torch.device) -> Unavailable | None:
         cuda()
     except LibraryError as error:
         return Unavailable(f"a tensor on {device}: {error}")
-    capability = torch.cuda.get_device_capability(device)
-    if capability < CUDA_CAPABILITY:
-        found, needed = (".".join(map(str, version)) for version in (capability, CUDA_CAPABILITY))
+    capability, least = torch.cuda.get_device_capability(device), least_capability()
+    if capability < least:
+        found, needed = (".".join(map(str, version)) for version in (capability, least))
         return Unavailable(f"{device} has compute capability {found}: the kernel needs {needed} or later")
     return None
 
