@@ -7,8 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import backends, gpu, grid, memory, results, tune
+from benchmarks import backends, gpu, grid, memory, results, tune, turns
 from benchmarks.scenarios import Scenario
+
+
+def test_turns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert turns.main(["--quick", "--output", str(tmp_path / "turns.json")]) == 0
+    measured = json.loads((tmp_path / "turns.json").read_text())["turns"]
+    assert [result["training"] for result in measured] == [True, False]
+    assert all(turns.ratio(result, ["PyTorch"]) > 0 < turns.share(result, "FastLSTM") for result in measured)
+    assert "inference" in capsys.readouterr().out
 
 
 def test_grid(tmp_path: Path) -> None:

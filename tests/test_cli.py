@@ -157,14 +157,20 @@ def test_a_history_ahead_of_its_model_is_cut(tmp_path: Path, options: list[str])
 def test_ctrl_c(tmp_path: Path, options: list[str]) -> None:
     output = tmp_path / "run"
     command = [sys.executable, "-m", "lstm_fast", "train", "--output", str(output), *options, "--epochs", "100000"]
+    # Who runs the tests in the background of a shell ignores the signal, and so would the process.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
-        deadline = time.monotonic() + 120
-        while not (output / "model.keras").exists():
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+        try:
+            deadline = time.monotonic() + 120
+            while not (output / "model.keras").exists():
+                assert process.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
+            signal.signal(signal.SIGINT, before)
     assert process.returncode == 130
     assert "interrupted" in errors
     assert "--resume goes on" in errors
