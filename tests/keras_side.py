@@ -5,6 +5,7 @@ fused kernels were what ran.
 import contextlib
 import importlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -40,7 +41,12 @@ def fused(forward: int, backward: int = 0) -> Iterator[None]:
 
 def expected_of_layer(problem: Problem) -> Expected:
     """The exact solution, with the outputs before the first real timestep as this Keras backend has them."""
-    return solve_by_reference(problem, starts_from_state=BACKEND == "jax")
+    expected = solve_by_reference(problem, starts_from_state=BACKEND == "jax")
+    if len(problem.kernels) == 1:
+        return expected
+    # Each direction is a layer that rounds its part of dx, and the sum, which the framework makes, is rounded again.
+    roundings = len(problem.kernels) + 1
+    return replace(expected, allowance={**expected.allowance, "dx": roundings * expected.allowance["dx"]})
 
 
 def plain_mode(mode: str, *, random: bool) -> str:
