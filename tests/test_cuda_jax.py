@@ -107,14 +107,15 @@ def test_agrees_with_reference(options: dict[str, Any], device: ModuleType, monk
     assert {array.dtype for array in found.named().values()} == {problem.x.dtype}
 
 
-@pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("field", ["input_dropout", "recurrent_dropout"])
 @pytest.mark.parametrize("without", [0, 1])
-def test_dropout_in_one_direction_only(field: str, without: int) -> None:
+def test_dropout_in_one_direction_only(field: str, without: int, device: ModuleType) -> None:
     problem = make_problem(directions=2, input_dropout=True, recurrent_dropout=True, mask="holes")
     multipliers = [None if n == without else value for n, value in enumerate(getattr(problem, field))]
     problem = replace(problem, **{field: multipliers})
-    solve_exactly(problem).check(solve_by_jax(problem, jit=True))
+    with ran(device, forward=1, backward=1):
+        found = solve_by_jax(problem, jit=True)
+    solve_exactly(problem).check(found)
 
 
 @pytest.mark.usefixtures("device")
@@ -122,7 +123,7 @@ def test_dropout_in_one_direction_only(field: str, without: int) -> None:
 @pytest.mark.parametrize(("batch", "time"), [(0, 3), (3, 0), (0, 0)])
 def test_no_rows_or_no_timesteps(batch: int, time: int, reserve: str) -> None:
     problem = make_problem(batch, time, directions=2, mask="right", input_dropout=True, recurrent_dropout=True)
-    solve_exactly(problem).check(solve_by_jax(problem, jit=True, reserve=reserve))
+    solve_exactly(problem).check(solve_by_jax(problem, jit=True, reserve=reserve))  # XLA leaves out calls on nothing
 
 
 @pytest.mark.usefixtures("device")
