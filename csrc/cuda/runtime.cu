@@ -142,6 +142,24 @@ int DeviceOf(Stream stream) {
   return ordinal;
 }
 
+int DeviceOfMemory(const void* pointer) {
+  cudaPointerAttributes attributes{};
+  Check(cudaPointerGetAttributes(&attributes, pointer), "cudaPointerGetAttributes");
+  const bool reachable = attributes.type == cudaMemoryTypeDevice || attributes.type == cudaMemoryTypeManaged;
+  return reachable ? attributes.device : -1;
+}
+
+void Await(Stream stream, Stream other) {
+  cudaEvent_t event = nullptr;
+  Check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreateWithFlags");
+  const cudaError_t recorded = cudaEventRecord(event, static_cast<cudaStream_t>(other));
+  const cudaError_t waits =
+      recorded == cudaSuccess ? cudaStreamWaitEvent(static_cast<cudaStream_t>(stream), event, 0) : cudaSuccess;
+  static_cast<void>(cudaEventDestroy(event));  // which CUDA keeps until it is over
+  Check(recorded, "cudaEventRecord");
+  Check(waits, "cudaStreamWaitEvent");
+}
+
 int ResidentBlocks(const void* kernel, int threads, int64_t shared_bytes) {
   Prepare(kernel, "cudaFuncSetAttribute");
   int blocks = 0;

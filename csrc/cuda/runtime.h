@@ -33,6 +33,10 @@ int DeviceCount();            // 0 where there is no usable driver; never throws
 std::string DeviceProblem();  // why DeviceCount() is 0, if not for want of devices
 Device GetDevice(int ordinal);
 int DeviceOf(Stream stream);
+int DeviceOfMemory(const void* pointer);  // -1: it is not a device's
+
+// What is put on a stream from now on runs after what is on another stream now.
+void Await(Stream stream, Stream other);
 
 // How many blocks of a kernel a multiprocessor of the current device holds, and how many clusters the whole device:
 // 0 if not even one.
