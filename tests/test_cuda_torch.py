@@ -92,6 +92,21 @@ def test_agrees_with_reference(options: dict[str, Any], module: ModuleType, monk
 
 
 @pytest.mark.usefixtures("calls")
+@pytest.mark.parametrize("units", [7, 33, 200])  # in one block, and in several
+@pytest.mark.parametrize("recurrent_dropout", [False, True])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_types_without_tensor_cores(dtype: str, recurrent_dropout: bool, units: int, module: ModuleType) -> None:
+    problem = make_problem(3, 4, 5, units, dtype=dtype, recurrent_dropout=recurrent_dropout, mask="holes", directions=2)
+    module.set_device(7, 5, 40, 65_536)
+    try:
+        with ran(module, forward=1, backward=1):
+            found = solve_by_torch(problem)
+    finally:
+        module.set_device(9, 0, 132, 232_448)
+    solve_exactly(problem).check(found)
+
+
+@pytest.mark.usefixtures("calls")
 @pytest.mark.parametrize("field", ["input_dropout", "recurrent_dropout"])
 @pytest.mark.parametrize("without", [0, 1])
 def test_dropout_in_one_direction_only(field: str, without: int, module: ModuleType) -> None:

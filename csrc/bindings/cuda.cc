@@ -183,7 +183,7 @@ py::list Devices() {
     const Device device = GetDevice(i);
     devices.append(py::dict("capability"_a = py::make_tuple(device.major, device.minor),
                             "multiprocessors"_a = device.multiprocessors, "shared_bytes"_a = device.shared_bytes,
-                            "registers"_a = device.registers));
+                            "code"_a = device.code));
   }
   return devices;
 }
@@ -303,11 +303,11 @@ PYBIND11_MODULE(LSTM_FAST_CUDA_MODULE, m) {
 #ifdef LSTM_FAST_EMULATED
   m.def(
       "set_device",
-      [](int major, int minor, int multiprocessors, int64_t shared_bytes, int64_t registers) {
-        emulation::SetDevice({major, minor, multiprocessors, shared_bytes, registers});
+      [](int major, int minor, int multiprocessors, int64_t shared_bytes, std::optional<int> code) {
+        emulation::SetDevice({major, minor, multiprocessors, shared_bytes, code.value_or(10 * major + minor)});
       },
       py::arg("major"), py::arg("minor"), py::arg("multiprocessors"), py::arg("shared_bytes"),
-      py::arg("registers") = 65536, "What the emulated device, of this thread, is.");
+      py::arg("code") = py::none(), "What the emulated device, of this thread, is.");
   m.def(
       "take_waits",
       [] {

@@ -302,7 +302,7 @@ class BackwardPass {
 
 template <class Policy, int kRegisters, bool kDropout, int kMostThreads>
 LSTM_FAST_KERNEL void LSTM_FAST_BOUNDS(kMostThreads, 1) RunBackward(LSTM_FAST_ARGUMENT BackwardCall call) {
-  BackwardPass<Policy, kRegisters, kDropout>(call).Run();
+  if constexpr (kIsCompiled<Policy>) BackwardPass<Policy, kRegisters, kDropout>(call).Run();
 }
 
 }  // namespace lstm_fast::cuda

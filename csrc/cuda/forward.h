@@ -371,7 +371,7 @@ class ForwardPass {
 
 template <class Policy, int kRegisters, bool kSplit, bool kDropout, int kMostThreads>
 LSTM_FAST_KERNEL void LSTM_FAST_BOUNDS(kMostThreads, 1) RunForward(LSTM_FAST_ARGUMENT ForwardCall call) {
-  ForwardPass<Policy, kRegisters, kSplit, kDropout>(call).Run();
+  if constexpr (kIsCompiled<Policy>) ForwardPass<Policy, kRegisters, kSplit, kDropout>(call).Run();
 }
 
 }  // namespace lstm_fast::cuda

@@ -46,7 +46,7 @@ int ResidentBlocks(void (*)(Arguments), int, int64_t shared_bytes) {
 template <class Arguments>
 int ResidentClusters(void (*kernel)(Arguments), int cluster, int threads, int64_t shared_bytes) {
   const Device device = emulation::GetDevice();
-  return device.major < 9 ? 0 : ResidentBlocks(kernel, threads, shared_bytes) * device.multiprocessors / cluster;
+  return device.code < 90 ? 0 : ResidentBlocks(kernel, threads, shared_bytes) * device.multiprocessors / cluster;
 }
 
 class DeviceGuard {
