@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 import tolerances
-from cases import KINDS, MASKS, RESERVE_MODES, Problem, Solution, label, make_problem, pairwise
-from cuda_side import loosened, ran, solve_exactly
+from cases import KINDS, MASKS, Problem, Solution, assert_same_bits, label, make_problem, pairwise
+from cuda_side import HOW, LAYERS, check_agreement, check_layer, ran, solve_exactly
 
 import lstm_fast
-from lstm_fast.backends import PRECISIONS, cuda
+from lstm_fast.backends import cuda
 
 pytestmark = [pytest.mark.gpu, pytest.mark.backends("torch", "jax")]
 
@@ -32,8 +32,7 @@ OPTIONS = pairwise(
         "batch": (1, 3, 64, 100),
         "time": (1, 7, 33),
         "features": (1, 32, 100),
-        "reserve": tuple(RESERVE_MODES),
-        "precision": PRECISIONS,
+        **HOW,
         **KINDS,
     }
 )
@@ -78,13 +77,7 @@ def step(*given: Any, **options: Any) -> list[Any]:
 
 @pytest.mark.parametrize("options", OPTIONS, ids=label)
 def test_agrees_with_reference(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    how = {name: options[name] for name in ("reserve", "precision")}
-    monkeypatch.setenv("LSTM_FAST_PRECISION", how["precision"])
-    problem = make_problem(**{name: value for name, value in options.items() if name not in how})
-    with ran(cuda(), forward=1 if how["reserve"] == "gates" else 2, backward=1):
-        found = solve(problem, how["reserve"])
-    solve_exactly(problem, how["precision"]).check(found)
-    assert {array.dtype for array in found.named().values()} == {problem.x.dtype}
+    check_agreement(solve, options, cuda(), monkeypatch)
 
 
 @pytest.mark.parametrize("directions", [1, 2])
@@ -123,10 +116,7 @@ def test_a_row_with_nan_is_alone(units: int) -> None:
 @pytest.mark.parametrize("mask", MASKS[1:])
 def test_masked_steps_are_never_read(mask: str) -> None:
     problem = make_problem(20, 18, 16, 64, mask=mask, directions=2)
-    expected = solve(problem)
-    problem.x[~problem.mask] = np.nan
-    for name, array in solve(problem).named().items():
-        assert array.tobytes() == expected.named()[name].tobytes(), name
+    assert_same_bits(solve(problem.poisoned()), solve(problem))
 
 
 REPEATED = pytest.mark.parametrize(
@@ -411,16 +401,10 @@ def in_float32() -> Iterator[None]:
             yield
 
 
-@pytest.mark.parametrize("options", pairwise({"directions": (1, 2), "mask": MASKS, "dtype": KINDS["dtype"]}), ids=label)
+@pytest.mark.parametrize("options", LAYERS, ids=label)
 def test_layer(options: dict[str, Any]) -> None:
-    from keras_side import expected_of_layer, solve_by_layer
-
-    problem = make_problem(8, 20, 16, 64, **options)
-    fallbacks = lstm_fast.status().fallbacks
-    with in_float32(), ran(cuda(), forward=options["directions"], backward=options["directions"]):
-        found = solve_by_layer(problem, lstm_fast.FastLSTM)
-    assert lstm_fast.status().fallbacks == fallbacks
-    loosened(expected_of_layer(problem), options["dtype"]).check(found)
+    with in_float32():
+        check_layer(make_problem(8, 20, 16, 64, **options), cuda())
 
 
 @pytest.mark.parametrize("wrapper", ["FastBidirectional", "Bidirectional"])

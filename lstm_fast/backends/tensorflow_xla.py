@@ -39,7 +39,7 @@ _DIFFERENTIABLE = 5
 _Size = tuple[int, int]
 
 
-@once
+@once("with jit_compile=True, ")
 def _register() -> bool:
     folder = pathlib.Path(tf.sysconfig.get_lib())
     for library in _LIBRARIES:
