@@ -200,6 +200,18 @@ def arguments(module: ModuleType, problem: Problem) -> tuple[dict[str, Any], dic
     return forward, backward
 
 
+def results(problem: Problem, forward: dict[str, Any], backward: dict[str, Any]) -> Solution:
+    """What both passes have left in the arrays of their arguments."""
+    return Solution(
+        forward["y"] if problem.return_sequences else forward["y"][:, 0],
+        forward["h_n"],
+        forward["c_n"],
+        backward["dz"].reshape(problem.x.shape),
+        dh0=backward["dh0"],
+        dc0=backward["dc0"],
+    )
+
+
 def presented(given: dict[str, Any], protocol: Any) -> tuple[dict[str, Any], list[Any]]:
     """The arguments with every array in the clothes of a protocol, and all of these."""
     made: list[Any] = []
@@ -236,15 +248,7 @@ def test_agrees_with_reference(return_sequences: bool, dtype: str, protocol: Any
     with ran(module, forward=1, backward=1):
         module.forward(**presented(forward, protocol)[0])
         module.backward(**presented(backward, protocol)[0])
-    found = Solution(
-        forward["y"] if return_sequences else forward["y"][:, 0],
-        forward["h_n"],
-        forward["c_n"],
-        backward["dz"].reshape(problem.x.shape),
-        dh0=backward["dh0"],
-        dc0=backward["dc0"],
-    )
-    solve_exactly(problem).check(found)
+    solve_exactly(problem).check(results(problem, forward, backward))
 
 
 @pytest.mark.parametrize("absent", [None, 0])

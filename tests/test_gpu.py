@@ -119,6 +119,49 @@ def test_masked_steps_are_never_read(mask: str) -> None:
     assert_same_bits(solve(problem.poisoned()), solve(problem))
 
 
+@with_torch
+@pytest.mark.parametrize("protocol", ["__dlpack__", "__cuda_array_interface__"])
+@pytest.mark.parametrize("units", [64, 512])
+def test_arrays_of_any_framework(units: int, protocol: str, torch: Any) -> None:
+    """The compiled functions on arrays that are made on one stream, and used on another."""
+    from test_cuda_array import arguments, presented, results
+    from torch_side import array, tensor
+
+    made_on, used_on = torch.cuda.Stream(), torch.cuda.Stream()
+
+    class Array:
+        def __init__(self, value: np.ndarray) -> None:
+            self.tensor = tensor(value, device="cuda")
+            if protocol == "__dlpack__":
+                self.__dlpack_device__ = self.tensor.__dlpack_device__
+                self.__dlpack__ = self.exported
+            else:
+                self.__cuda_array_interface__ = {**self.tensor.__cuda_array_interface__, "stream": made_on.cuda_stream}
+
+        def exported(self, **how: Any) -> Any:
+            with torch.cuda.stream(made_on):
+                return self.tensor.__dlpack__(**how)
+
+    def on_host(value: Any) -> Any:
+        if isinstance(value, list):
+            return list(map(on_host, value))
+        return array(value.tensor) if isinstance(value, Array) else value
+
+    problem = make_problem(20, 18, units=units, directions=2, mask="holes", projected=True)
+    both = []
+    for given in arguments(cuda(), problem):
+        with torch.cuda.stream(made_on):
+            arrays, _ = presented({**given, "stream": used_on.cuda_stream}, Array)
+        both.append(arrays)
+    both[1]["reserve"] = both[0]["reserve"]
+    with ran(cuda(), forward=1, backward=1):
+        cuda().forward(**both[0])
+        cuda().backward(**both[1])
+    torch.cuda.synchronize()
+    found = [{name: on_host(value) for name, value in arrays.items()} for arrays in both]
+    solve_exactly(problem).check(results(problem, *found))
+
+
 REPEATED = pytest.mark.parametrize(
     ("units", "directions"), [(64, 2), (128, 1), (256, 1), (512, 1), (1024, 1), (2048, 1)]
 )
