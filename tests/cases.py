@@ -145,6 +145,12 @@ class Problem:
             dc_n=states(self.dc_n),
         )
 
+    def poisoned(self) -> "Problem":
+        """The same problem with NaN in x wherever the mask says that there is nothing."""
+        x = self.x.copy()
+        x[~self.mask] = np.nan
+        return replace(self, x=x)
+
 
 def make_problem(
     batch: int = 3,
@@ -358,6 +364,14 @@ def differences(problem: Problem, forward: Callable[[Problem], Solution]) -> dic
     for name, array in operands.named().items():
         gradients[name] = np.array([slope(array, index) for index in np.ndindex(array.shape)]).reshape(array.shape)
     return gradients
+
+
+def assert_same_bits(actual: Solution, expected: Solution) -> None:
+    """Of everything that the expected solution has."""
+    found = actual.named()
+    for name, array in expected.named().items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name, strict=True)
+        assert found[name].tobytes() == array.tobytes(), name
 
 
 def pairwise(options: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:

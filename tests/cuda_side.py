@@ -1,14 +1,79 @@
-"""What the tests of the GPU path have in common: what they expect of it, and the proof that its kernels ran."""
+"""What the tests of the GPU path have in common: what they expect of it, the proof that its kernels ran, and the checks
+that every framework has to pass. `module` has the interface of `lstm_fast._cuda`.
+"""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from types import ModuleType
+from typing import Any
 
+import pytest
 import tolerances
-from cases import Expected, Problem, solve_by_reference
+from cases import (
+    DTYPES,
+    KINDS,
+    MASKS,
+    RESERVE_MODES,
+    Expected,
+    Problem,
+    Solution,
+    make_problem,
+    pairwise,
+    solve_by_reference,
+)
 
-from lstm_fast import _core
+from lstm_fast import FastLSTM, _core
+from lstm_fast.backends import PRECISIONS
+
+# How a problem is solved, as against what it is. The function that solves it is told the others by name.
+HOW: Mapping[str, Any] = {"reserve": tuple(RESERVE_MODES), "precision": PRECISIONS}
+MORE = ("jit", "mode", "open_sizes")  # of some frameworks
+# Sizes for the emulated device, which takes its time.
+SMALL: Mapping[str, Any] = {
+    "units": (1, 7, 8, 24, 33),
+    "features": (1, 3, 4),
+    "batch": (1, 3, 9),
+    "time": (1, 2, 6),
+    **HOW,
+    "projected": (False, True),
+    **KINDS,
+}
+LAYERS = pairwise({"directions": (1, 2), "mask": MASKS, "dtype": tuple(DTYPES)})
+
+
+def check_agreement(
+    solve: Callable[..., Solution], options: Mapping[str, Any], module: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asserts that `solve` finds what the reference does for a problem with these options, and of HOW and MORE."""
+    how = {name: options[name] for name in (*HOW, *MORE) if name in options}
+    problem = make_problem(**{name: value for name, value in options.items() if name not in how})
+    precision = how.pop("precision")
+    monkeypatch.setenv("LSTM_FAST_PRECISION", precision)
+    with ran(module, forward=1 if how["reserve"] == "gates" else 2, backward=1):
+        found = solve(problem, **how)
+    solve_exactly(problem, precision).check(found)
+    assert {array.dtype for array in found.named().values()} == {problem.x.dtype}
+
+
+def with_dropout_in_one_direction(field: str, without: int) -> Problem:
+    """A problem whose other direction has multipliers in this field of `Problem`."""
+    problem = make_problem(directions=2, input_dropout=True, recurrent_dropout=True, mask="holes")
+    multipliers = [None if n == without else value for n, value in enumerate(getattr(problem, field))]
+    return replace(problem, **{field: multipliers})
+
+
+def check_layer(problem: Problem, module: ModuleType, **how: Any) -> None:
+    """Asserts that a layer runs on the GPU, one call for each direction, and finds what the reference does.
+
+    `how` is what `solve_by_layer` takes: the mode of Keras's backend.
+    """
+    from keras_side import expected_of_layer, fused, solve_by_layer  # which needs Keras's backend
+
+    passes = len(problem.kernels)
+    with fused(0), ran(module, forward=passes, backward=passes):
+        found = solve_by_layer(problem, FastLSTM, **how)
+    loosened(expected_of_layer(problem), problem.x.dtype.name).check(found)
 
 
 def solve_exactly(problem: Problem, precision: str = "exact") -> Expected:
@@ -26,7 +91,7 @@ def loosened(expected: Expected, dtype: str, precision: str = "exact") -> Expect
 
 @contextlib.contextmanager
 def ran(module: ModuleType, forward: int, backward: int = 0) -> Iterator[None]:
-    """Asserts that exactly so many passes of a module with the interface of `lstm_fast._cuda` run inside, on no CPU."""
+    """Asserts that exactly so many passes run inside, and none on the CPU."""
     before, before_on_cpu = module.fused_calls(), _core.fused_calls()
     yield
     after = module.fused_calls()

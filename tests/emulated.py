@@ -106,7 +106,7 @@ def sources() -> list[Path]:
     return [*bindings, *sorted(kernels, key=lambda path: -len(path.name)), *sorted(emulation)]
 
 
-_BINDINGS = ("cuda", "cuda_arguments", "xla_cuda", "xla_call", "array")
+_BINDINGS = ("cuda", "cuda_arguments", "cuda_array", "xla_cuda", "xla_call", "array")
 
 
 def _build(compiler: str) -> Path:

@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -15,9 +14,9 @@ import keras
 import numpy as np
 import pytest
 import tolerances
-from cases import DTYPES, KINDS, MASKS, RESERVE_MODES, Solution, label, make_problem, pairwise
-from cuda_side import loosened, ran, solve_exactly
-from keras_side import expected_of_layer, fused, solve_by_layer
+from cases import RESERVE_MODES, assert_same_bits, label, make_problem, pairwise
+from cuda_side import LAYERS, SMALL, check_agreement, check_layer, ran, solve_exactly, with_dropout_in_one_direction
+from keras_side import fused
 
 import lstm_fast
 from lstm_fast import backends
@@ -33,20 +32,6 @@ from lstm_fast.backends import jax as backend  # noqa: E402
 from lstm_fast.backends import jax_cuda  # noqa: E402
 
 pytestmark = pytest.mark.backends("jax")
-
-OPTIONS = pairwise(
-    {
-        "units": (1, 7, 8, 24, 33),
-        "features": (1, 3, 4),
-        "batch": (1, 3, 9),
-        "time": (1, 2, 6),
-        "reserve": tuple(RESERVE_MODES),
-        "precision": PRECISIONS,
-        "jit": (True, False),
-        "projected": (False, True),
-        **KINDS,
-    }
-)
 
 
 def compile_for_cpu(run: Callable[..., Any]) -> None:
@@ -88,31 +73,18 @@ def exact(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LSTM_FAST_PRECISION", "exact")
 
 
-def assert_same_bits(found: Solution, expected: Solution) -> None:
-    for name, array in expected.named().items():
-        assert found.named()[name].tobytes() == array.tobytes(), name
-
-
 # Numbers
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=label)
+@pytest.mark.parametrize("options", pairwise({**SMALL, "jit": (True, False)}), ids=label)
 def test_agrees_with_reference(options: dict[str, Any], device: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    how = {name: options[name] for name in ("reserve", "precision", "jit")}
-    monkeypatch.setenv("LSTM_FAST_PRECISION", how["precision"])
-    problem = make_problem(**{name: value for name, value in options.items() if name not in how})
-    with ran(device, forward=1 if how["reserve"] == "gates" else 2, backward=1):
-        found = solve_by_jax(problem, jit=how["jit"], reserve=how["reserve"])
-    solve_exactly(problem, how["precision"]).check(found)
-    assert {array.dtype for array in found.named().values()} == {problem.x.dtype}
+    check_agreement(solve_by_jax, options, device, monkeypatch)
 
 
 @pytest.mark.parametrize("field", ["input_dropout", "recurrent_dropout"])
 @pytest.mark.parametrize("without", [0, 1])
 def test_dropout_in_one_direction_only(field: str, without: int, device: ModuleType) -> None:
-    problem = make_problem(directions=2, input_dropout=True, recurrent_dropout=True, mask="holes")
-    multipliers = [None if n == without else value for n, value in enumerate(getattr(problem, field))]
-    problem = replace(problem, **{field: multipliers})
+    problem = with_dropout_in_one_direction(field, without)
     with ran(device, forward=1, backward=1):
         found = solve_by_jax(problem, jit=True)
     solve_exactly(problem).check(found)
@@ -130,9 +102,7 @@ def test_no_rows_or_no_timesteps(batch: int, time: int, reserve: str) -> None:
 @pytest.mark.parametrize("input_dropout", [False, True])
 def test_masked_steps_are_never_read(input_dropout: bool) -> None:
     problem = make_problem(5, 6, 3, 8, mask="holes", directions=2, input_dropout=input_dropout)
-    poisoned = replace(problem, x=problem.x.copy())
-    poisoned.x[~problem.mask] = np.nan
-    assert_same_bits(solve_by_jax(poisoned), solve_by_jax(problem))
+    assert_same_bits(solve_by_jax(problem.poisoned()), solve_by_jax(problem))
 
 
 # JAX's transformations: what is done with the primitives is tested in test_jax.py.
@@ -280,12 +250,9 @@ def test_reasons_against(monkeypatch: pytest.MonkeyPatch) -> None:
 # Layers
 
 
-@pytest.mark.parametrize("options", pairwise({"directions": (1, 2), "mask": MASKS, "dtype": tuple(DTYPES)}), ids=label)
+@pytest.mark.parametrize("options", LAYERS, ids=label)
 def test_layer(options: dict[str, Any], device: ModuleType) -> None:
-    problem = make_problem(3, 5, 4, 7, **options)
-    with fused(0), ran(device, forward=options["directions"], backward=options["directions"]):
-        found = solve_by_layer(problem, lstm_fast.FastLSTM)
-    loosened(expected_of_layer(problem), options["dtype"]).check(found)
+    check_layer(make_problem(3, 5, 4, 7, **options), device)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])

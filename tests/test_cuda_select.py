@@ -45,6 +45,8 @@ def module() -> Iterator[ModuleType]:
 
 def check(cut: dict[str, Any], name: str, device: Device, units: int, variants: dict[str, Any], dropout: bool) -> None:
     variant = variants[cut["variant"]]
+    if variant["dtype"] in ("float16", "bfloat16"):
+        assert variant["tensor_cores"] == (device.major >= 8)
     assert not variant["tensor_cores"] or device.major >= 8
     assert variant["dropout"] == dropout
     assert 0 < cut["shared_bytes"] <= device.shared_bytes
@@ -86,9 +88,7 @@ def test_every_number_of_units_has_a_cut_or_a_reason(module, device, arithmetic)
         assert cuts.keys() == set(PASSES)
         for name, cut in cuts.items():
             check(cut, name, device, units, variants, dropout)
-    if device.major < 8 and arithmetic[0] in ("float16", "bfloat16"):
-        assert len(refused) == 2 * 1024  # there are kernels for tensor cores only
-    elif device.shared_bytes > 150_000:
+    if device.shared_bytes > 150_000:
         assert all(dropout for _, dropout in refused)
     # Where there is no room for some units, there is none for more.
     for dropout in (False, True):
@@ -102,6 +102,19 @@ def test_a_device_without_tensor_cores_computes_exactly(module, units):
     for precision in ("exact", "tf32", "tf32x3"):
         cuts = module.describe(0, "float32", precision, 64, units, 1, False)
         assert all(cut["variant"].startswith("float32") for cut in cuts.values())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_code_for_an_older_device_is_not_asked_for_more(module, dtype):
+    """A driver compiles it for the device, but what the kernels left out stays out."""
+    exchanges = set()
+    for code, units in itertools.product((75, 80), (64, 256, 1024)):
+        module.set_device(*DEVICES["sm_90"], code=code)
+        variants = {variant["name"]: variant for variant in module.variants()}
+        for cut in module.describe(0, dtype, "tf32" if dtype == "float32" else "exact", 64, units, 1, False).values():
+            assert variants[cut["variant"]]["tensor_cores"] == (code >= 80)
+            exchanges.add(cut["exchange"])
+    assert exchanges == {"block", "grid"}
 
 
 @pytest.mark.parametrize(("units", "exchanges"), [(8, {"block"}), (64, {"block"}), (1024, {"cluster", "grid"})])

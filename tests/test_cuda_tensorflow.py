@@ -1,7 +1,6 @@
 """The GPU path of TensorFlow, with the CUDA kernels on an emulated device: the CPU is taken for a GPU."""
 
 import itertools
-from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -11,33 +10,28 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tolerances
-from cases import DTYPES, KINDS, MASKS, RESERVE_MODES, Solution, label, make_problem, pairwise
-from cuda_side import loosened, ran, solve_exactly
-from keras_side import expected_of_layer, fused, solve_by_layer
+from cases import DTYPES, MASKS, assert_same_bits, label, make_problem, pairwise
+from cuda_side import (
+    LAYERS,
+    SMALL,
+    check_agreement,
+    check_layer,
+    ran,
+    solve_exactly,
+    with_dropout_in_one_direction,
+)
+from keras_side import fused
 from tensorflow_side import solve_by_tensorflow
 
 import lstm_fast
 from lstm_fast import backends, layers
-from lstm_fast.backends import PRECISIONS, LibraryError, tensorflow_cuda, tensorflow_xla
+from lstm_fast.backends import LibraryError, tensorflow_cuda, tensorflow_xla
 from lstm_fast.backends import tensorflow as backend
 
 # How the kernels are reached, and in which of TensorFlow's modes. XLA also serves where it compiles nothing else.
 WAYS = (("op", "eager"), ("op", "graph"), ("xla", "eager"), ("xla", "graph"), ("xla", "jit"))
 
-OPTIONS = pairwise(
-    {
-        "units": (1, 7, 8, 24, 33),
-        "features": (1, 3, 4),
-        "batch": (1, 3, 9),
-        "time": (1, 2, 6),
-        "reserve": tuple(RESERVE_MODES),
-        "precision": PRECISIONS,
-        "way": WAYS,
-        "open_sizes": (False, True),
-        "projected": (False, True),
-        **KINDS,
-    }
-)
+OPTIONS = pairwise({**SMALL, "way": WAYS, "open_sizes": (False, True)})
 
 
 @pytest.fixture(scope="session")
@@ -70,11 +64,6 @@ def exact(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LSTM_FAST_PRECISION", "exact")
 
 
-def assert_same_bits(found: Solution, expected: Solution) -> None:
-    for name, array in expected.named().items():
-        assert found.named()[name].tobytes() == array.tobytes(), name
-
-
 def sequences(batch: int = 4, time: int = 5, features: int = 3) -> tf.Tensor:
     return tf.constant(np.random.default_rng(time).standard_normal((batch, time, features)).astype(np.float32))
 
@@ -85,24 +74,16 @@ def sequences(batch: int = 4, time: int = 5, features: int = 3) -> tf.Tensor:
 @pytest.mark.parametrize("options", OPTIONS, ids=label)
 def test_agrees_with_reference(options: dict[str, Any], device: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     way, mode = options["way"]
-    how = {name: options[name] for name in ("reserve", "precision", "way", "open_sizes")}
-    monkeypatch.setenv("LSTM_FAST_PRECISION", how["precision"])
     reach_by(way, monkeypatch)
-    problem = make_problem(**{name: value for name, value in options.items() if name not in how})
-    with ran(device, forward=1 if how["reserve"] == "gates" else 2, backward=1):
-        found = solve_by_tensorflow(
-            problem, mode=mode, open_sizes=how["open_sizes"] and mode != "eager", reserve=how["reserve"]
-        )
-    solve_exactly(problem, how["precision"]).check(found)
-    assert {array.dtype for array in found.named().values()} == {problem.x.dtype}
+    how = {**options, "mode": mode, "open_sizes": options["open_sizes"] and mode != "eager"}
+    del how["way"]
+    check_agreement(solve_by_tensorflow, how, device, monkeypatch)
 
 
 @pytest.mark.parametrize("field", ["input_dropout", "recurrent_dropout"])
 @pytest.mark.parametrize("without", [0, 1])
 def test_dropout_in_one_direction_only(field: str, without: int, device: ModuleType) -> None:
-    problem = make_problem(directions=2, input_dropout=True, recurrent_dropout=True, mask="holes")
-    multipliers = [None if n == without else value for n, value in enumerate(getattr(problem, field))]
-    problem = replace(problem, **{field: multipliers})
+    problem = with_dropout_in_one_direction(field, without)
     with ran(device, forward=1, backward=1):
         found = solve_by_tensorflow(problem)
     solve_exactly(problem).check(found)
@@ -124,9 +105,7 @@ def test_no_rows_or_no_timesteps(
 @pytest.mark.parametrize("mask", MASKS[1:])
 def test_masked_steps_are_never_read(mask: str, input_dropout: bool) -> None:
     problem = make_problem(5, 6, 3, 8, mask=mask, directions=2, input_dropout=input_dropout)
-    poisoned = replace(problem, x=problem.x.copy())
-    poisoned.x[~problem.mask] = np.nan
-    assert_same_bits(solve_by_tensorflow(poisoned), solve_by_tensorflow(problem))
+    assert_same_bits(solve_by_tensorflow(problem.poisoned()), solve_by_tensorflow(problem))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -452,18 +431,13 @@ def test_reasons_against(monkeypatch: pytest.MonkeyPatch) -> None:
 # Layers
 
 
-@pytest.mark.parametrize(
-    "options",
-    pairwise({"directions": (1, 2), "mask": MASKS, "dtype": tuple(DTYPES), "way": WAYS}),
-    ids=label,
-)
-def test_layer(options: dict[str, Any], device: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    way, mode = options.pop("way")
-    reach_by(way, monkeypatch)
-    problem = make_problem(3, 5, 4, 7, **options)
-    with fused(0), ran(device, forward=options["directions"], backward=options["directions"]):
-        found = solve_by_layer(problem, lstm_fast.FastLSTM, mode)
-    loosened(expected_of_layer(problem), options["dtype"]).check(found)
+@pytest.mark.parametrize("way", WAYS, ids=" ".join)
+@pytest.mark.parametrize("options", LAYERS, ids=label)
+def test_layer(
+    options: dict[str, Any], way: tuple[str, str], device: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reach_by(way[0], monkeypatch)
+    check_layer(make_problem(3, 5, 4, 7, **options), device, mode=way[1])
 
 
 @pytest.mark.parametrize(("dropout", "jit"), [(0.0, False), (0.5, False), (0.0, True)])

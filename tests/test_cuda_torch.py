@@ -1,7 +1,6 @@
 """The GPU path of PyTorch, with the CUDA kernels on an emulated device: tensors on the CPU are taken for its own."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -11,9 +10,9 @@ import numpy as np
 import pytest
 import tolerances
 import torch
-from cases import DTYPES, KINDS, MASKS, RESERVE_MODES, Solution, label, make_problem, pairwise
-from cuda_side import loosened, ran, solve_exactly
-from keras_side import expected_of_layer, fused, solve_by_layer
+from cases import DTYPES, MASKS, RESERVE_MODES, assert_same_bits, label, make_problem, pairwise
+from cuda_side import LAYERS, SMALL, check_agreement, check_layer, ran, solve_exactly, with_dropout_in_one_direction
+from keras_side import fused
 from torch_side import solve_by_torch, tensor
 
 import lstm_fast
@@ -24,19 +23,6 @@ from lstm_fast.backends import torch as backend
 pytestmark = pytest.mark.backends("torch")
 
 STREAM = 77
-
-OPTIONS = pairwise(
-    {
-        "units": (1, 7, 8, 24, 33),
-        "features": (1, 3, 4),
-        "batch": (1, 3, 9),
-        "time": (1, 2, 6),
-        "reserve": tuple(RESERVE_MODES),
-        "precision": PRECISIONS,
-        "projected": (False, True),
-        **KINDS,
-    }
-)
 
 
 @pytest.fixture(scope="session")
@@ -66,11 +52,6 @@ def calls(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[
     assert {call[1:3] for call in made} <= {(0, STREAM)}
 
 
-def assert_same_bits(found: Solution, expected: Solution) -> None:
-    for name, array in expected.named().items():
-        assert found.named()[name].tobytes() == array.tobytes(), name
-
-
 def arguments(problem: Any, requires_grad: bool = True) -> list[Any]:
     arrays = (problem.x, problem.kernels[0], problem.recurrent_kernels[0], problem.biases[0])
     return [tensor(value, requires_grad) for value in arrays]
@@ -80,24 +61,31 @@ def arguments(problem: Any, requires_grad: bool = True) -> list[Any]:
 
 
 @pytest.mark.usefixtures("calls")
-@pytest.mark.parametrize("options", OPTIONS, ids=label)
+@pytest.mark.parametrize("options", pairwise(SMALL), ids=label)
 def test_agrees_with_reference(options: dict[str, Any], module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    how = {name: options[name] for name in ("reserve", "precision")}
-    monkeypatch.setenv("LSTM_FAST_PRECISION", how["precision"])
-    problem = make_problem(**{name: value for name, value in options.items() if name not in how})
-    with ran(module, forward=1 if how["reserve"] == "gates" else 2, backward=1):
-        found = solve_by_torch(problem, reserve=how["reserve"])
-    solve_exactly(problem, how["precision"]).check(found)
-    assert {array.dtype for array in found.named().values()} == {problem.x.dtype}
+    check_agreement(solve_by_torch, options, module, monkeypatch)
+
+
+@pytest.mark.usefixtures("calls")
+@pytest.mark.parametrize("units", [7, 33, 200])  # in one block, and in several
+@pytest.mark.parametrize("recurrent_dropout", [False, True])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_types_without_tensor_cores(dtype: str, recurrent_dropout: bool, units: int, module: ModuleType) -> None:
+    problem = make_problem(3, 4, 5, units, dtype=dtype, recurrent_dropout=recurrent_dropout, mask="holes", directions=2)
+    module.set_device(7, 5, 40, 65_536)
+    try:
+        with ran(module, forward=1, backward=1):
+            found = solve_by_torch(problem)
+    finally:
+        module.set_device(9, 0, 132, 232_448)
+    solve_exactly(problem).check(found)
 
 
 @pytest.mark.usefixtures("calls")
 @pytest.mark.parametrize("field", ["input_dropout", "recurrent_dropout"])
 @pytest.mark.parametrize("without", [0, 1])
 def test_dropout_in_one_direction_only(field: str, without: int, module: ModuleType) -> None:
-    problem = make_problem(directions=2, input_dropout=True, recurrent_dropout=True, mask="holes")
-    multipliers = [None if n == without else value for n, value in enumerate(getattr(problem, field))]
-    problem = replace(problem, **{field: multipliers})
+    problem = with_dropout_in_one_direction(field, without)
     with ran(module, forward=1, backward=1):
         found = solve_by_torch(problem)
     solve_exactly(problem).check(found)
@@ -130,9 +118,7 @@ def test_a_row_with_nan_is_alone() -> None:
 @pytest.mark.parametrize("mask", MASKS[1:])
 def test_masked_steps_are_never_read(mask: str, input_dropout: bool) -> None:
     problem = make_problem(5, 6, 3, 8, mask=mask, directions=2, input_dropout=input_dropout)
-    poisoned = replace(problem, x=problem.x.copy())
-    poisoned.x[~problem.mask] = np.nan
-    assert_same_bits(solve_by_torch(poisoned), solve_by_torch(problem))
+    assert_same_bits(solve_by_torch(problem.poisoned()), solve_by_torch(problem))
 
 
 @pytest.mark.usefixtures("calls")
@@ -301,12 +287,9 @@ def test_a_reserve_is_no_larger_than_on_the_cpu(module: ModuleType) -> None:
 
 
 @pytest.mark.usefixtures("calls")
-@pytest.mark.parametrize("options", pairwise({"directions": (1, 2), "mask": MASKS, "dtype": tuple(DTYPES)}), ids=label)
+@pytest.mark.parametrize("options", LAYERS, ids=label)
 def test_layer(options: dict[str, Any], module: ModuleType) -> None:
-    problem = make_problem(3, 5, 4, 7, **options)
-    with fused(0), ran(module, forward=options["directions"], backward=options["directions"]):
-        found = solve_by_layer(problem, lstm_fast.FastLSTM)
-    loosened(expected_of_layer(problem), options["dtype"]).check(found)
+    check_layer(make_problem(3, 5, 4, 7, **options), module)
 
 
 @pytest.mark.usefixtures("calls")

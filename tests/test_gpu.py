@@ -1,7 +1,8 @@
-"""On a real GPU, with PyTorch or JAX, whichever Keras runs on: parity at real sizes, the same bits every time, and what
-PyTorch's users rely on (streams, CUDA graphs, autocast, memory). Without a CUDA device all of it is skipped.
+"""On a real GPU, with whatever Keras runs on: parity at real sizes, the same bits every time, and what users of a
+framework rely on (streams, CUDA graphs, autocast, memory; devices and strategies). Without a CUDA device all of it is
+skipped.
 
-    KERAS_BACKEND=torch pytest tests/test_gpu.py; KERAS_BACKEND=jax pytest tests/test_gpu.py
+    for backend in torch jax tensorflow; do KERAS_BACKEND=$backend pytest tests/test_gpu.py; done
 """
 
 import contextlib
@@ -13,18 +14,19 @@ from typing import Any
 import numpy as np
 import pytest
 import tolerances
-from cases import KINDS, MASKS, RESERVE_MODES, Problem, Solution, label, make_problem, pairwise
-from cuda_side import loosened, ran, solve_exactly
+from cases import KINDS, MASKS, Problem, Solution, assert_same_bits, label, make_problem, pairwise
+from cuda_side import HOW, LAYERS, check_agreement, check_layer, ran, solve_exactly
 
 import lstm_fast
-from lstm_fast.backends import PRECISIONS, cuda
+from lstm_fast.backends import cuda
 
-pytestmark = [pytest.mark.gpu, pytest.mark.backends("torch", "jax")]
+pytestmark = [pytest.mark.gpu, pytest.mark.backends("torch", "jax", "tensorflow")]
 
 BACKEND = os.environ["KERAS_BACKEND"]
 
 with_torch = pytest.mark.backends("torch")
 with_jax = pytest.mark.backends("jax")
+with_tensorflow = pytest.mark.backends("tensorflow")
 
 OPTIONS = pairwise(
     {
@@ -32,17 +34,38 @@ OPTIONS = pairwise(
         "batch": (1, 3, 64, 100),
         "time": (1, 7, 33),
         "features": (1, 32, 100),
-        "reserve": tuple(RESERVE_MODES),
-        "precision": PRECISIONS,
+        **HOW,
         **KINDS,
     }
 )
+
+
+@contextlib.contextmanager
+def in_float32() -> Iterator[None]:
+    """The default of JAX and TensorFlow on a GPU is TF32."""
+    if BACKEND == "jax":
+        with importlib.import_module("jax").default_matmul_precision("highest"):
+            yield
+    elif BACKEND == "tensorflow":
+        switch = importlib.import_module("tensorflow").config.experimental.enable_tensor_float_32_execution
+        switch(False)
+        try:
+            yield
+        finally:
+            switch(True)
+    else:
+        yield
 
 
 def solve(problem: Problem, reserve: str = "gates") -> Solution:
     """Outputs and gradients, with the products outside the recurrence in the precision of float32."""
     if BACKEND == "torch":
         return importlib.import_module("torch_side").solve_by_torch(problem, device="cuda", reserve=reserve)
+    if BACKEND == "tensorflow":
+        with in_float32():
+            return importlib.import_module("tensorflow_side").solve_by_tensorflow(
+                problem, mode="graph", reserve=reserve
+            )
     jax = importlib.import_module("jax")
     with jax.enable_x64(problem.x.dtype == np.float64), jax.default_matmul_precision("highest"):
         return importlib.import_module("jax_side").solve_by_jax(problem, jit=True, reserve=reserve)
@@ -78,13 +101,7 @@ def step(*given: Any, **options: Any) -> list[Any]:
 
 @pytest.mark.parametrize("options", OPTIONS, ids=label)
 def test_agrees_with_reference(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    how = {name: options[name] for name in ("reserve", "precision")}
-    monkeypatch.setenv("LSTM_FAST_PRECISION", how["precision"])
-    problem = make_problem(**{name: value for name, value in options.items() if name not in how})
-    with ran(cuda(), forward=1 if how["reserve"] == "gates" else 2, backward=1):
-        found = solve(problem, how["reserve"])
-    solve_exactly(problem, how["precision"]).check(found)
-    assert {array.dtype for array in found.named().values()} == {problem.x.dtype}
+    check_agreement(solve, options, cuda(), monkeypatch)
 
 
 @pytest.mark.parametrize("directions", [1, 2])
@@ -123,10 +140,50 @@ def test_a_row_with_nan_is_alone(units: int) -> None:
 @pytest.mark.parametrize("mask", MASKS[1:])
 def test_masked_steps_are_never_read(mask: str) -> None:
     problem = make_problem(20, 18, 16, 64, mask=mask, directions=2)
-    expected = solve(problem)
-    problem.x[~problem.mask] = np.nan
-    for name, array in solve(problem).named().items():
-        assert array.tobytes() == expected.named()[name].tobytes(), name
+    assert_same_bits(solve(problem.poisoned()), solve(problem))
+
+
+@with_torch
+@pytest.mark.parametrize("protocol", ["__dlpack__", "__cuda_array_interface__"])
+@pytest.mark.parametrize("units", [64, 512])
+def test_arrays_of_any_framework(units: int, protocol: str, torch: Any) -> None:
+    """The compiled functions on arrays that are made on one stream, and used on another."""
+    from test_cuda_array import arguments, presented, results
+    from torch_side import array, tensor
+
+    made_on, used_on = torch.cuda.Stream(), torch.cuda.Stream()
+
+    class Array:
+        def __init__(self, value: np.ndarray) -> None:
+            self.tensor = tensor(value, device="cuda")
+            if protocol == "__dlpack__":
+                self.__dlpack_device__ = self.tensor.__dlpack_device__
+                self.__dlpack__ = self.exported
+            else:
+                self.__cuda_array_interface__ = {**self.tensor.__cuda_array_interface__, "stream": made_on.cuda_stream}
+
+        def exported(self, **how: Any) -> Any:
+            with torch.cuda.stream(made_on):
+                return self.tensor.__dlpack__(**how)
+
+    def on_host(value: Any) -> Any:
+        if isinstance(value, list):
+            return list(map(on_host, value))
+        return array(value.tensor) if isinstance(value, Array) else value
+
+    problem = make_problem(20, 18, units=units, directions=2, mask="holes", projected=True)
+    both = []
+    for given in arguments(cuda(), problem):
+        with torch.cuda.stream(made_on):
+            arrays, _ = presented({**given, "stream": used_on.cuda_stream}, Array)
+        both.append(arrays)
+    both[1]["reserve"] = both[0]["reserve"]
+    with ran(cuda(), forward=1, backward=1):
+        cuda().forward(**both[0])
+        cuda().backward(**both[1])
+    torch.cuda.synchronize()
+    found = [{name: on_host(value) for name, value in arrays.items()} for arrays in both]
+    solve_exactly(problem).check(results(problem, *found))
 
 
 REPEATED = pytest.mark.parametrize(
@@ -398,29 +455,73 @@ def test_a_batch_spread_over_devices(jax: Any) -> None:
     np.testing.assert_allclose(found, results(*map(jax.numpy.asarray, arrays)), rtol=0.0, atol=tolerance)
 
 
+# TensorFlow
+
+
+@with_tensorflow
+@pytest.mark.parametrize("ops", [True, False], ids=["ops", "XLA calls the kernels"])
+@pytest.mark.parametrize("mode", ["eager", "graph", "jit"])
+def test_every_mode(mode: str, ops: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lstm_fast.backends import tensorflow_cuda
+
+    loaded, state = tensorflow_cuda._load()
+    if ops and loaded is None:
+        pytest.skip(state)
+    if not ops:
+        monkeypatch.setattr(tensorflow_cuda, "_load", lambda: (None, ""))
+    problem = make_problem(8, 20, 16, 64, directions=2, mask="right")
+    solve_by_tensorflow = importlib.import_module("tensorflow_side").solve_by_tensorflow
+    for open_sizes in {False, mode != "eager"}:
+        with in_float32(), ran(cuda(), forward=1, backward=1):
+            found = solve_by_tensorflow(problem, mode=mode, open_sizes=open_sizes)
+        solve_exactly(problem).check(found)
+
+
+@with_tensorflow
+def test_devices() -> None:
+    """What is for the CPU is computed there, whole, and a strategy's replica where the strategy has it."""
+    import tensorflow as tf
+    from keras_side import fused
+
+    problem = make_problem(8, 20, 16, 64, states=False)
+    given = [tf.constant(a) for a in (problem.x, problem.kernels[0], problem.recurrent_kernels[0], problem.biases[0])]
+
+    def output() -> Any:
+        return lstm_fast.lstm(*given)[0]
+
+    with in_float32():
+        with ran(cuda(), 1):
+            expected = output()
+        assert "GPU" in expected.device
+        before = cuda().fused_calls()
+        with tf.device("CPU:0"), fused(2):
+            found = [output(), tf.function(output)()]
+        assert cuda().fused_calls() == before
+        with ran(cuda(), 1):
+            found.append(tf.distribute.MirroredStrategy(["GPU:0"]).run(output))
+    for result in found:
+        tolerance = tolerances.between_layers("float32", 20 * 80, expected)
+        np.testing.assert_allclose(result, expected, rtol=0.0, atol=tolerance)
+
+
+@with_tensorflow
+def test_precision_follows_tensorflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LSTM_FAST_PRECISION", raising=False)
+    problem = make_problem(32, 20, 64, 256, states=False)
+    exact = solve(problem)
+    solve_exactly(problem).check(exact)
+    coarse = importlib.import_module("tensorflow_side").solve_by_tensorflow(problem)
+    solve_exactly(problem, "tf32").check(coarse)
+    assert (coarse.y != exact.y).any()
+
+
 # Layers
 
 
-@contextlib.contextmanager
-def in_float32() -> Iterator[None]:
-    """JAX's default on a GPU is TF32."""
-    if BACKEND == "torch":
-        yield
-    else:
-        with importlib.import_module("jax").default_matmul_precision("highest"):
-            yield
-
-
-@pytest.mark.parametrize("options", pairwise({"directions": (1, 2), "mask": MASKS, "dtype": KINDS["dtype"]}), ids=label)
+@pytest.mark.parametrize("options", LAYERS, ids=label)
 def test_layer(options: dict[str, Any]) -> None:
-    from keras_side import expected_of_layer, solve_by_layer
-
-    problem = make_problem(8, 20, 16, 64, **options)
-    fallbacks = lstm_fast.status().fallbacks
-    with in_float32(), ran(cuda(), forward=options["directions"], backward=options["directions"]):
-        found = solve_by_layer(problem, lstm_fast.FastLSTM)
-    assert lstm_fast.status().fallbacks == fallbacks
-    loosened(expected_of_layer(problem), options["dtype"]).check(found)
+    with in_float32():
+        check_layer(make_problem(8, 20, 16, 64, **options), cuda())
 
 
 @pytest.mark.parametrize("wrapper", ["FastBidirectional", "Bidirectional"])

@@ -131,9 +131,15 @@ def test_status_of_cuda(monkeypatch: pytest.MonkeyPatch, recwarn: pytest.Warning
 
 def test_a_damaged_cuda_module_spoils_nothing_else(copied_package: pathlib.Path) -> None:
     script = """
+import warnings
 import numpy as np, lstm_fast
-lstm_fast.FastLSTM(2)(np.ones((1, 1, 1), np.float32))
-status = lstm_fast.status()
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    lstm_fast.FastLSTM(2)(np.ones((1, 1, 1), np.float32))
+    status = lstm_fast.status()
+said = [str(warning.message) for warning in caught if issubclass(warning.category, lstm_fast.LstmFastWarning)]
+assert all(text.endswith("; on a GPU, FastLSTM runs as keras.layers.LSTM") for text in said), said
+assert len(said) == status.cuda.startswith("lstm_fast._cuda"), (said, status.cuda)
 assert status.problems == () and status.fused_calls["forward"] == 1, status
 print(status.cuda)
 """

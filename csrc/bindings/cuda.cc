@@ -1,14 +1,16 @@
-// lstm_fast._cuda: the CUDA kernels on arrays that are given by their addresses, as frameworks own them. Tests compile
-// the same file for an emulated device.
+// lstm_fast._cuda: the CUDA kernels on arrays that frameworks own. Tests compile the same file for an emulated device.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <initializer_list>
 #include <optional>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "bindings/array.h"
 #include "bindings/cuda_arguments.h"
+#include "bindings/cuda_array.h"
 #include "bindings/xla_cuda.h"
 #include "bindings/xla_python.h"
 #include "cuda/kernels.h"
@@ -23,83 +25,136 @@ namespace {
 
 using py::literals::operator""_a;
 
-using Address = uintptr_t;  // 0: absent
-using Addresses = std::vector<Address>;
+using Objects = std::vector<py::object>;
 
-template <class T = void>
-T* At(Address address) {
-  return reinterpret_cast<T*>(address);
-}
+constexpr char kReserveShape[] = "batch, directions, time, reserve_step_bytes";
 
-// Fills one field for each direction.
-template <class Pointer>
-void Spread(const Addresses& addresses, const char* name, int directions, Pointer (&fields)[2]) {
-  if (static_cast<int>(addresses.size()) != directions) {
-    Refuse(name, std::to_string(directions) + " entries, as in recurrent_kernels", std::to_string(addresses.size()));
+// What Python gives for one call. An array is an address on the device, which is taken as it is, or an object that says
+// what it is, which is checked and kept until the pass is on the stream; 0 or None where it is absent.
+class Call {
+ public:
+  Call(int device, uintptr_t stream, const std::string& dtype, const std::string& precision, int64_t batch,
+       int64_t time, int64_t units, bool go_backwards, bool return_sequences, bool zero_output_for_mask,
+       const py::object& mask, const Objects& recurrent_kernels, const Objects& biases, const Objects& h0,
+       const Objects& c0, const Objects& recurrent_dropout)
+      : device_(device), stream_(reinterpret_cast<Stream>(stream)), dtype_(dtype) {
+    directions = CheckDirections(static_cast<int64_t>(recurrent_kernels.size()), "recurrent_kernels");
+    inputs_.problem = {DTypeNamed(dtype), PrecisionNamed(precision), batch, time, units, directions, go_backwards,
+                       return_sequences,  zero_output_for_mask};
+    CheckProblem(inputs_.problem);
+    inputs_.mask = static_cast<const bool*>(Read(mask, "mask", -1, {batch, time}, "batch, time", "bool", false));
+    const void *kernel[2], *bias[2], *h[2], *c[2], *dropout[2];
+    ReadEach(recurrent_kernels, "recurrent_kernels", {units, 4 * units}, "units, 4 * units", kernel);
+    ReadEach(biases, "biases", {4 * units}, "4 * units", bias);
+    ReadStates(h0, "h0", h);
+    ReadStates(c0, "c0", c);
+    ReadEach(recurrent_dropout, "recurrent_dropout", {4, batch, units}, "gates, batch, units", dropout);
+    for (int n = 0; n < directions; ++n) inputs_.direction[n] = {kernel[n], bias[n], h[n], c[n], dropout[n]};
   }
-  for (int n = 0; n < directions; ++n) fields[n] = At(addresses[static_cast<size_t>(n)]);
-}
 
-Inputs InputsOf(const std::string& dtype, const std::string& precision, int64_t batch, int64_t time, int64_t units,
-                bool go_backwards, bool return_sequences, bool zero_output_for_mask, Address mask,
-                const Addresses& recurrent_kernels, const Addresses& biases, const Addresses& h0, const Addresses& c0,
-                const Addresses& recurrent_dropout) {
-  Inputs inputs{};
-  const int directions = CheckDirections(static_cast<int64_t>(recurrent_kernels.size()), "recurrent_kernels");
-  inputs.problem = {DTypeNamed(dtype), PrecisionNamed(precision), batch, time, units, directions, go_backwards,
-                    return_sequences,  zero_output_for_mask};
-  inputs.mask = At<const bool>(mask);
-  const void *kernel[2], *bias[2], *h[2], *c[2], *dropout[2];
-  Spread(recurrent_kernels, "recurrent_kernels", directions, kernel);
-  Spread(biases, "biases", directions, bias);
-  Spread(h0, "h0", directions, h);
-  Spread(c0, "c0", directions, c);
-  Spread(recurrent_dropout, "recurrent_dropout", directions, dropout);
-  for (int n = 0; n < directions; ++n) inputs.direction[n] = {kernel[n], bias[n], h[n], c[n], dropout[n]};
-  return inputs;
-}
+  const void* Input(const py::object& object, const char* name, std::initializer_list<int64_t> shape,
+                    const char* letters) {
+    return Read(object, name, -1, shape, letters, dtype_, false);
+  }
+  void* Output(const py::object& object, const char* name, std::initializer_list<int64_t> shape, const char* letters) {
+    return Read(object, name, -1, shape, letters, dtype_, true);
+  }
+  void* Bytes(const py::object& object, const char* name, std::initializer_list<int64_t> shape, const char* letters,
+              bool written) {
+    return Read(object, name, -1, shape, letters, "uint8", written);
+  }
+  // [batch, units] for each direction.
+  template <class Pointer>
+  void ReadStates(const Objects& objects, const char* name, Pointer (&fields)[2]) {
+    ReadEach(objects, name, {inputs_.problem.batch, inputs_.problem.units}, "batch, units", fields);
+  }
 
-void ForwardAddresses(int device, Address stream, const std::string& dtype, const std::string& precision, int64_t batch,
-                      int64_t time, int64_t units, bool go_backwards, bool return_sequences, bool zero_output_for_mask,
-                      Address z, Address mask, const Addresses& recurrent_kernels, const Addresses& biases,
-                      const Addresses& h0, const Addresses& c0, const Addresses& recurrent_dropout, Address y,
-                      const Addresses& h_n, const Addresses& c_n, Address reserve, int64_t reserve_step_bytes,
-                      Address scratch, int64_t scratch_bytes) {
-  const Inputs inputs = InputsOf(dtype, precision, batch, time, units, go_backwards, return_sequences,
-                                 zero_output_for_mask, mask, recurrent_kernels, biases, h0, c0, recurrent_dropout);
+  template <class Arguments>
+  void Run(Arguments& arguments, const py::object& scratch, int64_t scratch_bytes) {
+    arguments.scratch = Bytes(scratch, "scratch", {scratch_bytes}, "scratch_bytes", true);
+    const py::gil_scoped_release release;
+    cuda::Run(inputs_, arguments, scratch_bytes, device_, stream_);
+  }
+
+  int directions;
+
+ private:
+  // Fills one field for each direction: what is not const is written to.
+  template <class Pointer>
+  void ReadEach(const Objects& objects, const char* name, std::initializer_list<int64_t> shape, const char* letters,
+                Pointer (&fields)[2]) {
+    if (static_cast<int>(objects.size()) != directions) {
+      Refuse(name, std::to_string(directions) + " entries, as in recurrent_kernels", std::to_string(objects.size()));
+    }
+    constexpr bool kWritten = !std::is_const_v<std::remove_pointer_t<Pointer>>;
+    for (int n = 0; n < directions; ++n) {
+      fields[n] = Read(objects[static_cast<size_t>(n)], name, n, shape, letters, dtype_, kWritten);
+    }
+  }
+
+  // `direction` is that of an entry of a list, or -1.
+  void* Read(const py::object& object, const char* name, int direction, std::initializer_list<int64_t> shape,
+             const char* letters, const std::string& dtype, bool written) {
+    if (object.is_none()) return nullptr;
+    if (PyLong_Check(object.ptr())) {
+      const size_t address = PyLong_AsSize_t(object.ptr());
+      if (PyErr_Occurred()) throw py::error_already_set();
+      return reinterpret_cast<void*>(address);
+    }
+    const std::string full = direction < 0 ? name : Indexed(name, direction);
+    kept_.push_back(ReadArray(object, {full, dtype, device_, written}, stream_));
+    return CheckShape(kept_.back().array, full, shape, letters, false);
+  }
+
+  const int device_;
+  const Stream stream_;
+  const std::string dtype_;
+  Inputs inputs_{};
+  std::vector<KeptArray> kept_;
+};
+
+void RunForward(int device, uintptr_t stream, const std::string& dtype, const std::string& precision, int64_t batch,
+                int64_t time, int64_t units, bool go_backwards, bool return_sequences, bool zero_output_for_mask,
+                const py::object& z, const py::object& mask, const Objects& recurrent_kernels, const Objects& biases,
+                const Objects& h0, const Objects& c0, const Objects& recurrent_dropout, const py::object& y,
+                const Objects& h_n, const Objects& c_n, const py::object& reserve, int64_t reserve_step_bytes,
+                const py::object& scratch, int64_t scratch_bytes) {
+  Call call(device, stream, dtype, precision, batch, time, units, go_backwards, return_sequences, zero_output_for_mask,
+            mask, recurrent_kernels, biases, h0, c0, recurrent_dropout);
+  const int n = call.directions;
   ForwardArguments arguments{};
-  arguments.z = At(z);
-  arguments.y = At(y);
-  Spread(h_n, "h_n", inputs.problem.directions, arguments.h_n);
-  Spread(c_n, "c_n", inputs.problem.directions, arguments.c_n);
-  arguments.reserve = At(reserve);
+  arguments.z = call.Input(z, "z", {batch, time, n, 4 * units}, "batch, time, directions, 4 * units");
+  arguments.y =
+      call.Output(y, "y", {batch, return_sequences ? time : 1, n * units}, "batch, time or 1, directions * units");
+  call.ReadStates(h_n, "h_n", arguments.h_n);
+  call.ReadStates(c_n, "c_n", arguments.c_n);
+  arguments.reserve = call.Bytes(reserve, "reserve", {batch, n, time, reserve_step_bytes}, kReserveShape, true);
   arguments.reserve_step_bytes = reserve_step_bytes;
-  arguments.scratch = At(scratch);
-  Run(inputs, arguments, scratch_bytes, device, At(stream));
+  call.Run(arguments, scratch, scratch_bytes);
 }
 
-void BackwardAddresses(int device, Address stream, const std::string& dtype, const std::string& precision,
-                       int64_t batch, int64_t time, int64_t units, bool go_backwards, bool return_sequences,
-                       bool zero_output_for_mask, Address mask, const Addresses& recurrent_kernels,
-                       const Addresses& biases, const Addresses& h0, const Addresses& c0,
-                       const Addresses& recurrent_dropout, Address reserve, int64_t reserve_step_bytes, Address dy,
-                       const Addresses& dh_n, const Addresses& dc_n, Address dz, Address h_prev, const Addresses& dh0,
-                       const Addresses& dc0, Address scratch, int64_t scratch_bytes) {
-  const Inputs inputs = InputsOf(dtype, precision, batch, time, units, go_backwards, return_sequences,
-                                 zero_output_for_mask, mask, recurrent_kernels, biases, h0, c0, recurrent_dropout);
-  const int directions = inputs.problem.directions;
+void RunBackward(int device, uintptr_t stream, const std::string& dtype, const std::string& precision, int64_t batch,
+                 int64_t time, int64_t units, bool go_backwards, bool return_sequences, bool zero_output_for_mask,
+                 const py::object& mask, const Objects& recurrent_kernels, const Objects& biases, const Objects& h0,
+                 const Objects& c0, const Objects& recurrent_dropout, const py::object& reserve,
+                 int64_t reserve_step_bytes, const py::object& dy, const Objects& dh_n, const Objects& dc_n,
+                 const py::object& dz, const py::object& h_prev, const Objects& dh0, const Objects& dc0,
+                 const py::object& scratch, int64_t scratch_bytes) {
+  Call call(device, stream, dtype, precision, batch, time, units, go_backwards, return_sequences, zero_output_for_mask,
+            mask, recurrent_kernels, biases, h0, c0, recurrent_dropout);
+  const int n = call.directions;
   BackwardArguments arguments{};
-  arguments.reserve = At(reserve);
+  arguments.reserve = call.Bytes(reserve, "reserve", {batch, n, time, reserve_step_bytes}, kReserveShape, false);
   arguments.reserve_step_bytes = reserve_step_bytes;
-  arguments.dy = At(dy);
-  Spread(dh_n, "dh_n", directions, arguments.dh_n);
-  Spread(dc_n, "dc_n", directions, arguments.dc_n);
-  arguments.dz = At(dz);
-  arguments.h_prev = At(h_prev);
-  Spread(dh0, "dh0", directions, arguments.dh0);
-  Spread(dc0, "dc0", directions, arguments.dc0);
-  arguments.scratch = At(scratch);
-  Run(inputs, arguments, scratch_bytes, device, At(stream));
+  arguments.dy =
+      call.Input(dy, "dy", {batch, return_sequences ? time : 1, n * units}, "batch, time or 1, directions * units");
+  call.ReadStates(dh_n, "dh_n", arguments.dh_n);
+  call.ReadStates(dc_n, "dc_n", arguments.dc_n);
+  arguments.dz = call.Output(dz, "dz", {batch, time, n, 4 * units}, "batch, time, directions, 4 * units");
+  arguments.h_prev = call.Output(h_prev, "h_prev", {batch, time, n, units}, "batch, time, directions, units");
+  call.ReadStates(dh0, "dh0", arguments.dh0);
+  call.ReadStates(dc0, "dc0", arguments.dc0);
+  call.Run(arguments, scratch, scratch_bytes);
 }
 
 // What of a problem decides how it is cut.
@@ -135,7 +190,7 @@ py::list Devices() {
     const Device device = GetDevice(i);
     devices.append(py::dict("capability"_a = py::make_tuple(device.major, device.minor),
                             "multiprocessors"_a = device.multiprocessors, "shared_bytes"_a = device.shared_bytes,
-                            "registers"_a = device.registers));
+                            "code"_a = device.code));
   }
   return devices;
 }
@@ -212,24 +267,24 @@ py::dict BuildInfo() {
 
 PYBIND11_MODULE(LSTM_FAST_CUDA_MODULE, m) {
   m.doc() =
-      "The recurrence of lstm_fast on CUDA devices. Shapes: csrc/cuda/recurrence.h. Arrays are given by their "
-      "addresses "
-      "on the device, 0 where one is absent, and lists have an entry per direction. Nothing waits for the device.";
+      "The recurrence of lstm_fast on CUDA devices. Shapes: csrc/cuda/recurrence.h. An array is any object with "
+      "__dlpack__ or __cuda_array_interface__, or an address on the device, which nobody checks; None or 0 where it is "
+      "absent. Lists have an entry per direction. Nothing waits for the device: the memory must stay what it is until "
+      "the stream has passed the call, which is ordered after what the arrays' frameworks have put on other streams.";
   m.attr("__version__") = LSTM_FAST_VERSION;
 
-  m.def("forward", &ForwardAddresses, py::arg("device"), py::arg("stream"), py::arg("dtype"), py::arg("precision"),
+  m.def("forward", &RunForward, py::arg("device"), py::arg("stream"), py::arg("dtype"), py::arg("precision"),
         py::arg("batch"), py::arg("time"), py::arg("units"), py::arg("go_backwards"), py::arg("return_sequences"),
         py::arg("zero_output_for_mask"), py::arg("z"), py::arg("mask"), py::arg("recurrent_kernels"), py::arg("biases"),
         py::arg("h0"), py::arg("c0"), py::arg("recurrent_dropout"), py::arg("y"), py::arg("h_n"), py::arg("c_n"),
         py::arg("reserve"), py::arg("reserve_step_bytes"), py::arg("scratch"), py::arg("scratch_bytes"),
-        py::call_guard<py::gil_scoped_release>(),
         "Puts the forward pass on the stream. ValueError names a wrong argument, RuntimeError gives CUDA's reason.");
-  m.def("backward", &BackwardAddresses, py::arg("device"), py::arg("stream"), py::arg("dtype"), py::arg("precision"),
+  m.def("backward", &RunBackward, py::arg("device"), py::arg("stream"), py::arg("dtype"), py::arg("precision"),
         py::arg("batch"), py::arg("time"), py::arg("units"), py::arg("go_backwards"), py::arg("return_sequences"),
         py::arg("zero_output_for_mask"), py::arg("mask"), py::arg("recurrent_kernels"), py::arg("biases"),
         py::arg("h0"), py::arg("c0"), py::arg("recurrent_dropout"), py::arg("reserve"), py::arg("reserve_step_bytes"),
         py::arg("dy"), py::arg("dh_n"), py::arg("dc_n"), py::arg("dz"), py::arg("h_prev"), py::arg("dh0"),
-        py::arg("dc0"), py::arg("scratch"), py::arg("scratch_bytes"), py::call_guard<py::gil_scoped_release>(),
+        py::arg("dc0"), py::arg("scratch"), py::arg("scratch_bytes"),
         "Puts the backward pass on the stream, as forward() does.");
   m.def("scratch_bytes", &ScratchBytesOf, py::arg("device"), py::arg("dtype"), py::arg("precision"), py::arg("batch"),
         py::arg("time"), py::arg("units"), py::arg("directions"), py::arg("masked"), py::arg("dropout"),
@@ -259,11 +314,21 @@ PYBIND11_MODULE(LSTM_FAST_CUDA_MODULE, m) {
 #ifdef LSTM_FAST_EMULATED
   m.def(
       "set_device",
-      [](int major, int minor, int multiprocessors, int64_t shared_bytes, int64_t registers) {
-        emulation::SetDevice({major, minor, multiprocessors, shared_bytes, registers});
+      [](int major, int minor, int multiprocessors, int64_t shared_bytes, std::optional<int> code) {
+        emulation::SetDevice({major, minor, multiprocessors, shared_bytes, code.value_or(10 * major + minor)});
       },
       py::arg("major"), py::arg("minor"), py::arg("multiprocessors"), py::arg("shared_bytes"),
-      py::arg("registers") = 65536, "What the emulated device, of this thread, is.");
+      py::arg("code") = py::none(), "What the emulated device, of this thread, is.");
+  m.def(
+      "take_waits",
+      [] {
+        std::vector<std::pair<uintptr_t, uintptr_t>> waits;
+        for (const auto& [stream, other] : std::exchange(Waits(), {})) {
+          waits.emplace_back(reinterpret_cast<uintptr_t>(stream), reinterpret_cast<uintptr_t>(other));
+        }
+        return waits;
+      },
+      "Pairs of a stream and another that it has been made to wait for since the last call.");
   m.def("seed", &emulation::SetSeed, py::arg("seed"), "Decides in which order the device's threads run.");
 #endif
 }

@@ -117,13 +117,14 @@ struct Registration {
 };
 #endif
 
-void CheckInputs(const Inputs& inputs, int device) {
+void CheckInputs(Inputs& inputs, int device) {
   CheckProblem(inputs.problem);
   CheckDevice(device);
   const Direction* d = inputs.direction;
   if (inputs.problem.directions == 2 && !d[0].recurrent_dropout != !d[1].recurrent_dropout) {
     Refuse("recurrent_dropout", "multipliers for both directions or for none", "them for one");
   }
+  if (inputs.problem.time == 0) inputs.mask = nullptr;  // an array of nothing
 }
 
 }  // namespace
@@ -211,7 +212,7 @@ int64_t ReserveStepBytes(DType dtype, int64_t units) {
   return (bytes + kAlignment - 1) / kAlignment * kAlignment;
 }
 
-void Run(const Inputs& inputs, ForwardArguments arguments, int64_t scratch_bytes, int device, Stream stream) {
+void Run(Inputs inputs, ForwardArguments arguments, int64_t scratch_bytes, int device, Stream stream) {
   CheckInputs(inputs, device);
   const DeviceGuard current(device);
   const Device properties = GetDevice(device);
@@ -227,7 +228,7 @@ void Run(const Inputs& inputs, ForwardArguments arguments, int64_t scratch_bytes
   Forward(inputs, arguments, properties, stream);
 }
 
-void Run(const Inputs& inputs, BackwardArguments arguments, int64_t scratch_bytes, int device, Stream stream) {
+void Run(Inputs inputs, BackwardArguments arguments, int64_t scratch_bytes, int device, Stream stream) {
   CheckInputs(inputs, device);
   const DeviceGuard current(device);
   const Device properties = GetDevice(device);

@@ -36,8 +36,8 @@ int64_t ReserveStepBytes(DType dtype, int64_t units);
 
 // Check everything that can be known of the arguments without reading their arrays, and put the pass on the stream.
 // `scratch_bytes` is the size of the scratch memory that they have, whose start is moved to where it is aligned.
-void Run(const Inputs& inputs, ForwardArguments arguments, int64_t scratch_bytes, int device, Stream stream);
-void Run(const Inputs& inputs, BackwardArguments arguments, int64_t scratch_bytes, int device, Stream stream);
+void Run(Inputs inputs, ForwardArguments arguments, int64_t scratch_bytes, int device, Stream stream);
+void Run(Inputs inputs, BackwardArguments arguments, int64_t scratch_bytes, int device, Stream stream);
 
 }  // namespace lstm_fast::cuda
 

@@ -10,54 +10,29 @@
 #include "cuda/device.h"
 #include "cuda/group.h"
 #include "cuda/layout.h"
+#include "cuda/pass.h"
 #include "cuda/product.h"
 
 namespace lstm_fast::cuda {
 
 template <class Policy, int kRegisters, bool kDropout>
-class BackwardPass {
- public:
-  using Element = typename Policy::Element;
-  using Real = typename Policy::Real;
-  using Operand = typename Policy::Operand;
+class BackwardPass : public Pass<BackwardPass<Policy, kRegisters, kDropout>, BackwardCall, Policy, kRegisters> {
+  using Base = Pass<BackwardPass, BackwardCall, Policy, kRegisters>;
+  using Base::arguments_, Base::cells_, Base::cut_, Base::first_unit_, Base::fragments_, Base::group_, Base::inputs_,
+      Base::jobs_, Base::lane_, Base::layout_, Base::operand_, Base::plan_, Base::problem_, Base::rows_, Base::units_,
+      Base::warp_;
+  using typename Base::Element, typename Base::Real;
+  friend Base;
 
+ public:
   LSTM_FAST_DEVICE explicit BackwardPass(const BackwardCall& call)
-      : problem_(call.inputs.problem),
-        inputs_(call.inputs),
-        arguments_(call.arguments),
-        cut_(call.cut),
-        plan_(call.plan),
-        layout_(BackwardLayout(Policy::kTile, kRegisters, static_cast<int>(problem_.units), cut_)),
-        group_(call.cut, call.counters),
-        lane_(ThisLane()),
-        warp_(Thread() / 32),
-        units_(static_cast<int>(problem_.units)),
-        first_unit_(group_.rank * cut_.units),
+      : Base(call, BackwardLayout(Policy::kTile, kRegisters, static_cast<int>(call.inputs.problem.units), call.cut)),
         sources_(cut_.blocks * cut_.splits),
         // Carried outputs: dy of masked timesteps belongs to the real one before them.
         carried_(plan_.order && problem_.return_sequences && !problem_.zero_output_for_mask),
-        operand_(InShared<Operand>(layout_.operand, layout_.operand_size)),
-        dc_(InShared<Real>(layout_.state, cut_.rows * cut_.units)),
-        rows_(InShared<Row>(layout_.rows, cut_.rows)),
         partial_(InShared<Real>(layout_.partial, cut_.exchange == Exchange::kGrid ? 0 : 2 * layout_.partial_size)),
         exchange_(InGlobal<Real>(call.exchange)) {
-    jobs_ = warp_ < layout_.jobs ? CeilDivide(layout_.jobs - warp_, cut_.warps) : 0;
-    fragments_.kept =
-        InShared<Words>(layout_.fragments + warp_ * cut_.fragments_shared * kFragmentBytes, cut_.fragments_shared * 32);
-    fragments_.kept_count = cut_.fragments_shared;
-    fragments_.job_fragments = layout_.job_fragments;
     if (cut_.exchange == Exchange::kGrid) exchange_ += int64_t{group_.index} * 2 * cut_.blocks * layout_.partial_size;
-  }
-
-  LSTM_FAST_DEVICE void Run() {
-    const int64_t sets = RowSet::Count(cut_, problem_);
-    int loaded = -1;
-    for (int64_t index = group_.index; index < sets; index += cut_.groups) {
-      const RowSet set(index, cut_, problem_);
-      if (set.direction != loaded) fragments_.Fill(SourceOf(set), jobs_, lane_);
-      loaded = set.direction;
-      RunSet(set);
-    }
   }
 
  private:
@@ -197,8 +172,8 @@ class BackwardPass {
     const Real c_before = k > 0 ? before.c : Given(inputs_.direction[n].c0, state);
     const Real tanh_c = Tanh(now.c);
     const Real dc =
-        MultiplyAdd(dh * now.out, 1 - tanh_c * tanh_c, last ? Given(arguments_.dc_n[n], state) : Real(dc_[place]));
-    dc_[place] = dc * now.forget;
+        MultiplyAdd(dh * now.out, 1 - tanh_c * tanh_c, last ? Given(arguments_.dc_n[n], state) : Real(cells_[place]));
+    cells_[place] = dc * now.forget;
     const Real dz[4] = {dc * now.candidate * now.in * (1 - now.in), dc * c_before * now.forget * (1 - now.forget),
                         dc * now.in * (1 - now.candidate * now.candidate), dh * tanh_c * now.out * (1 - now.out)};
     const int64_t step = (int64_t{row.batch} * problem_.time + time) * problem_.directions + n;
@@ -219,7 +194,7 @@ class BackwardPass {
     const int index = warp_ + job * cut_.warps;
     const int split = index % cut_.splits;
     typename Policy::Sums sums[1][2] = {};
-    const Shared<const Operand> dz =
+    const Shared<const typename Policy::Operand> dz =
         operand_ + (pass * layout_.operand_stride + split * layout_.depth_tiles * Policy::kTile.depth);
     MultiplyJob<1, false>(fragments_, SourceOf(set), job, layout_.depth_tiles, dz, layout_.operand_stride, 0, lane_,
                           sums);
@@ -278,31 +253,18 @@ class BackwardPass {
     InGlobal<Element>(arguments_.dh0[n])[state] =
         Rounded<Element>(ran ? Sum(set, cell, -1) : Given(arguments_.dh_n[n], state));
     InGlobal<Element>(arguments_.dc0[n])[state] =
-        Rounded<Element>(ran ? Real(dc_[cell.r * cut_.units + cell.in_block]) : Given(arguments_.dc_n[n], state));
+        Rounded<Element>(ran ? Real(cells_[cell.r * cut_.units + cell.in_block]) : Given(arguments_.dc_n[n], state));
   }
 
-  const Problem& problem_;
-  const Inputs& inputs_;
-  const BackwardArguments& arguments_;
-  const Cut& cut_;
-  const Plan& plan_;
-  const Layout layout_;
-  Group group_;
-  const Lane lane_;
-  const int warp_, units_, first_unit_, sources_;
+  const int sources_;
   const bool carried_;
-  Shared<Operand> operand_;
-  Shared<Real> dc_;
-  Shared<Row> rows_;
   Shared<Real> partial_;
   Global<Real> exchange_;
-  int jobs_;  // of this warp
-  Fragments<Policy, kRegisters> fragments_;
 };
 
 template <class Policy, int kRegisters, bool kDropout, int kMostThreads>
 LSTM_FAST_KERNEL void LSTM_FAST_BOUNDS(kMostThreads, 1) RunBackward(LSTM_FAST_ARGUMENT BackwardCall call) {
-  BackwardPass<Policy, kRegisters, kDropout>(call).Run();
+  if constexpr (kIsCompiled<Policy>) BackwardPass<Policy, kRegisters, kDropout>(call).Run();
 }
 
 }  // namespace lstm_fast::cuda

@@ -22,6 +22,13 @@
 
 namespace lstm_fast::cuda {
 
+// The kernels that what is being compiled here may have to run: those for tensor cores, or what stands in for them.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+constexpr bool kHasTensorCores = false, kLacksTensorCores = true;
+#else
+constexpr bool kHasTensorCores = true, kLacksTensorCores = false;
+#endif
+
 // Memory, named by where it is. Here these are pointers; under emulation every access is checked.
 template <class T>
 using Global = T*;

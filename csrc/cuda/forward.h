@@ -9,52 +9,28 @@
 #include "cuda/device.h"
 #include "cuda/group.h"
 #include "cuda/layout.h"
+#include "cuda/pass.h"
 #include "cuda/product.h"
 
 namespace lstm_fast::cuda {
 
 template <class Policy, int kRegisters, bool kSplit, bool kDropout>
-class ForwardPass {
+class ForwardPass : public Pass<ForwardPass<Policy, kRegisters, kSplit, kDropout>, ForwardCall, Policy, kRegisters> {
+  using Base = Pass<ForwardPass, ForwardCall, Policy, kRegisters>;
+  using Base::arguments_, Base::cells_, Base::cut_, Base::first_unit_, Base::fragments_, Base::group_, Base::inputs_,
+      Base::jobs_, Base::lane_, Base::layout_, Base::operand_, Base::plan_, Base::problem_, Base::rows_, Base::units_,
+      Base::warp_;
+  using typename Base::Element, typename Base::Operand, typename Base::Real;
+  friend Base;
+
  public:
-  using Element = typename Policy::Element;
-  using Real = typename Policy::Real;
-  using Operand = typename Policy::Operand;
-
   LSTM_FAST_DEVICE explicit ForwardPass(const ForwardCall& call)
-      : problem_(call.inputs.problem),
-        inputs_(call.inputs),
-        arguments_(call.arguments),
-        cut_(call.cut),
-        plan_(call.plan),
-        layout_(ForwardLayout(Policy::kTile, kRegisters, static_cast<int>(problem_.units), cut_, kDropout, kSplit)),
-        group_(call.cut, call.counters),
-        lane_(ThisLane()),
-        warp_(Thread() / 32),
-        units_(static_cast<int>(problem_.units)),
-        first_unit_(group_.rank * cut_.units),
+      : Base(call, ForwardLayout(Policy::kTile, kRegisters, static_cast<int>(call.inputs.problem.units), call.cut,
+                                 kDropout, kSplit)),
         gate_stride_(cut_.rows * layout_.operand_stride),
-        operand_(InShared<Operand>(layout_.operand, layout_.operand_buffers * layout_.operand_size)),
-        state_(InShared<Real>(layout_.state, cut_.rows * cut_.units)),
         partial_(InShared<Real>(layout_.partial, layout_.partial_size)),
-        rows_(InShared<Row>(layout_.rows, cut_.rows)),
         exchange_(InGlobal<Operand>(call.exchange)) {
-    jobs_ = warp_ < layout_.jobs ? CeilDivide(layout_.jobs - warp_, cut_.warps) : 0;
-    fragments_.kept =
-        InShared<Words>(layout_.fragments + warp_ * cut_.fragments_shared * kFragmentBytes, cut_.fragments_shared * 32);
-    fragments_.kept_count = cut_.fragments_shared;
-    fragments_.job_fragments = layout_.job_fragments;
     if (cut_.exchange == Exchange::kGrid) exchange_ += int64_t{group_.index} * 2 * layout_.operand_size;
-  }
-
-  LSTM_FAST_DEVICE void Run() {
-    const int64_t sets = RowSet::Count(cut_, problem_);
-    int loaded = -1;
-    for (int64_t index = group_.index; index < sets; index += cut_.groups) {
-      const RowSet set(index, cut_, problem_);
-      if (set.direction != loaded) fragments_.Fill(SourceOf(set), jobs_, lane_);
-      loaded = set.direction;
-      RunSet(set);
-    }
   }
 
  private:
@@ -193,7 +169,7 @@ class ForwardPass {
       const bool exists = row.batch >= 0 && unit < units_;
       const int64_t at = int64_t{row.batch} * units_ + unit;
       const Real c = exists && !IsNull(c0) ? Real(ToReal(c0[at])) : Real(0);
-      state_[i] = c;
+      cells_[i] = c;
       if (exists && row.count == 0) {  // no timestep will write its results
         const Real h = IsNull(h0) ? Real(0) : Real(ToReal(h0[at]));
         WriteStates(set, at, h, c);
@@ -272,8 +248,8 @@ class ForwardPass {
       if (!IsNull(bias)) gate[q] += Real(ToReal(bias[q * units_ + unit]));
     }
     const Real in = Sigmoid(gate[0]), forget = Sigmoid(gate[1]), candidate = Tanh(gate[2]), out = Sigmoid(gate[3]);
-    const Real c = MultiplyAdd(forget, Real(state_[place]), in * candidate);
-    state_[place] = c;
+    const Real c = MultiplyAdd(forget, Real(cells_[place]), in * candidate);
+    cells_[place] = c;
     const Real h = out * Tanh(c);
     if (k + 1 < row.count) Send(set, row, r, k, unit, h);
     Keep(set, row, incoming.time, unit, {in, forget, candidate, out}, c);
@@ -351,27 +327,14 @@ class ForwardPass {
     InGlobal<Element>(arguments_.c_n[set.direction])[at] = Rounded<Element>(c);
   }
 
-  const Problem& problem_;
-  const Inputs& inputs_;
-  const ForwardArguments& arguments_;
-  const Cut& cut_;
-  const Plan& plan_;
-  const Layout layout_;
-  Group group_;
-  const Lane lane_;
-  const int warp_, units_, first_unit_, gate_stride_;
-  Shared<Operand> operand_;
-  Shared<Real> state_;
+  const int gate_stride_;
   Shared<Real> partial_;
-  Shared<Row> rows_;
   Global<Operand> exchange_;
-  int jobs_;  // of this warp
-  Fragments<Policy, kRegisters> fragments_;
 };
 
 template <class Policy, int kRegisters, bool kSplit, bool kDropout, int kMostThreads>
 LSTM_FAST_KERNEL void LSTM_FAST_BOUNDS(kMostThreads, 1) RunForward(LSTM_FAST_ARGUMENT ForwardCall call) {
-  ForwardPass<Policy, kRegisters, kSplit, kDropout>(call).Run();
+  if constexpr (kIsCompiled<Policy>) ForwardPass<Policy, kRegisters, kSplit, kDropout>(call).Run();
 }
 
 }  // namespace lstm_fast::cuda

@@ -33,6 +33,12 @@ struct Gates {
   Real value[4][kSlots];
 };
 
+// Whether there is a kernel for what is being compiled here. Half types are multiplied and added only where there are
+// no tensor cores; kernels that no device runs are empty.
+template <class Policy>
+constexpr bool kIsCompiled =
+    Policy::kTensorCores ? kHasTensorCores : sizeof(typename Policy::Element) > 2 || kLacksTensorCores;
+
 // Multiply-add: a lane computes one column of the gates for all rows.
 template <class T, class RealType, int kRowCount>
 struct MultiplyAddPolicy {

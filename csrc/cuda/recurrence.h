@@ -87,7 +87,7 @@ struct Device {
   int major, minor;  // compute capability
   int multiprocessors;
   int64_t shared_bytes;  // that a block may have at most
-  int64_t registers;     // of a multiprocessor, 32 bits each
+  int code;              // what the kernels that run there are compiled for, 80 for 8.0; not above the device's own
 };
 
 // How a pass is cut; select.cc chooses. A group of `blocks` thread blocks runs `rows` rows of the batch in one

@@ -2,6 +2,7 @@
 // what others left there is not taken for ours, nor taken away.
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <map>
 #include <mutex>
 #include <stdexcept>
@@ -30,6 +31,15 @@ int CurrentDevice() {
   return ordinal;
 }
 
+// Of what this is compiled for, the highest that the device runs: 0 if nothing. It may be of an older generation.
+int CodeFor(int capability) {
+  int highest = 0;
+  for (const int architecture : {__CUDA_ARCH_LIST__}) {
+    if (architecture / 10 <= capability) highest = std::max(highest, architecture / 10);
+  }
+  return highest;
+}
+
 // Loading a kernel is not an operation of the stream, and must not break a capture that happens to be under way.
 class OutsideCapture {
  public:
@@ -54,9 +64,15 @@ void Prepare(const void* kernel, const char* name) {
   cudaFuncAttributes attributes;
   Check(cudaFuncGetAttributes(&attributes, kernel), name);
   const Device device = GetDevice(ordinal);
+  if (attributes.ptxVersion / 10 < device.code / 10) {  // another generation
+    throw std::runtime_error(
+        std::string(name) + ": what runs on this device was compiled for compute capability " +
+        std::to_string(attributes.ptxVersion / 10) + "." + std::to_string(attributes.ptxVersion % 10) +
+        ": install with CMAKE_ARGS=-DLSTM_FAST_CUDA_ARCHITECTURES=" + std::to_string(10 * device.major + device.minor));
+  }
   const int dynamic = static_cast<int>(device.shared_bytes) - static_cast<int>(attributes.sharedSizeBytes);
   Check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, dynamic), name);
-  if (device.major >= 9) {
+  if (device.code >= 90) {
     Check(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1), name);
   }
   done = true;
@@ -127,7 +143,7 @@ Device GetDevice(int ordinal) {
   device.minor = AttributeOf(cudaDevAttrComputeCapabilityMinor, ordinal);
   device.multiprocessors = AttributeOf(cudaDevAttrMultiProcessorCount, ordinal);
   device.shared_bytes = AttributeOf(cudaDevAttrMaxSharedMemoryPerBlockOptin, ordinal);
-  device.registers = AttributeOf(cudaDevAttrMaxRegistersPerMultiprocessor, ordinal);
+  device.code = CodeFor(10 * device.major + device.minor);
   return devices[ordinal] = device;
 }
 
@@ -140,6 +156,24 @@ int DeviceOf(Stream stream) {
   ordinal = CurrentDevice();
 #endif
   return ordinal;
+}
+
+int DeviceOfMemory(const void* pointer) {
+  cudaPointerAttributes attributes{};
+  Check(cudaPointerGetAttributes(&attributes, pointer), "cudaPointerGetAttributes");
+  const bool reachable = attributes.type == cudaMemoryTypeDevice || attributes.type == cudaMemoryTypeManaged;
+  return reachable ? attributes.device : -1;
+}
+
+void Await(Stream stream, Stream other) {
+  cudaEvent_t event = nullptr;
+  Check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreateWithFlags");
+  const cudaError_t recorded = cudaEventRecord(event, static_cast<cudaStream_t>(other));
+  const cudaError_t waits =
+      recorded == cudaSuccess ? cudaStreamWaitEvent(static_cast<cudaStream_t>(stream), event, 0) : cudaSuccess;
+  static_cast<void>(cudaEventDestroy(event));  // which CUDA keeps until it is over
+  Check(recorded, "cudaEventRecord");
+  Check(waits, "cudaStreamWaitEvent");
 }
 
 int ResidentBlocks(const void* kernel, int threads, int64_t shared_bytes) {

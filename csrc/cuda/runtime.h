@@ -33,6 +33,10 @@ LSTM_FAST_EXPORT int DeviceCount();            // 0 where there is no usable dri
 LSTM_FAST_EXPORT std::string DeviceProblem();  // why DeviceCount() is 0, if not for want of devices
 LSTM_FAST_EXPORT Device GetDevice(int ordinal);
 LSTM_FAST_EXPORT int DeviceOf(Stream stream);
+LSTM_FAST_EXPORT int DeviceOfMemory(const void* pointer);  // -1: it is not a device's
+
+// What is put on a stream from now on runs after what is on another stream now.
+LSTM_FAST_EXPORT void Await(Stream stream, Stream other);
 
 // How many blocks of a kernel a multiprocessor of the current device holds, and how many clusters the whole device:
 // 0 if not even one.

@@ -97,13 +97,19 @@ class Selection {
 
   // Whether the kernel computes this problem and the device runs it.
   bool Fits(const Variant& variant) const {
-    const bool has_tensor_cores = device_.major >= 8;
+    const bool has_tensor_cores = device_.code >= 80;
     if (variant.dtype != problem_.dtype || variant.dropout != dropout_) return false;
-    if (variant.tensor_cores && !has_tensor_cores) return false;
-    if (problem_.dtype == DType::kFloat32) {
-      // Exact products serve whoever asks for less.
-      const Precision precision = has_tensor_cores ? problem_.precision : Precision::kExact;
-      if (variant.precision != precision) return false;
+    switch (problem_.dtype) {
+      case DType::kFloat64:
+        break;
+      case DType::kFloat32:
+        // Exact products serve whoever asks for less.
+        if (variant.precision != (has_tensor_cores ? problem_.precision : Precision::kExact)) return false;
+        break;
+      case DType::kFloat16:
+      case DType::kBFloat16:
+        if (variant.tensor_cores != has_tensor_cores) return false;
+        break;
     }
     return !forced_.variant || *forced_.variant == variant.name;
   }
@@ -153,7 +159,7 @@ class Selection {
   std::optional<Choice> Complete(const Variant& variant, Cut cut) const {
     // Where layout.h, which counts in 32 bits, would overflow, there is no room in any device's shared memory.
     if (problem_.units > 65536 || cut.rows * std::max<int64_t>(64, problem_.units) > 1 << 22) return std::nullopt;
-    if (cut.exchange == Exchange::kCluster && (device_.major < 9 || cut.blocks > 16)) return std::nullopt;
+    if (cut.exchange == Exchange::kCluster && (device_.code < 90 || cut.blocks > 16)) return std::nullopt;
     SetWarps(variant, cut);
     cut.shared_bytes = SharedBytes(problem_, variant, cut, backward_);
     if (cut.shared_bytes > device_.shared_bytes) return std::nullopt;
@@ -252,7 +258,7 @@ class Selection {
 };
 
 // What a choice depends on.
-using Key = std::tuple<Pass, DType, Precision, int64_t, int64_t, int, bool, int, int, int, int64_t, int64_t>;
+using Key = std::tuple<Pass, DType, Precision, int64_t, int64_t, int, bool, int, int, int, int64_t, int>;
 
 std::mutex mutex;
 Forced forced_passes[2];
@@ -317,7 +323,7 @@ Choice Choose(const Problem& problem, bool dropout, Pass pass, const Device& dev
   constexpr size_t kMostKnown = 4096;
   const Key key = {
       pass,    problem.dtype, problem.precision, problem.batch,          problem.units,       problem.directions,
-      dropout, device.major,  device.minor,      device.multiprocessors, device.shared_bytes, device.registers};
+      dropout, device.major,  device.minor,      device.multiprocessors, device.shared_bytes, device.code};
   const std::lock_guard<std::mutex> lock(mutex);
   const auto found = Known().find(key);
   if (found != Known().end()) return found->second;

@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 
 class LstmFastWarning(RuntimeWarning):
-    """The compiled part of lstm_fast cannot be used; the layers run as plain Keras layers."""
+    """A compiled part of lstm_fast cannot be used; layers that need it run as plain Keras layers."""
 
 
 class LibraryError(RuntimeError):
@@ -99,26 +99,35 @@ class Backend(Protocol):
         """Returns y [B, T or 1, N * H] and, for each of the N directions, the last h and c, [B, H] each."""
 
 
-def once(load: Callable[[], T]) -> Callable[[], T]:
-    """Makes `load` run once, in one thread. If it fails, warns once; every call then raises LibraryError."""
-    lock = threading.Lock()
-    outcome: list[T | LibraryError] = []
+def once(where: str = "") -> Callable[[Callable[[], T]], Callable[[], T]]:
+    """Makes a function run once, in one thread. If it fails, warns once; every call then raises LibraryError.
 
-    @functools.wraps(load)
-    def loaded() -> T:
-        if not outcome:
-            with lock:
-                if not outcome:
-                    try:
-                        outcome.append(load())
-                    except Exception as error:  # whatever a loader raises is a reason, never a crash
-                        outcome.append(LibraryError(f"{error}"))
-                        warnings.warn(f"{error}; FastLSTM runs as keras.layers.LSTM", LstmFastWarning, stacklevel=3)
-        if isinstance(outcome[0], LibraryError):
-            raise LibraryError(str(outcome[0]))
-        return outcome[0]
+    Args:
+        where: Where layers need what it loads, with a comma, for the warning; empty: everywhere.
+    """
 
-    return loaded
+    def decorate(load: Callable[[], T]) -> Callable[[], T]:
+        lock = threading.Lock()
+        outcome: list[T | LibraryError] = []
+
+        @functools.wraps(load)
+        def loaded() -> T:
+            if not outcome:
+                with lock:
+                    if not outcome:
+                        try:
+                            outcome.append(load())
+                        except Exception as error:  # whatever a loader raises is a reason, never a crash
+                            outcome.append(LibraryError(f"{error}"))
+                            text = f"{error}; {where}FastLSTM runs as keras.layers.LSTM"
+                            warnings.warn(text, LstmFastWarning, stacklevel=3)
+            if isinstance(outcome[0], LibraryError):
+                raise LibraryError(str(outcome[0]))
+            return outcome[0]
+
+        return loaded
+
+    return decorate
 
 
 def check_library(path: pathlib.Path) -> None:
@@ -139,7 +148,7 @@ def check_library(path: pathlib.Path) -> None:
         raise LibraryError(f"{path} is cut off ({size} bytes, expected at least {needed}): reinstall lstm_fast")
 
 
-@once
+@once()
 def core() -> ModuleType:
     """Returns the compiled module `lstm_fast._core`; raises LibraryError if it cannot be loaded."""
     modules = list(_PACKAGE.glob("_core*.so"))
@@ -178,7 +187,7 @@ def cuda() -> ModuleType:
     return _load_cuda()
 
 
-@once
+@once("on a GPU, ")
 def _load_cuda() -> ModuleType:
     modules = list(_PACKAGE.glob("_cuda.*.so"))
     if not modules:

@@ -110,7 +110,7 @@ class _Call(NamedTuple):
         return [next(given) if present else None for present in self.present]
 
 
-@once
+@once()
 def _register() -> bool:
     if not hasattr(jax, "ffi"):
         raise LibraryError(f"JAX {jax.__version__} has no jax.ffi: version 0.5 or later is needed")

@@ -34,7 +34,7 @@ from lstm_fast.backends import (
 _TF32 = (None, "default", "bfloat16", "high", "tensorfloat32", "BF16_BF16_F32", "TF32_TF32_F32")
 
 
-@once
+@once("on a GPU, ")
 def _register() -> bool:
     for name, handler in cuda().xla_handlers().items():
         jax.ffi.register_ffi_target(name, handler, platform="CUDA")
@@ -79,7 +79,6 @@ def run(*arrays: Any, call: Any) -> list[Any]:
     operands = call.spread(arrays)
     last = 2 + len(Direction._fields) * call.directions
     x, mask = operands[:2]
-    mask = None if x.shape[1] == 0 else mask  # which is then an array of nothing
     directions = [Direction(*operands[2 + n : last : call.directions]) for n in range(call.directions)]
     given = next((d.recurrent_dropout for d in directions if d.recurrent_dropout is not None), None)
     if given is not None:  # the recurrence has multipliers for every direction or for none

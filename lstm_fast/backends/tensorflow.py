@@ -29,7 +29,7 @@ _LISTS = len(Direction._fields)
 _ATTRIBUTES = ("go_backwards", "return_sequences", "zero_output_for_mask", "reserve_mode")
 
 
-@once
+@once()
 def _library() -> ModuleType:
     path = library_path("_tensorflow_cpu.so")
     try:

@@ -186,7 +186,7 @@ def _scratch(arrays: _Arrays, precision: str) -> tensorflow_xla.Size:
     return tensorflow_xla.Open([(of_timestep, [0, 1]), (of_row, [0]), (at_most, [])])
 
 
-@once
+@once("on a GPU, ")
 def _load() -> tuple[_Ops | None, str]:
     """Returns the ops, None if there are none for this TensorFlow, and what there is to say of them."""
     state = tensorflow_ops_state()
@@ -212,7 +212,7 @@ def ops_state() -> str:
     return _load()[1]
 
 
-@once
+@once("on a GPU, ")
 def _register() -> bool:
     tensorflow_xla.register(cuda().register_xla_handlers)
     return True

@@ -66,7 +66,7 @@ def register(register_handlers: Callable[[int], None]) -> None:
     raise LibraryError(f"XLA in TensorFlow {tf.__version__} cannot be reached: no {' or '.join(_SYMBOLS)} in {folder}")
 
 
-@once
+@once("with jit_compile=True, ")
 def _register() -> bool:
     register(core().register_xla_handlers)
     return True

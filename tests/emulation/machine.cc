@@ -73,7 +73,7 @@ class Launch {
 };
 
 struct Machine {
-  cuda::Device device = {9, 0, 132, 232448, 65536};
+  cuda::Device device = {9, 0, 132, 232448, 90};
   uint64_t random = 1;
   uint32_t next_thread = kFirstThread;
   Stacks stacks;
@@ -323,7 +323,7 @@ void CheckGrid(const char* name, const Grid& grid) {
   if (grid.threads % static_cast<int>(kLanes) != 0) fail("blocks of other than whole warps are not emulated");
   if (grid.shared_bytes < 0 || grid.shared_bytes > device.shared_bytes) fail("more shared memory than the device has");
   if (grid.cluster < 1 || grid.cluster > kMostCluster || grid.blocks % grid.cluster != 0) fail("no such cluster");
-  if (grid.cluster > 1 && device.major < 9) fail("the device has no clusters");
+  if (grid.cluster > 1 && device.code < 90) fail("the device has no clusters");
   if (grid.cooperative && grid.blocks > device.multiprocessors) fail("the blocks are not all resident at once");
 }
 
@@ -425,7 +425,7 @@ void SyncBlock(Site site) {
 }
 
 void SyncCluster(Site site) {
-  if (GetDevice().major < 9) return;  // as on the device
+  if (GetDevice().code < 90) return;  // as on the device
   Cluster& cluster = *Current().block->cluster;
   SyncAll(cluster.meeting, cluster.threads, cluster.finished, cluster.warps, "SyncCluster", site);
   TheLaunch().current().met_cluster = true;

@@ -397,7 +397,7 @@ std::function<void()> OnOldDevice(const std::function<void()>& run) {
   return [run] {
     const Device device = GetDevice(0);
     Device old = device;
-    old.major = 8;
+    old.code = 80;
     old.shared_bytes = 101376;
     emulation::SetDevice(old);
     try {

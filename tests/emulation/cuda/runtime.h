@@ -4,6 +4,8 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "cuda/recurrence.h"
 #include "machine.h"
@@ -23,6 +25,18 @@ inline int DeviceCount() { return 1; }
 inline std::string DeviceProblem() { return ""; }
 inline Device GetDevice(int) { return emulation::GetDevice(); }
 inline int DeviceOf(Stream) { return 0; }
+// The upper half of all addresses, which no process has, stands for another device, and the first page for the host.
+inline int DeviceOfMemory(const void* pointer) {
+  const auto address = reinterpret_cast<uintptr_t>(pointer);
+  return address >> 63 ? 1 : address < 4096 ? -1 : 0;
+}
+
+// Pairs of streams of which the first has been made to wait for the second.
+inline std::vector<std::pair<Stream, Stream>>& Waits() {
+  static std::vector<std::pair<Stream, Stream>> waits;
+  return waits;
+}
+inline void Await(Stream stream, Stream other) { Waits().emplace_back(stream, other); }
 
 // One block is all that a multiprocessor holds.
 template <class Arguments>
@@ -32,7 +46,7 @@ int ResidentBlocks(void (*)(Arguments), int, int64_t shared_bytes) {
 template <class Arguments>
 int ResidentClusters(void (*kernel)(Arguments), int cluster, int threads, int64_t shared_bytes) {
   const Device device = emulation::GetDevice();
-  return device.major < 9 ? 0 : ResidentBlocks(kernel, threads, shared_bytes) * device.multiprocessors / cluster;
+  return device.code < 90 ? 0 : ResidentBlocks(kernel, threads, shared_bytes) * device.multiprocessors / cluster;
 }
 
 class DeviceGuard {

@@ -1,0 +1,417 @@
+"""The compiled functions on arrays of any framework. Arrays of NumPy stand in for them, which say by DLPack or by the
+CUDA array interface that they are on the emulated device.
+"""
+
+import ctypes
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import emulated
+import numpy as np
+import pytest
+from cases import DTYPES, Problem, Solution, make_problem
+from cuda_side import ran, solve_exactly
+
+STREAM = 77
+CUDA, CPU = 2, 1  # DLPack's device types
+
+
+class Device(ctypes.Structure):
+    _fields_ = [("type", ctypes.c_int32), ("ordinal", ctypes.c_int32)]
+
+
+class Type(ctypes.Structure):
+    _fields_ = [("code", ctypes.c_uint8), ("bits", ctypes.c_uint8), ("lanes", ctypes.c_uint16)]
+
+
+class Tensor(ctypes.Structure):
+    _fields_ = [
+        ("data", ctypes.c_void_p),
+        ("device", Device),
+        ("rank", ctypes.c_int32),
+        ("type", Type),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("offset", ctypes.c_uint64),
+    ]
+
+
+Deleter = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+
+
+class Managed(ctypes.Structure):
+    _fields_ = [("tensor", Tensor), ("context", ctypes.c_void_p), ("deleter", Deleter)]
+
+
+class Versioned(ctypes.Structure):
+    _fields_ = [
+        ("major", ctypes.c_uint32),
+        ("minor", ctypes.c_uint32),
+        ("context", ctypes.c_void_p),
+        ("deleter", Deleter),
+        ("flags", ctypes.c_uint64),
+        ("tensor", Tensor),
+    ]
+
+
+new_capsule = ctypes.pythonapi.PyCapsule_New
+new_capsule.restype, new_capsule.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+
+
+class Exporter:
+    """An array that speaks DLPack; `wrong` has what it says that is not so, by name."""
+
+    versioned = True
+
+    def __init__(self, array: np.ndarray, **wrong: Any) -> None:
+        self.array, self.wrong = array, wrong
+        self.asked: list[dict[str, Any]] = []
+        self.capsules: list[Any] = []
+        self.deleted = 0
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.wrong.get("device", (CUDA, 0))
+
+    def __dlpack__(self, **how: Any) -> Any:
+        self.asked.append(how)
+        if not self.versioned and "max_version" in how:
+            raise TypeError("__dlpack__() got an unexpected keyword argument 'max_version'")
+        if "error" in self.wrong:
+            raise self.wrong["error"]
+        array = self.array
+        kind = {"f": 2, "u": 1, "b": 6}.get(array.dtype.kind, 4)
+        sizes = ctypes.c_int64 * array.ndim
+        self.kept = sizes(*array.shape), sizes(*(stride // array.itemsize for stride in array.strides))
+        tensor = Tensor(
+            array.ctypes.data - 16,
+            Device(*self.wrong.get("tensor_device", (CUDA, 0))),
+            array.ndim,
+            Type(*self.wrong.get("type", (kind, 8 * array.itemsize, 1))),
+            self.kept[0],
+            None if self.wrong.get("dense") else self.kept[1],
+            16,
+        )
+        self.deleter = Deleter(self.delete)
+        if self.versioned:
+            version = self.wrong.get("version", (1, 1))
+            self.managed = Versioned(*version, None, self.deleter, self.wrong.get("flags", 0), tensor)
+        else:
+            self.managed = Managed(tensor, None, self.deleter)
+        self.name = self.wrong.get("name", b"dltensor_versioned" if self.versioned else b"dltensor")
+        self.capsules.append(new_capsule(ctypes.addressof(self.managed), self.name, None))
+        return self.capsules[-1]
+
+    def delete(self, managed: int) -> None:
+        assert managed == ctypes.addressof(self.managed)
+        self.deleted += 1
+
+
+class OldExporter(Exporter):
+    """The same from before DLPack 1."""
+
+    versioned = False
+
+
+class Interface:
+    """An array that has the CUDA array interface."""
+
+    def __init__(self, array: np.ndarray, **wrong: Any) -> None:
+        self.array = array
+        described = {
+            "shape": array.shape,
+            "typestr": array.dtype.str,
+            "data": (array.ctypes.data, False),
+            "version": 3,
+            "strides": None if array.flags.c_contiguous else array.strides,
+        }
+        self.__cuda_array_interface__ = {**described, **wrong}
+
+
+PROTOCOLS = {"DLPack": Exporter, "DLPack before 1": OldExporter, "CUDA array interface": Interface}
+
+
+@pytest.fixture
+def module() -> Iterator[ModuleType]:
+    loaded = emulated.load()
+    loaded.take_waits()
+    yield loaded
+    loaded.take_waits()
+
+
+def operands(problem: Problem) -> dict[str, Any]:
+    """What both passes are given."""
+    batch, time, _ = problem.x.shape
+    return {
+        "device": 0,
+        "stream": STREAM,
+        "dtype": problem.x.dtype.name,
+        "precision": "exact",
+        "batch": batch,
+        "time": time,
+        "units": problem.units,
+        **problem.options,
+        "mask": problem.mask,
+        "recurrent_kernels": problem.recurrent_kernels,
+        "biases": problem.biases,
+        "h0": problem.h0,
+        "c0": problem.c0,
+        "recurrent_dropout": problem.recurrent_dropout,
+    }
+
+
+def arguments(module: ModuleType, problem: Problem) -> tuple[dict[str, Any], dict[str, Any]]:
+    """All arguments of both passes, with arrays of NumPy, in which they leave their results."""
+    batch, time, _ = problem.x.shape
+    n, units, dtype = len(problem.h0), problem.units, problem.x.dtype
+    step = module.reserve_step_bytes(dtype.name, units)
+    masked, dropout = problem.mask is not None, problem.recurrent_dropout[0] is not None
+    size = module.scratch_bytes(0, dtype.name, "exact", batch, time, units, n, masked, dropout)
+    common = {
+        "reserve": np.empty((batch, n, time, step), np.uint8),
+        "reserve_step_bytes": step,
+        "scratch": np.empty(size, np.uint8),
+        "scratch_bytes": size,
+    }
+
+    def empty(*shape: int) -> np.ndarray:
+        return np.full(shape, np.nan, dtype)
+
+    def states() -> list[np.ndarray]:
+        return [empty(batch, units) for _ in range(n)]
+
+    forward = {
+        **operands(problem),
+        **common,
+        "z": problem.x.reshape(batch, time, n, 4 * units),
+        "y": empty(batch, time if problem.return_sequences else 1, n * units),
+        "h_n": states(),
+        "c_n": states(),
+    }
+    backward = {
+        **operands(problem),
+        **common,
+        **dict(zip(("dy", "dh_n", "dc_n"), problem.kernel_gradients, strict=True)),
+        "dz": empty(batch, time, n, 4 * units),
+        "h_prev": empty(batch, time, n, units),
+        "dh0": states(),
+        "dc0": states(),
+    }
+    return forward, backward
+
+
+def results(problem: Problem, forward: dict[str, Any], backward: dict[str, Any]) -> Solution:
+    """What both passes have left in the arrays of their arguments."""
+    return Solution(
+        forward["y"] if problem.return_sequences else forward["y"][:, 0],
+        forward["h_n"],
+        forward["c_n"],
+        backward["dz"].reshape(problem.x.shape),
+        dh0=backward["dh0"],
+        dc0=backward["dc0"],
+    )
+
+
+def presented(given: dict[str, Any], protocol: Any) -> tuple[dict[str, Any], list[Any]]:
+    """The arguments with every array in the clothes of a protocol, and all of these."""
+    made: list[Any] = []
+
+    def present(value: Any) -> Any:
+        if isinstance(value, list):
+            return list(map(present, value))
+        if not isinstance(value, np.ndarray):
+            return value
+        made.append(protocol(value))
+        return made[-1]
+
+    return {name: present(value) for name, value in given.items()}, made
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("return_sequences", [True, False])
+def test_agrees_with_reference(return_sequences: bool, dtype: str, protocol: Any, module: ModuleType) -> None:
+    if protocol is Interface and dtype == "bfloat16":
+        pytest.skip("it has no name there")
+    problem = make_problem(
+        3,
+        4,
+        units=9,
+        directions=2,
+        dtype=dtype,
+        mask="holes",
+        recurrent_dropout=True,
+        return_sequences=return_sequences,
+        projected=True,
+    )
+    forward, backward = arguments(module, problem)
+    with ran(module, forward=1, backward=1):
+        module.forward(**presented(forward, protocol)[0])
+        module.backward(**presented(backward, protocol)[0])
+    solve_exactly(problem).check(results(problem, forward, backward))
+
+
+@pytest.mark.parametrize("absent", [None, 0])
+def test_what_is_absent(absent: Any, module: ModuleType) -> None:
+    problem = make_problem(bias=False, states=False, projected=True)
+    forward, _ = arguments(module, problem)
+    given, _ = presented(forward, Exporter)
+    given |= {name: [absent] for name in ("biases", "h0", "c0", "recurrent_dropout")}
+    module.forward(**{**given, "mask": absent, "reserve": absent})
+    solve_exactly(problem).check(Solution(forward["y"], forward["h_n"], forward["c_n"]))
+
+
+def test_addresses_and_arrays_may_be_mixed(module: ModuleType) -> None:
+    problem = make_problem(projected=True)
+    forward, _ = arguments(module, problem)
+    given, _ = presented(forward, Interface)
+    module.forward(**{**given, "z": forward["z"].ctypes.data, "y": Exporter(forward["y"])})
+    solve_exactly(problem).check(Solution(forward["y"], forward["h_n"], forward["c_n"]))
+
+
+# What both sides owe each other
+
+
+@pytest.mark.parametrize(("stream", "asked"), [(STREAM, STREAM), (0, 1)])
+def test_dlpack_is_told_the_stream(stream: int, asked: int, module: ModuleType) -> None:
+    given, made = presented(arguments(module, make_problem(projected=True))[0], Exporter)
+    module.forward(**{**given, "stream": stream})
+    assert all(array.asked == [{"stream": asked, "max_version": (1, 0)}] for array in made)
+    assert module.take_waits() == []
+
+
+def test_dlpack_from_before_version_1(module: ModuleType) -> None:
+    given, made = presented(arguments(module, make_problem(projected=True))[0], OldExporter)
+    module.forward(**given)
+    assert all(array.asked[1:] == [{"stream": STREAM}] for array in made)
+
+
+@pytest.mark.parametrize("protocol", [Exporter, OldExporter])
+def test_a_capsule_is_used_up_and_its_memory_given_back(protocol: Any, module: ModuleType) -> None:
+    forward = arguments(module, make_problem(projected=True))[0]
+    given, made = presented(forward, protocol)
+    module.forward(**given)
+    refused = protocol(forward["z"].copy()[:, :-1])
+    with pytest.raises(ValueError, match=r"^z: "):
+        module.forward(**{**given, "z": refused})
+    for array in [*made, refused]:
+        assert array.deleted == len(array.capsules) > 0
+        for capsule in array.capsules:
+            assert f'"used_{array.name.decode()}"' in repr(capsule)
+
+
+@pytest.mark.parametrize(
+    ("stream", "theirs", "expected"),
+    [
+        (STREAM, None, []),
+        (STREAM, STREAM, []),
+        (0, 1, []),
+        (STREAM, 1, [(STREAM, 1)]),
+        (STREAM, 2, [(STREAM, 2)]),
+        (0, STREAM, [(0, STREAM)]),
+    ],
+)
+def test_the_stream_waits_for_that_of_the_interface(
+    stream: int, theirs: Any, expected: list[tuple[int, int]], module: ModuleType
+) -> None:
+    forward = arguments(module, make_problem(projected=True))[0]
+    given, _ = presented(forward, Interface)
+    module.forward(**{**given, "stream": stream, "z": Interface(forward["z"], stream=theirs)})
+    assert module.take_waits() == expected
+
+
+# Bad arrays
+
+Z = (3, 5, 1, 20)  # of the problem below
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "message"),
+    [
+        ("z", lambda z: z, "expected an array on CUDA device 0; found one on DLPack's device 0 of type 1"),
+        ("z", lambda z: z.tolist(), "expected an address, or an array with __dlpack__ or .*; found list"),
+        ("z", lambda _: "z", "expected an address, or .*; found str"),
+        ("z", lambda z: Exporter(z, device=(CUDA, 1)), "device 0; found one on DLPack's device 1 of type 2"),
+        ("z", lambda z: Exporter(z, device=(CPU, 0)), "device 0; found one on DLPack's device 0 of type 1"),
+        ("z", lambda z: Exporter(z, tensor_device=(CPU, 0)), "found one on DLPack's device 0 of type 1"),
+        ("z", lambda z: Exporter(z.astype(np.float64)), "expected dtype float32; found float64"),
+        ("z", lambda z: Exporter(z, type=(4, 16, 1)), "expected dtype float32; found bfloat16"),
+        ("z", lambda z: Exporter(z, type=(2, 32, 4)), "expected dtype float32; found float32x4"),
+        ("z", lambda z: Exporter(z, type=(17, 4, 1)), "expected dtype float32; found DLPack's type code 17"),
+        ("z", lambda z: Exporter(z, version=(2, 0)), "expected DLPack 1; found DLPack 2"),
+        ("z", lambda z: Exporter(z, name=b"used_dltensor"), "expected a capsule .*; found <capsule object"),
+        ("z", lambda z: Exporter(z, error=BufferError("it has a gradient")), "expected an array; it cannot be read"),
+        ("z", lambda z: Exporter(z[..., ::2]), r"found shape \[3, 5, 1, 10\] with stride 2 along axis 3"),
+        ("z", lambda z: Exporter(z[:, ::-1]), r"dense, row-major array; found shape .* with stride -20 along axis 1"),
+        ("z", lambda z: Exporter(z[..., 0]), r"expected a dense, row-major array; found .* along axis 1"),
+        ("z", lambda z: Exporter(z[0]), r"expected shape \[3, 5, 1, 20\] \(batch, .*\); found shape \[5, 1, 20\]"),
+        ("z", lambda z: Exporter(z.reshape(1, *Z)), r"expected shape \[3, 5, 1, 20\] .*; found rank 5"),
+        ("z", lambda z: Interface(z, version=1), "expected __cuda_array_interface__ of version 2 or later; found 1"),
+        ("z", lambda z: Interface(z, mask=Interface(z)), "expected an array without a mask of its own"),
+        ("z", lambda z: Interface(z, typestr=">f4"), "expected dtype float32; found >f4"),
+        ("z", lambda z: Interface(z, typestr="<f8"), "expected dtype float32; found float64"),
+        ("z", lambda z: Interface(z, typestr=""), "expected dtype float32; found $"),
+        ("z", lambda z: Interface(z, typestr=4), "expected an array that keeps to its protocol; found"),
+        ("z", lambda z: Interface(z, data=(1 << 63, False)), "device 0; found one on CUDA device 1"),
+        ("z", lambda z: Interface(z, data=(64, False)), "device 0; found one on no CUDA device"),
+        ("z", lambda z: Interface(z, data=(-64, False)), "expected an array that keeps to its protocol; found"),
+        ("z", lambda z: Interface(z, data=(z.ctypes.data + 1, False)), "expected an address aligned to 4 bytes"),
+        ("z", lambda z: Interface(z, stream=0), "expected a stream or none in __cuda_array_interface__; found 0"),
+        ("z", lambda z: Interface(z[..., ::2]), r"found shape \[3, 5, 1, 10\] with stride 8 along axis 3"),
+        ("z", lambda z: Interface(z, strides=(4,)), "expected as many strides as sizes; found 1"),
+        ("z", lambda z: Interface(z[:2]), r"expected shape \[3, 5, 1, 20\] .*; found shape \[2, 5, 1, 20\]"),
+        ("y", lambda y: Exporter(y, flags=1), "expected an array to write to; found a read-only one"),
+        ("y", lambda y: Exporter(y, flags=2), "expected an array to write to; found a copy"),
+        ("y", lambda y: Interface(y, data=(y.ctypes.data, True)), "an array to write to; found a read-only one"),
+        ("mask", lambda _: Exporter(np.ones((3, 5), np.uint8)), "expected dtype bool; found uint8"),
+        ("mask", lambda _: Interface(np.ones((3, 5), np.int8)), "expected dtype bool; found int8"),
+        ("mask", lambda _: Interface(np.ones((5, 3), bool)), r"expected shape \[3, 5\] \(batch, time\); found"),
+        ("reserve", lambda r: Exporter(r[..., :-16].copy()), "expected shape .* reserve_step_bytes"),
+        ("reserve", lambda r: Exporter(r.view(np.float32)), "expected dtype uint8; found float32"),
+        ("reserve", lambda r: Exporter(r, flags=1), "expected an array to write to; found a read-only one"),
+        ("scratch", lambda _: Exporter(np.empty(3, np.uint8)), r"expected shape \[0\] \(scratch_bytes\)"),
+    ],
+)
+def test_bad_arrays_are_named(name: str, make: Any, message: str, module: ModuleType) -> None:
+    forward, _ = arguments(module, make_problem(3, 5, units=5, projected=True))
+    given, _ = presented(forward, Exporter)
+    with ran(module, forward=0), pytest.raises(ValueError, match=f"^{name}: .*{message}"):
+        module.forward(**{**given, name: make(forward[name])})
+
+
+@pytest.mark.parametrize("name", ["h0", "dh_n", "dh0"])
+@pytest.mark.parametrize("protocol", [Exporter, Interface])
+def test_bad_entries_of_lists_are_named(protocol: Any, name: str, module: ModuleType) -> None:
+    problem = make_problem(directions=2, projected=True)
+    _, backward = arguments(module, problem)
+    given, _ = presented(backward, protocol)
+    wrong = protocol(backward[name][1].T.copy())
+    with ran(module, forward=0), pytest.raises(ValueError, match=rf"^{name}\[1\]: expected shape \[3, 5\]"):
+        module.backward(**{**given, name: [given[name][0], wrong]})
+    with ran(module, forward=0), pytest.raises(ValueError, match=f"^{name}: expected 2 entries"):
+        module.backward(**{**given, name: given[name][:1]})
+
+
+def test_the_cause_is_kept(module: ModuleType) -> None:
+    given, _ = presented(arguments(module, make_problem(projected=True))[0], Exporter)
+    error = BufferError("it has a gradient")
+    with pytest.raises(ValueError, match=r"^h0\[0\]: ") as caught:
+        module.forward(**{**given, "h0": [Exporter(given["h0"][0].array, error=error)]})
+    assert caught.value.__cause__ is error
+
+
+def test_inputs_may_be_read_only(module: ModuleType) -> None:
+    forward, _ = arguments(module, make_problem(projected=True))
+    given, _ = presented(forward, Exporter)
+    module.forward(**{**given, "z": Exporter(forward["z"], flags=1)})
+    z = Interface(forward["z"], data=(forward["z"].ctypes.data, True))
+    with ran(module, forward=1):
+        module.forward(**{**given, "z": z})
+
+
+def test_arrays_of_nothing_have_no_strides_to_be_wrong(module: ModuleType) -> None:
+    forward, _ = arguments(module, make_problem(0, 5, projected=True))
+    given, _ = presented(forward, Exporter)
+    z = Interface(forward["z"], data=(0, False), strides=(4, 4, 4, 4))
+    with ran(module, forward=1):
+        module.forward(**{**given, "z": z})
