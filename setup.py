@@ -2,7 +2,8 @@
 
 Environment: CMAKE_ARGS (more -D options), CMAKE_BUILD_TYPE (Release or Debug), CMAKE_BUILD_PARALLEL_LEVEL (default: the
 number of processors). Options, among others: -DLSTM_FAST_CUDA=AUTO (CUDA kernels where nvcc is found; or ON, OFF),
--DLSTM_FAST_CUDA_ARCHITECTURES="80-real;90-real;90-virtual", -DLSTM_FAST_SANITIZE=address.
+-DLSTM_FAST_CUDA_ARCHITECTURES="80-real;90-real;90-virtual", -DLSTM_FAST_TENSORFLOW=AUTO (its ops on GPUs where
+TensorFlow is installed; or ON, OFF), -DLSTM_FAST_SANITIZE=address.
 """
 
 import os

@@ -190,7 +190,10 @@ class Session:
         if not (self.tree / "tests" / "test_gpu.py").exists():
             self.note("test", "there is no tests/test_gpu.py", failed=True)
             return
-        for backend in ("torch", "jax"):
+        for backend in ("torch", "jax", "tensorflow"):
+            if importlib.util.find_spec(backend) is None:
+                self.note(f"test {backend}", "not installed")
+                continue
             if self.left() < LEAST:
                 self.note(f"test {backend}", "no time left")
                 continue

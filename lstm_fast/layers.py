@@ -39,8 +39,8 @@ class FastLSTM(LSTM):  # type: ignore[misc]
     2. `recurrent_activation` == `sigmoid`
     3. `unroll` is `False`
     4. The compute dtype is `float32`, `float64`, `float16` or `bfloat16`; the half types compute in float32.
-    5. Keras runs on TensorFlow, JAX, PyTorch or, for inference, NumPy, and on the CPU; with JAX and PyTorch also on
-       NVIDIA GPUs of compute capability 7.5 or later.
+    5. Keras runs on TensorFlow, JAX, PyTorch or, for inference, NumPy, on the CPU or, but for NumPy, on NVIDIA GPUs of
+       compute capability 7.5 or later.
     6. The compiled library of this package can be loaded, and for GPUs its CUDA kernels were built.
 
     Biases, dropout, recurrent dropout, masks of any pattern, initial states, `stateful`, `go_backwards`, regularizers,
@@ -48,6 +48,7 @@ class FastLSTM(LSTM):  # type: ignore[misc]
     kernel out of its graph. Where a requirement is not met the layer runs as `keras.layers.LSTM`; the logger
     `lstm_fast` says why, once per reason, and so does `lstm_fast.status()`.
     The environment variable `LSTM_FAST_KERNEL=keras` forces that path, `LSTM_FAST_KERNEL=fused` makes it an error.
+    On a GPU, TensorFlow also takes it where Keras can use cuDNN and that is expected to be the faster one.
 
     Where Keras's backends differ, the layer follows the one that it runs on: with a mask, `initial_state` and
     `zero_output_for_mask=False`, the outputs before the first real timestep are zero on TensorFlow and PyTorch, and
