@@ -25,7 +25,7 @@ struct Memory {
 void CheckMemory(const Memory& memory) {
   const bool required = memory.kind == Memory::kRequired || memory.kind == Memory::kOutput;
   if (required && !memory.data && memory.bytes > 0) {
-    Refuse(memory.name, "the address of " + std::to_string(memory.bytes) + " bytes", "0");
+    Refuse(memory.name, std::to_string(memory.bytes) + " bytes of memory", "none");
   }
   const auto address = reinterpret_cast<uintptr_t>(memory.data);
   if (address % static_cast<uintptr_t>(memory.alignment) != 0) {
