@@ -122,7 +122,7 @@ class FastLSTM(LSTM):  # type: ignore[misc]
 
     def inner_loop(self, sequences: Any, initial_state: Any, mask: Any, training: bool | None = False) -> Any:
         """Runs over all timesteps: what keras.layers.RNN calls between its dropout and state handling."""
-        if fallback := _fallback(self, sequences):
+        if fallback := _fallback(self, sequences, mask):
             record_fallback(fallback)
             shown, self.use_cudnn = self.use_cudnn, self.cudnn_of_keras
             try:
@@ -221,7 +221,7 @@ class FastBidirectional(Bidirectional):  # type: ignore[misc]
             return super().call(sequences, initial_state=initial_state, mask=mask, training=training)
         mask = _unnested(mask)
         _check_call(self, sequences, initial_state, mask, self._directions)
-        if not self._runs_in_one_call(sequences):
+        if not self._runs_in_one_call(sequences, mask):
             return super().call(sequences, initial_state=initial_state, mask=mask, training=training)
         try:
             return self._call_once(sequences, initial_state, mask, training)
@@ -232,7 +232,7 @@ class FastBidirectional(Bidirectional):  # type: ignore[misc]
     def _call_fused_lstm(self, sequences: Any, initial_state: Any) -> Any:
         """Runs both directions by cuDNN, which Keras tries first: for layers that would run as Keras's anyway."""
         layers = [layer for layer in self._directions if isinstance(layer, FastLSTM)]
-        fallbacks = [fallback for layer in layers if (fallback := _fallback(layer, sequences))]
+        fallbacks = [fallback for layer in layers if (fallback := _fallback(layer, sequences, None))]
         if len(fallbacks) < len(layers):
             raise NotImplementedError
         outputs = super()._call_fused_lstm(sequences, initial_state)
@@ -244,14 +244,14 @@ class FastBidirectional(Bidirectional):  # type: ignore[misc]
     def _directions(self) -> tuple[Any, Any]:
         return self.forward_layer, self.backward_layer
 
-    def _runs_in_one_call(self, sequences: Any) -> bool:
+    def _runs_in_one_call(self, sequences: Any, mask: Any) -> bool:
         forward, backward = self._directions
         return (
             all(
                 type(layer) is FastLSTM
                 and layer.compute_dtype == layer.cell.compute_dtype == self.compute_dtype
                 and layer.activity_regularizer is None
-                and _fallback(layer, sequences) is None
+                and _fallback(layer, sequences, mask) is None
                 for layer in (forward, backward)
             )
             and backward.go_backwards
@@ -312,7 +312,7 @@ FastLSTM.__name__ = "LSTM"
 FastBidirectional.__name__ = "Bidirectional"
 
 
-def _fallback(layer: FastLSTM, sequences: Any) -> Unavailable | None:
+def _fallback(layer: FastLSTM, sequences: Any, mask: Any) -> Unavailable | None:
     """Returns why a layer cannot run fused here and now, None if it can."""
     if kernel_mode() == "keras":
         return Unavailable("LSTM_FAST_KERNEL=keras", announced=True)
@@ -327,7 +327,19 @@ def _fallback(layer: FastLSTM, sequences: Any) -> Unavailable | None:
         return Unavailable(f"compute dtype {cell.compute_dtype}: the kernel has {', '.join(DTYPES)}")
     if keras.backend.backend() not in FRAMEWORKS:
         return Unavailable(f"no kernel for the Keras backend {keras.backend.backend()}")
-    return functional.unavailable(sequences)
+    return functional.unavailable(sequences) or _cudnn_instead(layer, sequences, mask)
+
+
+def _cudnn_instead(layer: FastLSTM, sequences: Any, mask: Any) -> Unavailable | None:
+    """Returns why Keras's layer is expected to be the faster one, which on TensorFlow has cuDNN; None if it is not."""
+    if keras.backend.backend() != "tensorflow" or kernel_mode() == "fused" or not layer.cudnn_of_keras:
+        return None
+    if mask is not None or layer.cell.recurrent_dropout or not layer.cell.use_bias:  # which cuDNN has not
+        return None
+    from lstm_fast.backends import tensorflow
+
+    reason = tensorflow.slower_than_cudnn(layer.cell.compute_dtype, sequences.shape[0], layer.units)
+    return Unavailable(reason) if reason else None
 
 
 def _direction(

@@ -11,7 +11,16 @@ from typing import Any
 import keras
 
 from lstm_fast import functional
-from lstm_fast.backends import FRAMEWORKS, LibraryError, Unavailable, core, cuda, cuda_state, forced_precision
+from lstm_fast.backends import (
+    FRAMEWORKS,
+    LibraryError,
+    Unavailable,
+    core,
+    cuda,
+    cuda_state,
+    forced_precision,
+    tensorflow_ops_state,
+)
 
 ENVIRONMENT = ("LSTM_FAST_KERNEL", "LSTM_FAST_ISA", "LSTM_FAST_NUM_THREADS", "LSTM_FAST_PRECISION")
 KERNEL_MODES = ("auto", "fused", "keras")
@@ -59,6 +68,7 @@ class Status:
         libraries: State of the compiled part for each framework: "loaded", "not used yet", or why it cannot be used.
         cuda: For which GPUs the CUDA kernels are compiled, or why they are not there or cannot be used.
         cuda_devices: What they find of each CUDA device, and how they would run the worked example there.
+        tensorflow_gpu: For which TensorFlow its ops on GPUs are built, or what is used in their place.
         gpus: Names of the GPUs that the framework sees.
         environment: The LSTM_FAST_* variables that are set.
         fused_calls: Calls of the compiled forward and backward pass in this process, on CPU and GPU.
@@ -75,6 +85,7 @@ class Status:
     libraries: dict[str, str]
     cuda: str
     cuda_devices: tuple[str, ...]
+    tensorflow_gpu: str
     gpus: tuple[str, ...]
     environment: dict[str, str]
     fused_calls: dict[str, int]
@@ -96,6 +107,7 @@ class Status:
             "keras backend": self.keras_backend,
             "libraries": "; ".join(f"{framework}: {state}" for framework, state in self.libraries.items()),
             "cuda": self.cuda,
+            "tensorflow gpu": self.tensorflow_gpu,
             "gpus": ", ".join(self.gpus) or "none",
             "environment": pairs(self.environment),
             "fused calls": pairs(self.fused_calls),
@@ -155,6 +167,7 @@ def status() -> Status:
         libraries=libraries,
         cuda=built_for,
         cuda_devices=cuda_devices,
+        tensorflow_gpu=attempt(lambda: _describe_tensorflow_gpu(active, gpus), "none"),
         gpus=gpus,
         environment={name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
         fused_calls=attempt(_fused_calls, {}),
@@ -166,6 +179,15 @@ def status() -> Status:
 def _fused_calls() -> dict[str, int]:
     calls = [module.fused_calls() for module in (core(), sys.modules.get("lstm_fast._cuda")) if module]
     return {name: sum(count[name] for count in calls) for name in calls[0]}
+
+
+def _describe_tensorflow_gpu(active: str, gpus: tuple[str, ...]) -> str:
+    """Returns the field `tensorflow_gpu`; loads the ops only where there is something to run them."""
+    if active != "tensorflow" or not gpus:
+        return tensorflow_ops_state()
+    from lstm_fast.backends import tensorflow_cuda
+
+    return tensorflow_cuda.ops_state()
 
 
 def _describe_cuda() -> tuple[str, tuple[str, ...]]:

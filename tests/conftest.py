@@ -43,6 +43,10 @@ def cuda_is_there() -> bool:
         import torch
 
         return bool(torch.cuda.is_available())
+    if os.environ["KERAS_BACKEND"] == "tensorflow":
+        import tensorflow
+
+        return bool(tensorflow.config.list_physical_devices("GPU"))
     import jax
 
     return any(hasattr(device, "compute_capability") for device in jax.devices())

@@ -28,6 +28,7 @@ from lstm_fast.backends import PRECISIONS
 
 # How a problem is solved, as against what it is. The function that solves it is told the others by name.
 HOW: Mapping[str, Any] = {"reserve": tuple(RESERVE_MODES), "precision": PRECISIONS}
+MORE = ("jit", "mode", "open_sizes")  # of some frameworks
 # Sizes for the emulated device, which takes its time.
 SMALL: Mapping[str, Any] = {
     "units": (1, 7, 8, 24, 33),
@@ -44,8 +45,8 @@ LAYERS = pairwise({"directions": (1, 2), "mask": MASKS, "dtype": tuple(DTYPES)})
 def check_agreement(
     solve: Callable[..., Solution], options: Mapping[str, Any], module: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Asserts that `solve` finds what the reference does for a problem with these options, and of HOW and `jit`."""
-    how = {name: options[name] for name in (*HOW, "jit") if name in options}
+    """Asserts that `solve` finds what the reference does for a problem with these options, and of HOW and MORE."""
+    how = {name: options[name] for name in (*HOW, *MORE) if name in options}
     problem = make_problem(**{name: value for name, value in options.items() if name not in how})
     precision = how.pop("precision")
     monkeypatch.setenv("LSTM_FAST_PRECISION", precision)
@@ -62,13 +63,16 @@ def with_dropout_in_one_direction(field: str, without: int) -> Problem:
     return replace(problem, **{field: multipliers})
 
 
-def check_layer(problem: Problem, module: ModuleType) -> None:
-    """Asserts that a layer runs on the GPU, one call for each direction, and finds what the reference does."""
+def check_layer(problem: Problem, module: ModuleType, **how: Any) -> None:
+    """Asserts that a layer runs on the GPU, one call for each direction, and finds what the reference does.
+
+    `how` is what `solve_by_layer` takes: the mode of Keras's backend.
+    """
     from keras_side import expected_of_layer, fused, solve_by_layer  # which needs Keras's backend
 
     passes = len(problem.kernels)
     with fused(0), ran(module, forward=passes, backward=passes):
-        found = solve_by_layer(problem, FastLSTM)
+        found = solve_by_layer(problem, FastLSTM, **how)
     loosened(expected_of_layer(problem), problem.x.dtype.name).check(found)
 
 

@@ -1,8 +1,10 @@
 """The CUDA kernels, their schedule and their bindings, compiled for the processor: a module like `lstm_fast._cuda` with
-a device that tests/emulation emulates. Building it takes a C++ compiler, and no part of CUDA.
+a device that tests/emulation emulates, and TensorFlow's ops on it. Building them takes a C++ compiler, and no part of
+CUDA.
 """
 
 import concurrent.futures
+import contextlib
 import fcntl
 import functools
 import hashlib
@@ -12,8 +14,10 @@ import os
 import shutil
 import subprocess
 import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pybind11
 import pytest
@@ -23,7 +27,7 @@ BUILD = ROOT / "build" / "emulated"
 NAME = "_emulated"
 
 FLAGS = [
-    *("-std=c++17", "-fPIC", "-fvisibility=hidden", "-g1", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Werror"),
+    *("-std=c++17", "-fPIC", "-g1", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Werror"),
     *("-DLSTM_FAST_EMULATED", f"-DLSTM_FAST_CUDA_MODULE={NAME}", '-DLSTM_FAST_VERSION="emulated"'),
 ]
 # Headers of the emulation take the place of those of the same name.
@@ -35,17 +39,25 @@ INCLUDES = [
 
 def load() -> ModuleType:
     """Returns the module, compiled from the sources as they are; skips the test where there is no compiler."""
+    return _load(_compiler())
+
+
+def tensorflow_ops() -> tuple[Any, Any]:
+    """Returns TensorFlow's ops on GPUs, forward and backward, as ops on a CPU that runs the kernels of `load()`."""
+    load()  # the ops link to it
+    return _load_tensorflow_ops(_compiler())
+
+
+def _compiler() -> str:
     compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         pytest.skip("no C++ compiler for the emulated device")
-    return _load(compiler)
+    return compiler
 
 
 @functools.cache
 def _load(compiler: str) -> ModuleType:
-    BUILD.mkdir(parents=True, exist_ok=True)
-    with (BUILD / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # Keras's backends are tested side by side
+    with _lock():
         path = _build(compiler)
     loader = importlib.machinery.ExtensionFileLoader(NAME, str(path))
     spec = importlib.util.spec_from_file_location(NAME, path, loader=loader)
@@ -53,6 +65,37 @@ def _load(compiler: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     loader.exec_module(module)
     return module
+
+
+@functools.cache
+def _load_tensorflow_ops(compiler: str) -> tuple[Any, Any]:
+    import tensorflow as tf
+
+    include, libraries = Path(tf.sysconfig.get_include()), Path(tf.sysconfig.get_lib())
+    with _lock():
+        module = _build(compiler)
+        source = ROOT / "csrc" / "bindings" / "tensorflow_gpu.cc"
+        target = module.with_name(f"{NAME}_tensorflow-{_hash(module.name.encode(), source.read_bytes()).hex()}.so")
+        if not target.exists():
+            _run(
+                [
+                    *(compiler, "-shared", "-O0", *FLAGS, *INCLUDES, "-isystem", str(include)),
+                    *("-D_GLIBCXX_USE_CXX11_ABI=1", "-DEIGEN_MAX_ALIGN_BYTES=64", str(source), str(module)),
+                    *(str(libraries / "libtensorflow_framework.so.2"), f"-Wl,-rpath,{BUILD}"),
+                ],
+                target,
+            )
+    ops = tf.load_op_library(str(target))
+    return ops.lstm_fast_emulated_forward, ops.lstm_fast_emulated_backward
+
+
+@contextlib.contextmanager
+def _lock() -> Iterator[None]:
+    """Keras's backends are tested side by side."""
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with (BUILD / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def sources() -> list[Path]:

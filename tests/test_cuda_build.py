@@ -1,4 +1,4 @@
-"""The compiled CUDA module itself, where it was built: what is in it, and how it behaves where there is no GPU."""
+"""The compiled CUDA libraries themselves, where they were built: what is in them, and how they behave with no GPU."""
 
 import re
 import shutil
@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 
 import lstm_fast
-from lstm_fast.backends import LibraryError, cuda, cuda_state
+from lstm_fast.backends import DTYPES, LibraryError, cuda, cuda_state, tensorflow_ops_state
 
 PACKAGE = Path(lstm_fast.__file__).parent
 ABSENT = [0]  # an array, for the one direction
@@ -22,11 +22,6 @@ def module() -> ModuleType:
     return cuda()
 
 
-@pytest.fixture(scope="module")
-def library(module: ModuleType) -> Path:
-    return Path(str(module.__file__))
-
-
 def run(program: str, *arguments: object) -> str:
     if (path := shutil.which(program)) is None:
         pytest.skip(f"{program} is not installed")
@@ -37,7 +32,7 @@ def run(program: str, *arguments: object) -> str:
 def test_it_says_why_it_is_not_built(recwarn: pytest.WarningsRecorder) -> None:
     if cuda_state().startswith("built"):
         pytest.skip("it is")
-    assert not list(PACKAGE.glob("_cuda*.so"))
+    assert not list(PACKAGE.glob("*cuda*.so"))
     with pytest.raises(LibraryError, match="the CUDA kernels were not built: "):
         cuda()
     assert not recwarn.list
@@ -51,24 +46,58 @@ def test_build_info(module: ModuleType) -> None:
     assert module.__version__ == lstm_fast.__version__
 
 
-def test_it_needs_no_library_of_cuda(library: Path) -> None:
-    """Else it would not load where there is no driver, or bind to the stubs that frameworks export."""
+@pytest.fixture(params=["liblstm_fast_cuda.so", "_cuda", "_tensorflow_gpu.so"])
+def library(request: pytest.FixtureRequest, module: ModuleType) -> Path:
+    if request.param == "_cuda":
+        return Path(str(module.__file__))
+    path = PACKAGE / request.param
+    if request.param == "_tensorflow_gpu.so" and not tensorflow_ops_state().startswith("built"):
+        assert not path.exists()
+        pytest.skip(tensorflow_ops_state())
+    return path
+
+
+def test_nothing_of_cuda_is_left_to_others(library: Path) -> None:
+    """Else it would not load where there is no driver, or bind to the stand-ins that TensorFlow's library exports."""
     undefined = run("nm", "-D", "--undefined-only", library).split()
     assert [name for name in undefined if re.match(r"_*cu(da|dart|pti|blas|[A-Z])", name)] == []
     needed = re.findall(r"NEEDED\s+(\S+)", run("objdump", "-p", library))
-    assert needed
-    assert [name for name in needed if "cuda" in name or "lstm_fast" in name] == []
+    kernels = [] if library.name == "liblstm_fast_cuda.so" else ["liblstm_fast_cuda.so"]
+    assert [name for name in needed if "cuda" in name or "lstm_fast" in name] == kernels
 
 
-def test_it_exports_its_entry_only(library: Path) -> None:
+def test_exports(library: Path) -> None:
     exported = [line.split()[-1] for line in run("nm", "-D", "--defined-only", library).splitlines()]
-    assert exported == ["PyInit__cuda"]
+    if library.name == "liblstm_fast_cuda.so":
+        assert [name for name in exported if "N9lstm_fast" not in name] == []
+        assert len(exported) < 40
+    else:
+        assert exported == (["PyInit__cuda"] if library.name.startswith("_cuda") else [])
 
 
-def test_it_has_code_for_the_architectures_that_it_names(module: ModuleType, library: Path) -> None:
-    found = set(re.findall(r"sm_\d+[a-z]?", run("cuobjdump", "--list-elf", library)))
+def test_it_has_code_for_the_architectures_that_it_names(module: ModuleType) -> None:
+    kernels = PACKAGE / "liblstm_fast_cuda.so"
+    found = set(re.findall(r"sm_\d+[a-z]?", run("cuobjdump", "--list-elf", kernels)))
     assert found == set(module.build_info()["architectures"].split(", "))
-    assert re.search(r"sm_\d+\.ptx", run("cuobjdump", "--list-ptx", library))
+    assert re.search(r"sm_\d+\.ptx", run("cuobjdump", "--list-ptx", kernels))
+
+
+def test_tensorflow_has_kernels_for_every_dtype() -> None:
+    if not tensorflow_ops_state().startswith("built"):
+        pytest.skip(tensorflow_ops_state())
+    import tensorflow as tf
+    from tensorflow.python.framework import kernels
+
+    from lstm_fast.backends import tensorflow_cuda
+
+    loaded, state = tensorflow_cuda._load()
+    assert loaded is not None, state
+    assert state == f"built for TensorFlow {tf.__version__}"
+    for name in ("LstmFastCudaForward", "LstmFastCudaBackward"):
+        registered = kernels.get_registered_kernels_for_op(name).kernel
+        assert {kernel.device_type for kernel in registered} == {"GPU"}
+        types = {kernel.constraint[0].allowed_values.list.type[0] for kernel in registered}
+        assert types == {tf.as_dtype(dtype).as_datatype_enum for dtype in DTYPES}
 
 
 def test_variants_serve_every_dtype(module: ModuleType) -> None:

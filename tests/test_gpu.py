@@ -1,7 +1,8 @@
-"""On a real GPU, with PyTorch or JAX, whichever Keras runs on: parity at real sizes, the same bits every time, and what
-PyTorch's users rely on (streams, CUDA graphs, autocast, memory). Without a CUDA device all of it is skipped.
+"""On a real GPU, with whatever Keras runs on: parity at real sizes, the same bits every time, and what users of a
+framework rely on (streams, CUDA graphs, autocast, memory; devices and strategies). Without a CUDA device all of it is
+skipped.
 
-    KERAS_BACKEND=torch pytest tests/test_gpu.py; KERAS_BACKEND=jax pytest tests/test_gpu.py
+    for backend in torch jax tensorflow; do KERAS_BACKEND=$backend pytest tests/test_gpu.py; done
 """
 
 import contextlib
@@ -19,12 +20,13 @@ from cuda_side import HOW, LAYERS, check_agreement, check_layer, ran, solve_exac
 import lstm_fast
 from lstm_fast.backends import cuda
 
-pytestmark = [pytest.mark.gpu, pytest.mark.backends("torch", "jax")]
+pytestmark = [pytest.mark.gpu, pytest.mark.backends("torch", "jax", "tensorflow")]
 
 BACKEND = os.environ["KERAS_BACKEND"]
 
 with_torch = pytest.mark.backends("torch")
 with_jax = pytest.mark.backends("jax")
+with_tensorflow = pytest.mark.backends("tensorflow")
 
 OPTIONS = pairwise(
     {
@@ -38,10 +40,32 @@ OPTIONS = pairwise(
 )
 
 
+@contextlib.contextmanager
+def in_float32() -> Iterator[None]:
+    """The default of JAX and TensorFlow on a GPU is TF32."""
+    if BACKEND == "jax":
+        with importlib.import_module("jax").default_matmul_precision("highest"):
+            yield
+    elif BACKEND == "tensorflow":
+        switch = importlib.import_module("tensorflow").config.experimental.enable_tensor_float_32_execution
+        switch(False)
+        try:
+            yield
+        finally:
+            switch(True)
+    else:
+        yield
+
+
 def solve(problem: Problem, reserve: str = "gates") -> Solution:
     """Outputs and gradients, with the products outside the recurrence in the precision of float32."""
     if BACKEND == "torch":
         return importlib.import_module("torch_side").solve_by_torch(problem, device="cuda", reserve=reserve)
+    if BACKEND == "tensorflow":
+        with in_float32():
+            return importlib.import_module("tensorflow_side").solve_by_tensorflow(
+                problem, mode="graph", reserve=reserve
+            )
     jax = importlib.import_module("jax")
     with jax.enable_x64(problem.x.dtype == np.float64), jax.default_matmul_precision("highest"):
         return importlib.import_module("jax_side").solve_by_jax(problem, jit=True, reserve=reserve)
@@ -431,17 +455,67 @@ def test_a_batch_spread_over_devices(jax: Any) -> None:
     np.testing.assert_allclose(found, results(*map(jax.numpy.asarray, arrays)), rtol=0.0, atol=tolerance)
 
 
+# TensorFlow
+
+
+@with_tensorflow
+@pytest.mark.parametrize("ops", [True, False], ids=["ops", "XLA calls the kernels"])
+@pytest.mark.parametrize("mode", ["eager", "graph", "jit"])
+def test_every_mode(mode: str, ops: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lstm_fast.backends import tensorflow_cuda
+
+    loaded, state = tensorflow_cuda._load()
+    if ops and loaded is None:
+        pytest.skip(state)
+    if not ops:
+        monkeypatch.setattr(tensorflow_cuda, "_load", lambda: (None, ""))
+    problem = make_problem(8, 20, 16, 64, directions=2, mask="right")
+    solve_by_tensorflow = importlib.import_module("tensorflow_side").solve_by_tensorflow
+    for open_sizes in {False, mode != "eager"}:
+        with in_float32(), ran(cuda(), forward=1, backward=1):
+            found = solve_by_tensorflow(problem, mode=mode, open_sizes=open_sizes)
+        solve_exactly(problem).check(found)
+
+
+@with_tensorflow
+def test_devices() -> None:
+    """What is for the CPU is computed there, whole, and a strategy's replica where the strategy has it."""
+    import tensorflow as tf
+    from keras_side import fused
+
+    problem = make_problem(8, 20, 16, 64, states=False)
+    given = [tf.constant(a) for a in (problem.x, problem.kernels[0], problem.recurrent_kernels[0], problem.biases[0])]
+
+    def output() -> Any:
+        return lstm_fast.lstm(*given)[0]
+
+    with in_float32():
+        with ran(cuda(), 1):
+            expected = output()
+        assert "GPU" in expected.device
+        before = cuda().fused_calls()
+        with tf.device("CPU:0"), fused(2):
+            found = [output(), tf.function(output)()]
+        assert cuda().fused_calls() == before
+        with ran(cuda(), 1):
+            found.append(tf.distribute.MirroredStrategy(["GPU:0"]).run(output))
+    for result in found:
+        tolerance = tolerances.between_layers("float32", 20 * 80, expected)
+        np.testing.assert_allclose(result, expected, rtol=0.0, atol=tolerance)
+
+
+@with_tensorflow
+def test_precision_follows_tensorflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LSTM_FAST_PRECISION", raising=False)
+    problem = make_problem(32, 20, 64, 256, states=False)
+    exact = solve(problem)
+    solve_exactly(problem).check(exact)
+    coarse = importlib.import_module("tensorflow_side").solve_by_tensorflow(problem)
+    solve_exactly(problem, "tf32").check(coarse)
+    assert (coarse.y != exact.y).any()
+
+
 # Layers
-
-
-@contextlib.contextmanager
-def in_float32() -> Iterator[None]:
-    """JAX's default on a GPU is TF32."""
-    if BACKEND == "torch":
-        yield
-    else:
-        with importlib.import_module("jax").default_matmul_precision("highest"):
-            yield
 
 
 @pytest.mark.parametrize("options", LAYERS, ids=label)

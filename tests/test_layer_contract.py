@@ -565,12 +565,12 @@ def test_states_are_those_of_the_call(x: np.ndarray, monkeypatch: pytest.MonkeyP
     expected = plain(x, initial_state=states())
     choose, meanwhile = layers._fallback, []
 
-    def interrupted(layer: FastLSTM, sequences: Any) -> Any:
+    def interrupted(layer: FastLSTM, sequences: Any, mask: Any) -> Any:
         if not meanwhile:
             meanwhile.append(None)
             with ThreadPoolExecutor() as pool:
                 meanwhile.append(pool.submit(fast, x).result())
-        return choose(layer, sequences)
+        return choose(layer, sequences, mask)
 
     monkeypatch.setattr(layers, "_fallback", interrupted)
     with fused(forward=2):

@@ -12,63 +12,21 @@ import tolerances
 from cases import (
     KINDS,
     RESERVE_MODES,
-    Problem,
-    Solution,
     label,
     make_problem,
     pairwise,
     solve_by_reference,
 )
 from keras_side import fused
+from tensorflow_side import solve_by_tensorflow
 
 import lstm_fast
-from lstm_fast import FastBidirectional, FastLSTM, functional
-from lstm_fast.backends import Direction, LibraryError, tensorflow_xla
+from lstm_fast import FastBidirectional, FastLSTM
+from lstm_fast.backends import LibraryError, tensorflow_xla
 from lstm_fast.backends import tensorflow as backend
 
 BATCH, TIME, FEATURES, UNITS = 4, 7, 5, 6
 TERMS = BATCH * TIME * (FEATURES + UNITS)
-
-
-def solve_by_jit(problem: Problem, *, open_sizes: bool = False, reserve: str = "gates") -> Solution:
-    """Outputs and gradients by the function under the layers; with `open_sizes`, batch and time unknown at tracing."""
-    fields = problem.kernel_inputs[2:]
-    given = [problem.x, problem.mask, *(value for column in fields for value in column)]
-    n = len(problem.kernels)
-
-    def step(*present: tf.Tensor) -> tuple[Any, Any]:
-        remaining = iter(present)
-        x, mask, *values = (None if value is None else next(remaining) for value in given)
-        sources = [value for value in (x, *values[: 5 * n]) if value is not None]
-        with tf.GradientTape() as tape:
-            tape.watch(sources)
-            y, h, c = functional.run(
-                x,
-                mask,
-                [Direction(*values[i::n]) for i in range(n)],
-                **problem.options,
-                recompute=reserve == "recompute",
-                training=reserve != "none",
-            )
-            outputs = [y if problem.return_sequences else y[:, 0], *h, *c]
-        seeds = [problem.dy, *problem.dh_n, *problem.dc_n]
-        return outputs, tape.gradient(outputs, sources, output_gradients=list(map(tf.constant, seeds)))
-
-    def spec(value: np.ndarray) -> tf.TensorSpec:
-        """Sizes are open where they are the batch or the time of a sequence, a mask or a state."""
-        of_sequence = value is problem.x or value is problem.mask
-        of_state = any(value is state for state in (*problem.h0, *problem.c0))
-        sizes = [None if axis < 2 * of_sequence + of_state else size for axis, size in enumerate(value.shape)]
-        return tf.TensorSpec(sizes, value.dtype)
-
-    present = [value for value in given if value is not None]
-    compiled = tf.function(step, jit_compile=True, input_signature=list(map(spec, present)) if open_sizes else None)
-    outputs, gradients = compiled(*map(tf.constant, present))
-    y, *states = (output.numpy() for output in outputs)
-    dx, *remaining = (gradient.numpy() for gradient in gradients)
-    found = iter(remaining)
-    by_field = [[None if value is None else next(found) for value in column] for column in fields[:5]]
-    return Solution(y, states[:n], states[n:], dx, *by_field)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +46,7 @@ def test_results_and_gradients(options):
     problem = make_problem(5, 18, 4, 7, **{name: value for name, value in options.items() if name not in how})
     expected = solve_by_reference(problem)
     with fused(forward=1, backward=1):
-        found = solve_by_jit(problem, **how)
+        found = solve_by_tensorflow(problem, mode="jit", **how)
     expected.check(found)
 
 
@@ -96,7 +54,7 @@ def test_every_instruction_set(isa):
     del isa
     problem = make_problem(6, 20, 3, 9, directions=2, mask="holes")
     with fused(forward=1, backward=1):
-        found = solve_by_jit(problem)
+        found = solve_by_tensorflow(problem, mode="jit")
     solve_by_reference(problem).check(found)
 
 

@@ -177,6 +177,13 @@ int64_t ScratchBytesOf(int device, const std::string& dtype, const std::string& 
   return RoomyScratchBytes(problem, masked, dropout, device);
 }
 
+py::tuple ScratchBoundOf(int device, const std::string& dtype, const std::string& precision, int64_t units,
+                         int directions, bool masked, bool dropout) {
+  const Problem problem = ProblemOf(dtype, precision, 0, 0, units, directions);
+  const ScratchBound bound = RoomyScratchBound(problem, masked, dropout, device);
+  return py::make_tuple(bound.bytes_of_timestep, bound.bytes_of_row, bound.bytes);
+}
+
 py::list Devices() {
   py::list devices;
   for (int i = 0; i < DeviceCount(); ++i) {
@@ -282,6 +289,10 @@ PYBIND11_MODULE(LSTM_FAST_CUDA_MODULE, m) {
   m.def("scratch_bytes", &ScratchBytesOf, py::arg("device"), py::arg("dtype"), py::arg("precision"), py::arg("batch"),
         py::arg("time"), py::arg("units"), py::arg("directions"), py::arg("masked"), py::arg("dropout"),
         py::call_guard<py::gil_scoped_release>(), "Size of the scratch memory of either pass; it may be 0.");
+  m.def("scratch_bound", &ScratchBoundOf, py::arg("device"), py::arg("dtype"), py::arg("precision"), py::arg("units"),
+        py::arg("directions"), py::arg("masked"), py::arg("dropout"),
+        "Three numbers: the first for every timestep of every row, the second for every row and the third are together "
+        "no less than scratch_bytes().");
   m.def(
       "reserve_step_bytes",
       [](const std::string& dtype, int64_t units) { return ReserveStepBytes(DTypeNamed(dtype), units); },

@@ -1,11 +1,11 @@
 #include "bindings/cuda_arguments.h"
 
 #include <cstdio>
+#include <initializer_list>
 #include <memory>
 #include <stdexcept>
 #include <vector>
 
-#include "bindings/array.h"
 #include "cuda/runtime.h"
 
 namespace lstm_fast::cuda {
@@ -162,12 +162,48 @@ void CheckDevice(int device) {
   if (device < 0 || device >= count) Refuse("device", "0 to " + std::to_string(count - 1), std::to_string(device));
 }
 
+Inputs Check(const Problem& problem, const InputArrays& arrays) {
+  Inputs inputs{};
+  inputs.problem = problem;
+  Problem& p = inputs.problem;
+  inputs.mask = static_cast<const bool*>(CheckShape(arrays.mask, "mask", {p.batch, p.time}, "batch, time", true));
+  if (p.time == 0) inputs.mask = nullptr;  // an array of nothing
+  const Array& kernel = arrays.recurrent_kernels[0];
+  if (kernel.rank != 2 || kernel.shape[0] < 1)
+    Refuse("recurrent_kernels[0]", "shape [units, 4 * units]", Found(kernel));
+  p.units = kernel.shape[0];
+  for (int n = 0; n < p.directions; ++n) {
+    const auto check = [&](const std::array<Array, 2>& list, const char* name, std::initializer_list<int64_t> shape,
+                           const char* letters, bool optional) {
+      return CheckShape(list[static_cast<size_t>(n)], Indexed(name, n), shape, letters, optional);
+    };
+    Direction& d = inputs.direction[n];
+    d.recurrent_kernel =
+        check(arrays.recurrent_kernels, "recurrent_kernels", {p.units, 4 * p.units}, "units, 4 * units", false);
+    d.bias = check(arrays.biases, "biases", {4 * p.units}, "4 * units", true);
+    d.h0 = check(arrays.h0, "h0", {p.batch, p.units}, "batch, units", true);
+    d.c0 = check(arrays.c0, "c0", {p.batch, p.units}, "batch, units", true);
+    d.recurrent_dropout =
+        check(arrays.recurrent_dropout, "recurrent_dropout", {4, p.batch, p.units}, "gates, batch, units", true);
+  }
+  return inputs;
+}
+
 int64_t RoomyScratchBytes(const Problem& problem, bool masked, bool dropout, int device) {
   CheckProblem(problem);
   CheckDevice(device);
   const DeviceGuard current(device);
   const int64_t bytes = ScratchBytes(problem, masked, dropout, GetDevice(device));
   return bytes == 0 ? 0 : bytes + kScratchAlignment - 1;
+}
+
+ScratchBound RoomyScratchBound(const Problem& problem, bool masked, bool dropout, int device) {
+  CheckProblem(problem);
+  CheckDevice(device);
+  const DeviceGuard current(device);
+  ScratchBound bound = ScratchBytesAtMost(problem, masked, dropout, GetDevice(device));
+  bound.bytes += kScratchAlignment - 1;
+  return bound;
 }
 
 int64_t ReserveStepBytes(DType dtype, int64_t units) {

@@ -2,9 +2,11 @@
 #ifndef LSTM_FAST_BINDINGS_CUDA_ARGUMENTS_H_
 #define LSTM_FAST_BINDINGS_CUDA_ARGUMENTS_H_
 
+#include <array>
 #include <cstdint>
 #include <string>
 
+#include "bindings/array.h"
 #include "cuda/recurrence.h"
 
 namespace lstm_fast::cuda {
@@ -15,8 +17,19 @@ Precision PrecisionNamed(const std::string& name);  // exact, tf32 or tf32x3
 void CheckProblem(const Problem& problem);
 void CheckDevice(int device);  // std::runtime_error where there is none at all
 
+// The arrays of the inputs that both passes have; lists have an entry for each direction.
+struct InputArrays {
+  Array mask;
+  std::array<Array, 2> recurrent_kernels, biases, h0, c0, recurrent_dropout;
+};
+
+// Returns the inputs of a problem that has all but its units, which are those of the first recurrent kernel.
+Inputs Check(const Problem& problem, const InputArrays& arrays);
+
 // Size of the scratch memory that Run() wants: not every framework aligns its memory to kScratchAlignment.
 int64_t RoomyScratchBytes(const Problem& problem, bool masked, bool dropout, int device);
+
+ScratchBound RoomyScratchBound(const Problem& problem, bool masked, bool dropout, int device);
 
 // Bytes of an entry of the reserve.
 int64_t ReserveStepBytes(DType dtype, int64_t units);

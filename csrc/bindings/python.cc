@@ -240,7 +240,7 @@ int64_t StepBytes(int64_t reserve_mode, const std::string& dtype, int64_t units)
 py::dict BuildInfo() {
   using py::literals::operator""_a;
   return py::dict("compiler"_a = __VERSION__, "build_type"_a = LSTM_FAST_BUILD_TYPE, "isas"_a = CompiledIsas(),
-                  "cuda"_a = LSTM_FAST_CUDA_STATE);
+                  "cuda"_a = LSTM_FAST_CUDA_STATE, "tensorflow"_a = LSTM_FAST_TENSORFLOW_STATE);
 }
 
 }  // namespace

@@ -93,7 +93,7 @@ class Call {
   int64_t Attribute(std::string_view name) const { return xla::Attribute(attributes_, name); }
 
   void ReadInputs(DType dtype, int64_t batch, int64_t time) {
-    cuda::Problem& p = inputs.problem;
+    cuda::Problem p{};
     p.dtype = dtype;
     p.precision = cuda::PrecisionOf(Attribute("precision"));
     p.batch = batch;
@@ -102,28 +102,14 @@ class Call {
     p.go_backwards = Attribute("go_backwards") != 0;
     p.return_sequences = Attribute("return_sequences") != 0;
     p.zero_output_for_mask = Attribute("zero_output_for_mask") != 0;
-    const Array mask = operands_.NextOptional("mask", Type::kBool);
-    inputs.mask = static_cast<const bool*>(CheckShape(mask, "mask", {batch, time}, "batch, time", true));
-    const auto kernels = operands_.NextList("recurrent_kernels", type_, p.directions, false);
-    if (kernels[0].rank != 2 || kernels[0].shape[0] < 1) {
-      Refuse("recurrent_kernels[0]", "shape [units, 4 * units]", Found(kernels[0]));
-    }
-    p.units = kernels[0].shape[0];
-    const auto biases = operands_.NextList("biases", type_, p.directions, true);
-    const auto h0 = operands_.NextList("h0", type_, p.directions, true);
-    const auto c0 = operands_.NextList("c0", type_, p.directions, true);
-    const auto dropout = operands_.NextList("recurrent_dropout", type_, p.directions, true);
-    for (int n = 0; n < p.directions; ++n) {
-      const size_t i = static_cast<size_t>(n);
-      cuda::Direction& d = inputs.direction[n];
-      d.recurrent_kernel =
-          CheckShape(kernels[i], Indexed("recurrent_kernels", n), {p.units, 4 * p.units}, "units, 4 * units", false);
-      d.bias = CheckShape(biases[i], Indexed("biases", n), {4 * p.units}, "4 * units", true);
-      d.h0 = CheckShape(h0[i], Indexed("h0", n), {batch, p.units}, "batch, units", true);
-      d.c0 = CheckShape(c0[i], Indexed("c0", n), {batch, p.units}, "batch, units", true);
-      d.recurrent_dropout =
-          CheckShape(dropout[i], Indexed("recurrent_dropout", n), {4, batch, p.units}, "gates, batch, units", true);
-    }
+    cuda::InputArrays arrays;
+    arrays.mask = operands_.NextOptional("mask", Type::kBool);
+    arrays.recurrent_kernels = operands_.NextList("recurrent_kernels", type_, p.directions, false);
+    arrays.biases = operands_.NextList("biases", type_, p.directions, true);
+    arrays.h0 = operands_.NextList("h0", type_, p.directions, true);
+    arrays.c0 = operands_.NextList("c0", type_, p.directions, true);
+    arrays.recurrent_dropout = operands_.NextList("recurrent_dropout", type_, p.directions, true);
+    inputs = cuda::Check(p, arrays);
   }
 
   void* Reserve(Reader& reader, bool optional, int64_t& step_bytes) {

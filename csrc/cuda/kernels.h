@@ -76,7 +76,7 @@ struct Variant {
   BackwardKernel backward;
 };
 
-const std::vector<Variant>& Variants();
+LSTM_FAST_EXPORT const std::vector<Variant>& Variants();
 
 constexpr int kFragmentBytes = 512;
 constexpr int kWarpUnits = 8;  // a warp of the forward pass computes the four gates of so many units at once

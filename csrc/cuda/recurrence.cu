@@ -148,6 +148,19 @@ int64_t ScratchBytes(const Problem& problem, bool masked, bool dropout, const De
   return bytes;
 }
 
+ScratchBound ScratchBytesAtMost(const Problem& problem, bool masked, bool dropout, const Device& device) {
+  const auto bytes_of = [masked](int64_t ints) { return masked ? ints * int64_t{sizeof(int32_t)} : 0; };
+  int64_t exchange = 0;
+  for (const Pass pass : {Pass::kForward, Pass::kBackward}) {
+    const auto resident = [&](const Variant& variant, const Cut& cut) {
+      return ResidentGroups(variant, cut, pass, device);
+    };
+    exchange = std::max(exchange, MostExchangeBytes(problem, dropout, pass, device, resident));
+  }
+  // The plan of a row without timesteps, and what each of another one adds; three parts begin where they are aligned.
+  return {bytes_of(PlanInts(1, 1) - PlanInts(1, 0)), bytes_of(PlanInts(1, 0)), exchange + 3 * kScratchAlignment};
+}
+
 void Forward(const Inputs& inputs, const ForwardArguments& arguments, const Device& device, Stream stream) {
   ++forward_calls;
   if (inputs.problem.batch == 0) return;

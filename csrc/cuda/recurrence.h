@@ -116,15 +116,27 @@ constexpr int64_t kScratchAlignment = 256;
 // Bytes of scratch that both passes of a problem need on the device, which is the current one here and below; `masked`
 // and `dropout` say whether there is a mask, and recurrent dropout. Throw std::invalid_argument where no kernel can run
 // the problem, and std::runtime_error with CUDA's reason.
-int64_t ScratchBytes(const Problem& problem, bool masked, bool dropout, const Device& device);
-void Forward(const Inputs& inputs, const ForwardArguments& arguments, const Device& device, Stream stream);
-void Backward(const Inputs& inputs, const BackwardArguments& arguments, const Device& device, Stream stream);
+LSTM_FAST_EXPORT int64_t ScratchBytes(const Problem& problem, bool masked, bool dropout, const Device& device);
+
+// The same where batch and time are not known yet: it is less than the sum of these.
+struct ScratchBound {
+  int64_t bytes_of_timestep;  // of every row
+  int64_t bytes_of_row;
+  int64_t bytes;
+};
+LSTM_FAST_EXPORT ScratchBound ScratchBytesAtMost(const Problem& problem, bool masked, bool dropout,
+                                                 const Device& device);
+
+LSTM_FAST_EXPORT void Forward(const Inputs& inputs, const ForwardArguments& arguments, const Device& device,
+                              Stream stream);
+LSTM_FAST_EXPORT void Backward(const Inputs& inputs, const BackwardArguments& arguments, const Device& device,
+                               Stream stream);
 
 // How often they have run in this process.
 struct CallCounts {
   int64_t forward, backward;
 };
-CallCounts GetCallCounts();
+LSTM_FAST_EXPORT CallCounts GetCallCounts();
 
 }  // namespace lstm_fast::cuda
 

@@ -29,14 +29,14 @@ void Launch(void (*kernel)(Arguments), const char* name, const Grid& grid, const
 // Sets memory to zero.
 void Clear(void* pointer, int64_t bytes, Stream stream);
 
-int DeviceCount();            // 0 where there is no usable driver; never throws
-std::string DeviceProblem();  // why DeviceCount() is 0, if not for want of devices
-Device GetDevice(int ordinal);
-int DeviceOf(Stream stream);
-int DeviceOfMemory(const void* pointer);  // -1: it is not a device's
+LSTM_FAST_EXPORT int DeviceCount();            // 0 where there is no usable driver; never throws
+LSTM_FAST_EXPORT std::string DeviceProblem();  // why DeviceCount() is 0, if not for want of devices
+LSTM_FAST_EXPORT Device GetDevice(int ordinal);
+LSTM_FAST_EXPORT int DeviceOf(Stream stream);
+LSTM_FAST_EXPORT int DeviceOfMemory(const void* pointer);  // -1: it is not a device's
 
 // What is put on a stream from now on runs after what is on another stream now.
-void Await(Stream stream, Stream other);
+LSTM_FAST_EXPORT void Await(Stream stream, Stream other);
 
 // How many blocks of a kernel a multiprocessor of the current device holds, and how many clusters the whole device:
 // 0 if not even one.
@@ -52,7 +52,7 @@ int ResidentClusters(void (*kernel)(Arguments), int cluster, int threads, int64_
 }
 
 // Makes a device current in this thread for a scope.
-class DeviceGuard {
+class LSTM_FAST_EXPORT DeviceGuard {
  public:
   explicit DeviceGuard(int ordinal);
   ~DeviceGuard();

@@ -54,6 +54,26 @@ class Selection {
         forced_(forced) {}
 
   std::optional<Choice> Best() {
+    VisitCuts([this](const Variant& variant, const Cut& cut) { Consider(variant, cut); });
+    return best_;
+  }
+
+  // The most that the groups of any cut exchange through global memory, whatever the batch.
+  int64_t MostExchangeBytes() {
+    int64_t most = 0;
+    VisitCuts([&](const Variant& variant, const Cut& cut) {
+      if (cut.exchange != Exchange::kGrid) return;
+      if (const std::optional<Choice> choice = Complete(variant, cut)) {
+        const int64_t group = ExchangeBytes(problem_, variant, choice->cut, backward_) + int64_t{sizeof(unsigned)};
+        most = std::max(most, Resident(variant, choice->cut) * group);
+      }
+    });
+    return most;
+  }
+
+ private:
+  template <class Visit>
+  void VisitCuts(const Visit& visit) {
     const std::vector<Variant>& variants = Variants();
     for (size_t i = 0; i < variants.size(); ++i) {
       const Variant& variant = variants[i];
@@ -68,15 +88,13 @@ class Selection {
             cut.units = units;
             cut.blocks = static_cast<int>(CeilDivide(problem_.units, units));
             cut.rows = rows;
-            Consider(variant, cut);
+            visit(variant, cut);
           }
         }
       }
     }
-    return best_;
   }
 
- private:
   // Whether the kernel computes this problem and the device runs it.
   bool Fits(const Variant& variant) const {
     const bool has_tensor_cores = device_.code >= 80;
@@ -137,25 +155,33 @@ class Selection {
     return all;
   }
 
-  void Consider(const Variant& variant, Cut& cut) {
+  // Fills in what follows from a cut; nothing if the device has no room for it.
+  std::optional<Choice> Complete(const Variant& variant, Cut cut) const {
     // Where layout.h, which counts in 32 bits, would overflow, there is no room in any device's shared memory.
-    if (problem_.units > 65536 || cut.rows * std::max<int64_t>(64, problem_.units) > 1 << 22) return;
-    if (cut.exchange == Exchange::kCluster && (device_.code < 90 || cut.blocks > 16)) return;
+    if (problem_.units > 65536 || cut.rows * std::max<int64_t>(64, problem_.units) > 1 << 22) return std::nullopt;
+    if (cut.exchange == Exchange::kCluster && (device_.code < 90 || cut.blocks > 16)) return std::nullopt;
     SetWarps(variant, cut);
     cut.shared_bytes = SharedBytes(problem_, variant, cut, backward_);
-    if (cut.shared_bytes > device_.shared_bytes) return;
+    if (cut.shared_bytes > device_.shared_bytes) return std::nullopt;
     Choice choice{};
     choice.fragments = WarpFragments(problem_, variant, cut, backward_);
     const int64_t room = (device_.shared_bytes - cut.shared_bytes) / (int64_t{cut.warps} * kFragmentBytes);
     cut.fragments_shared = std::clamp<int64_t>(choice.fragments - variant.registers, 0, room);
     cut.shared_bytes = SharedBytes(problem_, variant, cut, backward_);
     choice.fragments_streamed = std::max<int64_t>(0, choice.fragments - variant.registers - cut.fragments_shared);
+    choice.cut = cut;
+    return choice;
+  }
+
+  void Consider(const Variant& variant, const Cut& cut) {
+    std::optional<Choice> complete = Complete(variant, cut);
+    if (!complete) return;
+    Choice& choice = *complete;
     const int64_t sets = problem_.directions * CeilDivide(problem_.batch, cut.rows);
     // The device is asked only about what could be the best if it held everything at once.
-    choice.cut = cut;
     choice.cut.groups = static_cast<int>(std::min<int64_t>(sets, device_.multiprocessors));
     if (best_ && StepMicroseconds(variant, choice) >= best_->microseconds) return;
-    const int64_t groups = Groups(sets, Resident(variant, cut));
+    const int64_t groups = Groups(sets, Resident(variant, choice.cut));
     if (groups == 0) return;
     choice.cut.groups = static_cast<int>(groups);
     choice.microseconds = static_cast<double>(CeilDivide(sets, groups)) * StepMicroseconds(variant, choice);
@@ -312,6 +338,14 @@ Choice Choose(const Problem& problem, bool dropout, Pass pass, const Device& dev
   }
   if (Known().size() >= kMostKnown) Known().clear();
   return Known()[key] = *choice;
+}
+
+int64_t MostExchangeBytes(Problem problem, bool dropout, Pass pass, const Device& device,
+                          const ResidentQuery& resident) {
+  problem.batch = INT32_MAX;
+  const std::lock_guard<std::mutex> lock(mutex);
+  const Forced& forced = forced_passes[static_cast<int>(pass)];
+  return Selection(problem, dropout, pass, device, resident, forced).MostExchangeBytes();
 }
 
 std::string Describe(const Choice& choice, Pass pass) {

@@ -14,10 +14,10 @@ namespace lstm_fast::cuda {
 
 enum class Pass { kForward, kBackward };
 
-const char* NameOf(DType dtype);
-const char* NameOf(Precision precision);
-const char* NameOf(Pass pass);
-const char* NameOf(Exchange exchange);
+LSTM_FAST_EXPORT const char* NameOf(DType dtype);
+LSTM_FAST_EXPORT const char* NameOf(Precision precision);
+LSTM_FAST_EXPORT const char* NameOf(Pass pass);
+LSTM_FAST_EXPORT const char* NameOf(Exchange exchange);
 
 struct Choice {
   Cut cut;
@@ -33,10 +33,15 @@ using ResidentQuery = std::function<int64_t(const Variant& variant, const Cut& c
 // device's compute capability, or what is forced, if there is none.
 Choice Choose(const Problem& problem, bool dropout, Pass pass, const Device& device, const ResidentQuery& resident);
 
-// The same on the current device, which the runtime is asked about (recurrence.cu).
-Choice ChooseOnDevice(const Problem& problem, bool dropout, Pass pass, const Device& device);
+// What the groups of any choice exchange through global memory, counters included, whatever the batch: no more than so
+// many bytes.
+int64_t MostExchangeBytes(Problem problem, bool dropout, Pass pass, const Device& device,
+                          const ResidentQuery& resident);
 
-std::string Describe(const Choice& choice, Pass pass);
+// The first on the current device, which the runtime is asked about (recurrence.cu).
+LSTM_FAST_EXPORT Choice ChooseOnDevice(const Problem& problem, bool dropout, Pass pass, const Device& device);
+
+LSTM_FAST_EXPORT std::string Describe(const Choice& choice, Pass pass);
 
 // What tests and tuning fix of a pass's cut. Holds for the whole process.
 struct Forced {
@@ -44,7 +49,7 @@ struct Forced {
   std::optional<Exchange> exchange;
   std::optional<int> blocks, rows;
 };
-void Force(Pass pass, const Forced& forced);
+LSTM_FAST_EXPORT void Force(Pass pass, const Forced& forced);
 
 }  // namespace lstm_fast::cuda
 

@@ -168,6 +168,12 @@ def cuda_state() -> str:
     return str(core().build_info()["cuda"])
 
 
+@functools.cache
+def tensorflow_ops_state() -> str:
+    """Returns for which TensorFlow its ops on GPUs were built, or why they were not, as `cuda_state` does."""
+    return str(core().build_info()["tensorflow"])
+
+
 def least_capability() -> tuple[int, int]:
     """Returns the compute capability of a GPU from which on it runs the CUDA kernels that were built."""
     architectures = re.findall(r"sm_(\d+)", cuda_state())
@@ -186,7 +192,7 @@ def _load_cuda() -> ModuleType:
     modules = list(_PACKAGE.glob("_cuda.*.so"))
     if not modules:
         raise LibraryError(f"{_PACKAGE / '_cuda.*.so'} is missing: reinstall lstm_fast")
-    for path in modules:
+    for path in [*modules, _PACKAGE / "liblstm_fast_cuda.so"]:
         check_library(path)
     try:
         return importlib.import_module("lstm_fast._cuda")

@@ -1,10 +1,14 @@
-"""TensorFlow tensors on the CPU through the ops of `_tensorflow_cpu.so`, eagerly and in graphs, with their gradient."""
+"""TensorFlow tensors: on the CPU through the ops of `_tensorflow_cpu.so`, eagerly and in graphs, with their gradient.
+
+On a GPU, and where XLA compiles, `tensorflow_cuda` and `tensorflow_xla` have the ways to the kernels.
+"""
 
 from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.eager import context
 from tensorflow.python.framework import ops
 from tensorflow.python.ops import control_flow_util
 
@@ -16,6 +20,7 @@ from lstm_fast.backends import (
     core,
     library_path,
     once,
+    tensorflow_cuda,
     tensorflow_xla,
 )
 
@@ -46,8 +51,11 @@ def unavailable(x: Any = None) -> Unavailable | None:  # noqa: ARG001
         library()
     except LibraryError as error:
         return Unavailable(str(error), announced=True)
-    if accelerators := {device.device_type for device in tf.config.list_logical_devices()} - {"CPU"}:
-        return Unavailable(f"{', '.join(sorted(accelerators))} present: no kernel for it yet")
+    kind, _ = _device()
+    if kind == "GPU":
+        return tensorflow_cuda.unavailable(_compiled_by_xla())
+    if kind != "CPU":
+        return Unavailable(f"a {kind}: no kernel for it")
     if _compiled_by_xla():
         try:
             tensorflow_xla.library()
@@ -56,9 +64,41 @@ def unavailable(x: Any = None) -> Unavailable | None:  # noqa: ARG001
     return None
 
 
+def slower_than_cudnn(dtype: str, batch: int | None, units: int) -> str | None:
+    """Returns why cuDNN is preferred for a layer that it can run without mask and dropout; None if the kernels are."""
+    if _device()[0] != "GPU" or _compiled_by_xla() or dtype == "bfloat16":
+        return None
+    return tensorflow_cuda.slower_than_cudnn(dtype, batch, units)
+
+
 def _compiled_by_xla() -> bool:
     """Whether what is being traced is for XLA (`jit_compile=True`), which cannot compile the ops."""
     return bool(control_flow_util.GraphOrParentsInXlaContext(ops.get_default_graph()))
+
+
+def _device() -> tuple[str, str]:
+    """Returns the type and the name of the device that an op without a preference of its own is for."""
+    there = {device.device_type: device.name for device in reversed(tf.config.list_logical_devices())}
+    if there.keys() == {"CPU"}:
+        return "CPU", there["CPU"]
+    name = _scope()
+    kind = tf.DeviceSpec.from_string(name).device_type
+    if kind is None:  # an accelerator if there is one
+        kind = next((other for other in there if other != "CPU"), "CPU")
+        name = there[kind]
+    return kind, name
+
+
+def _scope() -> str:
+    """Returns the name of the device that the innermost `tf.device` asks for; empty if none does."""
+    graph = None if tf.executing_eagerly() else ops.get_default_graph()
+    while graph is not None:
+        with graph.as_default():
+            if name := tf.no_op().device:
+                return str(name)
+        graph = getattr(graph, "outer_graph", None)
+    with tf.init_scope():
+        return (context.context().device_name or "") if tf.executing_eagerly() else ""
 
 
 def gpus() -> tuple[str, ...]:
@@ -91,26 +131,24 @@ def lstm(
     # A bad LSTM_FAST_ISA or LSTM_FAST_NUM_THREADS is a ValueError here, where the op could only raise TensorFlow's.
     core().isa()
     core().threads()
+    options: dict[str, Any] = {
+        "go_backwards": go_backwards,
+        "return_sequences": return_sequences,
+        "zero_output_for_mask": zero_output_for_mask,
+        "reserve_mode": reserve_mode,
+    }
+    kind, device = _device()
+    if kind == "GPU":
+        return tensorflow_cuda.lstm(device, _compiled_by_xla(), x, mask, directions, **options)
     if _compiled_by_xla():
-        return tensorflow_xla.lstm(
-            x,
-            mask,
-            directions,
-            go_backwards=go_backwards,
-            return_sequences=return_sequences,
-            zero_output_for_mask=zero_output_for_mask,
-            reserve_mode=reserve_mode,
-        )
+        return tensorflow_xla.lstm(x, mask, directions, **options)
     absent = tf.zeros([0], x.dtype)
     parameters = [[absent if value is None else value for value in column] for column in zip(*directions, strict=True)]
     y, h_n, c_n, _ = library().lstm_fast_forward(
         x,
         tf.zeros([0], tf.bool) if mask is None else mask,
         *parameters,
-        go_backwards=go_backwards,
-        return_sequences=return_sequences,
-        zero_output_for_mask=zero_output_for_mask,
-        reserve_mode=reserve_mode,
+        **options,
     )
     batch, time, _ = x.shape
     units = directions[0].recurrent_kernel.shape[0]

@@ -1,4 +1,4 @@
-"""TensorFlow where XLA compiles (`jit_compile=True`): the handlers of `_core`, called from a piece of StableHLO.
+"""TensorFlow where XLA compiles (`jit_compile=True`): handlers, here those of `_core`, called in a piece of StableHLO.
 
 XlaCallModule takes the program that XLA is to compile in the place of an op, as text, with the sizes that are not known
 at tracing left open: XLA fills them in when it compiles for a shape.
@@ -6,8 +6,8 @@ at tracing left open: XLA fills them in when it compiles for a shape.
 
 import ctypes
 import pathlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 from tensorflow.compiler.tf2xla.ops import gen_xla_ops
@@ -35,12 +35,19 @@ _LIBRARIES = ("libtensorflow_framework.so.2", "libtensorflow_cc.so.2")
 # The fields of Direction that have a gradient come first; dropout multipliers have none.
 _DIFFERENTIABLE = 5
 
-# A size that is known when XLA compiles: that of this axis of x, divided by a number and rounded up.
-_Size = tuple[int, int]
+
+class Open(NamedTuple):
+    """A size that is known when XLA compiles: a sum of products, divided by a number and rounded up."""
+
+    terms: Sequence[tuple[int, Sequence[int]]]  # factors, and axes of the operand that sizes are taken from
+    divisor: int = 1
 
 
-@once("with jit_compile=True, ")
-def _register() -> bool:
+Size = int | Open
+
+
+def register(register_handlers: Callable[[int], None]) -> None:
+    """Calls a module's `register_xla_handlers` with TensorFlow's XLA; raises LibraryError if that is not possible."""
     folder = pathlib.Path(tf.sysconfig.get_lib())
     for library in _LIBRARIES:
         if not (folder / library).exists():
@@ -52,11 +59,17 @@ def _register() -> bool:
             get_api = getattr(opened, symbol)
             get_api.restype = ctypes.c_void_p
             try:
-                core().register_xla_handlers(get_api())
+                register_handlers(get_api())
             except RuntimeError as error:
                 raise LibraryError(f"XLA in TensorFlow {tf.__version__} refuses the kernels ({error})") from error
-            return True
+            return
     raise LibraryError(f"XLA in TensorFlow {tf.__version__} cannot be reached: no {' or '.join(_SYMBOLS)} in {folder}")
+
+
+@once("with jit_compile=True, ")
+def _register() -> bool:
+    register(core().register_xla_handlers)
+    return True
 
 
 def library() -> bool:
@@ -80,11 +93,7 @@ def lstm(
     n = len(directions)
     operands = [x, mask, *(value for column in zip(*directions, strict=True) for value in column)]
     units = directions[0].recurrent_kernel.shape[0]
-    kernel = directions[0].kernel
-    if units is None or (kernel is not None and kernel.shape[0] is None):
-        raise ValueError(
-            "`kernel`, `recurrent_kernel`: expected known shapes under jit_compile=True, found unknown ones"
-        )
+    check_known(directions[0])
     attributes = {
         "directions": n,
         "go_backwards": go_backwards,
@@ -92,19 +101,19 @@ def lstm(
         "zero_output_for_mask": zero_output_for_mask,
         "reserve_mode": reserve_mode,
     }
-    batch, time = (size if size is not None else (axis, 1) for axis, size in enumerate(x.shape[:2]))
+    batch, time = sizes_of(x)[:2]
     state = (x.dtype, [batch, units])
     results = [(x.dtype, [batch, time if return_sequences else 1, n * units]), *[state] * 2 * n]
     if reserve_mode != RESERVE_NONE:
         interval = core().checkpoint_interval if reserve_mode == RESERVE_RECOMPUTE else 1
-        steps = (1, interval) if x.shape[1] is None else -(-x.shape[1] // interval)
+        steps = Open([(1, [1])], interval) if x.shape[1] is None else -(-x.shape[1] // interval)
         step = core().reserve_step_bytes(reserve_mode, x.dtype.name, units)
         results.append((tf.uint8, [batch, n, steps, step]))
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def run(*given: tf.Tensor) -> Any:
-        all_operands = _spread(operands, given)
-        y, *rest = _call("lstm_fast_forward", attributes, all_operands, results)
+        all_operands = spread(operands, given)
+        y, *rest = call("lstm_fast_forward", attributes, _typed(all_operands, n), results)
         reserve = rest[2 * n] if reserve_mode != RESERVE_NONE else None
 
         def gradient(*cotangents: tf.Tensor) -> Any:
@@ -117,6 +126,15 @@ def lstm(
     return y, states[:n], states[n:]
 
 
+def check_known(direction: Direction) -> None:
+    """Raises ValueError if shapes of weights, of which results have sizes, are unknown."""
+    kernel = direction.kernel
+    if direction.recurrent_kernel.shape[0] is None or (kernel is not None and kernel.shape[0] is None):
+        raise ValueError(
+            "`kernel`, `recurrent_kernel`: expected known shapes under jit_compile=True, found unknown ones"
+        )
+
+
 def _backward(attributes: dict[str, int], operands: list[Any]) -> list[Any]:
     """Returns the gradients of the forward pass's operands, None where there is none."""
     n = attributes["directions"]
@@ -124,9 +142,7 @@ def _backward(attributes: dict[str, int], operands: list[Any]) -> list[Any]:
     results = []
     for operand in (operands[i] for i in differentiable):
         # Open sizes are those of x: the batch is the first axis of all that have one.
-        sizes: list[int | _Size] = [0]
-        if operand is not None:
-            sizes = [size if size is not None else (axis, 1) for axis, size in enumerate(operand.shape)]
+        sizes: list[Size] = [0] if operand is None else sizes_of(operand)
         results.append((operands[0].dtype, sizes))
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
@@ -134,33 +150,56 @@ def _backward(attributes: dict[str, int], operands: list[Any]) -> list[Any]:
         def second(*_: Any) -> None:
             raise NotImplementedError(SECOND_ORDER)
 
-        return _call("lstm_fast_backward", attributes, _spread(operands, given), results), second
+        return call("lstm_fast_backward", attributes, _typed(spread(operands, given), n), results), second
 
     gradients = run(*(operand for operand in operands if operand is not None))
     found = dict(zip(differentiable, gradients, strict=True))
     return [found.get(i) for i in range(2 + len(Direction._fields) * n)]
 
 
-def _spread(operands: Sequence[Any], given: Sequence[tf.Tensor]) -> list[Any]:
+def _typed(operands: Sequence[Any], n: int) -> list[Any]:
+    """Returns the operands of n directions with the dtype of what is absent in its place."""
+    types = {1: tf.bool, 2 + len(Direction._fields) * n: tf.uint8}  # the mask and the reserve
+    return [types.get(i, operands[0].dtype) if operand is None else operand for i, operand in enumerate(operands)]
+
+
+def spread(operands: Sequence[Any], given: Sequence[tf.Tensor]) -> list[Any]:
     """Returns `operands` with the tensors that are `given` in the place of those that there are."""
     remaining = iter(given)
     return [None if operand is None else next(remaining) for operand in operands]
 
 
-def _call(
+def sizes_of(tensor: tf.Tensor) -> list[Size]:
+    """Returns the shape of a tensor, of which what is not known is the size of x in that axis."""
+    return [size if size is not None else Open([(1, [axis])]) for axis, size in enumerate(tensor.shape)]
+
+
+def call(
     target: str,
     attributes: dict[str, int],
     operands: Sequence[Any],
-    results: Sequence[tuple[tf.DType, list[int | _Size]]],
+    results: Sequence[tuple[tf.DType, list[Size]]],
+    *,
+    sized: int = 0,
+    platform: str = "CPU",
 ) -> list[tf.Tensor]:
-    """Calls a handler on those operands that are not None."""
+    """Calls a handler.
+
+    Args:
+        target: Its name.
+        attributes: Its attributes, all int64.
+        operands: A tensor each, or the dtype of one that is absent, in the place of which there is one of shape [0].
+        results: Their dtypes and shapes.
+        sized: The operand whose axes open sizes are made of.
+        platform: XLA's name of the device that it is called on.
+    """
     outputs: list[tf.Tensor] = gen_xla_ops.xla_call_module(
-        [operand for operand in operands if operand is not None],
+        [operand for operand in operands if not isinstance(operand, tf.DType)],
         version=_VERSION,
-        module=_module(target, attributes, operands, results),
+        module=_module(target, attributes, operands, results, sized),
         Sout=[[size if isinstance(size, int) else None for size in sizes] for _, sizes in results],
         Tout=[dtype for dtype, _ in results],
-        platforms=["CPU"],
+        platforms=[platform],
         dim_args_spec=[],
     )
     return outputs
@@ -170,22 +209,22 @@ def _module(
     target: str,
     attributes: dict[str, int],
     operands: Sequence[Any],
-    results: Sequence[tuple[tf.DType, list[int | _Size]]],
+    results: Sequence[tuple[tf.DType, list[Size]]],
+    sized: int,
 ) -> str:
-    """Returns the program around a call of a handler; csrc/bindings/xla.h says what it has for operands and results."""
+    """Returns the program around a call of a handler."""
     lines: list[str] = []
     arguments, names, types = [], [], []
     for i, operand in enumerate(operands):
-        if operand is None:
-            dtype = {1: tf.bool, 2 + len(Direction._fields) * attributes["directions"]: tf.uint8}.get(i, results[0][0])
-            types.append(_type(dtype, [0]))
+        if isinstance(operand, tf.DType):
+            types.append(_type(operand, [0]))
             lines.append(f"%absent{i} = stablehlo.constant dense<> : {types[-1]}")
             names.append(f"%absent{i}")
         else:
             types.append(_type(operand.dtype, operand.shape))
             names.append(f"%operand{i}")
             arguments.append(f"{names[-1]}: {types[-1]}")
-    ranks = [1 if operand is None else operand.shape.rank for operand in operands]
+    ranks = [1 if isinstance(operand, tf.DType) else operand.shape.rank for operand in operands]
     result_types = [_type(dtype, sizes) for dtype, sizes in results]
     options = [
         "api_version = 4 : i32",
@@ -194,8 +233,9 @@ def _module(
     if any(not isinstance(size, int) for _, sizes in results for size in sizes):
         # Every result then needs its shape as a further operand, which the handler does not look at.
         first = len(names)
+        of = (names[sized], types[sized])
         for i, (_, sizes) in enumerate(results):
-            parts = [_size(f"%size{i}_{axis}", size, types[0], lines) for axis, size in enumerate(sizes)]
+            parts = [_size(f"%size{i}_{axis}", size, of, lines) for axis, size in enumerate(sizes)]
             names.append(f"%shape{i}")
             types.append(f"tensor<{len(sizes)}xi32>")
             ranks.append(1)
@@ -223,7 +263,7 @@ def _module(
     )
 
 
-def _type(dtype: tf.DType, sizes: Sequence[int | _Size | None]) -> str:
+def _type(dtype: tf.DType, sizes: Sequence[Size | None]) -> str:
     dimensions = [str(size) if isinstance(size, int) else "?" for size in sizes]
     return f"tensor<{'x'.join([*dimensions, _ELEMENTS[dtype.name]])}>"
 
@@ -232,18 +272,26 @@ def _layout(rank: int) -> str:
     return f"dense<[{', '.join(str(axis) for axis in reversed(range(rank)))}]> : tensor<{rank}xindex>"
 
 
-def _size(name: str, size: int | _Size, type_of_x: str, lines: list[str]) -> str:
-    """Adds the lines that compute a size as a vector of one, and returns its name."""
+def _size(name: str, size: Size, of: tuple[str, str], lines: list[str]) -> str:
+    """Adds the lines that compute a size as a vector of one from an operand, its name and type; returns its name."""
     if isinstance(size, int):
         lines.append(f"{name} = stablehlo.constant dense<{size}> : tensor<1xi32>")
         return name
-    axis, divisor = size
-    lines += [
-        f"{name}_whole = stablehlo.get_dimension_size %operand0, dim = {axis} : ({type_of_x}) -> tensor<i32>",
-        f"{name}_more = stablehlo.constant dense<{divisor - 1}> : tensor<i32>",
-        f"{name}_raised = stablehlo.add {name}_whole, {name}_more : tensor<i32>",
-        f"{name}_divisor = stablehlo.constant dense<{divisor}> : tensor<i32>",
-        f"{name}_part = stablehlo.divide {name}_raised, {name}_divisor : tensor<i32>",
-        f"{name} = stablehlo.reshape {name}_part : (tensor<i32>) -> tensor<1xi32>",
-    ]
+
+    def add(operation: str, types: str) -> str:
+        lines.append(f"{name}_{len(lines)} = stablehlo.{operation} : {types}")
+        return f"{name}_{len(lines) - 1}"
+
+    def constant(value: int) -> str:
+        return add(f"constant dense<{value}>", "tensor<i32>")
+
+    total = constant(size.divisor - 1)
+    for factor, axes in size.terms:
+        product = constant(factor)
+        for axis in axes:
+            length = add(f"get_dimension_size {of[0]}, dim = {axis}", f"({of[1]}) -> tensor<i32>")
+            product = add(f"multiply {product}, {length}", "tensor<i32>")
+        total = add(f"add {total}, {product}", "tensor<i32>")
+    part = add(f"divide {total}, {constant(size.divisor)}", "tensor<i32>")
+    lines.append(f"{name} = stablehlo.reshape {part} : (tensor<i32>) -> tensor<1xi32>")
     return name
