@@ -167,7 +167,6 @@ Inputs Check(const Problem& problem, const InputArrays& arrays) {
   inputs.problem = problem;
   Problem& p = inputs.problem;
   inputs.mask = static_cast<const bool*>(CheckShape(arrays.mask, "mask", {p.batch, p.time}, "batch, time", true));
-  if (p.time == 0) inputs.mask = nullptr;  // an array of nothing
   const Array& kernel = arrays.recurrent_kernels[0];
   if (kernel.rank != 2 || kernel.shape[0] < 1)
     Refuse("recurrent_kernels[0]", "shape [units, 4 * units]", Found(kernel));
