@@ -328,6 +328,8 @@ Z = (3, 5, 1, 20)  # of the problem below
 @pytest.mark.parametrize(
     ("name", "make", "message"),
     [
+        ("z", lambda _: None, "expected 1200 bytes of memory; found none"),
+        ("y", lambda _: 0, "expected 300 bytes of memory; found none"),
         ("z", lambda z: z, "expected an array on CUDA device 0; found one on DLPack's device 0 of type 1"),
         ("z", lambda z: z.tolist(), "expected an address, or an array with __dlpack__ or .*; found list"),
         ("z", lambda _: "z", "expected an address, or .*; found str"),

@@ -25,7 +25,7 @@ struct Memory {
 void CheckMemory(const Memory& memory) {
   const bool required = memory.kind == Memory::kRequired || memory.kind == Memory::kOutput;
   if (required && !memory.data && memory.bytes > 0) {
-    Refuse(memory.name, "the address of " + std::to_string(memory.bytes) + " bytes", "0");
+    Refuse(memory.name, std::to_string(memory.bytes) + " bytes of memory", "none");
   }
   const auto address = reinterpret_cast<uintptr_t>(memory.data);
   if (address % static_cast<uintptr_t>(memory.alignment) != 0) {
@@ -167,7 +167,6 @@ Inputs Check(const Problem& problem, const InputArrays& arrays) {
   inputs.problem = problem;
   Problem& p = inputs.problem;
   inputs.mask = static_cast<const bool*>(CheckShape(arrays.mask, "mask", {p.batch, p.time}, "batch, time", true));
-  if (p.time == 0) inputs.mask = nullptr;  // an array of nothing
   const Array& kernel = arrays.recurrent_kernels[0];
   if (kernel.rank != 2 || kernel.shape[0] < 1)
     Refuse("recurrent_kernels[0]", "shape [units, 4 * units]", Found(kernel));
