@@ -162,6 +162,28 @@ def test_gradients_that_nobody_asks_for_are_not_computed() -> None:
         assert_agree(jax.grad(loss, argnums=i)(*operands), expected[i])
 
 
+@pytest.mark.parametrize("recompute", [False, True])
+def test_export_with_open_sizes(recompute: bool, device: ModuleType) -> None:
+    from jax import export
+
+    def results(*operands: Any) -> Any:
+        def loss_and_output(*operands: Any) -> Any:
+            y = lstm_fast.lstm(*operands, mask=operands[0][..., 0] > -1, return_sequences=True, recompute=recompute)[0]
+            return (y * y).sum(), y
+
+        return jax.grad(loss_and_output, argnums=(0, 1, 2, 3), has_aux=True)(*operands)
+
+    x, *weights = arrays()
+    batch, time = export.symbolic_shape("batch, time")
+    specs = [jax.ShapeDtypeStruct((batch, time, FEATURES), x.dtype), *weights]
+    unchecked = [export.DisabledSafetyCheck.custom_call(f"lstm_fast_cuda_{name}") for name in ("forward", "backward")]
+    exported = export.export(jax.jit(results), disabled_checks=unchecked)(*specs)
+    for some in (x, x[:2, :3]):
+        with ran(device, forward=2 if recompute else 1, backward=1):
+            found = jax.block_until_ready(exported.call(some, *weights))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0.0, atol=1e-5), found, results(some, *weights))
+
+
 # Precision
 
 

@@ -150,9 +150,13 @@ def _call(
     batch, time, _ = x.shape
     units = directions[0].recurrent_kernel.shape[0]
     masked, dropout = call.present[1], directions[0].recurrent_dropout is not None
-    sizes = (batch, time, units, len(directions))
+    rest = (units, len(directions), masked, dropout)
     # Devices that XLA compiles one program for are alike.
-    size = cuda().scratch_bytes(0, x.dtype.name, call.precision, *sizes, masked, dropout)
+    if isinstance(batch, int) and isinstance(time, int):
+        size = cuda().scratch_bytes(0, x.dtype.name, call.precision, batch, time, *rest)
+    else:  # left open in an export
+        of_timestep, of_row, at_most = cuda().scratch_bound(0, x.dtype.name, call.precision, *rest)
+        size = of_timestep * batch * time + of_row * batch + at_most
     attributes = {
         "directions": call.directions,
         "go_backwards": call.go_backwards,
