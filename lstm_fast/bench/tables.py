@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from lstm_fast.bench.contenders import FAST
@@ -14,6 +15,7 @@ from lstm_fast.bench.plots import digits
 
 NOTHING = "-"
 ONCE = "*"
+BUSY = 2.0  # slowest round over fastest, above which a reader should be warned
 
 
 def about(environment: dict[str, Any], where: Place) -> Iterator[str]:
@@ -32,11 +34,12 @@ def about(environment: dict[str, Any], where: Place) -> Iterator[str]:
 def speed(results: Sequence[Measurement]) -> Table:
     """The table, a row per scenario and pass."""
     peers = dict.fromkeys(name for result in results for name in result.seconds if name not in (FAST, PRODUCT))
-    table = Table(show_edge=False)
+    # Of 80 columns, the width where there is no terminal.
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in ("B,T,D,H", "pass"):
         table.add_column(heading, no_wrap=True)
-    for heading in ("ms", "us/step", *(f"x {name}" for name in peers), "share"):
-        table.add_column(heading, justify="right")
+    for heading in ("ms", "us/step", *("\n".join(f"x {name}".rsplit(" ", 1)) for name in peers), "share"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for result in results:
         timed = FAST in result.seconds
         outcome = "" if timed else f"\n[red]{'fell back' if result.fallbacks else 'failed'}[/red]"
@@ -62,6 +65,10 @@ def caption(results: Sequence[Measurement]) -> Iterator[str]:
             "share: of the floor, which is the time of the arithmetic of all real timesteps at the rate of "
             f"{product}, {rate / 1e9:,.0f} GFLOP/s in the same turns."
         )
+        rounds = [result.seconds[name] for result in timed for name in (FAST, PRODUCT) if name in result.seconds]
+        spread = max(max(seconds) / min(seconds) for seconds in rounds)
+        if spread > BUSY:
+            yield f"This machine was busy: a round took up to {spread:.1f} times as long as another of the same work."
     if shares := sorted({f"{1 - result.scenario.real_share:.0%}" for result in results if result.scenario.padded}):
         yield f"padded: {' or '.join(shares)} of the timesteps are padding, and masked."
     if any(_once(result, name) for result in results for name in result.seconds):
