@@ -11,6 +11,7 @@ DEVICE = os.environ.get("BENCHMARK_DEVICE", "cpu")
 if DEVICE == "cuda":
     os.environ.setdefault("KERAS_BACKEND", "torch")
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs some of the memory, too
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 elif DEVICE == "cpu":
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ["JAX_PLATFORMS"] = "cpu"
@@ -37,4 +38,5 @@ FAST_TORCH_X3 = f"{LSTM_FAST} (PyTorch, 3xTF32)"
 FAST_JAX = f"{LSTM_FAST} (JAX)"
 CUDNN_TORCH = f"{CUDNN} (torch.nn.LSTM)"
 CUDNN_JAX = f"{CUDNN} (jax.experimental.rnn)"
+CUDNN_KERAS = f"{CUDNN} (keras.layers.LSTM)"
 FLASHRNN = "FlashRNN"

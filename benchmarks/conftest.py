@@ -10,8 +10,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from benchmarks import DEVICE
 from benchmarks.contenders import Contender
 from benchmarks.environment import environment
-from benchmarks.scenarios import Scenario
 from lstm_fast import _core
+from lstm_fast.bench.scenarios import Scenario
 
 # What runs on a GPU does not need TensorFlow.
 collect_ignore = [path.name for path in Path(__file__).parent.glob("test_*.py") if path.name != "test_gpu.py"]

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from benchmarks.peers.gpu_torch import DTYPES, arithmetic, clock
-from benchmarks.scenarios import Scenario
+from lstm_fast.bench.scenarios import Scenario
 
 # By H, microseconds of a forward timestep at B = 64 on Hopper, whatever the numbers are: the design's estimates of the
 # exchange of h between multiprocessors, the gates and the barriers. In between, straight on logarithmic axes.

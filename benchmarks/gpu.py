@@ -27,8 +27,9 @@ from typing import Any
 
 from benchmarks import report, results, tables, tune
 from benchmarks.command import parser, write_json
-from benchmarks.scenarios import GPU_SCENARIOS, IMDB, Scenario
+from benchmarks.scenarios import GPU_SCENARIOS, IMDB
 from benchmarks.tables import NOTHING, Table
+from lstm_fast.bench.scenarios import Scenario
 
 ROOT = Path(__file__).parents[1]
 TREE = ("lstm_fast", "tests", "benchmarks", "csrc", "pyproject.toml", "CMakeLists.txt", "setup.py")

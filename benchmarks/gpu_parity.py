@@ -11,30 +11,18 @@ import numpy as np
 import torch
 
 from benchmarks.contenders import Contender
-from benchmarks.peers import Prepared, gpu_torch
-from benchmarks.scenarios import Problem, Scenario, make_problem
+from benchmarks.peers import gpu_torch
 from lstm_fast import _core
 from lstm_fast.backends import cuda
-
-# The norm of an error over the norm of the exact result, of y and of every gradient. A wrong gate order or a lost
-# timestep is beyond 0.1; sums over the batch and over time, of which many are rounded before, take most of the room.
-TOLERANCE = {"float64": 1e-10, "float32": 1e-4, "tf32": 1e-2, "float16": 2e-2, "bfloat16": 8e-2}
+from lstm_fast.bench.parity import TOLERANCE, errors
+from lstm_fast.bench.prepared import Prepared
+from lstm_fast.bench.scenarios import Problem, Scenario, make_problem
 
 
 @functools.lru_cache(maxsize=1)  # the contenders of a group follow each other
 def problem_of(scenario: Scenario, dtype: torch.dtype) -> Problem:
     """The numbers that all contenders get, which the dtype can represent."""
-    problem = make_problem(scenario)
-    shape = (scenario.batch, scenario.time, scenario.directions * scenario.units)
-    dy = np.random.default_rng(1).standard_normal(shape, np.float32)
-    if problem.mask is not None:
-        dy *= problem.mask[..., None]
-
-    def rounded(array: np.ndarray) -> np.ndarray:
-        return torch.from_numpy(array).to(dtype).float().numpy()
-
-    weights = tuple(type(weights)(*map(rounded, weights)) for weights in problem.weights)
-    return problem._replace(x=rounded(problem.x), weights=weights, dy=rounded(dy))
+    return make_problem(scenario, seeded=True).rounded(lambda a: torch.from_numpy(a).to(dtype).float().numpy())
 
 
 @functools.lru_cache(maxsize=1)
@@ -58,11 +46,7 @@ def prepare(contender: Contender, scenario: Scenario, training: bool, precision:
     assert done == {"forward": calls, "backward": calls * training}, f"{contender.name}: passes of ours: {done}"
     expected = exact(scenario, dtype, device)[: len(found)]
     assert len(expected) == (2 + 3 * scenario.directions if training else 1)
-    names = ("y", "dx", *("dkernel", "drecurrent_kernel", "dbias") * scenario.directions)
-    for name, array, right in zip(names, found, expected, strict=False):
-        real = np.True_ if problem.mask is None or name not in ("y", "dx") else problem.mask[..., None]
-        # At padding, frameworks differ in whether they write anything.
-        error = np.linalg.norm(np.where(real, array - right, 0)) / np.linalg.norm(right)
+    for name, error in errors(found, expected, problem.mask):
         text = f"{contender.name}: {name} is off by {error:.2g} of its norm, {TOLERANCE[precision]:.2g} allowed"
         assert error <= TOLERANCE[precision], text  # NaN is not
     return prepared

@@ -17,8 +17,9 @@ from benchmarks import BASELINE, FAST, ON_NUMPY, PYTORCH, XLA, parity
 from benchmarks.command import parser, write_json
 from benchmarks.contenders import BY_NAME
 from benchmarks.environment import environment
-from benchmarks.scenarios import Scenario
-from benchmarks.turns import MAX_TIME_XLA, take_turns
+from benchmarks.turns import MAX_TIME_XLA
+from lstm_fast.bench.scenarios import Scenario
+from lstm_fast.bench.turns import take_turns
 
 BATCHES = (1, 8, 64, 512)
 TIMES = (1, 10, 100, 2000)
@@ -52,8 +53,8 @@ def measure(scenario: Scenario, training: bool) -> dict[str, Any]:
     if scenario.time <= MAX_TIME_XLA:
         names.insert(1, XLA)
     available = [BY_NAME[name] for name in names if not BY_NAME[name].unavailable(scenario, training)]
-    steps = {contender.name: parity.prepare(contender, scenario, training).step for contender in available}
-    rounds = take_turns(steps, BUDGET_SECONDS)
+    prepared = {contender.name: parity.prepare(contender, scenario, training) for contender in available}
+    rounds = take_turns(prepared, BUDGET_SECONDS)
     return {
         "batch": scenario.batch,
         "time": scenario.time,

@@ -9,8 +9,8 @@ from keras_side import fused
 
 from benchmarks import BASELINE
 from benchmarks.contenders import BY_NAME, Contender
-from benchmarks.peers import Prepared
-from benchmarks.scenarios import Problem, Scenario, make_problem
+from lstm_fast.bench.prepared import Prepared
+from lstm_fast.bench.scenarios import Problem, Scenario, make_problem
 
 
 @functools.lru_cache(maxsize=1)  # the contenders of a group follow each other

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import backends, gpu, grid, memory, results, tune, turns
-from benchmarks.scenarios import Scenario
+from lstm_fast.bench.scenarios import IMDB_PADDING, Scenario
 
 
 def test_turns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -37,7 +37,7 @@ def test_memory() -> None:
 
 
 def test_backends(tmp_path: Path) -> None:
-    (tmp_path / "backends.json").write_text(json.dumps(backends.run(Scenario(3, 8, 64, 64, padded=True))))
+    (tmp_path / "backends.json").write_text(json.dumps(backends.run(Scenario(3, 8, 64, 64, padding=IMDB_PADDING))))
     found = results.read([tmp_path]).backends
     assert found is not None
     assert "tensorflow" in found.ms

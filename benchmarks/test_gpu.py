@@ -4,7 +4,8 @@ BENCHMARK_DEVICE=cuda pytest benchmarks/test_gpu.py --benchmark-json gpu.json
 
 A time is what a user gets who calls a step again and again: between events on the device around many calls, or for JAX
 until the last result is there; the median of rounds. `graph_seconds` is a step that is replayed from a CUDA graph,
-without the time it takes to launch it. Without a GPU, --benchmark-disable tries everything on the CPU.
+without the time it takes to launch it. Without a GPU, --benchmark-disable tries everything on the CPU. Keras's own
+layer takes part with KERAS_BACKEND=tensorflow.
 """
 
 import contextlib
@@ -23,9 +24,11 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from benchmarks import DEVICE
 from benchmarks.environment import environment, gpu
 from benchmarks.gpu_contenders import KEYS, contender
-from benchmarks.peers import Prepared
-from benchmarks.scenarios import GPU_SCENARIOS, PRECISIONS, SMOKE_SCENARIOS, Scenario
+from benchmarks.scenarios import GPU_SCENARIOS, PRECISIONS, SMOKE_SCENARIOS
 from lstm_fast import reference
+from lstm_fast.bench.parity import TOLERANCE
+from lstm_fast.bench.prepared import Prepared
+from lstm_fast.bench.scenarios import Scenario
 
 torch = pytest.importorskip("torch")
 
@@ -89,9 +92,10 @@ def test_layer(
         pytest.skip(reason)
     with contextlib.ExitStack() as stack:
         stack.enter_context(gpu_torch.arithmetic(precision))
-        if "jax" in who.requires:
-            gpu_jax = importlib.import_module("benchmarks.peers.gpu_jax")
-            stack.enter_context(gpu_jax.arithmetic(precision))
+        for framework, module in (("jax", "gpu_jax"), ("tensorflow", "gpu_keras")):
+            if framework in who.requires:
+                peer = importlib.import_module(f"benchmarks.peers.{module}")
+                stack.enter_context(peer.arithmetic(precision))
         prepared = gpu_parity.prepare(who, scenario, training, precision, device)
         timed_by(prepared)
         name = f"{scenario} {precision}"
@@ -175,7 +179,7 @@ def test_exact(device: str, scenario: Scenario) -> None:
     weights = zip(gradients.dkernels, gradients.drecurrent_kernels, gradients.dbiases, strict=True)
     expected = [y, gradients.dx, *(array for direction in weights for array in direction)]
     for found, right in zip(gpu_parity.exact(scenario, torch.bfloat16, device), expected, strict=True):
-        np.testing.assert_allclose(found, right, rtol=0, atol=gpu_parity.TOLERANCE["float64"])
+        np.testing.assert_allclose(found, right, rtol=0, atol=TOLERANCE["float64"])
 
 
 def test_floor(device: str) -> None:

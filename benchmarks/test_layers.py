@@ -5,7 +5,8 @@ from collections.abc import Callable
 import pytest
 
 from benchmarks.contenders import CONTENDERS, Contender
-from benchmarks.scenarios import SCENARIOS, SMOKE_SCENARIOS, Scenario
+from benchmarks.scenarios import SCENARIOS, SMOKE_SCENARIOS
+from lstm_fast.bench.scenarios import Scenario
 
 
 @pytest.mark.scenarios(real=SCENARIOS, smoke=SMOKE_SCENARIOS)

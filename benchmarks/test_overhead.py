@@ -9,8 +9,8 @@ import tensorflow as tf
 import lstm_fast
 from benchmarks import BASELINE, FAST, ON_NUMPY, PYTORCH
 from benchmarks.contenders import BY_NAME, Contender
-from benchmarks.peers import Prepared
-from benchmarks.scenarios import Problem, Scenario
+from lstm_fast.bench.prepared import Prepared
+from lstm_fast.bench.scenarios import Problem, Scenario
 
 
 def prepare_function(problem: Problem, training: bool) -> Prepared:

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import FAST
 from benchmarks.contenders import BY_NAME, Contender, fast_contender
-from benchmarks.scenarios import Scenario
+from lstm_fast.bench.scenarios import Scenario
 
 CONTENDERS = (BY_NAME[FAST], fast_contender("FastLSTM, recompute", recompute=True))
 

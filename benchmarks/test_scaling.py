@@ -6,8 +6,9 @@ import pytest
 
 from benchmarks import ON_NUMPY
 from benchmarks.contenders import BY_NAME
-from benchmarks.scenarios import SCENARIOS, SMOKE_SCENARIOS, Scenario
+from benchmarks.scenarios import SCENARIOS, SMOKE_SCENARIOS
 from lstm_fast import _core
+from lstm_fast.bench.scenarios import Scenario
 
 
 @pytest.mark.scenarios(real=[s for s in SCENARIOS if s.batch >= 32], smoke=SMOKE_SCENARIOS)

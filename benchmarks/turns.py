@@ -7,12 +7,10 @@ import itertools
 import logging
 import statistics
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -21,43 +19,17 @@ from benchmarks import BASELINE, FAST, ON_NUMPY, PYTORCH, XLA, parity
 from benchmarks.command import parser, write_json
 from benchmarks.contenders import BY_NAME
 from benchmarks.environment import environment
-from benchmarks.scenarios import SCENARIOS, SMOKE_SCENARIOS, Scenario
+from benchmarks.scenarios import SCENARIOS, SMOKE_SCENARIOS
+from lstm_fast.bench import product, turns
+from lstm_fast.bench.scenarios import Scenario
 
 ONNX_RUNTIME = "ONNX Runtime"
 PRODUCT = "matrix product"  # of float32 by NumPy's OpenBLAS: what the machine can do
-PRODUCT_SIZE = 2048
 
-BLOCK_SECONDS = 0.01  # calls in a row; what ran before may still be spinning, so the first call of a block is not timed
-MAX_BLOCK_CALLS = 50
 BUDGET_SECONDS = 12.0  # for all contenders of a scenario
-MIN_ROUNDS, MAX_ROUNDS = 3, 15
 
 # XLA takes seconds to compile and to train long sequences.
 MAX_TIME_XLA = 100
-
-
-def take_turns(steps: Mapping[str, Callable[[], Any]], budget_seconds: float) -> dict[str, list[float]]:
-    """Returns the seconds of each step, a median for every round, in which all have their turn."""
-    blocks = {}
-    for name, step in steps.items():
-        seconds = _seconds(step)
-        blocks[name] = max(1, min(MAX_BLOCK_CALLS, int(BLOCK_SECONDS / seconds)))
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    start = time.perf_counter()
-    for n in range(MAX_ROUNDS):
-        if n >= MIN_ROUNDS and time.perf_counter() - start > budget_seconds:
-            break
-        for name, step in steps.items():
-            if blocks[name] > 1:
-                step()
-            times[name].append(statistics.median(_seconds(step) for _ in range(blocks[name])))
-    return times
-
-
-def _seconds(step: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    step()
-    return time.perf_counter() - start
 
 
 def measure(scenario: Scenario, training: bool) -> dict[str, Any]:
@@ -66,10 +38,9 @@ def measure(scenario: Scenario, training: bool) -> dict[str, Any]:
     if not training or scenario.time <= MAX_TIME_XLA:
         names.append(XLA)
     available = [BY_NAME[name] for name in names if not BY_NAME[name].unavailable(scenario, training)]
-    steps = {contender.name: parity.prepare(contender, scenario, training).step for contender in available}
-    a, b = np.random.default_rng(0).standard_normal((2, PRODUCT_SIZE, PRODUCT_SIZE), np.float32)
-    steps[PRODUCT] = lambda: np.matmul(a, b)
-    rounds = take_turns(steps, BUDGET_SECONDS)
+    prepared = {contender.name: parity.prepare(contender, scenario, training) for contender in available}
+    prepared[PRODUCT] = product.on_numpy()
+    rounds = turns.take_turns(prepared, BUDGET_SECONDS)
     milliseconds = {name: [1e3 * value for value in seconds] for name, seconds in rounds.items()}
     return {"scenario": str(scenario), "training": training, "flop": scenario.flop(training), "ms": milliseconds}
 
@@ -77,16 +48,12 @@ def measure(scenario: Scenario, training: bool) -> dict[str, Any]:
 def ratio(result: dict[str, Any], names: Sequence[str]) -> float | None:
     """How many times as fast as the faster of these contenders FastLSTM is: the median of all rounds."""
     peers = [result["ms"][name] for name in names if name in result["ms"]]
-    if not peers:
-        return None
-    return statistics.median(min(others) / own for own, *others in zip(result["ms"][FAST], *peers, strict=True))
+    return turns.ratio(result["ms"][FAST], *peers) if peers else None
 
 
 def share(result: dict[str, Any], name: str) -> float:
     """The rate of a contender as a share of the matrix product's: the median of all rounds."""
-    work = result["flop"] / (2 * PRODUCT_SIZE**3)
-    pairs = zip(result["ms"][name], result["ms"][PRODUCT], strict=True)
-    return statistics.median(work * product / own for own, product in pairs)
+    return result["flop"] / (2 * product.SIZE**3) * turns.ratio(result["ms"][name], result["ms"][PRODUCT])
 
 
 def table(results: Sequence[dict[str, Any]]) -> Table:

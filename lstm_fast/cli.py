@@ -1,20 +1,29 @@
-"""The command `lstm-fast`: train the IMDB models, compare FastLSTM with keras.layers.LSTM, show the status."""
+"""The command `lstm-fast`: train the IMDB models, compare FastLSTM with Keras's LSTM, measure it, show the status."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.util
+import itertools
 import json
+import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
+    from lstm_fast.bench.measure import Measurement
+    from lstm_fast.bench.scenarios import Scenario
     from lstm_fast.imdb.compare import Comparison
     from lstm_fast.imdb.data import Data
+
+from lstm_fast.errors import CommandError
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
@@ -40,19 +49,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: its arguments; default: those of the process.
 
     Returns:
-        The exit status: 0; 1 where a comparison failed; 2 for arguments, data or folders that cannot be used; 130
-        where it was interrupted.
+        The exit status: 0; 1 where a comparison or a contender failed; 2 for arguments, data or folders that cannot be
+        used; 130 where it was interrupted.
     """
     arguments = _parser().parse_args(argv)
-    from absl import logging as absl_logging
-
-    from lstm_fast.imdb.data import DataError
-    from lstm_fast.imdb.files import OutputError
-
-    absl_logging.set_verbosity(absl_logging.ERROR)  # TFDS warns about its own encoders
     try:
         status: int = arguments.command(arguments)
-    except (DataError, OutputError) as error:
+    except CommandError as error:
         print(f"lstm-fast: error: {error}", file=sys.stderr)
         return USAGE
     except KeyboardInterrupt:
@@ -116,6 +119,34 @@ def _parser() -> argparse.ArgumentParser:
     )
     compare.set_defaults(command=_compare)
 
+    bench = commands.add_parser(
+        "bench",
+        help="measure FastLSTM on this machine",
+        description="Measures FastLSTM beside keras.layers.LSTM, as it is and through XLA, and PyTorch's nn.LSTM, "
+        "whichever are there, with the backend that Keras runs on (KERAS_BACKEND) and on the device that it finds. Who "
+        "computes anything else than Keras does is not timed. Leaves bench.json and bench.svg in the output folder.",
+    )
+    shapes = bench.add_mutually_exclusive_group()
+    shapes.add_argument(
+        "--grid", choices=("short", "full"), default="short", help="5 shapes, a minute or two (default), or 12"
+    )
+    shapes.add_argument(
+        "--shape",
+        type=_shape,
+        action="append",
+        metavar="B,T,D,H",
+        help="batch, timesteps, features and units, in the place of the grid; may be repeated",
+    )
+    bench.add_argument(
+        "--dtype", choices=("float32", "mixed_float16", "mixed_bfloat16"), default="float32", help="default: float32"
+    )
+    bench.add_argument("--bidirectional", action="store_true", help="all shapes in both directions")
+    bench.add_argument(
+        "--padding", type=_padding, metavar="X", help="mask this share of the timesteps, from 0 to 0.99, of all shapes"
+    )
+    bench.add_argument("--output", type=Path, default=Path("bench"), metavar="DIR", help="default: bench")
+    bench.set_defaults(command=_bench)
+
     status = commands.add_parser("status", help="show what is compiled in, what runs and what falls back")
     status.add_argument("--json", action="store_true", help="for programs")
     status.set_defaults(command=_status)
@@ -140,9 +171,29 @@ def _positive_float(text: str) -> float:
     return value
 
 
+def _shape(text: str) -> Scenario:
+    from lstm_fast.bench.scenarios import Scenario
+
+    words = text.split(",")
+    if len(words) != 4 or not all(word.strip().isdecimal() and int(word) >= 1 for word in words):
+        raise argparse.ArgumentTypeError(f"expected B,T,D,H, four numbers of at least 1, found {text!r}")
+    batch, time, features, units = map(int, words)
+    return Scenario(batch, time, features, units)
+
+
+def _padding(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 0.99:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 0.99, found {text!r}")
+    return value
+
+
 def _train(arguments: argparse.Namespace) -> int:
+    from lstm_fast.files import OutputError, prepare_folder
     from lstm_fast.imdb import training
-    from lstm_fast.imdb.files import OutputError, prepare_folder
 
     output: Path = arguments.output
     given = vars(arguments)
@@ -180,8 +231,11 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _load(options: dict[str, Any]) -> Data:
+    from absl import logging as absl_logging
+
     from lstm_fast.imdb.data import load
 
+    absl_logging.set_verbosity(absl_logging.ERROR)  # TFDS warns about its own encoders
     data = load(
         options["data"],
         vocabulary=options["vocabulary"],
@@ -212,9 +266,9 @@ def _compare(arguments: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import Progress
 
+    from lstm_fast.files import prepare_folder, replace, write_json
     from lstm_fast.imdb import plots
     from lstm_fast.imdb.compare import compare, total_work
-    from lstm_fast.imdb.files import prepare_folder, replace, write_json
 
     output: Path = arguments.output
     prepare_folder(output)
@@ -273,6 +327,93 @@ def _comparison_tables(result: Comparison) -> tuple[Table, Table]:
         colour = "green" if count >= expected else "red"
         parity.add_row(f"fused {name} calls", f"[{colour}]{count}[/{colour}]", f"{expected} or more")
     return speed, parity
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    for package in ("rich", "matplotlib"):
+        if importlib.util.find_spec(package) is None:
+            raise CommandError(f"bench: expected the package {package}, found none; run pip install 'lstm_fast[cli]'")
+    # Frameworks that share a GPU; read when they first use it.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # a graph for every scenario, which it takes for a mistake
+    import keras
+    from rich.console import Console
+    from rich.progress import Progress
+
+    import lstm_fast
+    from lstm_fast.bench import measure, scenarios, tables
+    from lstm_fast.bench.environment import driver, environment
+    from lstm_fast.files import prepare_folder, write_json
+
+    output: Path = arguments.output
+    backends = ("tensorflow", "jax", "torch")
+    if keras.backend.backend() not in backends:
+        raise CommandError(f"KERAS_BACKEND: expected one of {', '.join(backends)}, found {keras.backend.backend()!r}")
+    prepare_folder(output)
+    grid = arguments.shape or (scenarios.FULL if arguments.grid == "full" else scenarios.SHORT)
+    changes = {"bidirectional": True} if arguments.bidirectional else {}
+    changes |= {} if arguments.padding is None else {"padding": arguments.padding}
+    chosen = dict.fromkeys(dataclasses.replace(scenario, **changes) for scenario in grid)
+    cases = list(itertools.product(chosen, (True, False)))
+    where = measure.place(arguments.dtype)
+    around = {**environment(), **({"gpu": where.device, "driver": driver()} if where.device else {})}
+    console = Console()
+    console.print(*tables.about(around, where), sep="\n", highlight=False, soft_wrap=True)
+    results: list[Measurement] = []
+    interrupted = False
+    try:
+        with Progress(console=console, transient=True) as bar:
+            work = measure.total_work(where)
+            task = bar.add_task("", total=work * len(cases))
+
+            def progress(what_comes: str) -> None:
+                bar.update(task, description=what_comes, advance=1)
+
+            for n, (scenario, training) in enumerate(cases, start=1):
+                results.append(measure.measure(scenario, training, where, progress))
+                bar.update(task, completed=n * work)
+                write_json(
+                    output / "bench.json",
+                    {
+                        "environment": around,
+                        "where": dataclasses.asdict(where),
+                        "floor": where.product,
+                        "complete": n == len(cases),
+                        "measurements": [result.as_dict() for result in results],
+                        "status": lstm_fast.status().as_dict(),
+                    },
+                )
+    except KeyboardInterrupt:
+        interrupted = True
+    _show(results, output, console)
+    if interrupted:
+        print(f"\nlstm-fast: interrupted after {len(results)} of {len(cases)} measurements", file=sys.stderr)
+        return INTERRUPTED
+    return FAILED if any(result.failures for result in results) else 0
+
+
+def _show(results: list[Measurement], output: Path, console: Console) -> None:
+    """Prints what was measured, and draws it."""
+    from lstm_fast.bench import plots, tables
+    from lstm_fast.files import replace
+
+    panels: dict[str, dict[str, dict[str, float]]] = {}
+    for result in results:
+        if result.ratios:
+            panels.setdefault("training" if result.training else "inference", {})[str(result.scenario)] = result.ratios
+    written = ["bench.json"] if results else []
+    if results:
+        console.print(tables.speed(results))
+        console.print(*tables.caption(results), sep="\n", highlight=False, soft_wrap=True)
+    if panels:
+        replace(output / "bench.svg", lambda part: plots.bars(panels, part))
+        written.append("bench.svg")
+    if written:
+        print(" and ".join(str(output / name) for name in written), "written")
+    for result in results:
+        for name, problem in result.failures.items():
+            print(f"lstm-fast: bench failed: {result}: {name}: {problem}", file=sys.stderr)
 
 
 def _status(arguments: argparse.Namespace) -> int:

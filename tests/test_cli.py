@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 import lstm_fast
-from lstm_fast import _core
+from lstm_fast import _core, files
 from lstm_fast.cli import main
-from lstm_fast.imdb import data, files, sample
+from lstm_fast.imdb import data, sample
 
 FILES = {"model.keras", "history.json", "history.png", "run.json", "vocabulary.subwords"}
 KEYS = {"loss", "accuracy", "val_loss", "val_accuracy"}

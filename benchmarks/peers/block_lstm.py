@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from benchmarks.peers import Prepared
-from benchmarks.scenarios import Problem
+from lstm_fast.bench.prepared import Prepared
+from lstm_fast.bench.scenarios import Problem
 
 
 def prepare(problem: Problem, training: bool) -> Prepared:

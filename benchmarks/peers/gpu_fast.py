@@ -4,11 +4,11 @@ import os
 
 import torch
 
-from benchmarks.peers import Prepared
 from benchmarks.peers.gpu_torch import DTYPES, FORCED_PRECISION, prepared
-from benchmarks.scenarios import Problem
 from lstm_fast import functional
 from lstm_fast.backends import Direction, cuda
+from lstm_fast.bench.prepared import Prepared
+from lstm_fast.bench.scenarios import Problem
 
 
 def prepare(problem: Problem, training: bool, *, precision: str, device: str, forced: str | None = None) -> Prepared:

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from flashrnn import flashrnn
 
-from benchmarks.peers import Prepared
 from benchmarks.peers.gpu_torch import DTYPES, prepared
-from benchmarks.scenarios import Problem
+from lstm_fast.bench.prepared import Prepared
+from lstm_fast.bench.scenarios import Problem
 
 
 def prepare(problem: Problem, training: bool, *, precision: str, device: str) -> Prepared:

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import rnn
 
-from benchmarks.peers import Prepared
 from benchmarks.peers.gpu_torch import copies
-from benchmarks.scenarios import Problem
 from lstm_fast import functional
 from lstm_fast.backends import Direction
+from lstm_fast.bench.prepared import Prepared
+from lstm_fast.bench.scenarios import Problem
 
 DTYPES = {"float32": jnp.float32, "tf32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 

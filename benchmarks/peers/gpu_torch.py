@@ -3,16 +3,15 @@
 import contextlib
 import itertools
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from benchmarks.peers import Prepared
-from benchmarks.scenarios import Problem
+from lstm_fast.bench.prepared import Prepared
+from lstm_fast.bench.pytorch import as_keras, clock, lstm, packed_lstm, to_numpy
+from lstm_fast.bench.scenarios import Problem
 
 DTYPES = {
     "float64": torch.float64,
@@ -45,36 +44,12 @@ def arithmetic(precision: str) -> Iterator[None]:
         os.environ.pop(FORCED_PRECISION, None)
 
 
-def clock(device: str) -> Callable[[], float]:
-    """A clock of the device's own, in seconds: the time between events that are put behind what was started."""
-    if device == "cpu":
-        return time.perf_counter
-    last, seconds = None, 0.0
-
-    def now() -> float:
-        nonlocal last, seconds
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        event.synchronize()
-        if last is not None:
-            seconds += 1e-3 * last.elapsed_time(event)
-        last = event
-        return seconds
-
-    return now
-
-
 def copies(device: str, size: int) -> int:
     """How many arrays of so many bytes to use by turns, so that none is in the L2 cache when its turn comes."""
     if device == "cpu":
         return 2
     cache = torch.cuda.get_device_properties(device).L2_cache_size
     return min(MAX_COPIES, max(1, -(-2 * cache // size)))
-
-
-def to_numpy(arrays: Sequence[torch.Tensor]) -> list[np.ndarray]:
-    wide = (a.detach() if a.dtype == torch.float64 else a.detach().float() for a in arrays)
-    return [a.cpu().numpy() for a in wide]
 
 
 def prepared(
@@ -127,34 +102,15 @@ def prepared(
 
 def prepare(problem: Problem, training: bool, *, precision: str, device: str) -> Prepared:
     dtype = DTYPES[precision]
-    features = problem.x.shape[2]
-    units = problem.weights[0].recurrent_kernel.shape[0]
-    two_way = len(problem.weights) == 2
-    layer = torch.nn.LSTM(features, units, batch_first=True, bidirectional=two_way, device=device, dtype=dtype)
-    # As in pytorch.py, which explains the layout.
+    layer = lstm(problem, dtype, device)
+    forward = packed_lstm(layer, problem.lengths, problem.x.shape[1])
     parameters = list(layer.parameters())
-    with torch.no_grad():
-        for n, (kernel, recurrent_kernel, bias) in enumerate(problem.weights):
-            values = kernel.T, recurrent_kernel.T, bias, np.zeros_like(bias)
-            for parameter, value in zip(parameters[4 * n : 4 * n + 4], values, strict=True):
-                parameter.copy_(torch.from_numpy(value))
-    time_steps = problem.x.shape[1]
-    lengths = None if problem.lengths is None else torch.from_numpy(problem.lengths)  # must be on the CPU
-
-    def forward(x: torch.Tensor) -> torch.Tensor:
-        if lengths is None:
-            return layer(x)[0]
-        y, _ = layer(pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False))
-        return pad_packed_sequence(y, batch_first=True, total_length=time_steps)[0]
-
-    def as_keras(gradients: Sequence[np.ndarray]) -> list[np.ndarray]:
-        directions = (gradients[n : n + 4] for n in range(0, len(gradients), 4))
-        return [array for dw_ih, dw_hh, db, _ in directions for array in (dw_ih.T, dw_hh.T, db)]
-
-    sample = torch.zeros((1, 1, features), device=device, dtype=dtype)
+    sample = torch.zeros((1, 1, problem.x.shape[2]), device=device, dtype=dtype)
     about = {"kernel": _kernel(layer(sample)[0])}
     # Packing copies lengths to the device, which a graph cannot contain.
-    return prepared(problem, training, dtype, device, forward, parameters, as_keras, capture=lengths is None, **about)
+    return prepared(
+        problem, training, dtype, device, forward, parameters, as_keras, capture=problem.lengths is None, **about
+    )
 
 
 def _kernel(y: torch.Tensor) -> str:

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.peers import Prepared
-from benchmarks.scenarios import Problem, Weights
+from lstm_fast.bench.prepared import Prepared
+from lstm_fast.bench.scenarios import Problem, Weights
 
 
 def _direction(x: jax.Array, mask: jax.Array | None, weights: Weights, reverse: bool) -> jax.Array:

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from benchmarks.peers import Prepared
-from benchmarks.scenarios import Problem
 from lstm_fast import _core
 from lstm_fast.backends import RESERVE_GATES, RESERVE_NONE, Direction
+from lstm_fast.bench.prepared import Prepared
+from lstm_fast.bench.scenarios import Problem
 
 
 def prepare(problem: Problem, training: bool) -> Prepared:

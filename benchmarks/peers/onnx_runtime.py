@@ -4,8 +4,8 @@ import numpy as np
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from benchmarks.peers import Prepared
-from benchmarks.scenarios import Problem, Weights
+from lstm_fast.bench.prepared import Prepared
+from lstm_fast.bench.scenarios import Problem, Weights
 
 
 def _iofc(array: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import tensorflow as tf
 
+from lstm_fast.errors import CommandError
 from lstm_fast.imdb import sample
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ _MEMBER = re.compile(r"(?:^|/)(?P<split>train|test)/(?P<label>neg|pos)/[^/]+\.tx
 _LAYOUT = "reviews as train/pos/*.txt, train/neg/*.txt, test/pos/*.txt and test/neg/*.txt, perhaps inside aclImdb/"
 
 
-class DataError(ValueError):
+class DataError(CommandError):
     """Reviews or a vocabulary that cannot be used: the message names the argument, what was expected and found."""
 
 

@@ -14,9 +14,9 @@ import numpy as np
 import tensorflow as tf
 
 import lstm_fast
+from lstm_fast.files import OutputError, replace, write_json
 from lstm_fast.imdb import plots
 from lstm_fast.imdb.data import Data, save_vocabulary, vocabulary_digest
-from lstm_fast.imdb.files import OutputError, replace, write_json
 from lstm_fast.imdb.models import MODELS, LayerName
 
 STEP_LOSSES = 50  # the loss of so many first steps is kept one by one

@@ -9,8 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lstm_fast.errors import CommandError
 
-class OutputError(ValueError):
+
+class OutputError(CommandError):
     """An output folder that cannot be used: the message names the argument, what was expected and found."""
 
 

@@ -1,0 +1,66 @@
+"""Contenders that take turns: whatever slows the machine slows all, and ratios are those of one round."""
+
+import math
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+
+from lstm_fast.bench.prepared import Prepared
+
+BLOCK_SECONDS = 0.01  # calls in a row; what ran before may still be spinning, so the first call of a block is not timed
+MAX_BLOCK_CALLS = 50
+MIN_ROUNDS, MAX_ROUNDS = 3, 15
+
+
+def take_turns(
+    contenders: Mapping[str, Prepared],
+    budget_seconds: float,
+    *,
+    together: bool = False,
+    slow_seconds: float = math.inf,
+) -> dict[str, list[float]]:
+    """Returns the seconds of each contender's step, one figure for every round, in which all have their turn.
+
+    Args:
+        contenders: who takes turns, warmed up; by name.
+        budget_seconds: no round begins later, but for the first three.
+        together: whether the calls of a block are timed together, as where a step returns before it is done, or one
+            by one, for their median.
+        slow_seconds: a contender whose step takes longer is timed once, before the others take turns.
+    """
+    blocks, times = {}, {}
+    for name, contender in contenders.items():
+        seconds = _seconds(contender)
+        if slow_seconds < seconds < 10 * slow_seconds:
+            seconds = min(seconds, _seconds(contender))  # something else may have been at work
+        times[name] = [seconds]
+        if seconds <= slow_seconds:
+            times[name] = []
+            blocks[name] = max(1, min(MAX_BLOCK_CALLS, int(BLOCK_SECONDS / max(seconds, 1e-9))))
+    start = time.perf_counter()
+    for n in range(MAX_ROUNDS):
+        if n >= MIN_ROUNDS and time.perf_counter() - start > budget_seconds:
+            break
+        for name, calls in blocks.items():
+            contender = contenders[name]
+            if calls > 1:
+                contender.step()
+            samples = [_seconds(contender, calls)] if together else [_seconds(contender) for _ in range(calls)]
+            times[name].append(statistics.median(samples))
+    return times
+
+
+def ratio(own: Sequence[float], *others: Sequence[float]) -> float:
+    """How many times as long the fastest of the others takes: the median of all rounds.
+
+    Who was timed once counts with that time in every round.
+    """
+    rounds = max(map(len, (own, *others)))
+    return statistics.median(min(other[n % len(other)] for other in others) / own[n % len(own)] for n in range(rounds))
+
+
+def _seconds(contender: Prepared, calls: int = 1) -> float:
+    start = contender.clock()
+    for _ in range(calls):
+        contender.step()
+    return (contender.clock() - start) / calls

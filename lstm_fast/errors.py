@@ -1,0 +1,5 @@
+"""What the command line reports in one line."""
+
+
+class CommandError(ValueError):
+    """Something that the user gave cannot be used: the message names it, what was expected and found."""
