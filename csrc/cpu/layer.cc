@@ -76,6 +76,7 @@ Plan MakePlan(const Problem& problem, const bool* mask, int64_t padded_units) {
     plan.reserve_elements += ReserveElements(problem.reserve, row.count, padded_units);
     plan.timesteps += row.count;
   }
+  if (!mask) return plan;
   std::stable_sort(plan.rows.begin(), plan.rows.end(), [](const Row& a, const Row& b) { return a.count > b.count; });
   return plan;
 }
