@@ -177,21 +177,25 @@ void Step(const Direction<Real>& d, const Chunk& chunk, int64_t k, Recurrence<Re
       MultiplyPanel<Real, kRows, 4, 1, kPerGate>(left, gate_stride, extent, panel, sums);
       LSTM_FAST_UNROLL
       for (int i = 0; i < kRows; ++i) {
-        const int64_t r = first + i;
-        Real* c_row = state.c + r * sizes.units + p * kL;
+        Real* c_row = state.c + (first + i) * sizes.units + p * kL;
         const Vector<Real> in = SigmoidOf<Real>(sums[i][0]), forget = SigmoidOf<Real>(sums[i][1]);
         const Vector<Real> candidate = TanhOf<Real>(sums[i][2]), out = SigmoidOf<Real>(sums[i][3]);
         const Vector<Real> c = MultiplyAdd(forget, Load(c_row), in * candidate);
         Store(c_row, c);
-        Store(state.h_next + r * sizes.units + p * kL, out * TanhOf<Real>(c));
-        if (state.gates[r]) {
-          Real* kept = state.gates[r] + (k * sizes.panels + p) * 5 * kL;
+        sums[i][0] = c;
+        sums[i][3] = out;
+        if (state.gates[first + i]) {
+          Real* kept = state.gates[first + i] + (k * sizes.panels + p) * 5 * kL;
           Store(kept, in);
           Store(kept + kL, forget);
           Store(kept + 2 * kL, candidate);
           Store(kept + 3 * kL, out);
           Store(kept + 4 * kL, c);
         }
+      }
+      LSTM_FAST_UNROLL
+      for (int i = 0; i < kRows; ++i) {
+        Store(state.h_next + (first + i) * sizes.units + p * kL, sums[i][3] * TanhOf<Real>(sums[i][0]));
       }
     });
   }
