@@ -27,8 +27,8 @@ ONNX_RUNTIME = "ONNX Runtime"
 PRODUCT = "matrix product"  # of float32 by NumPy's OpenBLAS: what the machine can do
 PRODUCT_SIZE = 2048
 
-# Before a turn. OpenBLAS's threads spin for 2^26 cycles, some 27 ms, after a product: on two cores, whoever ran next had
-# one and a bit. FastLSTM's share at 64,256,64,64 was 39 % without the pause, 70 % with it.
+# Before a turn. OpenBLAS's threads spin for 2^26 cycles, some 27 ms, after a product: on two cores, whoever ran next
+# had one and a bit. FastLSTM's share at 64,256,64,64 was 39 % without the pause, 70 % with it.
 PAUSE_SECONDS = 0.05
 BLOCK_SECONDS = 0.01  # calls in a row, of which the first, after the pause, is not timed
 MAX_BLOCK_CALLS = 50
