@@ -264,6 +264,44 @@ def test_a_row_does_not_depend_on_the_rest_of_the_batch(mask):
         np.testing.assert_array_equal(part.c_n[1], whole.c_n[1][rows])
 
 
+# A few timesteps read the weights where they are, more of them from panels.
+@pytest.mark.parametrize("dropout", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+@every_isa
+def test_weights_in_place_give_the_bits_of_packed_ones(dtype, dropout):
+    kinds = {"dtype": dtype, "input_dropout": dropout, "recurrent_dropout": dropout}
+    problem = make_problem(21, 2, 37, 112, directions=2, mask="none", **kinds)
+    packed = solve_by_kernel(problem, backward=False)
+    for row in range(3):
+        rows = slice(row, row + 1)
+        in_place = solve_by_kernel(problem.rows(rows), backward=False)
+        np.testing.assert_array_equal(in_place.y, packed.y[rows])
+        np.testing.assert_array_equal(in_place.c_n[1], packed.c_n[1][rows])
+
+
+@pytest.mark.parametrize(("batch", "time"), [(1, 1), (5, 1), (2, 8), (1, 9), (16, 8), (15, 9)])
+@pytest.mark.parametrize(
+    "options", [{}, {"states": False}, {"input_dropout": True, "recurrent_dropout": True}], ids=label
+)
+@pytest.mark.parametrize("reserve", RESERVE_MODES)
+@every_isa
+def test_few_timesteps_of_whole_vectors(reserve, options, batch, time):
+    problem = make_problem(batch, time, 21, 48, directions=2, mask="none", **options)
+    solve_by_reference(problem).check(solve_by_kernel(problem, reserve=reserve))
+
+
+@pytest.mark.parametrize("batch", [1, 13])
+@pytest.mark.usefixtures("threads")
+@every_isa
+def test_bits_in_place_do_not_depend_on_the_size_of_a_team(batch):
+    problem = make_problem(batch, 1, 1100, 208, mask="none")
+    _core.set_threads(1)
+    alone = solve_by_kernel(problem)
+    for count in (2, 3, 4):
+        _core.set_threads(count)
+        assert_same_bits(solve_by_kernel(problem), alone)
+
+
 def test_callers_at_the_same_time():
     problems = [make_problem(3 + n, 30, 5, 8 + n, mask="holes", seed=n) for n in range(12)]
     alone = [solve_by_kernel(problem) for problem in problems]

@@ -50,20 +50,20 @@ Inputs Check(const Arguments& a) {
   for (int n = 0; n < a.directions; ++n) {
     const size_t i = static_cast<size_t>(n);
     DirectionInput& d = inputs.direction[n];
-    d.recurrent_kernel = CheckShape(a.recurrent_kernels[i], Indexed("recurrent_kernels", n), {units, 4 * units},
-                                    "units, 4 * units", false);
+    d.recurrent_kernel =
+        CheckShape(a.recurrent_kernels[i], Name("recurrent_kernels", n), {units, 4 * units}, "units, 4 * units", false);
     if (projected) {
-      CheckAbsent(a.kernels[i], Indexed("kernels", n));
-      CheckAbsent(a.input_dropout[i], Indexed("input_dropout", n));
+      CheckAbsent(a.kernels[i], Name("kernels", n));
+      CheckAbsent(a.input_dropout[i], Name("input_dropout", n));
     } else {
-      d.kernel = CheckShape(a.kernels[i], Indexed("kernels", n), {input, 4 * units}, "features, 4 * units", false);
-      d.input_dropout = CheckShape(a.input_dropout[i], Indexed("input_dropout", n), {4, batch, input},
-                                   "gates, batch, features", true);
+      d.kernel = CheckShape(a.kernels[i], Name("kernels", n), {input, 4 * units}, "features, 4 * units", false);
+      d.input_dropout =
+          CheckShape(a.input_dropout[i], Name("input_dropout", n), {4, batch, input}, "gates, batch, features", true);
     }
-    d.bias = CheckShape(a.biases[i], Indexed("biases", n), {4 * units}, "4 * units", true);
-    d.h0 = CheckShape(a.h0[i], Indexed("h0", n), {batch, units}, "batch, units", true);
-    d.c0 = CheckShape(a.c0[i], Indexed("c0", n), {batch, units}, "batch, units", true);
-    d.recurrent_dropout = CheckShape(a.recurrent_dropout[i], Indexed("recurrent_dropout", n), {4, batch, units},
+    d.bias = CheckShape(a.biases[i], Name("biases", n), {4 * units}, "4 * units", true);
+    d.h0 = CheckShape(a.h0[i], Name("h0", n), {batch, units}, "batch, units", true);
+    d.c0 = CheckShape(a.c0[i], Name("c0", n), {batch, units}, "batch, units", true);
+    d.recurrent_dropout = CheckShape(a.recurrent_dropout[i], Name("recurrent_dropout", n), {4, batch, units},
                                      "gates, batch, units", true);
   }
   return inputs;
@@ -78,8 +78,8 @@ BackwardInput Check(const Inputs& inputs, const GradientArguments& gradient) {
                           "batch, time or 1, directions * units", true);
   for (int n = 0; n < p.directions; ++n) {
     const size_t i = static_cast<size_t>(n);
-    checked.dh_n[n] = CheckShape(gradient.dh_n[i], Indexed("dh_n", n), {p.batch, p.units}, "batch, units", true);
-    checked.dc_n[n] = CheckShape(gradient.dc_n[i], Indexed("dc_n", n), {p.batch, p.units}, "batch, units", true);
+    checked.dh_n[n] = CheckShape(gradient.dh_n[i], Name("dh_n", n), {p.batch, p.units}, "batch, units", true);
+    checked.dc_n[n] = CheckShape(gradient.dc_n[i], Name("dc_n", n), {p.batch, p.units}, "batch, units", true);
   }
   return checked;
 }

@@ -23,11 +23,11 @@ std::string Found(const Array& array) {
   return "shape " + ShapeText(array.shape.data(), array.rank);
 }
 
-std::string Indexed(const char* name, int direction) {
-  return std::string(name) + "[" + std::to_string(direction) + "]";
+Name::operator std::string() const {
+  return direction_ < 0 ? argument_ : std::string(argument_) + "[" + std::to_string(direction_) + "]";
 }
 
-void* CheckShape(const Array& array, const std::string& name, std::initializer_list<int64_t> shape, const char* letters,
+void* CheckShape(const Array& array, const Name& name, std::initializer_list<int64_t> shape, const char* letters,
                  bool optional) {
   const int rank = static_cast<int>(shape.size());
   if (!array.present && optional) return nullptr;
@@ -37,7 +37,7 @@ void* CheckShape(const Array& array, const std::string& name, std::initializer_l
   return array.data;
 }
 
-void CheckAbsent(const Array& array, const std::string& name) {
+void CheckAbsent(const Array& array, const Name& name) {
   if (array.present) Refuse(name, "nothing where x is projected, without kernels", Found(array));
 }
 

@@ -101,7 +101,7 @@ class Call {
       if (PyErr_Occurred()) throw py::error_already_set();
       return reinterpret_cast<void*>(address);
     }
-    const std::string full = direction < 0 ? name : Indexed(name, direction);
+    const Name full(name, direction);
     kept_.push_back(ReadArray(object, {full, dtype, device_, written}, stream_));
     return CheckShape(kept_.back().array, full, shape, letters, false);
   }

@@ -42,11 +42,11 @@ class Memories {
     Add("mask", inputs.mask, p_.batch * p_.time, 1, Memory::kOptional);
     for (int n = 0; n < p_.directions; ++n) {
       const Direction& d = inputs.direction[n];
-      AddArray(Indexed("recurrent_kernels", n), d.recurrent_kernel, 4 * p_.units * p_.units, Memory::kRequired);
-      AddArray(Indexed("biases", n), d.bias, 4 * p_.units, Memory::kOptional);
-      AddArray(Indexed("h0", n), d.h0, p_.batch * p_.units, Memory::kOptional);
-      AddArray(Indexed("c0", n), d.c0, p_.batch * p_.units, Memory::kOptional);
-      AddArray(Indexed("recurrent_dropout", n), d.recurrent_dropout, 4 * p_.batch * p_.units, Memory::kOptional);
+      AddArray(Name("recurrent_kernels", n), d.recurrent_kernel, 4 * p_.units * p_.units, Memory::kRequired);
+      AddArray(Name("biases", n), d.bias, 4 * p_.units, Memory::kOptional);
+      AddArray(Name("h0", n), d.h0, p_.batch * p_.units, Memory::kOptional);
+      AddArray(Name("c0", n), d.c0, p_.batch * p_.units, Memory::kOptional);
+      AddArray(Name("recurrent_dropout", n), d.recurrent_dropout, 4 * p_.batch * p_.units, Memory::kOptional);
     }
   }
 
@@ -58,7 +58,7 @@ class Memories {
   }
   template <class Pointer>
   void AddStates(const char* name, Pointer const (&data)[2], Memory::Kind kind) {
-    for (int n = 0; n < p_.directions; ++n) AddArray(Indexed(name, n), data[n], p_.batch * p_.units, kind);
+    for (int n = 0; n < p_.directions; ++n) AddArray(Name(name, n), data[n], p_.batch * p_.units, kind);
   }
   void AddReserve(const void* data, int64_t step_bytes, Memory::Kind kind) {
     constexpr int64_t kAlignment = 16;
@@ -174,7 +174,7 @@ Inputs Check(const Problem& problem, const InputArrays& arrays) {
   for (int n = 0; n < p.directions; ++n) {
     const auto check = [&](const std::array<Array, 2>& list, const char* name, std::initializer_list<int64_t> shape,
                            const char* letters, bool optional) {
-      return CheckShape(list[static_cast<size_t>(n)], Indexed(name, n), shape, letters, optional);
+      return CheckShape(list[static_cast<size_t>(n)], Name(name, n), shape, letters, optional);
     };
     Direction& d = inputs.direction[n];
     d.recurrent_kernel =

@@ -21,11 +21,12 @@ namespace lstm_fast {
 namespace {
 
 // NumPy has no bfloat16 of its own: it comes as an extension type, or, where the caller says so, as its bits in uint16.
-DType DTypeOf(const py::array& array, const std::string& name, bool bfloat16_bits = false) {
+DType DTypeOf(const py::array& array, const Name& name, bool bfloat16_bits = false) {
   const py::dtype dtype = array.dtype();
   if (bfloat16_bits) {
     if (dtype.kind() == 'u' && dtype.itemsize() == 2) return DType::kBFloat16;
-    throw py::type_error(name + ": expected dtype uint16, the bits of bfloat16; found " + std::string(py::str(dtype)));
+    throw py::type_error(std::string(name) + ": expected dtype uint16, the bits of bfloat16; found " +
+                         std::string(py::str(dtype)));
   }
   if (dtype.kind() == 'f' && dtype.byteorder() != '>') {
     if (dtype.itemsize() == 4) return DType::kFloat32;
@@ -34,12 +35,12 @@ DType DTypeOf(const py::array& array, const std::string& name, bool bfloat16_bit
   }
   const std::string found = py::str(dtype);
   if (found == "bfloat16") return DType::kBFloat16;
-  throw py::type_error(name + ": expected dtype float32, float64, float16 or bfloat16; found " + found);
+  throw py::type_error(std::string(name) + ": expected dtype float32, float64, float16 or bfloat16; found " + found);
 }
 
-Array View(const py::array& array, const std::string& name) {
+Array View(const py::array& array, const Name& name) {
   if (!(array.flags() & py::array::c_style)) {
-    throw py::value_error(name + ": expected a C-contiguous array; found strides of another order");
+    throw py::value_error(std::string(name) + ": expected a C-contiguous array; found strides of another order");
   }
   Array view;
   view.data = const_cast<void*>(array.data());
@@ -49,20 +50,20 @@ Array View(const py::array& array, const std::string& name) {
   return view;
 }
 
-py::array AsArray(const py::handle& object, const std::string& name) {
+py::array AsArray(const py::handle& object, const Name& name) {
   if (!py::isinstance<py::array>(object)) {
-    throw py::type_error(name + ": expected a numpy.ndarray; found " +
+    throw py::type_error(std::string(name) + ": expected a numpy.ndarray; found " +
                          std::string(py::str(py::type::of(object).attr("__name__"))));
   }
   return py::reinterpret_borrow<py::array>(object);
 }
 
 // An optional array of x's dtype.
-Array OptionalView(const py::handle& object, const std::string& name, DType dtype, bool bfloat16_bits) {
+Array OptionalView(const py::handle& object, const Name& name, DType dtype, bool bfloat16_bits) {
   if (object.is_none()) return {};
   const py::array array = AsArray(object, name);
   if (DTypeOf(array, name, bfloat16_bits) != dtype) {
-    throw py::type_error(name + ": expected the dtype of x; found " + std::string(py::str(array.dtype())));
+    throw py::type_error(std::string(name) + ": expected the dtype of x; found " + std::string(py::str(array.dtype())));
   }
   return View(array, name);
 }
@@ -75,8 +76,7 @@ std::array<Array, 2> ViewList(const py::sequence& list, const char* name, int di
   }
   std::array<Array, 2> views;
   for (int n = 0; n < directions; ++n) {
-    views[static_cast<size_t>(n)] = OptionalView(
-        list[static_cast<size_t>(n)], std::string(name) + "[" + std::to_string(n) + "]", dtype, bfloat16_bits);
+    views[static_cast<size_t>(n)] = OptionalView(list[static_cast<size_t>(n)], {name, n}, dtype, bfloat16_bits);
   }
   return views;
 }

@@ -117,7 +117,7 @@ class Call {
     const cuda::Problem& p = inputs.problem;
     const auto arrays = List(true);
     for (int n = 0; n < p.directions; ++n) {
-      data[n] = CheckShape(arrays[static_cast<size_t>(n)], Indexed(name, n), {p.batch, p.units}, "batch, units", true);
+      data[n] = CheckShape(arrays[static_cast<size_t>(n)], Name(name, n), {p.batch, p.units}, "batch, units", true);
     }
   }
 

@@ -47,20 +47,20 @@ class Call {
     return Check(inputs, gradient);
   }
 
-  void* Result(const std::string& name, std::initializer_list<int64_t> shape, const char* letters, bool optional) {
+  void* Result(const Name& name, std::initializer_list<int64_t> shape, const char* letters, bool optional) {
     return CheckShape(optional ? results_.NextOptional(name, type_) : results_.Next(name, type_), name, shape, letters,
                       optional);
   }
 
   void Results(void* (&data)[2], const char* name, std::initializer_list<int64_t> shape, const char* letters,
                bool optional) {
-    for (int n = 0; n < inputs.problem.directions; ++n) data[n] = Result(Indexed(name, n), shape, letters, optional);
+    for (int n = 0; n < inputs.problem.directions; ++n) data[n] = Result(Name(name, n), shape, letters, optional);
   }
 
   // Results of which none may be asked for.
   void NoResults(const char* name) {
     for (int n = 0; n < inputs.problem.directions; ++n) {
-      CheckAbsent(results_.NextOptional(Indexed(name, n), type_), Indexed(name, n));
+      CheckAbsent(results_.NextOptional(Name(name, n), type_), Name(name, n));
     }
   }
 

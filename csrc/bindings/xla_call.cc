@@ -82,7 +82,7 @@ const Buffer& Reader::Peek() const {
   return *static_cast<const Buffer*>(buffers_.values[next_]);
 }
 
-Array Reader::Next(const std::string& name, Type type) {
+Array Reader::Next(const Name& name, Type type) {
   const Buffer& buffer = Peek();
   ++next_;
   if (buffer.type != type) {
@@ -92,7 +92,7 @@ Array Reader::Next(const std::string& name, Type type) {
   return ArrayOf(buffer);
 }
 
-Array Reader::NextOptional(const std::string& name, Type type) {
+Array Reader::NextOptional(const Name& name, Type type) {
   const Array array = Next(name, type);
   return array.rank == 1 && array.shape[0] == 0 ? Array{} : array;
 }
@@ -100,7 +100,7 @@ Array Reader::NextOptional(const std::string& name, Type type) {
 std::array<Array, 2> Reader::NextList(const char* name, Type type, int directions, bool optional) {
   std::array<Array, 2> arrays;
   for (int n = 0; n < directions; ++n) {
-    arrays[static_cast<size_t>(n)] = optional ? NextOptional(Indexed(name, n), type) : Next(Indexed(name, n), type);
+    arrays[static_cast<size_t>(n)] = optional ? NextOptional(Name(name, n), type) : Next(Name(name, n), type);
   }
   return arrays;
 }

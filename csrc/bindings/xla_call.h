@@ -30,8 +30,8 @@ class Reader {
   Reader(const Buffers& buffers, const char* what) : buffers_(buffers), what_(what) {}
 
   const Buffer& Peek() const;
-  Array Next(const std::string& name, Type type);
-  Array NextOptional(const std::string& name, Type type);  // shape [0]: absent
+  Array Next(const Name& name, Type type);
+  Array NextOptional(const Name& name, Type type);  // shape [0]: absent
   std::array<Array, 2> NextList(const char* name, Type type, int directions, bool optional);
 
  private:

@@ -58,12 +58,12 @@ class Call {
   void States(const void* (&data)[2], const char* name) {
     const auto arrays = operands_.NextList(name, type_, inputs.problem.directions, true);
     for (int n = 0; n < inputs.problem.directions; ++n) {
-      data[n] = CheckShape(arrays[static_cast<size_t>(n)], Indexed(name, n),
-                           {inputs.problem.batch, inputs.problem.units}, "batch, units", true);
+      data[n] = CheckShape(arrays[static_cast<size_t>(n)], Name(name, n), {inputs.problem.batch, inputs.problem.units},
+                           "batch, units", true);
     }
   }
 
-  void* Result(const std::string& name, std::initializer_list<int64_t> shape, const char* letters, bool optional) {
+  void* Result(const Name& name, std::initializer_list<int64_t> shape, const char* letters, bool optional) {
     return CheckShape(optional ? results_.NextOptional(name, type_) : results_.Next(name, type_), name, shape, letters,
                       optional);
   }
@@ -71,7 +71,7 @@ class Call {
   void StateResults(void* (&data)[2], const char* name) {
     const cuda::Problem& p = inputs.problem;
     for (int n = 0; n < p.directions; ++n) {
-      data[n] = Result(Indexed(name, n), {p.batch, p.units}, "batch, units", false);
+      data[n] = Result(Name(name, n), {p.batch, p.units}, "batch, units", false);
     }
   }
 

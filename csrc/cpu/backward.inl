@@ -189,9 +189,51 @@ LSTM_FAST_INLINE void MultiplyTransposedMasked(const Sizes<Real>& sizes, const R
   }
 }
 
+// The same for kColumns columns of the transpose, which are rows of the matrix [K, 4H] as it was given. Each gate is
+// summed by itself, in the lanes of a vector; `mask` is null where there is none.
+template <class Real, int kRows, int kColumns>
+LSTM_FAST_INLINE void MultiplyTransposedInPlace(const Sizes<Real>& sizes, const Real* const (&left)[kRows],
+                                                int64_t left_stride, const Real* matrix,
+                                                const Real* const (&mask)[kRows], int64_t mask_stride, Real* out) {
+  constexpr int64_t kL = kLanes<Real>;
+  for (int64_t gate = 0; gate < 4; ++gate) {
+    Vector<Real> sums[kRows][kColumns];
+    LSTM_FAST_UNROLL
+    for (int i = 0; i < kRows; ++i) {
+      LSTM_FAST_UNROLL
+      for (int v = 0; v < kColumns; ++v) sums[i][v] = Vector<Real>{};
+    }
+    for (int64_t p = 0; p < sizes.panels; ++p) {
+      Vector<Real> dz[kRows];
+      LSTM_FAST_UNROLL
+      for (int i = 0; i < kRows; ++i) dz[i] = Load(left[i] + p * left_stride + gate * kL);
+      LSTM_FAST_UNROLL
+      for (int v = 0; v < kColumns; ++v) {
+        Vector<Real> term = Load(matrix + (v * 4 + gate) * sizes.units + p * kL);
+        KeepInRegister(term);
+        LSTM_FAST_UNROLL
+        for (int i = 0; i < kRows; ++i) sums[i][v] = MultiplyAdd(dz[i], term, sums[i][v]);
+      }
+    }
+    LSTM_FAST_UNROLL
+    for (int i = 0; i < kRows; ++i) {
+      LSTM_FAST_UNROLL
+      for (int v = 0; v < kColumns; ++v) {
+        Real lanes[kL];
+        Store(lanes, sums[i][v]);
+        for (int64_t half = kL / 2; half > 0; half /= 2) {
+          for (int64_t lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
+        }
+        Real& to = out[i * 4 * kL + v];
+        to = (gate == 0 ? 0 : to) + (mask[i] ? mask[i][gate * mask_stride + v] * lanes[0] : lanes[0]);
+      }
+    }
+  }
+}
+
 // For `count` pairs from gate row `first` on: dz times columns [first_column, last_column) of a transposed matrix with
-// `columns` columns; first_column is a multiple of L. store(pair, column, values, valid) takes up to 4L values of a
-// pair. mask_of(pair) gives its [4][mask_stride] masks.
+// `columns` columns, in transposed panels or in place; first_column is a multiple of L. store(pair, column, values,
+// valid) takes up to 4L values of a pair. mask_of(pair) gives its [4][mask_stride] masks.
 template <class Real, bool kMasked, class MaskOf, class StoreValues>
 LSTM_FAST_INLINE void ForTransposedProduct(const Direction<Real>& d, const Real* dz, int64_t total, int64_t first,
                                            int64_t count, const Real* transposed, int64_t columns, int64_t first_column,
@@ -212,14 +254,29 @@ LSTM_FAST_INLINE void ForTransposedProduct(const Direction<Real>& d, const Real*
     for (int64_t begin = 0; begin < count; begin += kPairs) {
       const int64_t pairs = least(kPairs, count - begin);
       alignas(64) Real out[kPairs * 4 * kL];
-      for (int64_t p = 0; p < sizes.panels; p += step) {
+      const auto operands = [&](int64_t offset, int64_t from_column, auto& left, auto& mask) {
+        int64_t pair = begin + offset;
+        for (auto& row : left) row = dz + (first + pair++) * sizes.width;
+        pair = begin + offset;
+        for (auto& row : mask) row = kMasked ? mask_of(pair++) + from_column : nullptr;
+      };
+      for (int64_t j = 0; d.in_place && j < valid; j += 4) {
         ForRowTiles(pairs, [&](auto tile, int64_t offset) {
           constexpr int kRows = decltype(tile)::value;
           const Real *left[kRows], *mask[kRows];
-          for (int i = 0; i < kRows; ++i) {
-            left[i] = dz + (first + begin + offset + i) * sizes.width;
-            mask[i] = kMasked ? mask_of(begin + offset + i) + column : nullptr;
-          }
+          operands(offset, column + j, left, mask);
+          CallWithVectors(valid - j, [&](auto vectors) {
+            MultiplyTransposedInPlace<Real, kRows, decltype(vectors)::value>(
+                sizes, left, stride, transposed + (column + j) * 4 * d.units, mask, mask_stride,
+                out + offset * 4 * kL + j);
+          });
+        });
+      }
+      for (int64_t p = 0; !d.in_place && p < sizes.panels; p += step) {
+        ForRowTiles(pairs, [&](auto tile, int64_t offset) {
+          constexpr int kRows = decltype(tile)::value;
+          const Real *left[kRows], *mask[kRows];
+          operands(offset, column, left, mask);
           Real* sums = out + offset * 4 * kL;
           const auto multiply = [&](auto vectors) {
             constexpr int kVectors = decltype(vectors)::value;
@@ -231,19 +288,7 @@ LSTM_FAST_INLINE void ForTransposedProduct(const Direction<Real>& d, const Real*
                                                         width, sums);
             }
           };
-          switch (CeilDivide(valid, kL)) {
-            case 1:
-              multiply(Constant<1>{});
-              break;
-            case 2:
-              multiply(Constant<2>{});
-              break;
-            case 3:
-              multiply(Constant<3>{});
-              break;
-            default:
-              multiply(Constant<4>{});
-          }
+          CallWithVectors(CeilDivide(valid, kL), multiply);
         });
       }
       for (int64_t i = 0; i < pairs; ++i) store(begin + i, column, out + i * 4 * kL, valid);
@@ -269,45 +314,60 @@ void PackColumns(const Operand<Real>& rows, int64_t gate, int64_t total, int64_t
   }
 }
 
+// Where element (k, gate, unit) of a gradient lies, in gate panels of `columns` rows or in a matrix [columns, 4H].
+struct Placement {
+  template <class Real>
+  Placement(const Sizes<Real>& sizes, bool in_place, int64_t columns)
+      : panel(in_place ? kLanes<Real> : columns * sizes.width),
+        column(in_place ? 4 * sizes.units : sizes.width),
+        gate(in_place ? sizes.units : kLanes<Real>) {}
+  int64_t panel, column, gate;  // elements from one to the next
+};
+
 // gradient += left^T dz, where `packed` holds the columns of left. Each block of pairs is summed by itself and then
 // added: one running sum over thousands of timesteps would lose digits that Keras, which adds a product per timestep,
 // keeps.
 template <class Real, bool kPerGate>
 void AccumulateGradient(const Direction<Real>& d, const Share& share, const Real* packed, int64_t columns,
-                        const Real* dz, int64_t total, bool fresh, Real* gradient) {
-  constexpr int64_t kL = kLanes<Real>;
+                        const Real* dz, int64_t total, bool fresh, bool in_place, Real* gradient) {
   // Pairs summed at once: dz of so many pairs stays in L1 while all columns pass.
   constexpr int64_t kBlock = 128;
   const Sizes<Real> sizes(d);
+  const Placement at(sizes, in_place, columns);
   const int64_t gate_stride = CeilDivide(columns, kMicroRows) * total * kMicroRows;
-  for (int64_t p = share.first; p < share.last; ++p) {
+  // In place, the columns pass over so many panels at once: a part of a line in a page of its own is slow to write.
+  const int64_t panels = in_place ? 1 + kBlock / total : 1;
+  for (int64_t group = share.first; group < share.last; group += panels) {
+    const int64_t group_end = group + panels < share.last ? group + panels : share.last;
     for (int64_t begin = 0; begin < total; begin += kBlock) {
       const Extent extent = {1, total - begin < kBlock ? total - begin : kBlock, 0, 0, sizes.width};
-      const Real* panel = dz + (p * total + begin) * sizes.width;
       for (int64_t column = 0; column < columns; column += kMicroRows) {
         const Real* block = packed + (column * total / kMicroRows + begin) * kMicroRows;
-        Real* to = gradient + (p * columns + column) * sizes.width;
-        const auto accumulate = [&](auto tile, int64_t first) {
-          constexpr int kRows = decltype(tile)::value;
-          const Real* left[kRows];
-          Vector<Real> sums[kRows][4];
-          LSTM_FAST_UNROLL
-          for (int i = 0; i < kRows; ++i) {
-            left[i] = block + first + i;
+        for (int64_t p = group; p < group_end; ++p) {
+          const Real* panel = dz + (p * total + begin) * sizes.width;
+          Real* to = gradient + p * at.panel + column * at.column;
+          const auto accumulate = [&](auto tile, int64_t first) {
+            constexpr int kRows = decltype(tile)::value;
+            const Real* left[kRows];
+            Vector<Real> sums[kRows][4];
             LSTM_FAST_UNROLL
-            for (int v = 0; v < 4; ++v) sums[i][v] = Vector<Real>{};
-          }
-          MultiplyPanel<Real, kRows, 4, kMicroRows, kPerGate>(left, gate_stride, extent, panel, sums);
-          LSTM_FAST_UNROLL
-          for (int i = 0; i < kRows; ++i) {
-            LSTM_FAST_UNROLL
-            for (int v = 0; v < 4; ++v) {
-              Real* sum = to + (first + i) * sizes.width + v * kL;
-              Store(sum, fresh && begin == 0 ? sums[i][v] : Load(sum) + sums[i][v]);
+            for (int i = 0; i < kRows; ++i) {
+              left[i] = block + first + i;
+              LSTM_FAST_UNROLL
+              for (int v = 0; v < 4; ++v) sums[i][v] = Vector<Real>{};
             }
-          }
-        };
-        ForRowTiles(columns - column < kMicroRows ? columns - column : kMicroRows, accumulate);
+            MultiplyPanel<Real, kRows, 4, kMicroRows, kPerGate>(left, gate_stride, extent, panel, sums);
+            LSTM_FAST_UNROLL
+            for (int i = 0; i < kRows; ++i) {
+              LSTM_FAST_UNROLL
+              for (int v = 0; v < 4; ++v) {
+                Real* sum = to + (first + i) * at.column + v * at.gate;
+                Store(sum, fresh && begin == 0 ? sums[i][v] : Load(sum) + sums[i][v]);
+              }
+            }
+          };
+          ForRowTiles(columns - column < kMicroRows ? columns - column : kMicroRows, accumulate);
+        }
       }
     }
   }
@@ -315,21 +375,23 @@ void AccumulateGradient(const Direction<Real>& d, const Share& share, const Real
 
 template <class Real>
 void AccumulateMatrix(const Direction<Real>& d, const Share& share, const Operand<Real>& rows, int64_t columns,
-                      const Real* dz, int64_t total, Real* packed, bool fresh, Real* gradient, const Team& team) {
+                      const Real* dz, int64_t total, Real* packed, bool fresh, bool in_place, Real* gradient,
+                      const Team& team) {
   const int64_t gate_stride = CeilDivide(columns, kMicroRows) * total * kMicroRows;
   for (int64_t gate = 0; gate < (rows.per_gate ? 4 : 1); ++gate) {
     PackColumns(rows, gate, total, columns, packed + gate * gate_stride, team);
   }
   team.Wait();
-  rows.per_gate ? AccumulateGradient<Real, true>(d, share, packed, columns, dz, total, fresh, gradient)
-                : AccumulateGradient<Real, false>(d, share, packed, columns, dz, total, fresh, gradient);
+  rows.per_gate ? AccumulateGradient<Real, true>(d, share, packed, columns, dz, total, fresh, in_place, gradient)
+                : AccumulateGradient<Real, false>(d, share, packed, columns, dz, total, fresh, in_place, gradient);
   team.Wait();  // before `packed` is written again
 }
 
 template <class Real>
 void AccumulateBias(const Sizes<Real>& sizes, const Share& share, const Real* dz, int64_t total, bool fresh,
-                    Real* gradient) {
+                    bool in_place, Real* gradient) {
   constexpr int64_t kL = kLanes<Real>;
+  const Placement at(sizes, in_place, 1);
   for (int64_t p = share.first; p < share.last; ++p) {
     Vector<Real> sums[4];
     LSTM_FAST_UNROLL
@@ -340,17 +402,18 @@ void AccumulateBias(const Sizes<Real>& sizes, const Share& share, const Real* dz
     }
     LSTM_FAST_UNROLL
     for (int v = 0; v < 4; ++v) {
-      Real* sum = gradient + p * sizes.width + v * kL;
+      Real* sum = gradient + p * at.panel + v * at.gate;
       Store(sum, fresh ? sums[v] : Load(sum) + sums[v]);
     }
   }
 }
 
-// Zeros this member's share of the gradient of `columns` rows of weights.
+// Zeros this member's share of the gradient of `columns` rows of weights: of either layout an even part.
 template <class Real>
 void ClearGradient(const Sizes<Real>& sizes, const Share& share, int64_t columns, Real* gradient) {
   const int64_t size = columns * sizes.width;
-  for (int64_t i = share.first * size; i < share.last * size; ++i) gradient[i] = 0;
+  __builtin_memset(gradient + share.first * size, 0,
+                   static_cast<size_t>((share.last - share.first) * size) * sizeof(Real));
 }
 
 // Makes the chunk's gates, and h and c before its first step, available: from the reserve, or by running forward again
@@ -558,14 +621,15 @@ void BackwardTile(const Direction<Real>& d, const Row* rows, int64_t row_count, 
     }
 
     if (leads) PrepareStates(d, s);
-    AccumulateMatrix(d, share, s.input.operand(), d.input, s.dz, chunk.total, s.packed, fresh, gradient.kernel, team);
+    AccumulateMatrix(d, share, s.input.operand(), d.input, s.dz, chunk.total, s.packed, fresh, gradient.in_place,
+                     gradient.kernel, team);
     if (end > 1 || d.h0) {
-      AccumulateMatrix(d, share, s.h_before, d.units, s.dz, chunk.total, s.packed, fresh, gradient.recurrent_kernel,
-                       team);
+      AccumulateMatrix(d, share, s.h_before, d.units, s.dz, chunk.total, s.packed, fresh, gradient.in_place,
+                       gradient.recurrent_kernel, team);
     } else if (fresh) {  // a single step, from no state
       ClearGradient(sizes, share, d.units, gradient.recurrent_kernel);
     }
-    AccumulateBias(sizes, share, s.dz, chunk.total, fresh, gradient.bias);
+    AccumulateBias(sizes, share, s.dz, chunk.total, fresh, gradient.in_place, gradient.bias);
     fresh = false;
     if (d.dx.data) d.projected ? StoreProjectedGradient(d, rows, s, share) : StoreInputGradient(d, rows, s, team);
     team.Wait();  // before the next chunk overwrites this one, or the last dh is read

@@ -28,10 +28,49 @@ struct Recurrence {
   Real* h_masked = nullptr;  // [4][rows][Hp]
 };
 
+// z += left * matrix, for this member's units. The matrix [K, 4H] is read as it was given, a few of its rows at a time:
+// column after column would touch a page for each part of a line. z is kept in between, and so summed in the order of
+// the packed panels, to the bit. left_of(i, gate) is row i of the left operand.
+template <class Real, class LeftOf>
+void MultiplyInPlace(const Share& share, int64_t units, const Real* matrix, int64_t k, int64_t count,
+                     const LeftOf& left_of, Real* z, int64_t z_stride) {
+  constexpr int64_t kL = kLanes<Real>, kTerms = 16;
+  for (int64_t term = 0; term < k; term += kTerms) {
+    const Extent extent = {1, k - term < kTerms ? k - term : kTerms, 0, 0, 4 * units};
+    for (int64_t gate = 0; gate < 4; ++gate) {
+      for (int64_t p = share.first; p < share.last; p += 4) {
+        ForRowTiles(count, [&](auto tile, int64_t first) {
+          constexpr int kRows = decltype(tile)::value;
+          const Real* left[kRows];
+          LSTM_FAST_UNROLL
+          for (int i = 0; i < kRows; ++i) left[i] = left_of(first + i, gate) + term;
+          CallWithVectors(share.last - p, [&](auto vectors) {
+            constexpr int kVectors = decltype(vectors)::value;
+            Real* to = z + p * z_stride + first * 4 * kL + gate * kL;
+            Vector<Real> sums[kRows][kVectors];
+            LSTM_FAST_UNROLL
+            for (int i = 0; i < kRows; ++i) {
+              LSTM_FAST_UNROLL
+              for (int v = 0; v < kVectors; ++v) sums[i][v] = Load(to + v * z_stride + i * 4 * kL);
+            }
+            MultiplyPanel<Real, kRows, kVectors, 1, false>(left, 0, extent, matrix + (term * 4 + gate) * units + p * kL,
+                                                           sums);
+            LSTM_FAST_UNROLL
+            for (int i = 0; i < kRows; ++i) {
+              LSTM_FAST_UNROLL
+              for (int v = 0; v < kVectors; ++v) Store(to + v * z_stride + i * 4 * kL, sums[i][v]);
+            }
+          });
+        });
+      }
+    }
+  }
+}
+
 template <class Real, bool kPerGate>
 void Project(const Direction<Real>& d, const Operand<Real>& x, int64_t total, Real* z, const Share& share) {
   const Sizes<Real> sizes(d);
-  const Extent extent = {1, d.input, 0, 0, sizes.width};
+  const Extent extent = {1, d.in_place ? 0 : d.input, 0, 0, sizes.width};
   for (int64_t p = share.first; p < share.last; ++p) {
     const Real* bias = d.bias + p * sizes.width;
     const Real* panel = d.kernel + p * d.input * sizes.width;
@@ -54,6 +93,9 @@ void Project(const Direction<Real>& d, const Operand<Real>& x, int64_t total, Re
       }
     });
   }
+  if (!d.in_place) return;
+  const auto left_of = [&](int64_t i, int64_t gate) { return x.rows[i] + (kPerGate ? gate * x.gate_stride : 0); };
+  MultiplyInPlace(share, d.units, d.kernel, d.input, total, left_of, z, total * sizes.width);
 }
 
 // Reads up to kLanes elements of `count`; lanes beyond them are 0.
@@ -98,7 +140,8 @@ void Step(const Direction<Real>& d, const Chunk& chunk, int64_t k, Recurrence<Re
   const Sizes<Real> sizes(d);
   const int64_t active = chunk.active[k - chunk.begin], first_pair = chunk.first[k - chunk.begin];
   // There is nothing to multiply before the first step if no state was given.
-  const Extent extent = {1, k == 0 && !d.h0 ? 0 : d.units, 0, 0, sizes.width};
+  const int64_t terms = k == 0 && !d.h0 ? 0 : d.units;
+  const Extent extent = {1, d.in_place ? 0 : terms, 0, 0, sizes.width};
   const int64_t gate_stride = state.rows * sizes.units;
   if constexpr (kPerGate) {
     for (int64_t gate = 0; gate < 4; ++gate) {
@@ -111,6 +154,13 @@ void Step(const Direction<Real>& d, const Chunk& chunk, int64_t k, Recurrence<Re
     }
   }
   const Real* h = kPerGate ? state.h_masked : state.h;
+  if (d.in_place) {
+    const auto left_of = [&](int64_t i, int64_t gate) {
+      return h + (kPerGate ? gate * gate_stride : 0) + i * sizes.units;
+    };
+    MultiplyInPlace(share, d.units, d.recurrent_kernel, terms, active, left_of, state.z + first_pair * sizes.width,
+                    chunk.total * sizes.width);
+  }
   for (int64_t p = share.first; p < share.last; ++p) {
     const Real* panel = d.recurrent_kernel + p * d.units * sizes.width;
     ForRowTiles(active, [&](auto tile, int64_t first) {
@@ -127,21 +177,25 @@ void Step(const Direction<Real>& d, const Chunk& chunk, int64_t k, Recurrence<Re
       MultiplyPanel<Real, kRows, 4, 1, kPerGate>(left, gate_stride, extent, panel, sums);
       LSTM_FAST_UNROLL
       for (int i = 0; i < kRows; ++i) {
-        const int64_t r = first + i;
-        Real* c_row = state.c + r * sizes.units + p * kL;
+        Real* c_row = state.c + (first + i) * sizes.units + p * kL;
         const Vector<Real> in = SigmoidOf<Real>(sums[i][0]), forget = SigmoidOf<Real>(sums[i][1]);
         const Vector<Real> candidate = TanhOf<Real>(sums[i][2]), out = SigmoidOf<Real>(sums[i][3]);
         const Vector<Real> c = MultiplyAdd(forget, Load(c_row), in * candidate);
         Store(c_row, c);
-        Store(state.h_next + r * sizes.units + p * kL, out * TanhOf<Real>(c));
-        if (state.gates[r]) {
-          Real* kept = state.gates[r] + (k * sizes.panels + p) * 5 * kL;
+        sums[i][0] = c;
+        sums[i][3] = out;
+        if (state.gates[first + i]) {
+          Real* kept = state.gates[first + i] + (k * sizes.panels + p) * 5 * kL;
           Store(kept, in);
           Store(kept + kL, forget);
           Store(kept + 2 * kL, candidate);
           Store(kept + 3 * kL, out);
           Store(kept + 4 * kL, c);
         }
+      }
+      LSTM_FAST_UNROLL
+      for (int i = 0; i < kRows; ++i) {
+        Store(state.h_next + (first + i) * sizes.units + p * kL, sums[i][3] * TanhOf<Real>(sums[i][0]));
       }
     });
   }

@@ -46,6 +46,7 @@ struct Direction {
   int64_t chunk_steps;  // timesteps projected at once
 
   Sequence x;
+  bool in_place;                  // all kernels here are [K, 4H] as they were given; H is a multiple of L
   const Real* kernel;             // gate panels, K = input
   const Real* recurrent_kernel;   // gate panels, K = units; null where no step reads it
   const Real* bias;               // gate panels, K = 1
@@ -69,11 +70,12 @@ struct Direction {
   void *dh0, *dc0;      // [B, H]; null: not wanted
 };
 
-// Where a backward tile adds up the gradients of the weights: gate panels with K = D, H and 1.
+// Where a backward tile adds up the gradients of the weights: gate panels with K = D, H and 1, or [K, 4H] in place.
 template <class Real>
 struct WeightGradient {
   Real *kernel, *recurrent_kernel, *bias;
   bool fresh;  // holds nothing yet: the tile writes where it would add
+  bool in_place;
 };
 
 // The threads that run one tile together, each on its own units. A tile that only one thread runs has a team of one.

@@ -76,6 +76,7 @@ Plan MakePlan(const Problem& problem, const bool* mask, int64_t padded_units) {
     plan.reserve_elements += ReserveElements(problem.reserve, row.count, padded_units);
     plan.timesteps += row.count;
   }
+  if (!mask) return plan;
   std::stable_sort(plan.rows.begin(), plan.rows.end(), [](const Row& a, const Row& b) { return a.count > b.count; });
   return plan;
 }
@@ -165,6 +166,8 @@ class Layer {
     const std::vector<Tile> tiles = CutTiles(problem_.batch, std::min(problem_.batch, tile_rows));
     if (tiles.empty()) return;
     SetChunkSteps(tiles[0].rows);
+    // Read in place, weights cost more per timestep, least where panels would not stay in a cache either.
+    ReadInPlace(GatePanelsSize() * static_cast<int64_t>(sizeof(Real)) > 24 * 1024 * 1024 ? 12 : 2);
     const Workspace weights(PackedWeightsSize() * sizeof(Real));
     PackWeights(weights.data<Real>());
     const int64_t tasks = static_cast<int64_t>(tiles.size()) * directions;
@@ -184,6 +187,7 @@ class Layer {
     const std::vector<Tile> tiles = CutTiles(problem_.batch, BackwardTileRows());
     const int64_t slots = Slots(static_cast<int64_t>(tiles.size()));
     SetChunkSteps(tiles.empty() ? 1 : tiles[0].rows);
+    ReadInPlace(16);  // packing the transpose takes longer than packing does in the forward pass
     for (int n = 0; n < directions; ++n) {
       Direction<Real>& d = direction_[n];
       d.reserve = static_cast<Real*>(const_cast<void*>(gradient.reserve)) + n * ReserveOfDirection();
@@ -225,7 +229,8 @@ class Layer {
     for (int n = 0; n < directions && !tiles.empty(); ++n) {
       scratch_size = std::max(scratch_size, kernels_.backward_scratch(direction_[n], tiles[0].rows));
     }
-    const Workspace partial(static_cast<size_t>(slots * directions * gradient_size) * sizeof(Real));
+    const bool in_place = slots == 1 && !tiles.empty() && GradientsInPlace(output);
+    const Workspace partial(in_place ? 0 : static_cast<size_t>(slots * directions * gradient_size) * sizeof(Real));
     const Workspace scratch(static_cast<size_t>(workers * scratch_size) * sizeof(Real));
     if (tiles.empty()) {  // nobody would write them
       std::fill_n(partial.data<Real>(), slots * directions * gradient_size, Real(0));
@@ -235,15 +240,18 @@ class Layer {
       const int64_t first = side_by_side ? task % 2 : 0, last = side_by_side ? first + 1 : directions;
       for (size_t i = static_cast<size_t>(slot); i < tiles.size(); i += static_cast<size_t>(slots)) {
         for (int64_t n = first; n < last; ++n) {
-          kernels_.backward(
-              direction_[n], plan_.rows.data() + tiles[i].first, tiles[i].rows,
-              GradientAt(partial.data<Real>() + (n * slots + slot) * gradient_size, i == static_cast<size_t>(slot)),
-              scratch.data<Real>() + worker * scratch_size, team);
+          const bool fresh = i == static_cast<size_t>(slot);
+          kernels_.backward(direction_[n], plan_.rows.data() + tiles[i].first, tiles[i].rows,
+                            in_place ? WeightGradient<Real>{static_cast<Real*>(output.dkernel[n]),
+                                                            static_cast<Real*>(output.drecurrent_kernel[n]),
+                                                            static_cast<Real*>(output.dbias[n]), fresh, true}
+                                     : GradientAt(partial.data<Real>() + (n * slots + slot) * gradient_size, fresh),
+                            scratch.data<Real>() + worker * scratch_size, team);
         }
       }
     });
     if (own_dx) MergeInputGradients(dx.data<Real>(), side_by_side, dx_elements, output.dx);
-    for (int n = 0; n < directions; ++n) {
+    for (int n = 0; n < directions && !in_place; ++n) {
       const WeightGradient<Real> sums = GradientAt(partial.data<Real>() + n * slots * gradient_size, false);
       Unpack(sums.kernel, slots, gradient_size, kernel_rows_, output.dkernel[n]);
       Unpack(sums.recurrent_kernel, slots, gradient_size, problem_.units, output.drecurrent_kernel[n]);
@@ -366,9 +374,28 @@ class Layer {
     return CeilDivide(columns, kernels_.lanes) * kernels_.lanes * panels_ * width_;
   }
 
-  size_t PackedWeightsSize() const { return static_cast<size_t>(problem_.directions * GatePanelsSize()); }
+  // Whether matrices [K, 4H] may be read and written as they are: rows of whole vectors, no conversion.
+  bool FitsInPlace() const { return ElementSize() == sizeof(Real) && problem_.units % kernels_.lanes == 0; }
+
+  // Reads the kernels as they were given where there are at most so many timesteps: packing takes longer than it saves.
+  void ReadInPlace(int64_t most_timesteps) {
+    for (Direction<Real>& d : direction_) d.in_place = FitsInPlace() && plan_.timesteps <= most_timesteps;
+  }
+
+  // Likewise writes the gradients of the weights, if all are wanted.
+  bool GradientsInPlace(const BackwardOutput& output) const {
+    for (int n = 0; n < problem_.directions; ++n) {
+      if (!output.drecurrent_kernel[n] || !output.dbias[n] || (kernel_rows_ > 0 && !output.dkernel[n])) return false;
+    }
+    return FitsInPlace() && plan_.timesteps <= 128;
+  }
+
+  size_t PackedWeightsSize() const {
+    return static_cast<size_t>(problem_.directions * (direction_[0].in_place ? panels_ * width_ : GatePanelsSize()));
+  }
 
   size_t TransposedWeightsSize() const {
+    if (direction_[0].in_place) return 0;
     return static_cast<size_t>(problem_.directions * (TransposedSize(kernel_rows_) + TransposedSize(problem_.units)));
   }
 
@@ -387,11 +414,17 @@ class Layer {
     for (int n = 0; n < problem_.directions; ++n) {
       const DirectionInput& in = inputs_.direction[n];
       Direction<Real>& d = direction_[n];
-      Real* recurrent_kernel = to + kernel_rows_ * panels_ * width_;
+      d.bias = add(in.bias, 1, to);
+      to += panels_ * width_;
+      if (d.in_place) {
+        d.kernel = static_cast<const Real*>(in.kernel);
+        d.recurrent_kernel = static_cast<const Real*>(in.recurrent_kernel);
+        continue;
+      }
       d.kernel = add(in.kernel, kernel_rows_, to);
-      if (ReadsState(in)) d.recurrent_kernel = add(in.recurrent_kernel, problem_.units, recurrent_kernel);
-      d.bias = add(in.bias, 1, recurrent_kernel + problem_.units * panels_ * width_);
-      to += GatePanelsSize();
+      to += kernel_rows_ * panels_ * width_;
+      if (ReadsState(in)) d.recurrent_kernel = add(in.recurrent_kernel, problem_.units, to);
+      to += problem_.units * panels_ * width_;
     }
     const int64_t tasks = static_cast<int64_t>(jobs.size());
     ForEach(parallel_, PackWorkers(tasks), tasks, [&](int64_t task, int64_t) {
@@ -419,16 +452,22 @@ class Layer {
       }
     };
     for (int n = 0; n < problem_.directions; ++n) {
+      const DirectionInput& in = inputs_.direction[n];
+      if (direction_[n].in_place) {
+        direction_[n].recurrent_kernel_transposed = static_cast<const Real*>(in.recurrent_kernel);
+        direction_[n].kernel_transposed = static_cast<const Real*>(in.kernel);
+        continue;
+      }
       Real* recurrent = to;
       Real* kernel = recurrent + TransposedSize(problem_.units);
       to = kernel + TransposedSize(kernel_rows_);
-      if (ReadsState(inputs_.direction[n]) || direction_[n].dh0) {
+      if (ReadsState(in) || direction_[n].dh0) {
         direction_[n].recurrent_kernel_transposed = recurrent;
-        add(inputs_.direction[n].recurrent_kernel, problem_.units, recurrent);
+        add(in.recurrent_kernel, problem_.units, recurrent);
       }
       if (!with_kernel) continue;
       direction_[n].kernel_transposed = kernel;
-      add(inputs_.direction[n].kernel, kernel_rows_, kernel);
+      add(in.kernel, kernel_rows_, kernel);
     }
     const int64_t tasks = static_cast<int64_t>(jobs.size());
     ForEach(parallel_, PackWorkers(tasks), tasks, [&](int64_t task, int64_t) {
@@ -442,7 +481,7 @@ class Layer {
 
   WeightGradient<Real> GradientAt(Real* sums, bool fresh) const {
     Real* recurrent_kernel = sums + kernel_rows_ * panels_ * width_;
-    return {sums, recurrent_kernel, recurrent_kernel + problem_.units * panels_ * width_, fresh};
+    return {sums, recurrent_kernel, recurrent_kernel + problem_.units * panels_ * width_, fresh, false};
   }
 
   void Unpack(const Real* sums, int64_t slots, int64_t stride, int64_t rows, void* to) {

@@ -73,6 +73,24 @@ LSTM_FAST_INLINE void CallWithRows(int64_t rows, int64_t first, const Body& body
   }
 }
 
+// body(Constant<vectors>), for 1 to 4 vectors.
+template <class Body>
+LSTM_FAST_INLINE void CallWithVectors(int64_t vectors, const Body& body) {
+  switch (vectors) {
+    case 1:
+      body(Constant<1>{});
+      break;
+    case 2:
+      body(Constant<2>{});
+      break;
+    case 3:
+      body(Constant<3>{});
+      break;
+    default:
+      body(Constant<4>{});
+  }
+}
+
 // Cuts `count` rows into full register tiles and two of nearly equal size for the rest: a tile of one row waits for its
 // own sums.
 template <class Body>
