@@ -10,7 +10,7 @@ from lstm_fast.bench.prepared import Prepared
 # Before a turn. OpenBLAS's threads spin for 2^26 cycles, some 27 ms, after a product: on two cores, whoever ran next
 # had one and a bit. FastLSTM's share at 64,256,64,64 was 39 % without the pause, 70 % with it.
 PAUSE_SECONDS = 0.05
-BLOCK_SECONDS = 0.01  # calls in a row, of which the first, after the pause, is not timed
+BLOCK_SECONDS = 0.01  # calls in a row: short ones are timed in the second block after the pause, which is a cold start
 MAX_BLOCK_CALLS = 50
 MIN_ROUNDS, MAX_ROUNDS = 3, 15
 
@@ -47,7 +47,7 @@ def take_turns(
         for name, calls in blocks.items():
             contender = contenders[name]
             time.sleep(PAUSE_SECONDS)
-            if calls > 1:
+            for _ in range(calls if calls > 1 else 0):
                 contender.step()
             samples = [_seconds(contender, calls)] if together else [_seconds(contender) for _ in range(calls)]
             times[name].append(statistics.median(samples))
