@@ -78,8 +78,7 @@ DType DTypeOf(tf::DataType type) {
 // One call of an op. Inputs and outputs are taken in their order.
 class Call {
  public:
-  Call(tf::OpKernelContext* context, const cuda::Problem& attributes, tf::DataType type)
-      : context_(context), type_(type), stream_(StreamOf(context)) {
+  Call(tf::OpKernelContext* context, const cuda::Problem& attributes) : context_(context), stream_(StreamOf(context)) {
     inputs.problem = attributes;
   }
 
@@ -121,8 +120,13 @@ class Call {
     }
   }
 
-  void* Output(std::initializer_list<int64_t> shape) { return Allocate(type_, shape); }
-  void* ByteOutput(std::initializer_list<int64_t> shape) { return Allocate(tf::DT_UINT8, shape); }
+  void* Output(std::initializer_list<int64_t> shape) {
+    tf::TensorShape sizes;
+    for (const int64_t size : shape) sizes.AddDim(size);
+    tf::Tensor* tensor = nullptr;
+    ThrowIfError(context_->allocate_output(next_output_++, sizes, &tensor));
+    return tensor->data();
+  }
 
   void StateOutputs(void* (&data)[2]) {
     const cuda::Problem& p = inputs.problem;
@@ -151,19 +155,7 @@ class Call {
     return arrays;
   }
 
-  void* Allocate(tf::DataType type, std::initializer_list<int64_t> shape) {
-    tf::Tensor* tensor = nullptr;
-    tf::TensorShape sizes;
-    for (const int64_t size : shape) sizes.AddDim(size);
-    ThrowIfError(type == context_->expected_output_dtype(next_output_)
-                     ? context_->allocate_output(next_output_, sizes, &tensor)
-                     : absl::InternalError("lstm_fast: outputs out of order"));
-    ++next_output_;
-    return tensor->data();
-  }
-
   tf::OpKernelContext* context_;
-  const tf::DataType type_;
   const cuda::Stream stream_;
   int next_input_ = 0, next_output_ = 0;
 };
@@ -181,9 +173,9 @@ void ComputeForward(Call& call, bool keep) {
   call.StateOutputs(arguments.c_n);
   arguments.reserve_step_bytes = cuda::ReserveStepBytes(p.dtype, p.units);
   if (keep) {
-    arguments.reserve = call.ByteOutput({p.batch, p.directions, p.time, arguments.reserve_step_bytes});
+    arguments.reserve = call.Output({p.batch, p.directions, p.time, arguments.reserve_step_bytes});
   } else {
-    call.ByteOutput({0});
+    call.Output({0});
   }
   call.Run(arguments);
 }
@@ -214,14 +206,15 @@ class Kernel : public tf::OpKernel {
  public:
   explicit Kernel(tf::OpKernelConstruction* context) : tf::OpKernel(context) {
     Guard(context, [&] {
-      ThrowIfError(context->GetAttr("T", &type_));
+      tf::DataType type{};
+      ThrowIfError(context->GetAttr("T", &type));
       int64_t directions = 0, precision = 0;
       ThrowIfError(context->GetAttr("N", &directions));
       ThrowIfError(context->GetAttr("precision", &precision));
       ThrowIfError(context->GetAttr("go_backwards", &attributes_.go_backwards));
       ThrowIfError(context->GetAttr("return_sequences", &attributes_.return_sequences));
       ThrowIfError(context->GetAttr("zero_output_for_mask", &attributes_.zero_output_for_mask));
-      attributes_.dtype = DTypeOf(type_);
+      attributes_.dtype = DTypeOf(type);
       attributes_.directions = CheckDirections(directions, "recurrent_kernels");
       attributes_.precision = cuda::PrecisionOf(precision);
     });
@@ -231,13 +224,12 @@ class Kernel : public tf::OpKernel {
   template <class Body>
   void RunGuarded(tf::OpKernelContext* context, const Body& body) const {
     Guard(context, [&] {
-      Call call(context, attributes_, type_);
+      Call call(context, attributes_);
       body(call);
     });
   }
 
  private:
-  tf::DataType type_{};
   cuda::Problem attributes_{};
 };
 
