@@ -39,7 +39,8 @@ SMALL: Mapping[str, Any] = {
     "projected": (False, True),
     **KINDS,
 }
-LAYERS = pairwise({"directions": (1, 2), "mask": MASKS, "dtype": tuple(DTYPES)})
+LAYER: Mapping[str, Any] = {"directions": (1, 2), "mask": MASKS, "dtype": tuple(DTYPES)}
+LAYERS = pairwise(LAYER)
 
 
 def check_agreement(

@@ -12,7 +12,7 @@ import tensorflow as tf
 import tolerances
 from cases import DTYPES, MASKS, assert_same_bits, label, make_problem, pairwise
 from cuda_side import (
-    LAYERS,
+    LAYER,
     SMALL,
     check_agreement,
     check_layer,
@@ -431,13 +431,12 @@ def test_reasons_against(monkeypatch: pytest.MonkeyPatch) -> None:
 # Layers
 
 
-@pytest.mark.parametrize("way", WAYS, ids=" ".join)
-@pytest.mark.parametrize("options", LAYERS, ids=label)
-def test_layer(
-    options: dict[str, Any], way: tuple[str, str], device: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    reach_by(way[0], monkeypatch)
-    check_layer(make_problem(3, 5, 4, 7, **options), device, mode=way[1])
+@pytest.mark.parametrize("options", pairwise({**LAYER, "way": WAYS}), ids=label)
+def test_layer(options: dict[str, Any], device: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    way, mode = options["way"]
+    reach_by(way, monkeypatch)
+    problem = make_problem(3, 5, 4, 7, **{name: options[name] for name in LAYER})
+    check_layer(problem, device, mode=mode)
 
 
 @pytest.mark.parametrize(("dropout", "jit"), [(0.0, False), (0.5, False), (0.0, True)])
