@@ -35,7 +35,7 @@ _FIELDS = ("recurrent_kernel", "bias", "h0", "c0", "recurrent_dropout")
 
 _PLATFORM = "CUDA"  # XLA's name of the device
 
-# What a timestep of cuDNN's standard algorithm, the one that TensorFlow runs, takes on an H100 at best. Until both are
+# What a timestep of cuDNN's standard algorithm, the one that TensorFlow runs, is taken to need at best. Until both are
 # measured on one GPU, the estimates of csrc/cuda/select.cc are compared with it.
 CUDNN_MICROSECONDS = 7.0
 
@@ -244,8 +244,8 @@ def slower_than_cudnn(dtype: str, batch: int | None, units: int) -> str | None:
     if estimate <= CUDNN_MICROSECONDS:
         return None
     return (
-        f"cuDNN is expected to be faster with {units} units: a timestep is estimated at {estimate:.1f} us, and takes "
-        f"{CUDNN_MICROSECONDS:g} us there at best; LSTM_FAST_KERNEL=fused or use_cudnn=False insist on the kernels"
+        f"cuDNN is expected to be faster with {units} units: a timestep is estimated at {estimate:.1f} us, and "
+        f"{CUDNN_MICROSECONDS:g} us there; LSTM_FAST_KERNEL=fused or use_cudnn=False insist on the kernels"
     )
 
 
