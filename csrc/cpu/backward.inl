@@ -87,6 +87,15 @@ void AddOutputGradient(const Direction<Real>& d, const Row& row, int64_t k, int6
   for (int64_t s = t; s != end; s += direction) add(OutputTime(d, s));
 }
 
+// Rows of dy lie as far apart as whole sequences, and are read backward: no processor foresees it.
+template <class Real>
+LSTM_FAST_INLINE void PrefetchOutputGradient(const Direction<Real>& d, const Row& row, int64_t k, const Share& share) {
+  if (!d.dy.data || !d.return_sequences || !IsReal<Real>(d.dtype)) return;
+  const int64_t time = OutputTime(d, TimeOf(d, row, k));
+  const int64_t offset = row.batch * d.dy.batch_stride + time * d.dy.time_stride + share.first_unit;
+  Prefetch(static_cast<const Real*>(d.dy.data) + offset, share.units);
+}
+
 // One row, one step back: dh and dc of this step give dz and the dc of the step before. h = o * tanh(c) is computed
 // again rather than kept; `h` receives it.
 template <class Real>
@@ -97,10 +106,8 @@ LSTM_FAST_INLINE void StepBack(const Sizes<Real>& sizes, const Share& share, int
   const Vector<Real> one = Broadcast(Real(1));
   for (int64_t p = share.first; p < share.last; ++p) {
     const Real* kept = gates + p * 5 * kL;
-    for (int64_t element = 0; element < 5 * kL; element += 64 / static_cast<int64_t>(sizeof(Real))) {
-      // The step before, which is next; before the first: no harm.
-      __builtin_prefetch(kept - 5 * sizes.units + element);
-    }
+    // Of the step before, which is next, c is read in this one; before the first: no harm.
+    Prefetch(kept - 10 * sizes.units, 5 * kL);
     const Vector<Real> in = Load(kept), forget = Load(kept + kL), candidate = Load(kept + 2 * kL);
     const Vector<Real> out = Load(kept + 3 * kL), tanh_c = TanhOf<Real>(Load(kept + 4 * kL));
     const Vector<Real> dh_p = Load(dh + p * kL);
@@ -612,6 +619,7 @@ void BackwardTile(const Direction<Real>& d, const Row* rows, int64_t row_count, 
         const bool first = k == begin;
         const Real* c_before = first ? s.c_start + r * sizes.units : gates - 5 * sizes.units + 4 * kL;
         const bool next_in_chunk = k + 1 < end && r < chunk.active[k + 1 - begin];
+        if (k > 0) PrefetchOutputGradient(d, rows[r], k - 1, share);
         StepBack<Real>(sizes, share, d.units, gates, c_before, first ? kL : 5 * kL, dh, s.dc + r * sizes.units,
                        s.dz + (chunk.first[k - begin] + r) * sizes.width, chunk.total * sizes.width,
                        next_in_chunk ? h_of(k + 1, r) : nullptr);

@@ -3,26 +3,39 @@
 namespace lstm_fast {
 namespace {
 
-// x = n * ln(2) + r. Gives 2^n in `scale` and expm1(r) in `rest`: exp(x) = scale * (1 + rest). n may be 128 (float64:
-// 1024), where scale is infinity.
-template <class Real>
-LSTM_FAST_INLINE void SplitExp(Vector<Real> x, Vector<Real>& scale, Vector<Real>& rest) {
+// exp(f x) = 2^n exp(f r) with f r in [-ln(2) / 2, ln(2) / 2]; `scale` is 2^n. n may be 128 (float64: 1024), where it
+// is infinity. With the factor in the constants, exp(-x) and exp(2x) cost as much as exp(x).
+template <class Real, int kFactor, bool kWide>
+LSTM_FAST_INLINE void SplitExp(Vector<Real> x, Vector<Real>& scale, Vector<Real>& r) {
   using Traits = VectorTraits<Real>;
-  using Integer = typename Traits::Integer;
   const Vector<Real> magic = Broadcast(Traits::kRoundingMagic);
-  const Vector<Real> shifted = MultiplyAdd(x, Broadcast(static_cast<Real>(1.4426950408889634)), magic);
+  const Vector<Real> shifted = MultiplyAdd(x, Broadcast(static_cast<Real>(kFactor * 1.4426950408889634)), magic);
   const Vector<Real> n = shifted - magic;
-  Vector<Real> r = MultiplyAdd(n, Broadcast(-Traits::kLn2High), x);
-  r = MultiplyAdd(n, Broadcast(-Traits::kLn2Low), r);
-  Vector<Real> polynomial = Broadcast(Traits::kExpm1[Traits::kDegree]);
-  LSTM_FAST_UNROLL
-  for (int i = Traits::kDegree - 1; i >= 0; --i) polynomial = MultiplyAdd(polynomial, r, Broadcast(Traits::kExpm1[i]));
-  rest = MultiplyAdd(r * r, polynomial, r);
-  Integer shifted_bits, magic_bits;
-  __builtin_memcpy(&shifted_bits, &shifted, sizeof shifted);
-  __builtin_memcpy(&magic_bits, &magic, sizeof magic);
-  const Integer bits = (shifted_bits - magic_bits + Traits::kExponentBias) << Traits::kMantissaBits;
+  if constexpr (kWide) {
+    r = MultiplyAdd(n, Broadcast(-Traits::kLn2High / kFactor), x);
+    r = MultiplyAdd(n, Broadcast(-Traits::kLn2Low / kFactor), r);
+  } else {  // n is small, and so its product with what a rounded ln(2) leaves out
+    r = MultiplyAdd(n, Broadcast(-(Traits::kLn2High + Traits::kLn2Low) / kFactor), x);
+  }
+  typename Traits::Integer bits;  // n and the exponent's bias, in the lowest of them
+  __builtin_memcpy(&bits, &shifted, sizeof bits);
+  bits <<= Traits::kMantissaBits;
   __builtin_memcpy(&scale, &bits, sizeof bits);
+}
+
+// (expm1(f r) - f r) / r^2.
+template <class Real, int kFactor>
+LSTM_FAST_INLINE Vector<Real> Expm1Rest(Vector<Real> r) {
+  using Traits = VectorTraits<Real>;
+  constexpr auto power = [](int exponent) {
+    Real value = 1;
+    for (int i = 0; i < exponent; ++i) value *= kFactor;
+    return value;
+  };
+  Vector<Real> sum = Broadcast(Traits::kExpm1[Traits::kDegree] * power(Traits::kDegree + 2));
+  LSTM_FAST_UNROLL
+  for (int i = Traits::kDegree - 1; i >= 0; --i) sum = MultiplyAdd(sum, r, Broadcast(Traits::kExpm1[i] * power(i + 2)));
+  return sum;
 }
 
 // NaN passes.
@@ -34,19 +47,20 @@ LSTM_FAST_INLINE Vector<Real> Clamp(Vector<Real> x, Real low, Real high) {
 template <class Real>
 LSTM_FAST_INLINE Vector<Real> SigmoidOf(Vector<Real> x) {
   using Traits = VectorTraits<Real>;
-  Vector<Real> scale, rest;
-  SplitExp<Real>(Clamp<Real>(-x, Traits::kExpMin, Traits::kExpMax), scale, rest);
+  Vector<Real> scale, r;
+  SplitExp<Real, -1, true>(Clamp<Real>(x, -Traits::kExpMax, -Traits::kExpMin), scale, r);
   const Vector<Real> one = Broadcast(Real(1));
-  return one / MultiplyAdd(scale, one + rest, one);
+  const Vector<Real> exp = MultiplyAdd(MultiplyAdd(Expm1Rest<Real, -1>(r), r, -one), r, one);
+  return one / MultiplyAdd(scale, exp, one);
 }
 
 // expm1(2x) / (expm1(2x) + 2): exact to a few ULP near zero too, where 1 - 2 / (exp(2x) + 1) would cancel.
 template <class Real>
 LSTM_FAST_INLINE Vector<Real> TanhOf(Vector<Real> x) {
   using Traits = VectorTraits<Real>;
-  x = Clamp<Real>(x, -Traits::kTanhMax, Traits::kTanhMax);
-  Vector<Real> scale, rest;
-  SplitExp<Real>(x + x, scale, rest);
+  Vector<Real> scale, r;
+  SplitExp<Real, 2, false>(Clamp<Real>(x, -Traits::kTanhMax, Traits::kTanhMax), scale, r);
+  const Vector<Real> rest = MultiplyAdd(r * r, Expm1Rest<Real, 2>(r), r + r);
   const Vector<Real> expm1 = MultiplyAdd(scale, rest, scale - Broadcast(Real(1)));
   return expm1 / (expm1 + Broadcast(Real(2)));
 }

@@ -16,8 +16,9 @@ template <>
 struct VectorTraits<float> {
   typedef float Type __attribute__((vector_size(LSTM_FAST_VECTOR_BYTES)));
   typedef int32_t Integer __attribute__((vector_size(LSTM_FAST_VECTOR_BYTES)));
-  static constexpr int kExponentBias = 127, kMantissaBits = 23;
-  static constexpr float kRoundingMagic = 0x1.8p23f;
+  static constexpr int kMantissaBits = 23;
+  // Added to x, leaves x rounded, and the exponent's bias, in the lowest bits.
+  static constexpr float kRoundingMagic = 0x1.8p23f + 127;
   static constexpr float kLn2High = 0x1.62e4p-1f, kLn2Low = 0x1.7f7d1cp-20f;
   // exp overflows to infinity above, and is below any effect on 1 + exp beneath.
   static constexpr float kExpMax = 88.9f, kExpMin = -87.0f;
@@ -32,8 +33,8 @@ template <>
 struct VectorTraits<double> {
   typedef double Type __attribute__((vector_size(LSTM_FAST_VECTOR_BYTES)));
   typedef int64_t Integer __attribute__((vector_size(LSTM_FAST_VECTOR_BYTES)));
-  static constexpr int kExponentBias = 1023, kMantissaBits = 52;
-  static constexpr double kRoundingMagic = 0x1.8p52;
+  static constexpr int kMantissaBits = 52;
+  static constexpr double kRoundingMagic = 0x1.8p52 + 1023;
   static constexpr double kLn2High = 0x1.62e42feep-1, kLn2Low = 0x1.a39ef35793c76p-33;
   static constexpr double kExpMax = 710.0, kExpMin = -708.0;
   static constexpr double kTanhMax = 20.0;  // tanh rounds to 1 from 19.06 on
@@ -60,6 +61,12 @@ LSTM_FAST_INLINE Vector<Real> Load(const Real* from) {
 template <class Real>
 LSTM_FAST_INLINE void Store(Real* to, const Vector<Real>& v) {
   __builtin_memcpy(to, &v, sizeof v);
+}
+
+// Fetches `count` elements into a cache ahead of their use. Harmless where there is no memory.
+template <class Real>
+LSTM_FAST_INLINE void Prefetch(const Real* from, int64_t count) {
+  for (int64_t i = 0; i < count; i += 64 / static_cast<int64_t>(sizeof(Real))) __builtin_prefetch(from + i);
 }
 
 template <class Real>
