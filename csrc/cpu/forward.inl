@@ -191,6 +191,7 @@ void Step(const Direction<Real>& d, const Chunk& chunk, int64_t k, Recurrence<Re
           Store(kept + 2 * kL, candidate);
           Store(kept + 3 * kL, out);
           Store(kept + 4 * kL, c);
+          Prefetch(kept + 5 * kL, 5 * kL);  // of the next panel, which is written next
         }
       }
       LSTM_FAST_UNROLL
