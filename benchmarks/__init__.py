@@ -26,6 +26,7 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 BASELINE = "Keras graph"  # whose results the others must reproduce
 XLA = "Keras XLA"
 FAST = "FastLSTM"
+FAST_XLA = "FastLSTM XLA"
 TWO_CALLS = "two FastLSTM"
 ON_NUMPY = "lstm_fast on NumPy"
 PYTORCH = "PyTorch"

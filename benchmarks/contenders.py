@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from benchmarks import BASELINE, FAST, ON_NUMPY, PYTORCH, PYTORCH_NATIVE, TWO_CALLS, XLA
+from benchmarks import BASELINE, FAST, FAST_XLA, ON_NUMPY, PYTORCH, PYTORCH_NATIVE, TWO_CALLS, XLA
 from benchmarks.peers import numpy_kernels
 from lstm_fast.bench.contenders import Cannot, Contender, fast_contender, keras_contender
 from lstm_fast.bench.prepared import Prepared
@@ -57,6 +57,7 @@ CONTENDERS = (
     keras_contender(BASELINE),
     replace(keras_contender(XLA, jit=True), cannot=_slow_in_xla),
     fast_contender(FAST),
+    fast_contender(FAST_XLA, jit=True),
     replace(fast_contender(TWO_CALLS, one_call=False), cannot=_one_direction),
     Contender(ON_NUMPY, numpy_kernels.prepare, fused_calls=lambda _: 1),
     pytorch(PYTORCH),

@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.progress import track
 
-from benchmarks import BASELINE, FAST, ON_NUMPY, PYTORCH, XLA, parity
+from benchmarks import BASELINE, FAST, FAST_XLA, ON_NUMPY, PYTORCH, XLA, parity
 from benchmarks.command import parser, write_json
 from benchmarks.contenders import BY_NAME
 from benchmarks.environment import environment
@@ -51,7 +51,7 @@ def measure(scenario: Scenario, training: bool) -> dict[str, Any]:
     """Returns the milliseconds of each contender that can be had: within TensorFlow, and called from Python."""
     names = [BASELINE, FAST, ON_NUMPY, PYTORCH]
     if scenario.time <= MAX_TIME_XLA:
-        names.insert(1, XLA)
+        names[1:1] = [XLA, FAST_XLA]
     available = [BY_NAME[name] for name in names if not BY_NAME[name].unavailable(scenario, training)]
     prepared = {contender.name: parity.prepare(contender, scenario, training) for contender in available}
     rounds = take_turns(prepared, BUDGET_SECONDS)

@@ -4,10 +4,10 @@ import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from benchmarks import CUDNN, FAST, LSTM_FAST, ON_NUMPY, TWO_CALLS
+from benchmarks import CUDNN, FAST, FAST_XLA, LSTM_FAST, ON_NUMPY, TWO_CALLS
 from benchmarks.results import Backends, Memory, Results, Timing
 
-OWN = (FAST, TWO_CALLS, ON_NUMPY)
+OWN = (FAST, FAST_XLA, TWO_CALLS, ON_NUMPY)
 WORST = 10  # cells of the grid to name
 NOTHING = "-"
 

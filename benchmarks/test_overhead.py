@@ -1,5 +1,6 @@
 """What a call costs in which there is nothing to compute: one timestep of one sequence."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -23,16 +24,25 @@ def prepare_function(problem: Problem, training: bool) -> Prepared:
     return Prepared(step, lambda outputs: [outputs[0]])
 
 
-def prepare_empty(problem: Problem, training: bool) -> Prepared:
-    """What TensorFlow takes to call any function: one that returns what Keras computed before the clock started."""
+def prepare_empty(problem: Problem, training: bool, *, weights: bool = False) -> Prepared:
+    """What TensorFlow takes to call any function: one that returns what Keras computed before the clock started.
+
+    With `weights`, one that also reads three variables, as a layer does.
+    """
     reference = BY_NAME[BASELINE].prepare(problem, training)
     outputs = [tf.constant(array) for array in reference.results(reference.step())]
-    called = tf.function(lambda arrays: [tf.identity(array) for array in arrays])
-    return Prepared(lambda: [array.numpy() for array in called(outputs)], list)
+    variables = [tf.Variable(array) for array in problem.weights[0]] if weights else []
+
+    @tf.function
+    def called(arrays: list[tf.Tensor]) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        return [tf.identity(array) for array in arrays], [variable.read_value() for variable in variables]
+
+    return Prepared(lambda: [array.numpy() for array in called(outputs)[0]], list)
 
 
 CONTENDERS = (
     Contender("an empty tf.function", prepare_empty),
+    Contender("an empty tf.function with weights", functools.partial(prepare_empty, weights=True)),
     BY_NAME[ON_NUMPY],
     Contender("lstm_fast.lstm", prepare_function, fused_calls=lambda _: 1),
     *(BY_NAME[name] for name in (FAST, BASELINE, PYTORCH)),

@@ -10,8 +10,10 @@ from lstm_fast.bench.prepared import Prepared
 # Before a turn. OpenBLAS's threads spin for 2^26 cycles, some 27 ms, after a product: on two cores, whoever ran next
 # had one and a bit. FastLSTM's share at 64,256,64,64 was 39 % without the pause, 70 % with it.
 PAUSE_SECONDS = 0.05
-BLOCK_SECONDS = 0.01  # calls in a row: short ones are timed in the second block after the pause, which is a cold start
-MAX_BLOCK_CALLS = 50
+# Calls that are not timed, after the pause: a processor that has slept is slow at first. One call at 64,256,64,64 took
+# 16 ms right after it, in a row 12.
+WARM_SECONDS = 0.05
+BLOCK_SECONDS, MAX_BLOCK_CALLS = 0.01, 50  # calls in a row that are timed
 MIN_ROUNDS, MAX_ROUNDS = 3, 15
 
 
@@ -39,15 +41,16 @@ def take_turns(
         times[name] = [seconds]
         if seconds <= slow_seconds:
             times[name] = []
-            blocks[name] = max(1, min(MAX_BLOCK_CALLS, int(BLOCK_SECONDS / max(seconds, 1e-9))))
+            warm, timed = (int(limit / max(seconds, 1e-9)) for limit in (WARM_SECONDS, BLOCK_SECONDS))
+            blocks[name] = warm, max(1, min(MAX_BLOCK_CALLS, timed))
     start = time.perf_counter()
     for n in range(MAX_ROUNDS):
         if n >= MIN_ROUNDS and time.perf_counter() - start > budget_seconds:
             break
-        for name, calls in blocks.items():
+        for name, (warm, calls) in blocks.items():
             contender = contenders[name]
             time.sleep(PAUSE_SECONDS)
-            for _ in range(calls if calls > 1 else 0):
+            for _ in range(warm):
                 contender.step()
             samples = [_seconds(contender, calls)] if together else [_seconds(contender) for _ in range(calls)]
             times[name].append(statistics.median(samples))
