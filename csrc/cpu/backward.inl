@@ -106,7 +106,7 @@ LSTM_FAST_INLINE void StepBack(const Sizes<Real>& sizes, const Share& share, int
   const Vector<Real> one = Broadcast(Real(1));
   for (int64_t p = share.first; p < share.last; ++p) {
     const Real* kept = gates + p * 5 * kL;
-    // Of the step before, which is next, c is read in this one; before the first: no harm.
+    // Two steps ahead, as c of the step before is read in this one; before the first: no harm.
     Prefetch(kept - 10 * sizes.units, 5 * kL);
     const Vector<Real> in = Load(kept), forget = Load(kept + kL), candidate = Load(kept + 2 * kL);
     const Vector<Real> out = Load(kept + 3 * kL), tanh_c = TanhOf<Real>(Load(kept + 4 * kL));

@@ -4,7 +4,7 @@ namespace lstm_fast {
 namespace {
 
 // exp(f x) = 2^n exp(f r) with f r in [-ln(2) / 2, ln(2) / 2]; `scale` is 2^n. n may be 128 (float64: 1024), where it
-// is infinity. With the factor in the constants, exp(-x) and exp(2x) cost as much as exp(x).
+// is infinity, and without kWide up to 60. With f in the constants, exp(-x) and exp(2x) cost as much as exp(x).
 template <class Real, int kFactor, bool kWide>
 LSTM_FAST_INLINE void SplitExp(Vector<Real> x, Vector<Real>& scale, Vector<Real>& r) {
   using Traits = VectorTraits<Real>;
@@ -14,7 +14,7 @@ LSTM_FAST_INLINE void SplitExp(Vector<Real> x, Vector<Real>& scale, Vector<Real>
   if constexpr (kWide) {
     r = MultiplyAdd(n, Broadcast(-Traits::kLn2High / kFactor), x);
     r = MultiplyAdd(n, Broadcast(-Traits::kLn2Low / kFactor), r);
-  } else {  // n is small, and so its product with what a rounded ln(2) leaves out
+  } else {  // n times what a rounded ln(2) leaves out is small
     r = MultiplyAdd(n, Broadcast(-(Traits::kLn2High + Traits::kLn2Low) / kFactor), x);
   }
   typename Traits::Integer bits;  // n and the exponent's bias, in the lowest of them

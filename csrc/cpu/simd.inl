@@ -15,7 +15,7 @@ struct VectorTraits;
 template <>
 struct VectorTraits<float> {
   typedef float Type __attribute__((vector_size(LSTM_FAST_VECTOR_BYTES)));
-  typedef int32_t Integer __attribute__((vector_size(LSTM_FAST_VECTOR_BYTES)));
+  typedef uint32_t Integer __attribute__((vector_size(LSTM_FAST_VECTOR_BYTES)));
   static constexpr int kMantissaBits = 23;
   // Added to x, leaves x rounded, and the exponent's bias, in the lowest bits.
   static constexpr float kRoundingMagic = 0x1.8p23f + 127;
@@ -32,7 +32,7 @@ struct VectorTraits<float> {
 template <>
 struct VectorTraits<double> {
   typedef double Type __attribute__((vector_size(LSTM_FAST_VECTOR_BYTES)));
-  typedef int64_t Integer __attribute__((vector_size(LSTM_FAST_VECTOR_BYTES)));
+  typedef uint64_t Integer __attribute__((vector_size(LSTM_FAST_VECTOR_BYTES)));
   static constexpr int kMantissaBits = 52;
   static constexpr double kRoundingMagic = 0x1.8p52 + 1023;
   static constexpr double kLn2High = 0x1.62e42feep-1, kLn2Low = 0x1.a39ef35793c76p-33;

@@ -27,7 +27,7 @@ def history(values: Mapping[str, Sequence[float]], path: Path) -> None:
         for key, label, colour in ((name, "training", KERAS_COLOUR), (f"val_{name}", "validation", FAST_COLOUR)):
             axes.plot(range(1, len(values[key]) + 1), values[key], marker="o", label=label, color=colour)
         axes.set(xlabel="epoch", ylabel=name)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
     figure.savefig(path, dpi=150)
