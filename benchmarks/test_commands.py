@@ -26,6 +26,20 @@ def test_grid(tmp_path: Path) -> None:
     assert all(ratio > 0 for cell in cells for ratio in cell.ratios.values())
 
 
+def test_grid_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    ms = {"Keras graph": 2.0, "FastLSTM": 1.0, "lstm_fast on NumPy": 1.0}
+    shape = {"batch": 2, "time": 3, "features": 4}
+    rows = [{**shape, "units": 8, "training": True, "ms": ms | {"PyTorch": 0.5}}]
+    rows.append({**shape, "units": 9, "training": False, "ms": ms})
+    (tmp_path / "grid.json").write_text(json.dumps({"environment": {}, "grid": rows}))
+    monkeypatch.setattr(grid, "AGAIN_SECONDS", 0.0)
+    assert grid.main(["--again", str(tmp_path / "grid.json"), "--output", str(tmp_path / "again" / "grid.json")]) == 0
+    assert [(c.units, c.training) for c in results.read([tmp_path / "again"]).cells] == [(8, True)]
+    with pytest.raises(SystemExit):
+        grid.main(["--again", str(tmp_path / "nothing.json")])
+    assert "nothing.json" in capsys.readouterr().err
+
+
 def test_cells() -> None:
     found = set(grid.cells())
     assert found

@@ -13,6 +13,7 @@ from benchmarks import (
     FAST,
     FAST_JAX,
     FAST_TORCH,
+    FAST_XLA,
     FLASHRNN,
     ON_NUMPY,
     PYTORCH,
@@ -51,6 +52,7 @@ def write_grid(folder: Path) -> Path:
     cells = [
         cell(2, False, **fast, **{BASELINE: 8.0, XLA: 4.0, PYTORCH: 6.0}),
         cell(2000, True, **fast, **{BASELINE: 0.25}),
+        cell(10, False, **fast, **{BASELINE: 8.0, XLA: 1.5, FAST_XLA: 0.75}),
     ]
     return write(folder, "grid.json", {"environment": ENVIRONMENT | {"cpu": "fingers"}, "grid": cells})
 
@@ -126,6 +128,7 @@ def test_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "| FastLSTM | 100 | 0.25 |",
         "| inference 1,2,3,4 | 4.00 |",  # the faster one of Keras's
         "| training 1,2000,3,4 | 0.25 |",
+        "| inference 1,10,3,4 | 2.00 |",  # and of ours
         "| inference 1,2,3,4 | 12.00 |",
     ):
         assert line in text

@@ -293,6 +293,21 @@ def test_turns() -> None:
     assert turns.ratio([1.0, 2.0, 1.0], [3.0, 3.0, 9.0], [2.0]) == 2.0
 
 
+def test_turns_are_timed_warm(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = rested = 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now, rested
+        now = rested = now + seconds
+
+    def step() -> None:
+        nonlocal now
+        now += 0.012 if now - rested < 0.03 else 0.01  # for 30 ms, a processor that has slept is slow
+
+    monkeypatch.setattr("lstm_fast.bench.turns.time.sleep", sleep)
+    assert turns.take_turns({"one": Prepared(step, list, lambda: now)}, 0.0)["one"] == pytest.approx([0.01] * 3)
+
+
 @pytest.mark.parametrize("padding", [0.1, 0.5, scenarios.IMDB_PADDING, 0.9])
 def test_padding(padding: float) -> None:
     scenario = Scenario(64, 1000, 2, 3, padding=padding)
