@@ -1,5 +1,6 @@
 """Speed and memory of the layers beside Keras's own and other frameworks' LSTMs, and a report of the results."""
 
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -13,7 +14,8 @@ if DEVICE == "cuda":
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs some of the memory, too
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 elif DEVICE == "cpu":
-    os.environ["KERAS_BACKEND"] = "tensorflow"
+    # Without TensorFlow nothing is measured, but benchmarks.gpu, which measures in processes of its own, and the report.
+    os.environ["KERAS_BACKEND"] = "tensorflow" if importlib.util.find_spec("tensorflow") else "torch"
     os.environ["JAX_PLATFORMS"] = "cpu"
 else:
     raise ValueError(f"BENCHMARK_DEVICE: expected cpu or cuda, found {DEVICE!r}")

@@ -3,14 +3,15 @@
 python -m benchmarks.gpu --output results
 python -m benchmarks.gpu --output results --tune --shapes 64,256,128 64,256,512
 
-Nothing is installed and the source tree stays as it is: a copy of it with what is compiled goes to a scratch folder. Of
-the package's dependencies, only those are taken from --wheels that are not there. Results are gpu.json and report.md,
-which benchmarks.report reads and writes, and a log of each step; with --tune, tune.jsonl and tune.md.
+Nothing is installed and the source tree stays as it is: a copy of it with what is compiled goes to a scratch folder.
+Needed are Keras, PyTorch, pytest-benchmark, pybind11, cmake and nvcc. Results are gpu.json and report.md, which
+benchmarks.report reads and writes, and a log of each step; with --tune, tune.jsonl and tune.md.
 """
 
+import concurrent.futures
 import contextlib
 import dataclasses
-import glob
+import functools
 import importlib.util
 import json
 import os
@@ -21,7 +22,7 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,9 @@ from lstm_fast.bench.scenarios import Scenario
 
 ROOT = Path(__file__).parents[1]
 TREE = ("lstm_fast", "tests", "benchmarks", "csrc", "pyproject.toml", "CMakeLists.txt", "setup.py")
-STEPS = ("build", "test", "short", "check", "rest")
+STEPS = ("build", "test", "short", "rest")
 # Seconds that a command of a step may take at most; the deadline holds for all. With less than LEAST left, none begins.
-LIMITS = {"build": 600, "test": 100, "check": 45, "short": 90, "rest": 120, "tune": 480}
+LIMITS = {"build": 600, "test": 120, "short": 90, "rest": 120, "tune": 480}
 LEAST = 10
 SHORT_SIZES = (64, 128, 256, 512, 1024)
 SHORT_PRECISIONS = ("float32", "tf32", "bfloat16")
@@ -62,7 +63,6 @@ class Session:
     output: Path
     scratch: Path
     deadline: float  # seconds since the epoch
-    wheels: Path | None = None
     architecture: str | None = None
     keras_backend: str = "torch"
     lines: list[Line] = dataclasses.field(default_factory=list)
@@ -83,7 +83,7 @@ class Session:
         kept = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}  # benchmarks set it
         return {
             **kept,
-            "PYTHONPATH": os.pathsep.join(map(str, (self.tree, self.scratch / "site"))),
+            "PYTHONPATH": os.pathsep.join([str(self.tree), *filter(None, [os.environ.get("PYTHONPATH")])]),
             "PYTHONUNBUFFERED": "1",
             "KERAS_BACKEND": self.keras_backend,
             "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
@@ -134,8 +134,6 @@ class Session:
     def build(self) -> None:
         """Compiles for this GPU only, into a copy of the source tree."""
         self._copy()
-        if not self._unpack():
-            return
         architecture = self.architecture or capability()
         if architecture is None:
             self.note("build", "nvidia-smi shows no GPU; --architecture, 90 for example, builds without", failed=True)
@@ -175,78 +173,78 @@ class Session:
             elif source.exists():
                 shutil.copy(source, self.tree / name)
 
-    def _unpack(self) -> bool:
-        wheels = sorted(glob.glob(str(self.wheels / "*.whl"))) if self.wheels else []
-        if not wheels:
-            return True
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile"]
-        target = ["--upgrade", "--target", str(self.scratch / "site")]
-        status, text, seconds = self.call("wheels", [*pip, *target, *wheels], "build.log", LIMITS["build"])
-        if status != 0:
-            self.note("wheels", _why(status, text), seconds, failed=True)
-        return status == 0
-
     def test(self) -> None:
-        """The tests that need a GPU, with each framework."""
+        """The tests that need a GPU, with each framework; every cut of small problems, also under compute-sanitizer.
+
+        All at once, as they keep the processor busier than the GPU; then what minds the others.
+        """
         if not (self.tree / "tests" / "test_gpu.py").exists():
             self.note("test", "there is no tests/test_gpu.py", failed=True)
             return
+        work: list[Callable[[], None]] = []
         for backend in ("torch", "jax", "tensorflow"):
             if importlib.util.find_spec(backend) is None:
                 self.note(f"test {backend}", "not installed")
-                continue
-            if self.left() < LEAST:
-                self.note(f"test {backend}", "no time left")
-                continue
-            report = self.scratch / f"test-{backend}.xml"
-            report.unlink(missing_ok=True)
-            options = ["-m", "gpu", "-v", "--tb=short", "-p", "no:cacheprovider", f"--junitxml={report}"]
-            command = [sys.executable, "-m", "pytest", "tests/test_gpu.py", "-Wdefault", *options]
-            environment = self.environment(KERAS_BACKEND=backend)
-            status, text, seconds = self.call(
-                f"test {backend}", command, "test.log", LIMITS["test"], environment, self.tree
-            )
-            result, failed = _of_tests(report, status, text)
-            self.note(f"test {backend}", result, seconds, failed=failed or result.startswith("0 passed"))
-
-    def check(self) -> None:
-        """Every cut of small problems, by itself and under compute-sanitizer."""
+            else:
+                work.append(functools.partial(self._test, backend, "gpu and not alone"))
+        work.append(functools.partial(self._check, "every cut", ()))
         found = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
-        tools: list[tuple[str, list[str]]] = [("every cut", [])]
         if found:
             for tool in ("memcheck", "racecheck"):
-                tools.append((tool, [found, "--tool", tool, "--error-exitcode", "9", "--print-limit", "20"]))
+                sanitizer = (found, "--tool", tool, "--error-exitcode", "9", "--print-limit", "20")
+                work.append(functools.partial(self._check, tool, sanitizer))
         else:
             self.note("compute-sanitizer", "not installed")
-        for name, prefix in tools:
-            if self.left() < LEAST:
-                self.note(name, "no time left")
-                continue
-            lines = self.scratch / f"check-{name.replace(' ', '-')}.jsonl"
-            lines.unlink(missing_ok=True)
-            command = [sys.executable, "-m", "benchmarks.tune", "--once", "--output", str(lines)]
-            # Under a sanitizer a kernel takes a hundred times as long.
-            deadline = time.time() + 0.6 * min(LIMITS["check"], self.left())
-            some = ["--deadline", str(deadline), "--precisions", *tune.NUMBERS]
-            shapes = ["--shapes", *CHECKED] if prefix else []
-            environment = self.environment(PYTORCH_NO_CUDA_MEMORY_CACHING="1")
-            status, text, seconds = self.call(
-                name, [*prefix, *command, *some, *shapes], "check.log", LIMITS["check"], environment, self.tree
-            )
-            seen = _lines(lines)
-            wrong = [line for line in seen if not line["right"]]
-            result = f"{len(seen)} cuts run, {len(wrong)} wrong"
-            if wrong:
-                first = wrong[0]
-                result += f", first {first['shape']} {first['precision']} {first['pass']} {first.get('forced')}"
-            if summary := re.findall(r"(?:ERROR|RACECHECK) SUMMARY: .*", text):
-                result += f"; {summary[-1]}"
-            self.note(
-                name,
-                result if status in (0, 1) and seen else f"{result}; {_why(status, text)}",
-                seconds,
-                failed=status != 0 or not seen,
-            )
+        with concurrent.futures.ThreadPoolExecutor(len(work)) as pool:
+            for future in [pool.submit(call) for call in work]:
+                future.result()
+        if importlib.util.find_spec("torch"):
+            self._test("torch", "gpu and alone")
+
+    def _test(self, backend: str, marked: str) -> None:
+        name = f"test {backend}{'' if 'not' in marked else ' alone'}"
+        if self.left() < LEAST:
+            self.note(name, "no time left")
+            return
+        report = self.scratch / f"{name.replace(' ', '-')}.xml"
+        report.unlink(missing_ok=True)
+        workers = ["-n", "4"] if importlib.util.find_spec("xdist") and "not" in marked else []
+        options = ["-m", marked, "-v", "--tb=short", "-p", "no:cacheprovider", f"--junitxml={report}", *workers]
+        command = [sys.executable, "-m", "pytest", "tests/test_gpu.py", "-Wdefault", *options]
+        environment = self.environment(KERAS_BACKEND=backend, OMP_NUM_THREADS="2")
+        log = f"{name.replace(' ', '-')}.log"
+        status, text, seconds = self.call(name, command, log, LIMITS["test"], environment, self.tree)
+        result, failed = _of_tests(report, status, text)
+        self.note(name, result, seconds, failed=failed or result.startswith("0 passed"))
+
+    def _check(self, name: str, prefix: Sequence[str]) -> None:
+        """Every cut of small problems."""
+        lines = self.scratch / f"check-{name.replace(' ', '-')}.jsonl"
+        lines.unlink(missing_ok=True)
+        command = [sys.executable, "-m", "benchmarks.tune", "--once", "--output", str(lines)]
+        # Under a sanitizer a kernel takes a hundred times as long.
+        deadline = time.time() + 0.6 * min(LIMITS["test"], self.left())
+        some = ["--deadline", str(deadline), "--precisions", *tune.NUMBERS]
+        shapes = ["--shapes", *CHECKED] if prefix else []
+        environment = self.environment(PYTORCH_NO_CUDA_MEMORY_CACHING="1")
+        log = f"check-{name.replace(' ', '-')}.log"
+        status, text, seconds = self.call(
+            name, [*prefix, *command, *some, *shapes], log, LIMITS["test"], environment, self.tree
+        )
+        seen = _lines(lines)
+        wrong = [line for line in seen if not line["right"]]
+        result = f"{len(seen)} cuts run, {len(wrong)} wrong"
+        if wrong:
+            first = wrong[0]
+            result += f", first {first['shape']} {first['precision']} {first['pass']} {first.get('forced')}"
+        if summary := re.findall(r"(?:ERROR|RACECHECK) SUMMARY: .*", text):
+            result += f"; {summary[-1]}"
+        self.note(
+            name,
+            result if status in (0, 1) and seen else f"{result}; {_why(status, text)}",
+            seconds,
+            failed=status != 0 or not seen,
+        )
 
     def short(self) -> None:
         """What matters most, first: cuDNN in one process, then ours in one for each size, as it may break it."""
@@ -266,7 +264,7 @@ class Session:
             done = scenario in [Scenario(64, 256, size, size) for size in SHORT_SIZES]
             others = f"{_selected(scenario)} and not flashrnn{f' and not ({short})' if done else ''}"
             self._benchmark("rest", f"{scenario}", others, LIMITS["rest"])
-        if importlib.util.find_spec("flashrnn") or list((self.scratch / "site").glob("flashrnn")):
+        if importlib.util.find_spec("flashrnn"):
             for scenario in scenarios:
                 if not scenario.bidirectional and not scenario.padded:
                     self._benchmark(
@@ -410,7 +408,8 @@ def _of_tests(report: Path, status: int | None, text: str) -> tuple[str, bool]:
     try:
         cases = list(ET.parse(report).getroot().iter("testcase"))
     except (OSError, ET.ParseError):  # killed or crashed
-        return _why(status, text), True
+        done = {word: len(re.findall(rf"\b{word}\b", text)) for word in ("PASSED", "FAILED")}
+        return f"{done['PASSED']} passed, {done['FAILED']} failed until {_why(status, text)}", True
     bad = [
         f"{case.get('name')}" for case in cases if case.find("failure") is not None or case.find("error") is not None
     ]
@@ -428,7 +427,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.add_argument("--scratch", type=Path, default=ROOT / "build" / "gpu", help="folder to build and run in")
     options.add_argument("--deadline", type=float, default=480.0, help="seconds after which nothing runs any more")
     options.add_argument("--steps", nargs="+", choices=STEPS, help="what to do, in this order; default: all")
-    options.add_argument("--wheels", type=Path, help="folder of wheels of missing packages, such as keras")
     options.add_argument("--architecture", help="compute capability to build for, such as 90; default: the GPU's")
     options.add_argument("--tune", action="store_true", help="build, then time every cut instead of testing")
     options.add_argument("--shapes", nargs="+", default=TUNED, help="what to tune: B,T,H each")
@@ -438,7 +436,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given.output.resolve(),
         given.scratch.resolve(),
         time.time() + given.deadline,
-        given.wheels and given.wheels.resolve(),
         given.architecture,
     )
     session.output.mkdir(parents=True, exist_ok=True)

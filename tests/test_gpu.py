@@ -338,6 +338,7 @@ def test_nothing_waits_for_the_device(torch: Any) -> None:
 
 
 @with_torch
+@pytest.mark.alone
 @pytest.mark.parametrize("units", [64, 256, 1024])
 def test_all_memory_is_pytorchs(units: int, torch: Any) -> None:
     given = on_gpu(make_problem(64, 50, 24, units, states=False))
