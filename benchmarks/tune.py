@@ -200,7 +200,8 @@ def examine(
     recurrence.prepare()
     recurrence.run("forward")  # for the backward pass, whose reserve it is
     about = {"shape": str(shape), "precision": precision, "masked": masked}
-    for of in PASSES:
+    for left, of in zip((2, 1), PASSES, strict=True):
+        end = time.time() + (deadline - time.time()) / left  # the backward pass gets its share of the time
         recurrence.spoil(of)
         recurrence.run(of)
         right = recurrence.results(of)
@@ -208,7 +209,7 @@ def examine(
         yield {**about, "pass": of, "chosen": True, **chosen}
         best = chosen["us_per_step"]
         for forced in cuts(cuda, recurrence, of, precision):
-            if time.time() > deadline:
+            if time.time() > end:
                 break
             recurrence.prepare()
             line = _line(recurrence, of, right, precision, once, best)
