@@ -162,7 +162,7 @@ def cuts(cuda: Any, recurrence: Recurrence, of: str, precision: str) -> Iterator
     dtype, numbers = NUMBERS[precision]
     found: dict[tuple[Any, ...], tuple[float, dict[str, Any]]] = {}
     for variant in cuda.variants():
-        if variant["dtype"] != dtype or variant["dropout"] or (dtype == "float32" and variant["precision"] != numbers):
+        if variant["dtype"] != dtype or variant["dropout"] or variant["precision"] not in ("exact", numbers):
             continue
         rows = [n * variant["rows"] for n in (1, 2, 3, 4, 6, 8, 12, 16)]
         fitting = [n for n in rows if n - variant["rows"] < recurrence.shape.batch]

@@ -19,8 +19,8 @@ template <class Policy, int kRegisters, bool kDropout>
 class BackwardPass : public Pass<BackwardPass<Policy, kRegisters, kDropout>, BackwardCall, Policy, kRegisters> {
   using Base = Pass<BackwardPass, BackwardCall, Policy, kRegisters>;
   using Base::arguments_, Base::cells_, Base::cut_, Base::first_unit_, Base::fragments_, Base::group_, Base::inputs_,
-      Base::jobs_, Base::lane_, Base::layout_, Base::operand_, Base::plan_, Base::problem_, Base::rows_, Base::units_,
-      Base::warp_;
+      Base::jobs_, Base::lane_, Base::layout_, Base::operand_, Base::plan_, Base::problem_, Base::rows_, Base::time_,
+      Base::units_, Base::warp_;
   using typename Base::Element, typename Base::Real;
   friend Base;
 
@@ -28,6 +28,8 @@ class BackwardPass : public Pass<BackwardPass<Policy, kRegisters, kDropout>, Bac
   LSTM_FAST_DEVICE explicit BackwardPass(const BackwardCall& call)
       : Base(call, BackwardLayout(Policy::kTile, kRegisters, static_cast<int>(call.inputs.problem.units), call.cut)),
         sources_(cut_.blocks * cut_.splits),
+        split_shift_(HighestBit(static_cast<uint32_t>(cut_.splits))),
+        in_block_(cut_.units),
         // Carried outputs: dy of masked timesteps belongs to the real one before them.
         carried_(plan_.order && problem_.return_sequences && !problem_.zero_output_for_mask),
         partial_(InShared<Real>(layout_.partial, cut_.exchange == Exchange::kGrid ? 0 : 2 * layout_.partial_size)),
@@ -36,34 +38,61 @@ class BackwardPass : public Pass<BackwardPass<Policy, kRegisters, kDropout>, Bac
   }
 
  private:
-  // What the forward pass kept of a unit in one timestep.
-  struct Saved {
-    Real in, forget, candidate, out, c;
-  };
-
-  // Cells for which a thread loads what it needs of the next timestep before it is needed.
-  static constexpr int kAhead = 2;
+  // Cells that a thread keeps for the whole sequence; what it has of others it looks up anew.
+  static constexpr int kKept = kRegisters > 16 ? 2 : 1;  // blocks of more threads have fewer registers for each
 
   // A unit of the block in one of its rows.
   struct Cell {
-    int r, in_block, unit;
-    Row row;
-    bool exists;
+    Row row;  // batch -1: there is none
+    int r, in_block;
+    Global<const unsigned char> reserve;  // at timestep 0, of the gates
+    Global<const Element> dy;             // likewise, or the only one
+    Global<Element> dz, h_prev;           // likewise; dz of the input gate
+    Real dc;                              // what the timestep after has left
+    Real tanh_c;                          // of the cell state, once it is known
   };
 
-  LSTM_FAST_DEVICE Cell At(int i) const {
-    const int r = i / cut_.units, in_block = i % cut_.units;
-    const Row row = rows_[r];
-    const int unit = first_unit_ + in_block;
-    return {r, in_block, unit, row, row.batch >= 0 && unit < units_};
+  // What is loaded of a timestep: what the forward pass kept of it, and the gradient of the outputs it has determined.
+  struct Loaded {
+    Real in, forget, candidate, out, c, dy;
+    int32_t time;  // -1: the row has no such timestep
+  };
+
+  // What a timestep computes for its cell.
+  struct Found {
+    Real dz[4], h_prev;
+  };
+
+  LSTM_FAST_DEVICE int UnitOf(const Cell& cell) const { return first_unit_ + cell.in_block; }
+  LSTM_FAST_DEVICE int PlaceOf(const Cell& cell) const { return cell.r * cut_.units + cell.in_block; }
+  LSTM_FAST_DEVICE int64_t StateOf(const Cell& cell) const { return int64_t{cell.row.batch} * units_ + UnitOf(cell); }
+
+  LSTM_FAST_DEVICE void Find(const RowSet& set, int i, Cell& cell) const {
+    cell.r = in_block_.Quotient(i);
+    cell.in_block = i - cell.r * cut_.units;
+    const int unit = UnitOf(cell), n = set.direction;
+    const bool exists = i < cut_.rows * cut_.units && unit < units_;
+    cell.row = exists ? Row(rows_[cell.r]) : Row{-1, 0, 0};
+    if (cell.row.batch < 0) return;
+    const int64_t batch = cell.row.batch, sequence = batch * time_;
+    const int64_t all_units = problem_.directions * units_, column = n * int64_t{units_} + unit;
+    cell.reserve = InGlobal<const unsigned char>(arguments_.reserve) +
+                   ((batch * problem_.directions + n) * time_ * arguments_.reserve_step_bytes +
+                    4 * int64_t{unit} * int64_t{sizeof(Real)});
+    if (arguments_.dy) {
+      cell.dy = InGlobal<const Element>(arguments_.dy) +
+                ((problem_.return_sequences ? sequence : batch) * all_units + column);
+    }
+    cell.dz = InGlobal<Element>(arguments_.dz) + (sequence * all_units * 4 + n * 4 * int64_t{units_} + unit);
+    if (arguments_.h_prev) cell.h_prev = InGlobal<Element>(arguments_.h_prev) + (sequence * all_units + column);
   }
 
   LSTM_FAST_DEVICE auto SourceOf(const RowSet& set) const {
     const Global<const Element> kernel = InGlobal<const Element>(inputs_.direction[set.direction].recurrent_kernel);
     return [this, kernel](int job, int f) {
       const int index = warp_ + job * cut_.warps;
-      const int first = index / cut_.splits * Policy::kTile.backward_units;
-      const int begin = (index % cut_.splits * layout_.depth_tiles + f) * Policy::kTile.depth;
+      const int first = (index >> split_shift_) * Policy::kTile.backward_units;
+      const int begin = ((index & (cut_.splits - 1)) * layout_.depth_tiles + f) * Policy::kTile.depth;
       const auto at = [&](int m, int k) {
         const int gate = k / layout_.gate_terms, in_block = k % layout_.gate_terms;
         const int unit = first_unit_ + in_block;
@@ -75,82 +104,106 @@ class BackwardPass : public Pass<BackwardPass<Policy, kRegisters, kDropout>, Bac
   }
 
   LSTM_FAST_DEVICE void RunSet(const RowSet& set) {
-    const int64_t longest = LoadRows(set, cut_, problem_, plan_, rows_);
+    const int longest = LoadRows(set, cut_, problem_, plan_, rows_);
     for (int i = Thread(); i < layout_.operand_size; i += Threads()) operand_[i] = Policy::ToOperand(0);
     // Also: no block of a cluster writes to another that has not begun, or that is not done with its last set.
     group_.Sync();
-    Saved now[kAhead], before[kAhead];
     const int size = cut_.rows * cut_.units;
+    Cell cells[kKept]{};
+    Loaded now[kKept]{}, before[kKept]{};
     LSTM_FAST_UNROLL
-    for (int n = 0; n < kAhead; ++n) {
-      const int i = Thread() + n * Threads();
-      now[n] = before[n] = Saved{};
-      if (i >= size) continue;
-      now[n] = Load(set, At(i), longest - 1);
-      before[n] = Load(set, At(i), longest - 2);
+    for (int n = 0; n < kKept; ++n) {
+      Find(set, Thread() + n * Threads(), cells[n]);
+      Load(set, cells[n], longest - 1, now[n]);
+      Load(set, cells[n], longest - 2, before[n]);
     }
-    for (int64_t k = longest - 1; k >= 0; --k) {
+    for (int k = longest - 1; k >= 0; --k) {
+      Found found[kKept] = {};
       LSTM_FAST_UNROLL
-      for (int n = 0; n < kAhead; ++n) {
-        const int i = Thread() + n * Threads();
-        if (i >= size) continue;
-        Differentiate(set, At(i), k, now[n], before[n]);
-        now[n] = before[n];
-        before[n] = Load(set, At(i), k - 2);
-      }
-      for (int i = Thread() + kAhead * Threads(); i < size; i += Threads()) {
-        const Cell cell = At(i);
-        Differentiate(set, cell, k, Load(set, cell, k), Load(set, cell, k - 1));
+      for (int n = 0; n < kKept; ++n) Differentiate(set, k, now[n], before[n], cells[n], found[n]);
+      for (int i = Thread() + kKept * Threads(); i < size; i += Threads()) {
+        Cell cell{};
+        Find(set, i, cell);
+        Loaded of_step{}, of_step_before{};
+        Load(set, cell, k, of_step);
+        if (of_step.time < 0) continue;
+        cell.dc = cells_[i];
+        cell.tanh_c = Tanh(of_step.c);
+        Found of_cell{};
+        Load(set, cell, k - 1, of_step_before);
+        Differentiate(set, k, of_step, of_step_before, cell, of_cell);
+        Write(cell, of_step.time, of_cell);
+        cells_[i] = cell.dc;
       }
       SyncBlock();
+      int32_t times[kKept];
+      LSTM_FAST_UNROLL
+      for (int n = 0; n < kKept; ++n) {
+        times[n] = now[n].time;
+        now[n] = before[n];
+        Load(set, cells[n], k - 2, before[n]);
+      }
       for (int pass = 0; pass < cut_.rows; pass += Policy::kRows) {
         for (int job = 0; job < jobs_; ++job) Multiply(set, k, pass, job);
       }
+      LSTM_FAST_UNROLL
+      for (int n = 0; n < kKept; ++n) {
+        if (times[n] >= 0) Write(cells[n], times[n], found[n]);
+      }
       group_.Sync();
     }
-    for (int i = Thread(); i < size; i += Threads()) Finish(set, At(i));
+    LSTM_FAST_UNROLL
+    for (int n = 0; n < kKept; ++n) Finish(set, cells[n]);
+    for (int i = Thread() + kKept * Threads(); i < size; i += Threads()) {
+      Cell cell{};
+      Find(set, i, cell);
+      if (cell.row.batch >= 0) cell.dc = cells_[i];
+      Finish(set, cell);
+    }
     SyncBlock();  // before the rows are replaced
   }
 
-  LSTM_FAST_DEVICE int64_t TimeOfStep(const RowSet& set, const Row& row, int64_t k) const {
-    return TimeOf(row, k, set.reversed, problem_.time, InGlobal<const int32_t>(plan_.steps));
+  LSTM_FAST_DEVICE int32_t TimeOfStep(const RowSet& set, const Row& row, int k) const {
+    return TimeOf(row, k, set.reversed, time_, InGlobal<const int32_t>(plan_.steps));
   }
 
-  LSTM_FAST_DEVICE Saved Load(const RowSet& set, const Cell& cell, int64_t k) const {
-    Saved saved{};
-    if (!cell.exists || k < 0 || k >= cell.row.count) return saved;
-    const int64_t time = TimeOfStep(set, cell.row, k);
-    const int64_t step = (int64_t{cell.row.batch} * problem_.directions + set.direction) * problem_.time + time;
+  LSTM_FAST_DEVICE void Load(const RowSet& set, const Cell& cell, int k, Loaded& loaded) const {
+    loaded.time = -1;
+    if (k < 0 || k >= cell.row.count) return;  // also where there is no row
+    loaded.time = TimeOfStep(set, cell.row, k);
     const Global<const Real> entry =
-        Cast<const Real>(InGlobal<const unsigned char>(arguments_.reserve) + step * arguments_.reserve_step_bytes);
+        Cast<const Real>(cell.reserve + int64_t{loaded.time} * static_cast<int>(arguments_.reserve_step_bytes));
     constexpr int kWords = 4 * sizeof(Real) / sizeof(Words);
-    const Global<const Words> from = Cast<const Words>(entry + 4 * int64_t{cell.unit});
+    const Global<const Words> from = Cast<const Words>(entry);
     Words words[kWords];
     LSTM_FAST_UNROLL
     for (int i = 0; i < kWords; ++i) words[i] = from[i];
     Real gates[4];
     memcpy(gates, words, sizeof gates);
-    return {gates[0], gates[1], gates[2], gates[3], entry[4 * int64_t{units_} + cell.unit]};
+    loaded.in = gates[0];
+    loaded.forget = gates[1];
+    loaded.candidate = gates[2];
+    loaded.out = gates[3];
+    loaded.c = entry[4 * units_ - 3 * UnitOf(cell)];
+    loaded.dy = OutputGradient(set, cell, k, loaded.time);
   }
 
   // The gradient of the outputs that timestep k has determined.
-  LSTM_FAST_DEVICE Real OutputGradient(const RowSet& set, const Cell& cell, int64_t k, int64_t time) const {
-    const Global<const Element> dy = InGlobal<const Element>(arguments_.dy);
-    if (IsNull(dy)) return 0;
-    const Row& row = cell.row;
-    const auto at = [&](int64_t place) {
-      return Real(ToReal(dy[(place * problem_.directions + set.direction) * units_ + cell.unit]));
-    };
-    const int64_t sequence = int64_t{row.batch} * problem_.time, step = set.reversed ? -1 : 1;
-    const int64_t end = set.reversed ? -1 : problem_.time;
+  LSTM_FAST_DEVICE Real OutputGradient(const RowSet& set, const Cell& cell, int k, int time) const {
+    if (IsNull(cell.dy)) return 0;
+    const int step = set.reversed ? -1 : 1, end = set.reversed ? -1 : time_;
     if (!problem_.return_sequences) {
       const bool padded = time + step != end;
-      return k == row.count - 1 && !(padded && problem_.zero_output_for_mask) ? at(row.batch) : Real(0);
+      const bool counts = k == cell.row.count - 1 && !(padded && problem_.zero_output_for_mask);
+      return counts ? Real(ToReal(*cell.dy)) : Real(0);
     }
-    Real sum = at(sequence + OutputPlace(time, problem_));
+    const auto at = [&](int t) {
+      return Real(ToReal(cell.dy[int64_t{OutputPlace(t, problem_)} * (problem_.directions * units_)]));
+    };
+    Real sum = at(time);
     if (carried_) {
-      const int64_t next = k + 1 < row.count ? TimeOfStep(set, row, k + 1) : end;
-      for (int64_t t = time + step; t != next; t += step) sum += at(sequence + OutputPlace(t, problem_));
+      const int next = k + 1 < cell.row.count ? TimeOfStep(set, cell.row, k + 1) : end;
+      for (int t = time + step; t != next; t += step) sum += at(t);
     }
     return sum;
   }
@@ -160,52 +213,64 @@ class BackwardPass : public Pass<BackwardPass<Policy, kRegisters, kDropout>, Bac
     return IsNull(given) ? Real(0) : Real(ToReal(given[at]));
   }
 
-  // One timestep of one unit and row: dz, and dc of the timestep before.
-  LSTM_FAST_DEVICE void Differentiate(const RowSet& set, const Cell& cell, int64_t k, const Saved& now,
-                                      const Saved& before) {
-    const Row& row = cell.row;
-    if (!cell.exists || k >= row.count) return;
-    const int n = set.direction, place = cell.r * cut_.units + cell.in_block;
-    const int64_t state = int64_t{row.batch} * units_ + cell.unit, time = TimeOfStep(set, row, k);
-    const bool last = k == row.count - 1;
-    const Real dh = (last ? Given(arguments_.dh_n[n], state) : Sum(set, cell, k)) + OutputGradient(set, cell, k, time);
+  // One timestep of a cell, which has a timestep `now`: dz, for the products and to be written, and dc of the timestep
+  // before. What does not wait for other blocks comes first.
+  LSTM_FAST_DEVICE void Differentiate(const RowSet& set, int k, const Loaded& now, const Loaded& before, Cell& cell,
+                                      Found& found) {
+    if (now.time < 0) return;
+    const int n = set.direction;
+    const int64_t state = StateOf(cell);
+    const bool last = k == cell.row.count - 1;
+    if (last) {
+      cell.tanh_c = Tanh(now.c);
+      cell.dc = Given(arguments_.dc_n[n], state);
+    }
     const Real c_before = k > 0 ? before.c : Given(inputs_.direction[n].c0, state);
-    const Real tanh_c = Tanh(now.c);
-    const Real dc =
-        MultiplyAdd(dh * now.out, 1 - tanh_c * tanh_c, last ? Given(arguments_.dc_n[n], state) : Real(cells_[place]));
-    cells_[place] = dc * now.forget;
-    const Real dz[4] = {dc * now.candidate * now.in * (1 - now.in), dc * c_before * now.forget * (1 - now.forget),
-                        dc * now.in * (1 - now.candidate * now.candidate), dh * tanh_c * now.out * (1 - now.out)};
-    const int64_t step = (int64_t{row.batch} * problem_.time + time) * problem_.directions + n;
-    const Global<Element> out = InGlobal<Element>(arguments_.dz);
-    LSTM_FAST_UNROLL
-    for (int q = 0; q < 4; ++q) {
-      out[(step * 4 + q) * units_ + cell.unit] = Rounded<Element>(dz[q]);
-      operand_[cell.r * layout_.operand_stride + q * layout_.gate_terms + cell.in_block] = Policy::ToOperand(dz[q]);
-    }
+    const Real tanh_before = k > 0 ? Tanh(before.c) : Real(0);
+    const Real of_dh = now.out * (1 - cell.tanh_c * cell.tanh_c);
+    const Real of_dc[3] = {now.candidate * now.in * (1 - now.in), c_before * now.forget * (1 - now.forget),
+                           now.in * (1 - now.candidate * now.candidate)};
+    const Real of_out = cell.tanh_c * now.out * (1 - now.out);
     if (arguments_.h_prev) {
-      InGlobal<Element>(arguments_.h_prev)[step * units_ + cell.unit] =
-          Rounded<Element>(k > 0 ? before.out * Tanh(before.c) : Given(inputs_.direction[n].h0, state));
+      found.h_prev = k > 0 ? before.out * tanh_before : Given(inputs_.direction[n].h0, state);
     }
+    cell.tanh_c = tanh_before;
+    const Real dh = (last ? Given(arguments_.dh_n[n], state) : Sum(set, cell, k)) + now.dy;
+    const Real dc = MultiplyAdd(dh, of_dh, cell.dc);
+    cell.dc = dc * now.forget;
+    LSTM_FAST_UNROLL
+    for (int q = 0; q < 3; ++q) found.dz[q] = dc * of_dc[q];
+    found.dz[3] = dh * of_out;
+    const int place = cell.r * layout_.operand_stride + cell.in_block;
+    LSTM_FAST_UNROLL
+    for (int q = 0; q < 4; ++q) operand_[place + q * layout_.gate_terms] = Policy::ToOperand(found.dz[q]);
+  }
+
+  LSTM_FAST_DEVICE void Write(const Cell& cell, int32_t time, const Found& found) const {
+    const int step = problem_.directions * units_;
+    const Global<Element> dz = cell.dz + int64_t{time} * (4 * step);
+    LSTM_FAST_UNROLL
+    for (int q = 0; q < 4; ++q) dz[int64_t{q} * units_] = Rounded<Element>(found.dz[q]);
+    if (arguments_.h_prev) cell.h_prev[int64_t{time} * step] = Rounded<Element>(found.h_prev);
   }
 
   // The product of a job: a part of dh before timestep k, for the rows of a pass.
-  LSTM_FAST_DEVICE void Multiply(const RowSet& set, int64_t k, int pass, int job) {
+  LSTM_FAST_DEVICE void Multiply(const RowSet& set, int k, int pass, int job) {
     const int index = warp_ + job * cut_.warps;
-    const int split = index % cut_.splits;
+    const int split = index & (cut_.splits - 1);
     typename Policy::Sums sums[1][2] = {};
     const Shared<const typename Policy::Operand> dz =
         operand_ + (pass * layout_.operand_stride + split * layout_.depth_tiles * Policy::kTile.depth);
     MultiplyJob<1, false>(fragments_, SourceOf(set), job, layout_.depth_tiles, dz, layout_.operand_stride, 0, lane_,
                           sums);
-    const int first = index / cut_.splits * Policy::kTile.backward_units;
+    const int first = (index >> split_shift_) * Policy::kTile.backward_units;
     const int source = group_.rank * cut_.splits + split;
+    const int begin = k % 2 * layout_.partial_size + (source * cut_.rows + pass) * cut_.units;
     Policy::ForEach(sums[0][0], lane_, [&](int m, int r, Real value) {
       const int unit = first + m;
       if (unit >= units_) return;
-      const int owner = unit / cut_.units;
-      const int at = static_cast<int>(k % 2) * layout_.partial_size + (source * cut_.rows + pass + r) * cut_.units +
-                     unit % cut_.units;
+      const int owner = in_block_.Quotient(unit);
+      const int at = begin + r * cut_.units + unit - owner * cut_.units;
       switch (cut_.exchange) {
         case Exchange::kBlock:
           partial_[at] = value;
@@ -221,42 +286,52 @@ class BackwardPass : public Pass<BackwardPass<Policy, kRegisters, kDropout>, Bac
   }
 
   // dh after timestep k, without what the output adds: what all blocks computed in timestep k + 1.
-  LSTM_FAST_DEVICE Real Sum(const RowSet& set, const Cell& cell, int64_t k) const {
+  LSTM_FAST_DEVICE Real Sum(const RowSet& set, const Cell& cell, int k) const {
+    const int begin = (k + 1) % 2 * layout_.partial_size + PlaceOf(cell), size = cut_.rows * cut_.units;
     Real sums[4] = {};  // by gate, where recurrent dropout gives every gate its own multiplier
-    for (int source = 0; source < sources_; source += cut_.splits) {
-      LSTM_FAST_UNROLL
-      for (int split = 0; split < 4; ++split) {
-        if (split >= cut_.splits) break;
-        const int at = static_cast<int>((k + 1) % 2) * layout_.partial_size +
-                       ((source + split) * cut_.rows + cell.r) * cut_.units + cell.in_block;
-        sums[split] += cut_.exchange == Exchange::kGrid
-                           ? LoadL2<Real>(exchange_ + (int64_t{group_.rank} * 2 * layout_.partial_size + at))
-                           : Real(partial_[at]);
-      }
+    if (cut_.exchange == Exchange::kGrid) {
+      const Global<const Real> from = exchange_ + (int64_t{group_.rank} * 2 * layout_.partial_size + begin);
+      AddParts<(kRegisters > 16 ? 16 : 8)>([&](int source) { return LoadL2<Real>(from + int64_t{source} * size); },
+                                           sums);
+    } else {
+      AddParts<4>([&](int source) { return Real(partial_[begin + source * size]); }, sums);
     }
-    if constexpr (kDropout) {
+    if constexpr (kDropout) {  // a source's splits are its gates
       const Global<const Element> dropout = InGlobal<const Element>(inputs_.direction[set.direction].recurrent_dropout);
       LSTM_FAST_UNROLL
       for (int q = 0; q < 4; ++q) {
-        sums[q] *= ToReal(dropout[(q * problem_.batch + cell.row.batch) * units_ + cell.unit]);
+        sums[q] *= ToReal(dropout[(q * problem_.batch + cell.row.batch) * units_ + UnitOf(cell)]);
       }
     }
     return (sums[0] + sums[1]) + (sums[2] + sums[3]);
   }
 
+  // Adds the parts of all sources, of which so many are under way at once, by turns to four sums.
+  template <int kBatch, class Part>
+  LSTM_FAST_DEVICE void AddParts(const Part& part, Real (&sums)[4]) const {
+    for (int first = 0; first < sources_; first += kBatch) {
+      Real parts[kBatch];
+      LSTM_FAST_UNROLL
+      for (int j = 0; j < kBatch; ++j) parts[j] = first + j < sources_ ? part(first + j) : Real(0);
+      LSTM_FAST_UNROLL
+      for (int j = 0; j < kBatch; ++j) sums[j % 4] += parts[j];
+    }
+  }
+
   // Gradients of the states before the first timestep.
   LSTM_FAST_DEVICE void Finish(const RowSet& set, const Cell& cell) const {
-    if (!cell.exists) return;
+    if (cell.row.batch < 0) return;
     const int n = set.direction;
-    const int64_t state = int64_t{cell.row.batch} * units_ + cell.unit;
+    const int64_t state = StateOf(cell);
     const bool ran = cell.row.count > 0;
     InGlobal<Element>(arguments_.dh0[n])[state] =
         Rounded<Element>(ran ? Sum(set, cell, -1) : Given(arguments_.dh_n[n], state));
-    InGlobal<Element>(arguments_.dc0[n])[state] =
-        Rounded<Element>(ran ? Real(cells_[cell.r * cut_.units + cell.in_block]) : Given(arguments_.dc_n[n], state));
+    InGlobal<Element>(arguments_.dc0[n])[state] = Rounded<Element>(ran ? cell.dc : Given(arguments_.dc_n[n], state));
   }
 
   const int sources_;
+  const int split_shift_;   // cut_.splits is a power of two
+  const Divisor in_block_;  // of a place in [rows][units of the block], and the block of a unit
   const bool carried_;
   Shared<Real> partial_;
   Global<Real> exchange_;

@@ -220,12 +220,31 @@ LSTM_FAST_DEVICE void Multiply16(BFloat16, float (&d)[4], const uint32_t (&a)[4]
 LSTM_FAST_DEVICE float MultiplyAdd(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 LSTM_FAST_DEVICE double MultiplyAdd(double a, double b, double c) { return __fma_rn(a, b, c); }
 
-// At most 2 units in the last place from the exact result.
-LSTM_FAST_DEVICE float Exp(float x) { return expf(x); }
+// Functions of float32 wait for each other all through a timestep, so they are short and do not branch. Exp() is off by
+// (2 + |x|) 2^-23 of its value, which a sigmoid does not see; Tanh() by 3 units in the last place.
+LSTM_FAST_DEVICE float Exp(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x * 1.44269504f));
+  return y;
+}
 LSTM_FAST_DEVICE double Exp(double x) { return exp(x); }
-LSTM_FAST_DEVICE float Reciprocal(float x) { return __fdividef(1.0f, x); }  // 0 from 2^126 on
+LSTM_FAST_DEVICE float Reciprocal(float x) {  // 0 from 2^126 on
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
 LSTM_FAST_DEVICE double Reciprocal(double x) { return 1.0 / x; }
-LSTM_FAST_DEVICE float Tanh(float x) { return tanhf(x); }
+LSTM_FAST_DEVICE float Tanh(float x) {
+  const float size = fabsf(x), square = x * x;
+  // Up to 0.6 a polynomial, fitted to the least relative error, 0.05 units in the last place; else 1 - 2 / (e^2x + 1).
+  float odd = MultiplyAdd(-5.8951578e-3f, square, 2.0795971e-2f);
+  odd = MultiplyAdd(odd, square, -5.3783830e-2f);
+  odd = MultiplyAdd(odd, square, 1.3331924e-1f);
+  odd = MultiplyAdd(odd, square, -3.3333299e-1f);
+  const float small = MultiplyAdd(size * square, odd, size);
+  const float large = MultiplyAdd(-2.0f, Reciprocal(1.0f + Exp(2.0f * size)), 1.0f);
+  return copysignf(size < 0.6f ? small : large, x);
+}
 LSTM_FAST_DEVICE double Tanh(double x) { return tanh(x); }
 
 }  // namespace lstm_fast::cuda

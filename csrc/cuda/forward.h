@@ -18,8 +18,8 @@ template <class Policy, int kRegisters, bool kSplit, bool kDropout>
 class ForwardPass : public Pass<ForwardPass<Policy, kRegisters, kSplit, kDropout>, ForwardCall, Policy, kRegisters> {
   using Base = Pass<ForwardPass, ForwardCall, Policy, kRegisters>;
   using Base::arguments_, Base::cells_, Base::cut_, Base::first_unit_, Base::fragments_, Base::group_, Base::inputs_,
-      Base::jobs_, Base::lane_, Base::layout_, Base::operand_, Base::plan_, Base::problem_, Base::rows_, Base::units_,
-      Base::warp_;
+      Base::jobs_, Base::lane_, Base::layout_, Base::operand_, Base::plan_, Base::problem_, Base::rows_, Base::time_,
+      Base::units_, Base::warp_;
   using typename Base::Element, typename Base::Operand, typename Base::Real;
   friend Base;
 
@@ -28,6 +28,8 @@ class ForwardPass : public Pass<ForwardPass<Policy, kRegisters, kSplit, kDropout
       : Base(call, ForwardLayout(Policy::kTile, kRegisters, static_cast<int>(call.inputs.problem.units), call.cut,
                                  kDropout, kSplit)),
         gate_stride_(cut_.rows * layout_.operand_stride),
+        split_shift_(HighestBit(static_cast<uint32_t>(cut_.splits))),
+        in_block_(cut_.units),
         partial_(InShared<Real>(layout_.partial, layout_.partial_size)),
         exchange_(InGlobal<Operand>(call.exchange)) {
     if (cut_.exchange == Exchange::kGrid) exchange_ += int64_t{group_.index} * 2 * layout_.operand_size;
@@ -35,13 +37,33 @@ class ForwardPass : public Pass<ForwardPass<Policy, kRegisters, kSplit, kDropout
 
  private:
   static constexpr int kSlots = Policy::kSlots;
+  // Kernels of the split kind: cells that a thread keeps for the whole sequence; what it has of others it looks up
+  // anew.
+  static constexpr int kKept = kRegisters > 16 ? 2 : 1;  // blocks of more threads have fewer registers for each
+
+  // A unit of the block in one of its rows, for the thread that finishes its gates.
+  struct Cell {
+    Row row;  // batch -1: there is none
+    int r, in_block;
+    Global<const Element> z;        // of the input gate at timestep 0
+    Global<Element> y;              // likewise, or the place of the only output
+    Global<unsigned char> reserve;  // likewise, of the gates
+    Real bias[4];
+    Real c;
+  };
+
+  // What a timestep brings for a cell.
+  struct Incoming {
+    int32_t time;  // -1: the row has no such timestep
+    Element gate[4];
+  };
 
   // Of a job: its 8 units in the block, and its piece of the sum.
   LSTM_FAST_DEVICE int UnitOfJob(int job) const {
     const int index = warp_ + job * cut_.warps;
-    return (kSplit ? index / cut_.splits : index) * kWarpUnits;
+    return (kSplit ? index >> split_shift_ : index) * kWarpUnits;
   }
-  LSTM_FAST_DEVICE int SplitOfJob(int job) const { return kSplit ? (warp_ + job * cut_.warps) % cut_.splits : 0; }
+  LSTM_FAST_DEVICE int SplitOfJob(int job) const { return kSplit ? (warp_ + job * cut_.warps) & (cut_.splits - 1) : 0; }
   LSTM_FAST_DEVICE int FirstTerm(int job) const { return SplitOfJob(job) * layout_.depth_tiles * Policy::kTile.depth; }
 
   // The transposed recurrent kernel in fragments, from global memory.
@@ -60,33 +82,61 @@ class ForwardPass : public Pass<ForwardPass<Policy, kRegisters, kSplit, kDropout
   }
 
   LSTM_FAST_DEVICE void RunSet(const RowSet& set) {
-    const int64_t longest = LoadRows(set, cut_, problem_, plan_, rows_);
+    const int longest = LoadRows(set, cut_, problem_, plan_, rows_);
     SyncBlock();
     Begin(set);
-    kSplit ? RunSplit(set, longest) : RunWhole(set, longest);
+    if constexpr (kSplit) {
+      RunSplit(set, longest);
+    } else {
+      RunWhole(set, longest);
+    }
   }
 
-  // A warp finishes the gates that it computes. z is loaded one job ahead.
-  LSTM_FAST_DEVICE void RunWhole(const RowSet& set, int64_t longest) {
-    Incoming next[kSlots];
-    LoadForLane(set, 0, 0, 0, next);
-    for (int64_t k = 0; k < longest; ++k) {
+  // A warp finishes the gates that it computes. With one job only it keeps its cells, and loads z a step ahead.
+  LSTM_FAST_DEVICE void RunWhole(const RowSet& set, int longest) {
+    const bool keeps = jobs_ <= 1 && cut_.rows == Policy::kRows;
+    Cell cells[kSlots]{};
+    Incoming next[kSlots]{};
+    const auto find = [&](int pass, int job) {
+      LSTM_FAST_UNROLL
+      for (int slot = 0; slot < kSlots; ++slot) {
+        const int r = Policy::RowOf(slot, lane_.t);
+        Find(set, pass + r, UnitOfJob(job) + lane_.g, r < Policy::kRows && job < jobs_, cells[slot]);
+      }
+    };
+    const auto load = [&](int k) {
+      LSTM_FAST_UNROLL
+      for (int slot = 0; slot < kSlots; ++slot) Load(set, cells[slot], k, next[slot]);
+    };
+    if (keeps) {
+      find(0, 0);
+      load(0);
+    }
+    for (int k = 0; k < longest; ++k) {
       if (cut_.exchange == Exchange::kGrid && k > 0) Receive(k);
       for (int pass = 0; pass < cut_.rows; pass += Policy::kRows) {
         for (int job = 0; job < jobs_; ++job) {
-          Incoming now[kSlots];
+          if (!keeps) {
+            find(pass, job);
+            load(k);
+          }
+          int32_t times[kSlots];
+          Real incoming[kSlots][4];
           LSTM_FAST_UNROLL
-          for (int slot = 0; slot < kSlots; ++slot) now[slot] = next[slot];
-          const bool last_job = job + 1 == jobs_, last_pass = pass + Policy::kRows >= cut_.rows;
-          const int next_pass = !last_job ? pass : last_pass ? 0 : pass + Policy::kRows;
-          LoadForLane(set, last_job && last_pass ? k + 1 : k, next_pass, last_job ? 0 : job + 1, next);
+          for (int slot = 0; slot < kSlots; ++slot) {
+            times[slot] = next[slot].time;
+            AddBias(cells[slot], next[slot], incoming[slot]);
+          }
+          if (keeps) load(k + 1);
           const Gates<Real, kSlots> product = Multiply(set, k, pass, job);
           LSTM_FAST_UNROLL
           for (int slot = 0; slot < kSlots; ++slot) {
-            if (now[slot].time < 0) continue;
-            const Real gates[4] = {product.value[0][slot], product.value[1][slot], product.value[2][slot],
-                                   product.value[3][slot]};
-            Finish(set, k, pass + Policy::RowOf(slot, lane_.t), UnitOfJob(job) + lane_.g, gates, now[slot]);
+            if (times[slot] < 0) continue;
+            const Real gates[4] = {
+                product.value[0][slot] + incoming[slot][0], product.value[1][slot] + incoming[slot][1],
+                product.value[2][slot] + incoming[slot][2], product.value[3][slot] + incoming[slot][3]};
+            Finish(set, k, times[slot], gates, cells[slot]);
+            if (!keeps) cells_[PlaceOf(cells[slot])] = cells[slot].c;
           }
         }
       }
@@ -94,56 +144,68 @@ class ForwardPass : public Pass<ForwardPass<Policy, kRegisters, kSplit, kDropout
     }
   }
 
-  // Cells, a unit in a row, for which a thread loads z a step ahead; the others wait for theirs.
-  static constexpr int kAhead = 2;
-
   // Warps leave their parts of the gates in shared memory, and threads add them up and finish them.
-  LSTM_FAST_DEVICE void RunSplit(const RowSet& set, int64_t longest) {
+  LSTM_FAST_DEVICE void RunSplit(const RowSet& set, int longest) {
     const int size = cut_.rows * cut_.units;
-    const auto load = [&](int i, int64_t k) { return Load(set, k, i / cut_.units, i % cut_.units); };
-    const auto finish = [&](int i, int64_t k, const Incoming& incoming) {
-      if (incoming.time < 0) return;
-      Real gates[4];
-      LSTM_FAST_UNROLL
-      for (int q = 0; q < 4; ++q) {
-        gates[q] = 0;
-        for (int split = 0; split < cut_.splits; ++split) gates[q] += Real(partial_[(split * 4 + q) * size + i]);
-      }
-      Finish(set, k, i / cut_.units, i % cut_.units, gates, incoming);
+    const auto find = [&](int i, Cell& cell) {
+      const int r = in_block_.Quotient(i);
+      Find(set, r, i - r * cut_.units, i < size, cell);
     };
-    Incoming next[kAhead];
+    const auto finish = [&](int i, int k, const Incoming& next, Cell& cell) {
+      if (next.time < 0) return;
+      Real gates[4];
+      AddBias(cell, next, gates);
+      constexpr int kBatch = 4;  // loads under way at once
+      for (int first = 0; first < cut_.splits; first += kBatch) {
+        Real parts[kBatch][4];
+        LSTM_FAST_UNROLL
+        for (int j = 0; j < kBatch; ++j) {
+          LSTM_FAST_UNROLL
+          for (int q = 0; q < 4; ++q) {
+            parts[j][q] = first + j < cut_.splits ? Real(partial_[((first + j) * 4 + q) * size + i]) : Real(0);
+          }
+        }
+        LSTM_FAST_UNROLL
+        for (int q = 0; q < 4; ++q) gates[q] += (parts[0][q] + parts[1][q]) + (parts[2][q] + parts[3][q]);
+      }
+      Finish(set, k, next.time, gates, cell);
+    };
+    Cell cells[kKept]{};
+    Incoming next[kKept]{};
     LSTM_FAST_UNROLL
-    for (int n = 0; n < kAhead; ++n) {
-      const int i = Thread() + n * Threads();
-      next[n].time = -1;
-      if (i < size) next[n] = load(i, 0);
+    for (int n = 0; n < kKept; ++n) {
+      find(Thread() + n * Threads(), cells[n]);
+      Load(set, cells[n], 0, next[n]);
     }
-    for (int64_t k = 0; k < longest; ++k) {
+    for (int k = 0; k < longest; ++k) {
       if (cut_.exchange == Exchange::kGrid && k > 0) Receive(k);
       for (int pass = 0; pass < cut_.rows; pass += Policy::kRows) {
         for (int job = 0; job < jobs_; ++job) {
           const Gates<Real, kSlots> product = Multiply(set, k, pass, job);
+          const int first = SplitOfJob(job) * 4 * size + pass * cut_.units + UnitOfJob(job) + lane_.g;
           LSTM_FAST_UNROLL
           for (int slot = 0; slot < kSlots; ++slot) {
             const int r = Policy::RowOf(slot, lane_.t);
             if (r >= Policy::kRows) continue;
             LSTM_FAST_UNROLL
-            for (int q = 0; q < 4; ++q) {
-              partial_[((SplitOfJob(job) * 4 + q) * cut_.rows + pass + r) * cut_.units + UnitOfJob(job) + lane_.g] =
-                  product.value[q][slot];
-            }
+            for (int q = 0; q < 4; ++q) partial_[first + q * size + r * cut_.units] = product.value[q][slot];
           }
         }
       }
       SyncBlock();
       LSTM_FAST_UNROLL
-      for (int n = 0; n < kAhead; ++n) {
-        const int i = Thread() + n * Threads();
-        if (i >= size) continue;
-        finish(i, k, next[n]);
-        next[n] = load(i, k + 1);
+      for (int n = 0; n < kKept; ++n) {
+        finish(Thread() + n * Threads(), k, next[n], cells[n]);
+        Load(set, cells[n], k + 1, next[n]);
       }
-      for (int i = Thread() + kAhead * Threads(); i < size; i += Threads()) finish(i, k, load(i, k));
+      for (int i = Thread() + kKept * Threads(); i < size; i += Threads()) {
+        Cell cell{};
+        find(i, cell);
+        Incoming incoming{};
+        Load(set, cell, k, incoming);
+        finish(i, k, incoming, cell);
+        if (cell.row.batch >= 0) cells_[i] = cell.c;
+      }
       group_.Sync();
     }
   }
@@ -186,48 +248,66 @@ class ForwardPass : public Pass<ForwardPass<Policy, kRegisters, kSplit, kDropout
   }
 
   // Gets h from the other blocks of the group, through L2.
-  LSTM_FAST_DEVICE void Receive(int64_t k) {
+  LSTM_FAST_DEVICE void Receive(int k) {
     const Global<const Words> from = Cast<const Words>(exchange_ + k % 2 * layout_.operand_size);
     const Shared<Words> to = Cast<Words>(operand_);
     const int count = layout_.operand_size * static_cast<int>(sizeof(Operand)) / static_cast<int>(sizeof(Words));
-    for (int i = Thread(); i < count; i += Threads()) to[i] = LoadL2<Words>(from + i);
+    constexpr int kBatch = kRegisters > 16 ? 8 : 4;  // loads under way at once
+    for (int first = Thread(); first < count; first += kBatch * Threads()) {
+      Words words[kBatch];
+      LSTM_FAST_UNROLL
+      for (int j = 0; j < kBatch; ++j) {
+        const int i = first + j * Threads();
+        words[j] = i < count ? LoadL2<Words>(from + i) : Words{};
+      }
+      LSTM_FAST_UNROLL
+      for (int j = 0; j < kBatch; ++j) {
+        if (const int i = first + j * Threads(); i < count) to[i] = words[j];
+      }
+    }
     SyncBlock();
   }
 
-  // What z has for a unit in a row, in one timestep.
-  struct Incoming {
-    int32_t time;  // -1: the row has no such timestep
-    Element gate[4];
-  };
+  LSTM_FAST_DEVICE int PlaceOf(const Cell& cell) const { return cell.r * cut_.units + cell.in_block; }
 
-  LSTM_FAST_DEVICE Incoming Load(const RowSet& set, int64_t k, int r, int in_block) const {
-    const int unit = first_unit_ + in_block;
-    Incoming incoming{};
-    incoming.time = -1;
-    if (unit >= units_) return incoming;
-    const Row row = rows_[r];
-    if (k >= row.count) return incoming;
-    const int64_t time = TimeOf(row, k, set.reversed, problem_.time, InGlobal<const int32_t>(plan_.steps));
-    const int64_t step = (row.batch * problem_.time + time) * problem_.directions + set.direction;
-    incoming.time = static_cast<int32_t>(time);
+  LSTM_FAST_DEVICE void Find(const RowSet& set, int r, int in_block, bool exists, Cell& cell) const {
+    const int unit = first_unit_ + in_block, n = set.direction;
+    exists = exists && unit < units_;
+    cell.row = exists ? Row(rows_[r]) : Row{-1, 0, 0};
+    if (cell.row.batch < 0) return;
+    cell.r = r;
+    cell.in_block = in_block;
+    const int64_t batch = cell.row.batch, sequence = batch * time_, all_units = problem_.directions * units_;
+    cell.z = InGlobal<const Element>(arguments_.z) + (sequence * all_units * 4 + n * 4 * int64_t{units_} + unit);
+    cell.y = InGlobal<Element>(arguments_.y) +
+             ((problem_.return_sequences ? sequence : batch) * all_units + n * int64_t{units_} + unit);
+    if (arguments_.reserve) {
+      cell.reserve = InGlobal<unsigned char>(arguments_.reserve) +
+                     ((batch * problem_.directions + n) * time_ * arguments_.reserve_step_bytes +
+                      4 * int64_t{unit} * int64_t{sizeof(Real)});
+    }
+    const Global<const Element> bias = InGlobal<const Element>(inputs_.direction[n].bias);
     LSTM_FAST_UNROLL
-    for (int q = 0; q < 4; ++q)
-      incoming.gate[q] = InGlobal<const Element>(arguments_.z)[(step * 4 + q) * units_ + unit];
-    return incoming;
+    for (int q = 0; q < 4; ++q) cell.bias[q] = IsNull(bias) ? Real(0) : Real(ToReal(bias[q * units_ + unit]));
+    cell.c = cells_[PlaceOf(cell)];
   }
 
-  LSTM_FAST_DEVICE void LoadForLane(const RowSet& set, int64_t k, int pass, int job,
-                                    Incoming (&incoming)[kSlots]) const {
+  LSTM_FAST_DEVICE void Load(const RowSet& set, const Cell& cell, int k, Incoming& incoming) const {
+    incoming.time = -1;
+    if (k >= cell.row.count) return;  // also where there is no row
+    incoming.time = TimeOf(cell.row, k, set.reversed, time_, InGlobal<const int32_t>(plan_.steps));
+    const Global<const Element> z = cell.z + int64_t{incoming.time} * (problem_.directions * 4 * units_);
     LSTM_FAST_UNROLL
-    for (int slot = 0; slot < kSlots; ++slot) {
-      const int r = Policy::RowOf(slot, lane_.t);
-      incoming[slot].time = -1;
-      if (r < Policy::kRows && job < jobs_) incoming[slot] = Load(set, k, pass + r, UnitOfJob(job) + lane_.g);
-    }
+    for (int q = 0; q < 4; ++q) incoming.gate[q] = z[int64_t{q} * units_];
+  }
+
+  LSTM_FAST_DEVICE void AddBias(const Cell& cell, const Incoming& incoming, Real (&gates)[4]) const {
+    LSTM_FAST_UNROLL
+    for (int q = 0; q < 4; ++q) gates[q] = Real(ToReal(incoming.gate[q])) + cell.bias[q];
   }
 
   // The product of a job for the rows of a pass.
-  LSTM_FAST_DEVICE Gates<Real, kSlots> Multiply(const RowSet& set, int64_t k, int pass, int job) const {
+  LSTM_FAST_DEVICE Gates<Real, kSlots> Multiply(const RowSet& set, int k, int pass, int job) const {
     typename Policy::Sums sums[Policy::kFragments][2] = {};
     const Shared<const Operand> h = operand_ + (ReadBuffer(k) + pass * layout_.operand_stride + FirstTerm(job));
     MultiplyJob<Policy::kFragments, kDropout>(fragments_, SourceOf(set), job, layout_.depth_tiles, h,
@@ -235,29 +315,18 @@ class ForwardPass : public Pass<ForwardPass<Policy, kRegisters, kSplit, kDropout
     return Policy::Finish(sums, lane_, kDropout);
   }
 
-  // The rest of a timestep for a unit in a row, whose gates are those of h alone so far.
-  LSTM_FAST_DEVICE void Finish(const RowSet& set, int64_t k, int r, int in_block, const Real (&product)[4],
-                               const Incoming& incoming) {
-    const Global<const Element> bias = InGlobal<const Element>(inputs_.direction[set.direction].bias);
-    const int unit = first_unit_ + in_block, place = r * cut_.units + in_block;
-    const Row row = rows_[r];
-    Real gate[4];
-    LSTM_FAST_UNROLL
-    for (int q = 0; q < 4; ++q) {
-      gate[q] = product[q] + Real(ToReal(incoming.gate[q]));
-      if (!IsNull(bias)) gate[q] += Real(ToReal(bias[q * units_ + unit]));
-    }
+  // The rest of a timestep for a cell: from its gates before their functions.
+  LSTM_FAST_DEVICE void Finish(const RowSet& set, int k, int32_t time, const Real (&gate)[4], Cell& cell) {
     const Real in = Sigmoid(gate[0]), forget = Sigmoid(gate[1]), candidate = Tanh(gate[2]), out = Sigmoid(gate[3]);
-    const Real c = MultiplyAdd(forget, Real(cells_[place]), in * candidate);
-    cells_[place] = c;
-    const Real h = out * Tanh(c);
-    if (k + 1 < row.count) Send(set, row, r, k, unit, h);
-    Keep(set, row, incoming.time, unit, {in, forget, candidate, out}, c);
-    Write(set, row, k, incoming.time, unit, h, c);
+    cell.c = MultiplyAdd(forget, cell.c, in * candidate);
+    const Real h = out * Tanh(cell.c);
+    if (k + 1 < cell.row.count) Send(set, cell, k, h);
+    if (arguments_.reserve) Keep(cell, time, {in, forget, candidate, out});
+    Write(set, cell, k, time, h);
   }
 
-  LSTM_FAST_DEVICE int ReadBuffer(int64_t k) const {
-    return cut_.exchange == Exchange::kGrid ? 0 : static_cast<int>(k % 2) * layout_.operand_size;
+  LSTM_FAST_DEVICE int ReadBuffer(int k) const {
+    return cut_.exchange == Exchange::kGrid ? 0 : k % 2 * layout_.operand_size;
   }
 
   LSTM_FAST_DEVICE Real Multiplier(const RowSet& set, int gate, const Row& row, int64_t unit) const {
@@ -266,14 +335,14 @@ class ForwardPass : public Pass<ForwardPass<Policy, kRegisters, kSplit, kDropout
   }
 
   // Passes a new h to every block of the group, for the next timestep.
-  LSTM_FAST_DEVICE void Send(const RowSet& set, const Row& row, int r, int64_t k, int unit, Real h) {
+  LSTM_FAST_DEVICE void Send(const RowSet& set, const Cell& cell, int k, Real h) {
+    const int unit = first_unit_ + cell.in_block;
     LSTM_FAST_UNROLL
     for (int q = 0; q < (kDropout ? 4 : 1); ++q) {
       Real value = h;
-      if constexpr (kDropout) value *= Multiplier(set, q, row, unit);
+      if constexpr (kDropout) value *= Multiplier(set, q, cell.row, unit);
       const Operand operand = Policy::ToOperand(value);
-      const int at =
-          static_cast<int>((k + 1) % 2) * layout_.operand_size + q * gate_stride_ + r * layout_.operand_stride + unit;
+      const int at = (k + 1) % 2 * layout_.operand_size + q * gate_stride_ + cell.r * layout_.operand_stride + unit;
       switch (cut_.exchange) {
         case Exchange::kBlock:
           operand_[at] = operand;
@@ -288,33 +357,27 @@ class ForwardPass : public Pass<ForwardPass<Policy, kRegisters, kSplit, kDropout
     }
   }
 
-  LSTM_FAST_DEVICE void Keep(const RowSet& set, const Row& row, int64_t time, int unit, const Real (&gates)[4],
-                             Real c) const {
-    if (!arguments_.reserve) return;
-    const int64_t step = (int64_t{row.batch} * problem_.directions + set.direction) * problem_.time + time;
+  LSTM_FAST_DEVICE void Keep(const Cell& cell, int32_t time, const Real (&gates)[4]) const {
     const Global<Real> entry =
-        Cast<Real>(InGlobal<unsigned char>(arguments_.reserve) + step * arguments_.reserve_step_bytes);
+        Cast<Real>(cell.reserve + int64_t{time} * static_cast<int>(arguments_.reserve_step_bytes));
     constexpr int kWords = 4 * sizeof(Real) / sizeof(Words);
     Words words[kWords];
     memcpy(words, gates, sizeof words);
-    const Global<Words> to = Cast<Words>(entry + 4 * int64_t{unit});
+    const Global<Words> to = Cast<Words>(entry);
     LSTM_FAST_UNROLL
     for (int i = 0; i < kWords; ++i) to[i] = words[i];
-    entry[4 * int64_t{units_} + unit] = c;
+    entry[4 * units_ - 3 * (first_unit_ + cell.in_block)] = cell.c;
   }
 
-  LSTM_FAST_DEVICE void Write(const RowSet& set, const Row& row, int64_t k, int64_t time, int unit, Real h,
-                              Real c) const {
-    const bool last = k == row.count - 1;
+  LSTM_FAST_DEVICE void Write(const RowSet& set, const Cell& cell, int k, int32_t time, Real h) const {
+    const bool last = k == cell.row.count - 1;
     if (problem_.return_sequences) {
-      const int64_t place = int64_t{row.batch} * problem_.time + OutputPlace(time, problem_);
-      InGlobal<Element>(arguments_.y)[(place * problem_.directions + set.direction) * units_ + unit] =
-          Rounded<Element>(h);
+      cell.y[int64_t{OutputPlace(time, problem_)} * (problem_.directions * units_)] = Rounded<Element>(h);
     } else if (last) {
-      const bool padded = time != (set.reversed ? 0 : problem_.time - 1);
-      WriteLast(set, row, unit, padded && problem_.zero_output_for_mask ? Real(0) : h);
+      const bool padded = time != (set.reversed ? 0 : time_ - 1);
+      *cell.y = Rounded<Element>(padded && problem_.zero_output_for_mask ? Real(0) : h);
     }
-    if (last) WriteStates(set, int64_t{row.batch} * units_ + unit, h, c);
+    if (last) WriteStates(set, int64_t{cell.row.batch} * units_ + first_unit_ + cell.in_block, h, cell.c);
   }
 
   LSTM_FAST_DEVICE void WriteLast(const RowSet& set, const Row& row, int unit, Real h) const {
@@ -328,6 +391,8 @@ class ForwardPass : public Pass<ForwardPass<Policy, kRegisters, kSplit, kDropout
   }
 
   const int gate_stride_;
+  const int split_shift_;   // cut_.splits is a power of two
+  const Divisor in_block_;  // of a place in [rows][units of the block]
   Shared<Real> partial_;
   Global<Operand> exchange_;
 };

@@ -44,6 +44,19 @@ class Group {
   unsigned target_ = 0;
 };
 
+// Quotients without a division, which takes a device long: of numbers below 2^16 by one from 2 to 2^16.
+class Divisor {
+ public:
+  LSTM_FAST_DEVICE explicit Divisor(int divisor) : inverse_(0xffffffffu / static_cast<uint32_t>(divisor) + 1) {}
+
+  LSTM_FAST_DEVICE int Quotient(int dividend) const {
+    return static_cast<int>(uint64_t{static_cast<uint32_t>(dividend)} * inverse_ >> 32);
+  }
+
+ private:
+  uint32_t inverse_;  // 2^32 / divisor, rounded up: off by less than 2^-16 of a quotient's unit
+};
+
 // A set of rows in one direction: what a group runs from the first timestep to the last.
 struct RowSet {
   int64_t first;
@@ -61,8 +74,8 @@ struct RowSet {
 };
 
 // Finds the set's rows, for all threads of the block after its next barrier. Returns the most timesteps of a row.
-LSTM_FAST_DEVICE int64_t LoadRows(const RowSet& set, const Cut& cut, const Problem& problem, const Plan& plan,
-                                  Shared<Row> rows) {
+LSTM_FAST_DEVICE int LoadRows(const RowSet& set, const Cut& cut, const Problem& problem, const Plan& plan,
+                              Shared<Row> rows) {
   const Global<const int32_t> order = InGlobal<const int32_t>(plan.order), count = InGlobal<const int32_t>(plan.count),
                               first = InGlobal<const int32_t>(plan.first);
   const bool planned = plan.order != nullptr;
@@ -76,25 +89,25 @@ LSTM_FAST_DEVICE int64_t LoadRows(const RowSet& set, const Cut& cut, const Probl
     }
     rows[r] = row;
   }
-  if (!planned) return problem.time;
-  int64_t most = 0;  // rows are sorted, but for very large batches
+  if (!planned) return static_cast<int>(problem.time);
+  int most = 0;  // rows are sorted, but for very large batches
   for (int64_t place = set.first; place < set.first + cut.rows && place < problem.batch; ++place) {
-    const int64_t of_row = count[order[place]];
+    const int of_row = count[order[place]];
     most = of_row > most ? of_row : most;
   }
   return most;
 }
 
 // Where in time a row's real timestep k is, in the order of processing.
-LSTM_FAST_DEVICE int64_t TimeOf(const Row& row, int64_t k, bool reversed, int64_t time, Global<const int32_t> steps) {
-  const int64_t ascending = reversed ? row.count - 1 - k : k;
-  return row.first >= 0 ? row.first + ascending : steps[row.batch * time + ascending];
+LSTM_FAST_DEVICE int32_t TimeOf(const Row& row, int k, bool reversed, int time, Global<const int32_t> steps) {
+  const int ascending = reversed ? row.count - 1 - k : k;
+  return row.first >= 0 ? row.first + ascending : int32_t{steps[int64_t{row.batch} * time + ascending]};
 }
 
 // Where in a sequence [B, T, ...] of outputs the entry of a timestep is: one direction that runs backward in time
 // writes in the order of processing, two write in that of the input.
-LSTM_FAST_DEVICE int64_t OutputPlace(int64_t t, const Problem& problem) {
-  return problem.go_backwards && problem.directions == 1 ? problem.time - 1 - t : t;
+LSTM_FAST_DEVICE int OutputPlace(int t, const Problem& problem) {
+  return problem.go_backwards && problem.directions == 1 ? static_cast<int>(problem.time) - 1 - t : t;
 }
 
 template <class Real>

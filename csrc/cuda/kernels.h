@@ -67,12 +67,12 @@ struct Variant {
   DType dtype;
   Precision precision;
   bool tensor_cores;
-  int rows;          // that a warp computes at once
-  int registers;     // fragments
-  bool split;        // forward, several warps share the sum over the units of h; otherwise a cut has splits = 1
-  bool dropout;      // has recurrent dropout
-  int most_threads;  // of a block
-  ForwardKernel forward;
+  int rows;               // that a warp computes at once
+  int registers;          // fragments
+  bool split;             // forward, several warps share the sum over the units of h; otherwise a cut has splits = 1
+  bool dropout;           // has recurrent dropout
+  int most_threads;       // of a block
+  ForwardKernel forward;  // null: this is for the other pass only
   BackwardKernel backward;
 };
 

@@ -44,6 +44,7 @@ class Pass {
         lane_(ThisLane()),
         warp_(Thread() / 32),
         units_(static_cast<int>(problem_.units)),
+        time_(static_cast<int>(problem_.time)),
         first_unit_(group_.rank * cut_.units),
         operand_(InShared<Operand>(layout_.operand, layout_.operand_buffers * layout_.operand_size)),
         cells_(InShared<Real>(layout_.state, cut_.rows * cut_.units)),
@@ -63,7 +64,7 @@ class Pass {
   const Layout layout_;
   Group group_;
   const Lane lane_;
-  const int warp_, units_, first_unit_;
+  const int warp_, units_, time_, first_unit_;
   Shared<Operand> operand_;  // h, or dz
   Shared<Real> cells_;       // c, or dc, [rows][units of the block]
   Shared<Row> rows_;

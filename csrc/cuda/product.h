@@ -33,11 +33,12 @@ struct Gates {
   Real value[4][kSlots];
 };
 
-// Whether there is a kernel for what is being compiled here. Half types are multiplied and added only where there are
-// no tensor cores; kernels that no device runs are empty.
+// Whether there is a kernel for what is being compiled here. Several rows of half types are multiplied and added only
+// where there are no tensor cores; kernels that no device runs are empty.
 template <class Policy>
 constexpr bool kIsCompiled =
-    Policy::kTensorCores ? kHasTensorCores : sizeof(typename Policy::Element) > 2 || kLacksTensorCores;
+    Policy::kTensorCores ? kHasTensorCores
+                         : sizeof(typename Policy::Element) > 2 || Policy::kRows == 1 || kLacksTensorCores;
 
 // Multiply-add: a lane computes one column of the gates for all rows.
 template <class T, class RealType, int kRowCount>
@@ -50,9 +51,18 @@ struct MultiplyAddPolicy {
   static constexpr int kRows = kRowCount;
   static constexpr int kSlots = kRows >= 4 ? kRows / 4 : 1;
   static constexpr int kFragments = 1;  // of a job forward, for each kTile.depth terms
+  // Sums for a row by turns: one would wait for itself most of the time where there are few rows.
+  static constexpr int kParts = kRows < 4 ? kTile.depth : 1;
 
   struct Sums {
-    Real value[kRows];
+    Real value[kRows][kParts];
+
+    LSTM_FAST_DEVICE Real Of(int row) const {
+      Real sum = value[row][0];
+      LSTM_FAST_UNROLL
+      for (int i = 1; i < kParts; ++i) sum += value[row][i];
+      return sum;
+    }
   };
   struct Terms {
     Words words[kRows];
@@ -88,7 +98,9 @@ struct MultiplyAddPolicy {
       Real b[kTile.depth];
       memcpy(b, &terms.words[r], sizeof b);
       LSTM_FAST_UNROLL
-      for (int i = 0; i < kTile.depth; ++i) sums.value[r] = MultiplyAdd(a[i], b[i], sums.value[r]);
+      for (int i = 0; i < kTile.depth; ++i) {
+        sums.value[r][i % kParts] = MultiplyAdd(a[i], b[i], sums.value[r][i % kParts]);
+      }
     }
   }
 
@@ -100,17 +112,20 @@ struct MultiplyAddPolicy {
 
   // Lanes of the same g exchange what they computed: each had one gate of all rows and gets all gates of its rows.
   static LSTM_FAST_DEVICE Gates<Real, kSlots> Finish(const Sums (&sums)[1][2], const Lane& lane, bool) {
+    Real own[kRows];
+    LSTM_FAST_UNROLL
+    for (int r = 0; r < kRows; ++r) own[r] = sums[0][0].Of(r);
     Gates<Real, kSlots> gates;
     LSTM_FAST_UNROLL
     for (int step = 0; step < 4; ++step) {
       const int partner = lane.t ^ step;
       LSTM_FAST_UNROLL
       for (int slot = 0; slot < kSlots; ++slot) {
-        Real mine = sums[0][0].value[0];
+        Real mine = own[0];
         LSTM_FAST_UNROLL
         for (int t = 0; t < 4; ++t) {
           const int row = RowOf(slot, t);
-          if (row < kRows && t == partner) mine = sums[0][0].value[row];
+          if (row < kRows && t == partner) mine = own[row];
         }
         const Real theirs = step == 0 ? mine : ShuffleXor(mine, step);
         LSTM_FAST_UNROLL
@@ -126,7 +141,7 @@ struct MultiplyAddPolicy {
   template <class Put>
   static LSTM_FAST_DEVICE void ForEach(const Sums& sums, const Lane& lane, const Put& put) {
     LSTM_FAST_UNROLL
-    for (int r = 0; r < kRows; ++r) put(lane.index, r, sums.value[r]);
+    for (int r = 0; r < kRows; ++r) put(lane.index, r, sums.Of(r));
   }
 };
 
@@ -299,11 +314,13 @@ struct Fragments {
     }
   }
 
-  template <class Source>
-  LSTM_FAST_DEVICE Words Get(const Source& source, int job, int f, const Lane& lane) const {
-    const int i = job * job_fragments + f - InRegisters();
-    if (i < kept_count) return kept[i * 32 + lane.index];
-    return source(job, f);
+  // Of a job's fragments, the first that is not in shared memory, and the place of fragment 0 if it were.
+  LSTM_FAST_DEVICE int KeptUntil(int job) const {
+    const int until = kept_count - job * job_fragments + InRegisters();
+    return until < job_fragments ? until : job_fragments;
+  }
+  LSTM_FAST_DEVICE Shared<const Words> KeptOf(int job, const Lane& lane) const {
+    return kept + ((job * job_fragments - InRegisters()) * 32 + lane.index);
   }
 };
 
@@ -342,10 +359,18 @@ LSTM_FAST_DEVICE void MultiplyJob(const Fragments<Policy, kRegisters>& fragments
     }
     tile = kTilesHeld;
   }
+  const Shared<const Words> kept = fragments.KeptOf(job, lane);
+  const int kept_until = fragments.KeptUntil(job) / kFragments;
+  for (; tile < kept_until; ++tile) {
+    Words words[kFragments];
+    LSTM_FAST_UNROLL
+    for (int f = 0; f < kFragments; ++f) words[f] = kept[(tile * kFragments + f) * 32];
+    accumulate(tile, words);
+  }
   for (; tile < depth_tiles; ++tile) {
     Words words[kFragments];
     LSTM_FAST_UNROLL
-    for (int f = 0; f < kFragments; ++f) words[f] = fragments.Get(source, job, tile * kFragments + f, lane);
+    for (int f = 0; f < kFragments; ++f) words[f] = source(job, tile * kFragments + f);
     accumulate(tile, words);
   }
 }

@@ -99,16 +99,19 @@ class Selection {
   bool Fits(const Variant& variant) const {
     const bool has_tensor_cores = device_.code >= 80;
     if (variant.dtype != problem_.dtype || variant.dropout != dropout_) return false;
+    if (!backward_ && !variant.forward) return false;
     switch (problem_.dtype) {
       case DType::kFloat64:
         break;
       case DType::kFloat32:
-        // Exact products serve whoever asks for less.
-        if (variant.precision != (has_tensor_cores ? problem_.precision : Precision::kExact)) return false;
+        // Exact products serve whoever asks for less, and with few units are faster.
+        if (variant.precision != Precision::kExact && !(has_tensor_cores && variant.precision == problem_.precision)) {
+          return false;
+        }
         break;
       case DType::kFloat16:
       case DType::kBFloat16:
-        if (variant.tensor_cores != has_tensor_cores) return false;
+        if (variant.tensor_cores != has_tensor_cores && variant.rows > 1) return false;
         break;
     }
     return !forced_.variant || *forced_.variant == variant.name;

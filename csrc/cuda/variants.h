@@ -12,21 +12,22 @@
 
 namespace lstm_fast::cuda {
 
+// Which passes there is a kernel for. Forward, kernels that keep 16 fragments but do not split sums are no faster for
+// several rows than those that keep 32, wherever both were measured (H100), and so are left out.
+enum class Passes { kBoth, kBackward };
+
 // A fragment takes 4 registers of a thread, so 16 of them leave a thread enough for blocks of 512 threads, 32 for 256.
-template <class Policy, int kRegisters, bool kSplit, bool kDropout = false>
+template <class Policy, int kRegisters, bool kSplit, bool kDropout = false, Passes kPasses = Passes::kBoth>
 Variant MakeVariant(const char* name, DType dtype, Precision precision) {
   constexpr int kMostThreads = kRegisters > 16 ? 256 : 512;
-  return {name,
-          dtype,
-          precision,
-          Policy::kTensorCores,
-          Policy::kRows,
-          kRegisters,
-          kSplit,
-          kDropout,
-          kMostThreads,
-          &RunForward<Policy, kRegisters, kSplit, kDropout, kMostThreads>,
-          &RunBackward<Policy, kRegisters, kDropout, kMostThreads>};
+  Variant variant = {name,          dtype,      precision, Policy::kTensorCores,
+                     Policy::kRows, kRegisters, kSplit,    kDropout,
+                     kMostThreads,  nullptr,    nullptr};
+  if constexpr (kPasses == Passes::kBoth) {
+    variant.forward = &RunForward<Policy, kRegisters, kSplit, kDropout, kMostThreads>;
+  }
+  variant.backward = &RunBackward<Policy, kRegisters, kDropout, kMostThreads>;
+  return variant;
 }
 
 // A name says how many rows a warp computes at once, and then how many fragments are in registers if not 16.
