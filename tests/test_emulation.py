@@ -36,6 +36,9 @@ WRONG = {
     "remote_after_end": r"block 3, thread \d+: ends its block, whose shared memory thread 1 of block 0 accesses"
     r"|block 0, thread 1: read of 4 bytes of the shared memory of block 3, which has ended",
     "remote_rank": r"block 0, thread 1: Remote\(\) of block 4 of a cluster of 4",
+    "arrives_twice": r"ArriveAtCluster \(test_emulation.cc:\d+\) again, and no AwaitCluster in between",
+    "awaits_without_arriving": r"AwaitCluster \(test_emulation.cc:\d+\) without ArriveAtCluster",
+    "access_within_barrier": "write of 4 bytes of shared memory between ArriveAtCluster and AwaitCluster",
     "no_await": UNORDERED,
     "await_too_little": UNORDERED,
     "await_too_much": r"(?s)deadlock: all threads wait.* block 0: 1 of its threads, the first 0, in AwaitAtLeast"
@@ -61,7 +64,7 @@ WRONG = {
     "two_barriers": r"diverges: it is in SyncBlock \(.*\), and thread \d+ of block 0 waits for it in SyncBlock",
     "part_of_warp": "diverges: it is in (SyncBlock .* in SyncWarp|SyncWarp .* in SyncBlock)",
     "two_collectives": "diverges: it is in (ShuffleXor .* in Ballot|Ballot .* in ShuffleXor)",
-    "part_of_cluster": r"(waits in|of block 0 waits for it in) SyncCluster \(.*\)",
+    "part_of_cluster": r"(waits in|of block 0 waits for it in) AwaitCluster \(.*\)",
     "too_much_shared": "more shared memory than the device has",
     "cluster_on_old_device": "the device has no clusters",
     "uneven_cluster": "no such cluster",

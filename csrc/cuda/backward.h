@@ -146,11 +146,12 @@ class BackwardPass : public Pass<BackwardPass<Policy, kRegisters, kDropout>, Bac
       for (int pass = 0; pass < cut_.rows; pass += Policy::kRows) {
         for (int job = 0; job < jobs_; ++job) Multiply(set, k, pass, job);
       }
+      group_.Arrive();
       LSTM_FAST_UNROLL
       for (int n = 0; n < kKept; ++n) {
         if (times[n] >= 0) Write(cells[n], times[n], found[n]);
       }
-      group_.Sync();
+      group_.Await();
     }
     LSTM_FAST_UNROLL
     for (int n = 0; n < kKept; ++n) Finish(set, cells[n]);

@@ -80,9 +80,16 @@ LSTM_FAST_DEVICE int Blocks() { return static_cast<int>(gridDim.x); }
 // Barriers: what was written before them is seen after them, by the block, or by all blocks of the cluster.
 LSTM_FAST_DEVICE void SyncBlock() { __syncthreads(); }
 LSTM_FAST_DEVICE void SyncWarp() { __syncwarp(); }
-LSTM_FAST_DEVICE void SyncCluster() {
+// That of the cluster is in two parts; what a thread does in between, which must not be with shared memory, is ordered
+// by neither. Arriving waits until what the thread has written to global memory is there, too.
+LSTM_FAST_DEVICE void ArriveAtCluster() {
 #if __CUDA_ARCH__ >= 900
-  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+#endif
+}
+LSTM_FAST_DEVICE void AwaitCluster() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 #endif
 }
 

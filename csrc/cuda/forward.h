@@ -52,6 +52,12 @@ class ForwardPass : public Pass<ForwardPass<Policy, kRegisters, kSplit, kDropout
     Real c;
   };
 
+  // What a timestep computes for its cell, beside c.
+  struct Found {
+    int32_t time;  // -1: nothing
+    Real gates[4], h;
+  };
+
   // What a timestep brings for a cell.
   struct Incoming {
     int32_t time;  // -1: the row has no such timestep
@@ -114,33 +120,41 @@ class ForwardPass : public Pass<ForwardPass<Policy, kRegisters, kSplit, kDropout
     }
     for (int k = 0; k < longest; ++k) {
       if (cut_.exchange == Exchange::kGrid && k > 0) Receive(k);
+      Found found[kSlots]{};
       for (int pass = 0; pass < cut_.rows; pass += Policy::kRows) {
         for (int job = 0; job < jobs_; ++job) {
           if (!keeps) {
             find(pass, job);
             load(k);
           }
-          int32_t times[kSlots];
           Real incoming[kSlots][4];
           LSTM_FAST_UNROLL
           for (int slot = 0; slot < kSlots; ++slot) {
-            times[slot] = next[slot].time;
+            found[slot].time = next[slot].time;
             AddBias(cells[slot], next[slot], incoming[slot]);
           }
           if (keeps) load(k + 1);
           const Gates<Real, kSlots> product = Multiply(set, k, pass, job);
           LSTM_FAST_UNROLL
           for (int slot = 0; slot < kSlots; ++slot) {
-            if (times[slot] < 0) continue;
-            const Real gates[4] = {
-                product.value[0][slot] + incoming[slot][0], product.value[1][slot] + incoming[slot][1],
-                product.value[2][slot] + incoming[slot][2], product.value[3][slot] + incoming[slot][3]};
-            Finish(set, k, times[slot], gates, cells[slot]);
-            if (!keeps) cells_[PlaceOf(cells[slot])] = cells[slot].c;
+            if (found[slot].time < 0) continue;
+            LSTM_FAST_UNROLL
+            for (int q = 0; q < 4; ++q) incoming[slot][q] += product.value[q][slot];
+            Finish(set, k, incoming[slot], cells[slot], found[slot]);
+            if (keeps) continue;
+            cells_[PlaceOf(cells[slot])] = cells[slot].c;
+            Write(set, k, cells[slot], found[slot]);
           }
         }
       }
-      group_.Sync();
+      group_.Arrive();
+      if (keeps) {
+        LSTM_FAST_UNROLL
+        for (int slot = 0; slot < kSlots; ++slot) {
+          if (jobs_ > 0 && found[slot].time >= 0) Write(set, k, cells[slot], found[slot]);
+        }
+      }
+      group_.Await();
     }
   }
 
@@ -151,7 +165,8 @@ class ForwardPass : public Pass<ForwardPass<Policy, kRegisters, kSplit, kDropout
       const int r = in_block_.Quotient(i);
       Find(set, r, i - r * cut_.units, i < size, cell);
     };
-    const auto finish = [&](int i, int k, const Incoming& next, Cell& cell) {
+    const auto finish = [&](int i, int k, const Incoming& next, Cell& cell, Found& found) {
+      found.time = next.time;
       if (next.time < 0) return;
       Real gates[4];
       AddBias(cell, next, gates);
@@ -168,7 +183,7 @@ class ForwardPass : public Pass<ForwardPass<Policy, kRegisters, kSplit, kDropout
         LSTM_FAST_UNROLL
         for (int q = 0; q < 4; ++q) gates[q] += (parts[0][q] + parts[1][q]) + (parts[2][q] + parts[3][q]);
       }
-      Finish(set, k, next.time, gates, cell);
+      Finish(set, k, gates, cell, found);
     };
     Cell cells[kKept]{};
     Incoming next[kKept]{};
@@ -193,20 +208,27 @@ class ForwardPass : public Pass<ForwardPass<Policy, kRegisters, kSplit, kDropout
         }
       }
       SyncBlock();
+      Found found[kKept]{};
       LSTM_FAST_UNROLL
-      for (int n = 0; n < kKept; ++n) {
-        finish(Thread() + n * Threads(), k, next[n], cells[n]);
-        Load(set, cells[n], k + 1, next[n]);
-      }
+      for (int n = 0; n < kKept; ++n) finish(Thread() + n * Threads(), k, next[n], cells[n], found[n]);
       for (int i = Thread() + kKept * Threads(); i < size; i += Threads()) {
         Cell cell{};
         find(i, cell);
         Incoming incoming{};
         Load(set, cell, k, incoming);
-        finish(i, k, incoming, cell);
-        if (cell.row.batch >= 0) cells_[i] = cell.c;
+        Found of_cell{};
+        finish(i, k, incoming, cell, of_cell);
+        if (of_cell.time < 0) continue;
+        cells_[i] = cell.c;
+        Write(set, k, cell, of_cell);
       }
-      group_.Sync();
+      group_.Arrive();
+      LSTM_FAST_UNROLL
+      for (int n = 0; n < kKept; ++n) {
+        if (found[n].time >= 0) Write(set, k, cells[n], found[n]);
+        Load(set, cells[n], k + 1, next[n]);
+      }
+      group_.Await();
     }
   }
 
@@ -315,14 +337,15 @@ class ForwardPass : public Pass<ForwardPass<Policy, kRegisters, kSplit, kDropout
     return Policy::Finish(sums, lane_, kDropout);
   }
 
-  // The rest of a timestep for a cell: from its gates before their functions.
-  LSTM_FAST_DEVICE void Finish(const RowSet& set, int k, int32_t time, const Real (&gate)[4], Cell& cell) {
+  // The rest of a timestep for a cell: from its gates before their functions to what the other blocks need.
+  LSTM_FAST_DEVICE void Finish(const RowSet& set, int k, const Real (&gate)[4], Cell& cell, Found& found) {
     const Real in = Sigmoid(gate[0]), forget = Sigmoid(gate[1]), candidate = Tanh(gate[2]), out = Sigmoid(gate[3]);
     cell.c = MultiplyAdd(forget, cell.c, in * candidate);
-    const Real h = out * Tanh(cell.c);
-    if (k + 1 < cell.row.count) Send(set, cell, k, h);
-    if (arguments_.reserve) Keep(cell, time, {in, forget, candidate, out});
-    Write(set, cell, k, time, h);
+    found.h = out * Tanh(cell.c);
+    if (k + 1 < cell.row.count) Send(set, cell, k, found.h);
+    const Real gates[4] = {in, forget, candidate, out};
+    LSTM_FAST_UNROLL
+    for (int q = 0; q < 4; ++q) found.gates[q] = gates[q];
   }
 
   LSTM_FAST_DEVICE int ReadBuffer(int k) const {
@@ -357,27 +380,29 @@ class ForwardPass : public Pass<ForwardPass<Policy, kRegisters, kSplit, kDropout
     }
   }
 
-  LSTM_FAST_DEVICE void Keep(const Cell& cell, int32_t time, const Real (&gates)[4]) const {
-    const Global<Real> entry =
-        Cast<Real>(cell.reserve + int64_t{time} * static_cast<int>(arguments_.reserve_step_bytes));
-    constexpr int kWords = 4 * sizeof(Real) / sizeof(Words);
-    Words words[kWords];
-    memcpy(words, gates, sizeof words);
-    const Global<Words> to = Cast<Words>(entry);
-    LSTM_FAST_UNROLL
-    for (int i = 0; i < kWords; ++i) to[i] = words[i];
-    entry[4 * units_ - 3 * (first_unit_ + cell.in_block)] = cell.c;
-  }
-
-  LSTM_FAST_DEVICE void Write(const RowSet& set, const Cell& cell, int k, int32_t time, Real h) const {
+  // What is for others than the group: the reserve and the outputs.
+  LSTM_FAST_DEVICE void Write(const RowSet& set, int k, const Cell& cell, const Found& found) const {
+    const int unit = first_unit_ + cell.in_block;
+    if (arguments_.reserve) {
+      const Global<Real> entry =
+          Cast<Real>(cell.reserve + int64_t{found.time} * static_cast<int>(arguments_.reserve_step_bytes));
+      constexpr int kWords = 4 * sizeof(Real) / sizeof(Words);
+      Words words[kWords];
+      memcpy(words, found.gates, sizeof words);
+      const Global<Words> to = Cast<Words>(entry);
+      LSTM_FAST_UNROLL
+      for (int i = 0; i < kWords; ++i) to[i] = words[i];
+      entry[4 * units_ - 3 * unit] = cell.c;
+    }
     const bool last = k == cell.row.count - 1;
     if (problem_.return_sequences) {
-      cell.y[int64_t{OutputPlace(time, problem_)} * (problem_.directions * units_)] = Rounded<Element>(h);
+      const int place = OutputPlace(found.time, problem_);
+      cell.y[int64_t{place} * (problem_.directions * units_)] = Rounded<Element>(found.h);
     } else if (last) {
-      const bool padded = time != (set.reversed ? 0 : time_ - 1);
-      *cell.y = Rounded<Element>(padded && problem_.zero_output_for_mask ? Real(0) : h);
+      const bool padded = found.time != (set.reversed ? 0 : time_ - 1);
+      *cell.y = Rounded<Element>(padded && problem_.zero_output_for_mask ? Real(0) : found.h);
     }
-    if (last) WriteStates(set, int64_t{cell.row.batch} * units_ + first_unit_ + cell.in_block, h, cell.c);
+    if (last) WriteStates(set, int64_t{cell.row.batch} * units_ + unit, found.h, cell.c);
   }
 
   LSTM_FAST_DEVICE void WriteLast(const RowSet& set, const Row& row, int unit, Real h) const {

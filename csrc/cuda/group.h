@@ -24,17 +24,26 @@ class Group {
 
   // What any thread of the group stored before, all see after; in global memory only what went through L2.
   LSTM_FAST_DEVICE void Sync() {
+    Arrive();
+    Await();
+  }
+
+  // The two parts of it. What is stored in global memory in between, and for others than the group, holds nobody up.
+  LSTM_FAST_DEVICE void Arrive() {
     if (exchange == Exchange::kCluster) {
-      SyncCluster();
+      ArriveAtCluster();
       return;
     }
     SyncBlock();
     if (exchange == Exchange::kGrid) {
       target_ += static_cast<unsigned>(blocks);
-      if (Thread() == 0) {
-        Signal(counter_ + index);
-        AwaitAtLeast(counter_ + index, target_);
-      }
+      if (Thread() == 0) Signal(counter_ + index);
+    }
+  }
+  LSTM_FAST_DEVICE void Await() {
+    if (exchange == Exchange::kCluster) AwaitCluster();
+    if (exchange == Exchange::kGrid) {
+      if (Thread() == 0) AwaitAtLeast(counter_ + index, target_);
       SyncBlock();
     }
   }

@@ -424,11 +424,22 @@ void SyncBlock(Site site) {
   SyncAll(block.meeting, TheLaunch().grid().threads, block.finished, block.warps, "SyncBlock", site);
 }
 
-void SyncCluster(Site site) {
+void ArriveAtCluster(Site site) {
   if (GetDevice().code < 90) return;  // as on the device
-  Cluster& cluster = *Current().block->cluster;
-  SyncAll(cluster.meeting, cluster.threads, cluster.finished, cluster.warps, "SyncCluster", site);
-  TheLaunch().current().met_cluster = true;
+  Thread& self = TheLaunch().current();
+  if (self.arrived) Fail("ArriveAtCluster (" + At(site) + ") again, and no AwaitCluster in between");
+  self.arrived = true;
+}
+
+// The whole barrier: an access of shared memory since ArriveAtCluster, which it would order, is an error already.
+void AwaitCluster(Site site) {
+  if (GetDevice().code < 90) return;
+  Thread& self = TheLaunch().current();
+  if (!self.arrived) Fail("AwaitCluster (" + At(site) + ") without ArriveAtCluster");
+  self.arrived = false;
+  Cluster& cluster = *self.block->cluster;
+  SyncAll(cluster.meeting, cluster.threads, cluster.finished, cluster.warps, "AwaitCluster", site);
+  self.met_cluster = true;
 }
 
 void MeetWarp(const char* what, Site site, void (*together)(void* const (&arguments)[kLanes]), void* argument) {

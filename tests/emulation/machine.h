@@ -74,6 +74,7 @@ struct Thread : Actor {
   Warp* warp = nullptr;
   std::unique_ptr<Knowledge> acquired;  // more than the warp's, from a signal
   bool met_cluster = false;             // has passed a barrier of the cluster
+  bool arrived = false;                 // at one that it has not waited for yet
   bool finished = false;
   const char* waits_for = nullptr;  // what it called last that waits
   Site site;
@@ -110,7 +111,8 @@ SharedPlace Remote(const SharedPlace& place, int rank);
 
 void SyncBlock(Site site);
 void SyncWarp(Site site);
-void SyncCluster(Site site);
+void ArriveAtCluster(Site site);
+void AwaitCluster(Site site);
 // Waits for all lanes of the warp, then calls `together` once with the arguments of all. Orders nothing in memory.
 void MeetWarp(const char* what, Site site, void (*together)(void* const (&arguments)[kLanes]), void* argument);
 

@@ -40,6 +40,7 @@ void CheckInside(const SharedPlace& place, int64_t bytes, int64_t alignment, con
   if (!IsAligned(memory.begin() + place.offset, alignment))
     Fail(Misaligned(access, bytes, place.offset) + NameOf(memory));
   const Thread& thread = Current();
+  if (thread.arrived) Fail(Sized(access, bytes) + " of shared memory between ArriveAtCluster and AwaitCluster");
   if (memory.block() == thread.block->index) return;
   if (memory.ended) Fail(Sized(access, bytes) + " of " + NameOf(memory) + ", which has ended");
   if (!thread.met_cluster) {

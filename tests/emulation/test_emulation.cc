@@ -88,19 +88,27 @@ void WarpSum(const Call call) {
 }
 
 // Every block passes its number to all blocks of its cluster. Choices: 1 and 2 which barrier is missing, 3 an access
-// that none follows, 4 to a block that is not there.
+// that none follows, 4 to a block that is not there, 5 and 6 a part of a barrier too many, 7 an access within one.
 void Exchange4(const Call call) {
   const auto out = InGlobal<float>(call.out);
   const auto inbox = InShared<float>(0, 4);
-  if (call.choice != 1) SyncCluster();
+  const auto sync = [] {
+    ArriveAtCluster();
+    AwaitCluster();
+  };
+  if (call.choice != 1) sync();
   if (Thread() < 4) Remote(inbox, Thread())[Block() % 4] = static_cast<float>(Block() + 1);
+  if (call.choice == 5) ArriveAtCluster();
+  if (call.choice == 6) AwaitCluster();
   if (call.choice != 2) {
-    SyncCluster();
+    ArriveAtCluster();
+    if (call.choice == 7) inbox[3] = 0;
+    AwaitCluster();
   } else {
     SyncBlock();
   }
   if (Thread() == 0) out[Block()] = inbox[0] + inbox[1] + inbox[2] + inbox[3];
-  if (call.choice >= 3 && Thread() == 1 && Block() == 0) out[4] = Remote(inbox, call.choice)[0];
+  if ((call.choice == 3 || call.choice == 4) && Thread() == 1 && Block() == 0) out[4] = Remote(inbox, call.choice)[0];
 }
 
 // Two blocks pass a value back and forth. Choices: 1 no waiting, 2 waiting for too little, 3 for too much, 4 a signal
@@ -264,7 +272,10 @@ void Diverging(const Call call) {
       }
       break;
     default:  // part of a cluster
-      if (Block() == 0) SyncCluster();
+      if (Block() == 0) {
+        ArriveAtCluster();
+        AwaitCluster();
+      }
   }
 }
 
@@ -429,6 +440,9 @@ const std::map<std::string, std::function<void()>>& Cases() {
       {"no_cluster_barrier", Case(&Exchange4, cluster, 2)},
       {"remote_after_end", Case(&Exchange4, cluster, 3)},
       {"remote_rank", Case(&Exchange4, cluster, 4)},
+      {"arrives_twice", Case(&Exchange4, cluster, 5)},
+      {"awaits_without_arriving", Case(&Exchange4, cluster, 6)},
+      {"access_within_barrier", Case(&Exchange4, cluster, 7)},
       {"no_await", Case(&PingPong, cooperative, 1)},
       {"await_too_little", Case(&PingPong, cooperative, 2)},
       {"await_too_much", Case(&PingPong, cooperative, 3)},

@@ -62,7 +62,8 @@ inline int Blocks() { return emulation::Blocks(); }
 
 inline void SyncBlock(Site site = Site::Here()) { emulation::SyncBlock(site); }
 inline void SyncWarp(Site site = Site::Here()) { emulation::SyncWarp(site); }
-inline void SyncCluster(Site site = Site::Here()) { emulation::SyncCluster(site); }
+inline void ArriveAtCluster(Site site = Site::Here()) { emulation::ArriveAtCluster(site); }
+inline void AwaitCluster(Site site = Site::Here()) { emulation::AwaitCluster(site); }
 
 // As on the device, this orders nothing in memory; nor do the matrix products.
 template <class T>
