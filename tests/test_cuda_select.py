@@ -46,7 +46,7 @@ def module() -> Iterator[ModuleType]:
 def check(cut: dict[str, Any], name: str, device: Device, units: int, variants: dict[str, Any], dropout: bool) -> None:
     variant = variants[cut["variant"]]
     if variant["dtype"] in ("float16", "bfloat16"):
-        assert variant["tensor_cores"] == (device.major >= 8)
+        assert variant["tensor_cores"] == (device.major >= 8) or variant["rows"] == 1
     assert not variant["tensor_cores"] or device.major >= 8
     assert variant["dropout"] == dropout
     assert 0 < cut["shared_bytes"] <= device.shared_bytes
@@ -112,7 +112,9 @@ def test_code_for_an_older_device_is_not_asked_for_more(module, dtype):
         module.set_device(*DEVICES["sm_90"], code=code)
         variants = {variant["name"]: variant for variant in module.variants()}
         for cut in module.describe(0, dtype, "tf32" if dtype == "float32" else "exact", 64, units, 1, False).values():
-            assert variants[cut["variant"]]["tensor_cores"] == (code >= 80)
+            tensor_cores = variants[cut["variant"]]["tensor_cores"]
+            assert tensor_cores == (code >= 80) or units == 64  # for which multiply-add may be faster
+            assert code >= 80 or not tensor_cores
             exchanges.add(cut["exchange"])
     assert exchanges == {"block", "grid"}
 
@@ -147,7 +149,7 @@ def test_a_group_keeps_its_direction(module):
 @pytest.mark.parametrize(
     "forced",
     [
-        {"variant": "float32_8"},
+        {"variant": "float32_8_32_split"},
         {"exchange": "cluster", "blocks": 4},
         {"exchange": "grid", "blocks": 7, "rows": 24},
         {"exchange": "grid", "blocks": 1},
@@ -174,7 +176,7 @@ def test_what_is_forced_holds_for_one_pass_until_undone(module, name, forced):
         {"exchange": "block", "blocks": 2},
         {"exchange": "cluster", "blocks": 17},
         {"blocks": 6},  # of 8 units at least, there are 7 or 4
-        {"variant": "float32_8", "rows": 7},
+        {"variant": "float32_8_32_split", "rows": 7},
         {"rows": 1 << 20},
     ],
     ids=str,

@@ -64,7 +64,6 @@ class BackwardPass : public Pass<BackwardPass<Policy, kRegisters, kDropout>, Bac
   };
 
   LSTM_FAST_DEVICE int UnitOf(const Cell& cell) const { return first_unit_ + cell.in_block; }
-  LSTM_FAST_DEVICE int PlaceOf(const Cell& cell) const { return cell.r * cut_.units + cell.in_block; }
   LSTM_FAST_DEVICE int64_t StateOf(const Cell& cell) const { return int64_t{cell.row.batch} * units_ + UnitOf(cell); }
 
   LSTM_FAST_DEVICE void Find(const RowSet& set, int i, Cell& cell) const {
@@ -266,12 +265,12 @@ class BackwardPass : public Pass<BackwardPass<Policy, kRegisters, kDropout>, Bac
                           sums);
     const int first = (index >> split_shift_) * Policy::kTile.backward_units;
     const int source = group_.rank * cut_.splits + split;
-    const int begin = k % 2 * layout_.partial_size + (source * cut_.rows + pass) * cut_.units;
+    const int begin = k % 2 * layout_.partial_size + (source * cut_.rows + pass) * layout_.partial_stride;
     Policy::ForEach(sums[0][0], lane_, [&](int m, int r, Real value) {
       const int unit = first + m;
       if (unit >= units_) return;
       const int owner = in_block_.Quotient(unit);
-      const int at = begin + r * cut_.units + unit - owner * cut_.units;
+      const int at = begin + r * layout_.partial_stride + unit - owner * cut_.units;
       switch (cut_.exchange) {
         case Exchange::kBlock:
           partial_[at] = value;
@@ -288,7 +287,8 @@ class BackwardPass : public Pass<BackwardPass<Policy, kRegisters, kDropout>, Bac
 
   // dh after timestep k, without what the output adds: what all blocks computed in timestep k + 1.
   LSTM_FAST_DEVICE Real Sum(const RowSet& set, const Cell& cell, int k) const {
-    const int begin = (k + 1) % 2 * layout_.partial_size + PlaceOf(cell), size = cut_.rows * cut_.units;
+    const int size = cut_.rows * layout_.partial_stride;
+    const int begin = (k + 1) % 2 * layout_.partial_size + cell.r * layout_.partial_stride + cell.in_block;
     Real sums[4] = {};  // by gate, where recurrent dropout gives every gate its own multiplier
     if (cut_.exchange == Exchange::kGrid) {
       const Global<const Real> from = exchange_ + (int64_t{group_.rank} * 2 * layout_.partial_size + begin);

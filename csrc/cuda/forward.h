@@ -98,11 +98,11 @@ class ForwardPass : public Pass<ForwardPass<Policy, kRegisters, kSplit, kDropout
     }
   }
 
-  // A warp finishes the gates that it computes. With one job only it keeps its cells, and loads z a step ahead.
+  // A warp finishes the gates that it computes. With one job only it keeps its cells, and loads z two steps ahead.
   LSTM_FAST_DEVICE void RunWhole(const RowSet& set, int longest) {
     const bool keeps = jobs_ <= 1 && cut_.rows == Policy::kRows;
     Cell cells[kSlots]{};
-    Incoming next[kSlots]{};
+    Incoming next[kSlots]{}, after_next[kSlots]{};
     const auto find = [&](int pass, int job) {
       LSTM_FAST_UNROLL
       for (int slot = 0; slot < kSlots; ++slot) {
@@ -110,13 +110,14 @@ class ForwardPass : public Pass<ForwardPass<Policy, kRegisters, kSplit, kDropout
         Find(set, pass + r, UnitOfJob(job) + lane_.g, r < Policy::kRows && job < jobs_, cells[slot]);
       }
     };
-    const auto load = [&](int k) {
+    const auto load = [&](int k, Incoming(&incoming)[kSlots]) {
       LSTM_FAST_UNROLL
-      for (int slot = 0; slot < kSlots; ++slot) Load(set, cells[slot], k, next[slot]);
+      for (int slot = 0; slot < kSlots; ++slot) Load(set, cells[slot], k, incoming[slot]);
     };
     if (keeps) {
       find(0, 0);
-      load(0);
+      load(0, next);
+      load(1, after_next);
     }
     for (int k = 0; k < longest; ++k) {
       if (cut_.exchange == Exchange::kGrid && k > 0) Receive(k);
@@ -125,15 +126,16 @@ class ForwardPass : public Pass<ForwardPass<Policy, kRegisters, kSplit, kDropout
         for (int job = 0; job < jobs_; ++job) {
           if (!keeps) {
             find(pass, job);
-            load(k);
+            load(k, next);
           }
           Real incoming[kSlots][4];
           LSTM_FAST_UNROLL
           for (int slot = 0; slot < kSlots; ++slot) {
             found[slot].time = next[slot].time;
             AddBias(cells[slot], next[slot], incoming[slot]);
+            next[slot] = after_next[slot];
           }
-          if (keeps) load(k + 1);
+          if (keeps) load(k + 2, after_next);
           const Gates<Real, kSlots> product = Multiply(set, k, pass, job);
           LSTM_FAST_UNROLL
           for (int slot = 0; slot < kSlots; ++slot) {
@@ -165,11 +167,13 @@ class ForwardPass : public Pass<ForwardPass<Policy, kRegisters, kSplit, kDropout
       const int r = in_block_.Quotient(i);
       Find(set, r, i - r * cut_.units, i < size, cell);
     };
-    const auto finish = [&](int i, int k, const Incoming& next, Cell& cell, Found& found) {
+    const int stride = layout_.partial_stride, of_gate = cut_.rows * stride;
+    const auto finish = [&](int k, const Incoming& next, Cell& cell, Found& found) {
       found.time = next.time;
       if (next.time < 0) return;
       Real gates[4];
       AddBias(cell, next, gates);
+      const Shared<const Real> of_cell = partial_ + (cell.r * stride + cell.in_block);
       constexpr int kBatch = 4;  // loads under way at once
       for (int first = 0; first < cut_.splits; first += kBatch) {
         Real parts[kBatch][4];
@@ -177,7 +181,7 @@ class ForwardPass : public Pass<ForwardPass<Policy, kRegisters, kSplit, kDropout
         for (int j = 0; j < kBatch; ++j) {
           LSTM_FAST_UNROLL
           for (int q = 0; q < 4; ++q) {
-            parts[j][q] = first + j < cut_.splits ? Real(partial_[((first + j) * 4 + q) * size + i]) : Real(0);
+            parts[j][q] = first + j < cut_.splits ? Real(of_cell[((first + j) * 4 + q) * of_gate]) : Real(0);
           }
         }
         LSTM_FAST_UNROLL
@@ -186,38 +190,39 @@ class ForwardPass : public Pass<ForwardPass<Policy, kRegisters, kSplit, kDropout
       Finish(set, k, gates, cell, found);
     };
     Cell cells[kKept]{};
-    Incoming next[kKept]{};
+    Incoming next[kKept]{}, after_next[kKept]{};
     LSTM_FAST_UNROLL
     for (int n = 0; n < kKept; ++n) {
       find(Thread() + n * Threads(), cells[n]);
       Load(set, cells[n], 0, next[n]);
+      Load(set, cells[n], 1, after_next[n]);
     }
     for (int k = 0; k < longest; ++k) {
       if (cut_.exchange == Exchange::kGrid && k > 0) Receive(k);
       for (int pass = 0; pass < cut_.rows; pass += Policy::kRows) {
         for (int job = 0; job < jobs_; ++job) {
           const Gates<Real, kSlots> product = Multiply(set, k, pass, job);
-          const int first = SplitOfJob(job) * 4 * size + pass * cut_.units + UnitOfJob(job) + lane_.g;
+          const int first = SplitOfJob(job) * 4 * of_gate + pass * stride + UnitOfJob(job) + lane_.g;
           LSTM_FAST_UNROLL
           for (int slot = 0; slot < kSlots; ++slot) {
             const int r = Policy::RowOf(slot, lane_.t);
             if (r >= Policy::kRows) continue;
             LSTM_FAST_UNROLL
-            for (int q = 0; q < 4; ++q) partial_[first + q * size + r * cut_.units] = product.value[q][slot];
+            for (int q = 0; q < 4; ++q) partial_[first + q * of_gate + r * stride] = product.value[q][slot];
           }
         }
       }
       SyncBlock();
       Found found[kKept]{};
       LSTM_FAST_UNROLL
-      for (int n = 0; n < kKept; ++n) finish(Thread() + n * Threads(), k, next[n], cells[n], found[n]);
+      for (int n = 0; n < kKept; ++n) finish(k, next[n], cells[n], found[n]);
       for (int i = Thread() + kKept * Threads(); i < size; i += Threads()) {
         Cell cell{};
         find(i, cell);
         Incoming incoming{};
         Load(set, cell, k, incoming);
         Found of_cell{};
-        finish(i, k, incoming, cell, of_cell);
+        finish(k, incoming, cell, of_cell);
         if (of_cell.time < 0) continue;
         cells_[i] = cell.c;
         Write(set, k, cell, of_cell);
@@ -226,7 +231,8 @@ class ForwardPass : public Pass<ForwardPass<Policy, kRegisters, kSplit, kDropout
       LSTM_FAST_UNROLL
       for (int n = 0; n < kKept; ++n) {
         if (found[n].time >= 0) Write(set, k, cells[n], found[n]);
-        Load(set, cells[n], k + 1, next[n]);
+        next[n] = after_next[n];
+        Load(set, cells[n], k + 2, after_next[n]);
       }
       group_.Await();
     }

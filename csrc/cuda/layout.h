@@ -46,6 +46,10 @@ LSTM_FAST_HOST_DEVICE constexpr int OperandStride(Tile tile, int terms) {
   return (RoundUp(RoundUp(terms, tile.depth) * tile.operand_bytes, 128) + 16) / tile.operand_bytes;
 }
 
+// From one row of partial sums to the next: in shared memory the 4 rows and 8 units that a warp writes at once are in
+// 32 different banks.
+LSTM_FAST_HOST_DEVICE constexpr int PartialStride(const Cut& cut, bool shared) { return cut.units + (shared ? 4 : 0); }
+
 // A row of the batch while a group runs it.
 struct alignas(16) Row {
   int32_t batch;  // its index, -1: none
@@ -60,8 +64,9 @@ struct Layout {
   int depth_tiles;      // fragments along the sum of a job
   int jobs;             // of the block
   int job_fragments;
-  int gate_terms;         // backward: terms of a gate in the sum, padded
-  int partial_size;       // reals of partial sums: [splits][4][rows][units]; backward one of two [sources][rows][units]
+  int gate_terms;  // backward: terms of a gate in the sum, padded
+  // Reals of partial sums: [splits][4][rows][stride]; backward one of two [sources][rows][stride].
+  int partial_size, partial_stride;
   int64_t exchange_size;  // Exchange::kGrid: bytes of one of the group's two buffers in global memory
 
   // Bytes from the start of the block's shared memory.
@@ -86,7 +91,8 @@ LSTM_FAST_HOST_DEVICE constexpr Layout ForwardLayout(Tile tile, int registers, i
   layout.operand = 0;
   layout.state = layout.operand_buffers * layout.operand_size * tile.operand_bytes;
   layout.partial = RoundUp(layout.state + cut.rows * cut.units * tile.real_bytes, 16);
-  layout.partial_size = split ? cut.splits * 4 * cut.rows * cut.units : 0;
+  layout.partial_stride = PartialStride(cut, true);
+  layout.partial_size = split ? cut.splits * 4 * cut.rows * layout.partial_stride : 0;
   layout.rows = RoundUp(layout.partial + layout.partial_size * tile.real_bytes, 16);
   layout.fragments = RoundUp(layout.rows + cut.rows * static_cast<int>(sizeof(Row)), 16);
   layout.end = layout.fragments + int64_t{cut.warps} * cut.fragments_shared * kFragmentBytes;
@@ -105,7 +111,8 @@ LSTM_FAST_HOST_DEVICE constexpr Layout BackwardLayout(Tile tile, int registers, 
   layout.depth_tiles = split_terms / tile.depth;
   layout.jobs = CeilDivide(units, tile.backward_units) * cut.splits;
   layout.job_fragments = layout.depth_tiles;
-  layout.partial_size = cut.blocks * cut.splits * cut.rows * cut.units;
+  layout.partial_stride = PartialStride(cut, !grid);
+  layout.partial_size = cut.blocks * cut.splits * cut.rows * layout.partial_stride;
   layout.exchange_size = grid ? int64_t{cut.blocks} * layout.partial_size * tile.real_bytes : 0;
   layout.operand = 0;
   layout.state = layout.operand_size * tile.operand_bytes;

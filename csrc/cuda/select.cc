@@ -3,6 +3,7 @@
 #include "cuda/select.h"
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <mutex>
 #include <set>
@@ -15,32 +16,30 @@ namespace {
 
 int64_t CeilDivide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// The cost model, in cycles of a multiprocessor. The numbers are estimates from data sheets (A100, H100), to be
-// replaced by measurements.
-constexpr double kCyclesOfMicrosecond = 1700;
-constexpr double kEfficiency = 0.6;          // of what a multiprocessor does at most, that kernels reach
-constexpr double kSharedBytesOfCycle = 128;  // shared memory, of one multiprocessor
-constexpr double kClusterBytesOfCycle = 32;  // distributed shared memory, of one multiprocessor
-constexpr double kGlobalBytesOfCycle = 24;   // L2, of one multiprocessor
-constexpr double kCellCycles = 0.5;          // sigmoid and tanh of a unit in a row, by all threads of a multiprocessor
-constexpr double kStepMicroseconds = 0.15;   // of a timestep, whatever there is to do
-constexpr double kLatency[] = {0.1, 0.5, 1.2};  // microseconds of an exchange by block, cluster, grid
-
-// What of a fragment's work depends on the kernel.
-struct Rates {
-  double math;     // cycles of a multiprocessor
-  double operand;  // cycles of its shared memory for the other factor
-  double chain;    // cycles of a single warp
+// The cost model: microseconds of a timestep, as a sum of what takes its time one after the other. Fitted to measured
+// times of all cuts of some problems (`benchmarks.tune`) on an H100.
+struct Costs {
+  double exchange[3];  // by block, cluster, grid: of a timestep, whatever there is to do
+  double fragment;     // that a warp multiplies,
+  double kept;         // and more for one that is in shared memory,
+  double streamed;     // and for one that is read from global memory
+  double products;     // of a fragment for one row, by all warps of a multiprocessor
+  double cell;         // a unit in a row, by one thread
+  // Forward: a word that a thread receives, a cell that it sends to a block, a part of a sum. Backward: a part of a sum
+  // that a thread adds, by block, cluster, grid; a row of a job that a warp passes on.
+  double receive, send, part;
+  double add[3], put;
+  double traffic;  // kilobytes that a block gets through global memory
 };
+constexpr Costs kPlainForward = {{0.15, 0.5, 0.9}, 0, 0.03, 0.3, 0.0008, 0.35, 0.08, 0.01, 0.12, {}, 0, 0.01};
+constexpr Costs kPlainBackward = {{0.4, 0.9, 1.1},    0.01, 0.04, 0.3, 0.0006, 0.25, 0, 0, 0,
+                                  {0.05, 0.03, 0.06}, 0.35, 0.05};
+constexpr Costs kTensorForward = {{0.15, 0.5, 0.9}, 0.005, 0.04, 0.25, 0.0004, 0.35, 0.06, 0.006, 0.1, {}, 0, 0.01};
+constexpr Costs kTensorBackward = {{0.4, 0.9, 1.1},    0.03, 0.05, 0.27, 0.0004, 0.25, 0, 0, 0,
+                                   {0.06, 0.04, 0.06}, 0.3,  0.05};
 
-Rates RatesOf(const Variant& variant) {
-  const double rows = variant.rows;
-  // A fragment has 4 terms for each of a warp's lanes (float64: 2, at half the rate), and the other factor of a row
-  // comes in one load.
-  if (!variant.tensor_cores) return {rows, rows, 4 * rows};
-  const double products = variant.precision == Precision::kTf32x3 ? 3 : 1;
-  return {products * rows / 4, rows / 4, 16 * products * std::max(1.0, rows / 16)};
-}
+// Of a backward job, as in layout.h, which is compiled for the device.
+int UnitsOfJob(const Variant& variant) { return variant.tensor_cores ? 16 : 32; }
 
 class Selection {
  public:
@@ -199,7 +198,7 @@ class Selection {
     cut.splits = 1;
     int64_t jobs = cut.units / kWarpUnits;
     if (backward_) {
-      const int64_t tiles = CeilDivide(problem_.units, variant.tensor_cores ? 16 : 32);  // layout.h: backward_units
+      const int64_t tiles = CeilDivide(problem_.units, UnitsOfJob(variant));
       while (cut.splits < 4 && (dropout_ || tiles * cut.splits < kEnoughWarps)) cut.splits *= 2;
       jobs = tiles * cut.splits;
     } else if (variant.split) {
@@ -226,29 +225,45 @@ class Selection {
 
   double StepMicroseconds(const Variant& variant, const Choice& choice) const {
     const Cut& cut = choice.cut;
-    const Rates rates = RatesOf(variant);
-    const double passes = cut.rows / variant.rows, warps = cut.warps, rows = cut.rows;
-    const double fragments = static_cast<double>(choice.fragments), real = problem_.dtype == DType::kFloat64 ? 8 : 4;
+    const Costs& costs = variant.tensor_cores ? (backward_ ? kTensorBackward : kTensorForward)
+                                              : (backward_ ? kPlainBackward : kPlainForward);
+    const double operand_bytes = problem_.dtype == DType::kFloat64                           ? 8
+                                 : variant.tensor_cores && problem_.dtype != DType::kFloat32 ? 2
+                                                                                             : 4;
+    const int exchange = static_cast<int>(cut.exchange), threads = cut.warps * 32, cells = cut.rows * cut.units;
+    const bool grid = cut.exchange == Exchange::kGrid, cluster = cut.exchange == Exchange::kCluster;
+    const double passes = cut.rows / variant.rows, warps = cut.warps, kept = cut.fragments_shared;
+    // float64 takes twice as long, a product of three parts three times.
+    const double size = problem_.dtype == DType::kFloat64                                 ? 2
+                        : variant.tensor_cores && variant.precision == Precision::kTf32x3 ? 3
+                                                                                          : 1;
+    const double fragments = static_cast<double>(choice.fragments),
+                 streamed = static_cast<double>(choice.fragments_streamed);
     // Blocks that share a multiprocessor.
     const double share = static_cast<double>(CeilDivide(int64_t{cut.groups} * cut.blocks, device_.multiprocessors));
-    const double math = passes * warps * fragments * rates.math;
-    const double shared =
-        passes * warps *
-        (static_cast<double>(cut.fragments_shared) * kFragmentBytes / kSharedBytesOfCycle + fragments * rates.operand);
-    const double streamed = passes * warps * static_cast<double>(choice.fragments_streamed) * kFragmentBytes;
-    const double cells = rows * cut.units;
-    // Parts of sums, written and read.
-    const double parts = variant.split && !backward_ ? 2 * 4 * real * cells * cut.splits / kSharedBytesOfCycle : 0;
-    // What a block gets in a timestep: h of all units, or its units' parts of dh.
-    const double exchanged = real * (backward_ ? cells * cut.blocks * cut.splits : rows * double(problem_.units));
-    const double rate = cut.exchange == Exchange::kBlock     ? kSharedBytesOfCycle
-                        : cut.exchange == Exchange::kCluster ? kClusterBytesOfCycle
-                                                             : kGlobalBytesOfCycle;
-    const double work = std::max(math, shared) / kEfficiency + streamed / kGlobalBytesOfCycle + cells * kCellCycles +
-                        parts + exchanged / rate;
-    const double cycles = std::max(share * work, passes * fragments * rates.chain);
-    const double barrier = parts > 0 ? kLatency[0] : 0;
-    return cycles / kCyclesOfMicrosecond + kStepMicroseconds + barrier + kLatency[static_cast<int>(cut.exchange)];
+    // Rows that a warp of tensor cores takes at once cost less.
+    const double rows = variant.tensor_cores ? variant.rows / 4.0 : variant.rows;
+    double time = costs.exchange[exchange];
+    time += passes * (size * fragments * costs.fragment + kept * costs.kept + streamed * costs.streamed);
+    time += share * size * passes * warps * fragments * rows * costs.products;
+    // Cells of a thread: of all threads of the block, or, of a warp, of the lanes that finish its job.
+    const double of_thread = variant.split || backward_
+                                 ? static_cast<double>(CeilDivide(cells, threads))
+                                 : passes * std::max(1, variant.rows / 4) *
+                                       static_cast<double>(CeilDivide(cut.units / kWarpUnits, cut.warps));
+    time += of_thread * costs.cell;
+    if (backward_) {
+      const double jobs =
+          static_cast<double>(CeilDivide(CeilDivide(problem_.units, UnitsOfJob(variant)) * cut.splits, cut.warps));
+      time += of_thread * cut.blocks * cut.splits * costs.add[exchange] + passes * jobs * variant.rows / 4 * costs.put;
+      if (grid) time += share * 4e-3 * cells * cut.blocks * cut.splits * costs.traffic;
+    } else {
+      const double received = double(cut.rows) * double(problem_.units) * operand_bytes;
+      if (grid) time += std::ceil(received / 16 / threads) * costs.receive + share * 1e-3 * received * costs.traffic;
+      if (cluster) time += of_thread * cut.blocks * costs.send;
+      if (variant.split) time += of_thread * cut.splits * costs.part;
+    }
+    return time;
   }
 
   const Problem& problem_;
