@@ -84,8 +84,12 @@ constexpr int kWarpUnits = 8;  // a warp of the forward pass computes the four g
 // What follows from a cut; the sizes are explained in layout.h. ExchangeBytes() is for one group.
 int64_t SharedBytes(const Problem& problem, const Variant& variant, const Cut& cut, bool backward);
 int64_t ExchangeBytes(const Problem& problem, const Variant& variant, const Cut& cut, bool backward);
-// Fragments of the recurrent kernel that a warp has to do with, in registers and elsewhere.
-int64_t WarpFragments(const Problem& problem, const Variant& variant, const Cut& cut, bool backward);
+// What a warp has to do with: jobs, and fragments of the recurrent kernel for each of them. Those of its first job stay
+// in registers as far as they go.
+struct Work {
+  int64_t jobs, fragments_of_job;
+};
+Work WorkOfWarp(const Problem& problem, const Variant& variant, const Cut& cut, bool backward);
 
 // PlanRows and FillMasked are in plan.h.
 constexpr int kPlanThreads = 1024;

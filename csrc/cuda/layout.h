@@ -123,11 +123,6 @@ LSTM_FAST_HOST_DEVICE constexpr Layout BackwardLayout(Tile tile, int registers, 
   return layout;
 }
 
-// Fragments that a warp has to do with, of all its jobs.
-LSTM_FAST_HOST_DEVICE constexpr int FragmentsOf(const Layout& layout, const Cut& cut) {
-  return CeilDivide(layout.jobs, cut.warps) * layout.job_fragments;
-}
-
 }  // namespace lstm_fast::cuda
 
 #endif  // LSTM_FAST_CUDA_LAYOUT_H_

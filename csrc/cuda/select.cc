@@ -16,27 +16,43 @@ namespace {
 
 int64_t CeilDivide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// The cost model: microseconds of a timestep, as a sum of what takes its time one after the other. Fitted to measured
-// times of all cuts of some problems (`benchmarks.tune`) on an H100.
+// The cost model: microseconds of a timestep, as a sum of what takes its time one after the other. The numbers are a
+// fit, of non-negative least squares, to what `benchmarks.tune` measured on an H100 of all cuts of nine problems in
+// three precisions. Of its choices among these cuts the worst takes 1.16 times as long as the best, all on average 1.01
+// times.
 struct Costs {
   double exchange[3];  // by block, cluster, grid: of a timestep, whatever there is to do
-  double fragment;     // that a warp multiplies,
-  double kept;         // and more for one that is in shared memory,
-  double streamed;     // and for one that is read from global memory
   double products;     // of a fragment for one row, by all warps of a multiprocessor
-  double cell;         // a unit in a row, by one thread
-  // Forward: a word that a thread receives, a cell that it sends to a block, a part of a sum. Backward: a part of a sum
-  // that a thread adds, by block, cluster, grid; a row of a job that a warp passes on.
-  double receive, send, part;
+  double kept;         // a fragment in shared memory, by one warp,
+  double streamed;     // or in global memory
+  double cell;         // a unit in a row, by one thread,
+  double anew;         // and more where the thread does not keep it from timestep to timestep
+  double narrow;  // kernels for blocks of 512 threads, whose registers do not suffice: a job for the rows of a pass,
+  double narrow_step;  // and a timestep
+  // Forward: 16 bytes that a thread receives through global memory, a cell that it sends to a block. Backward: a part
+  // of a sum that a thread adds, by block, cluster, grid; the rows that a warp passes on of a job, four at once.
+  double receive, send;
   double add[3], put;
-  double traffic;  // kilobytes that a block gets through global memory
+  double traffic;  // a kilobyte that a block gets through global memory
 };
-constexpr Costs kPlainForward = {{0.15, 0.5, 0.9}, 0, 0.03, 0.3, 0.0008, 0.35, 0.08, 0.01, 0.12, {}, 0, 0.01};
-constexpr Costs kPlainBackward = {{0.4, 0.9, 1.1},    0.01, 0.04, 0.3, 0.0006, 0.25, 0, 0, 0,
-                                  {0.05, 0.03, 0.06}, 0.35, 0.05};
-constexpr Costs kTensorForward = {{0.15, 0.5, 0.9}, 0.005, 0.04, 0.25, 0.0004, 0.35, 0.06, 0.006, 0.1, {}, 0, 0.01};
-constexpr Costs kTensorBackward = {{0.4, 0.9, 1.1},    0.03, 0.05, 0.27, 0.0004, 0.25, 0, 0, 0,
-                                   {0.06, 0.04, 0.06}, 0.3,  0.05};
+// By pass, forward and backward; for multiply-add and for tensor cores.
+constexpr Costs kCosts[2][2] = {
+    {{{0.318, 0.788, 1.36}, 0.00137, 0.0103, 0.196, 0.548, 0.312, 0, 0, 0, 0.0117, {0, 0, 0}, 0, 0.0159},
+     {{0.501, 1.27, 1.67}, 0.000904, 0.017, 0.29, 0.586, 0.452, 2.62, 0, 0.0973, 0.016, {0, 0, 0}, 0, 0}},
+    {{{0.156, 0.604, 1.08}, 0.00206, 0.0156, 0.822, 0.79, 1.21, 0.291, 2.07, 0, 0, {0, 0.0005, 0.0175}, 0.0539, 0},
+     {{0, 1.07, 1.49},
+      0.00151,
+      0.0213,
+      0.531,
+      0.797,
+      1.1,
+      0.367,
+      0.762,
+      0,
+      0,
+      {0.113, 0.0109, 0.0015},
+      0.0761,
+      0.0751}}};
 
 // Of a backward job, as in layout.h, which is compiled for the device.
 int UnitsOfJob(const Variant& variant) { return variant.tensor_cores ? 16 : 32; }
@@ -166,11 +182,13 @@ class Selection {
     cut.shared_bytes = SharedBytes(problem_, variant, cut, backward_);
     if (cut.shared_bytes > device_.shared_bytes) return std::nullopt;
     Choice choice{};
-    choice.fragments = WarpFragments(problem_, variant, cut, backward_);
+    const Work work = WorkOfWarp(problem_, variant, cut, backward_);
+    choice.fragments = work.jobs * work.fragments_of_job;
+    const int64_t elsewhere = choice.fragments - std::min<int64_t>(variant.registers, work.fragments_of_job);
     const int64_t room = (device_.shared_bytes - cut.shared_bytes) / (int64_t{cut.warps} * kFragmentBytes);
-    cut.fragments_shared = std::clamp<int64_t>(choice.fragments - variant.registers, 0, room);
+    cut.fragments_shared = static_cast<int>(std::min(elsewhere, room));
     cut.shared_bytes = SharedBytes(problem_, variant, cut, backward_);
-    choice.fragments_streamed = std::max<int64_t>(0, choice.fragments - variant.registers - cut.fragments_shared);
+    choice.fragments_streamed = elsewhere - cut.fragments_shared;
     choice.cut = cut;
     return choice;
   }
@@ -225,43 +243,46 @@ class Selection {
 
   double StepMicroseconds(const Variant& variant, const Choice& choice) const {
     const Cut& cut = choice.cut;
-    const Costs& costs = variant.tensor_cores ? (backward_ ? kTensorBackward : kTensorForward)
-                                              : (backward_ ? kPlainBackward : kPlainForward);
+    const Costs& costs = kCosts[backward_][variant.tensor_cores];
+    const int exchange = static_cast<int>(cut.exchange), threads = cut.warps * 32, cells = cut.rows * cut.units;
+    const bool grid = cut.exchange == Exchange::kGrid, cluster = cut.exchange == Exchange::kCluster;
+    const bool narrow = variant.most_threads > 256;
+    // As layout.h has it, which is compiled for the device.
     const double operand_bytes = problem_.dtype == DType::kFloat64                           ? 8
                                  : variant.tensor_cores && problem_.dtype != DType::kFloat32 ? 2
                                                                                              : 4;
-    const int exchange = static_cast<int>(cut.exchange), threads = cut.warps * 32, cells = cut.rows * cut.units;
-    const bool grid = cut.exchange == Exchange::kGrid, cluster = cut.exchange == Exchange::kCluster;
-    const double passes = cut.rows / variant.rows, warps = cut.warps, kept = cut.fragments_shared;
-    // float64 takes twice as long, a product of three parts three times.
+    // float64 takes twice as long, a product of three parts three times; tensor cores take four rows in the time of
+    // one.
     const double size = problem_.dtype == DType::kFloat64                                 ? 2
                         : variant.tensor_cores && variant.precision == Precision::kTf32x3 ? 3
                                                                                           : 1;
-    const double fragments = static_cast<double>(choice.fragments),
-                 streamed = static_cast<double>(choice.fragments_streamed);
+    const double rows = size * (variant.tensor_cores ? variant.rows / 4.0 : variant.rows);
+    const Work work = WorkOfWarp(problem_, variant, cut, backward_);
+    const auto jobs = static_cast<double>(work.jobs), of_job = static_cast<double>(work.fragments_of_job);
+    // Of its first job a warp multiplies as many fragments as it has registers for.
+    const double multiplied = std::max<double>(variant.registers, of_job) + (jobs - 1) * of_job;
+    const double passes = cut.rows / variant.rows;
     // Blocks that share a multiprocessor.
-    const double share = static_cast<double>(CeilDivide(int64_t{cut.groups} * cut.blocks, device_.multiprocessors));
-    // Rows that a warp of tensor cores takes at once cost less.
-    const double rows = variant.tensor_cores ? variant.rows / 4.0 : variant.rows;
-    double time = costs.exchange[exchange];
-    time += passes * (size * fragments * costs.fragment + kept * costs.kept + streamed * costs.streamed);
-    time += share * size * passes * warps * fragments * rows * costs.products;
-    // Cells of a thread: of all threads of the block, or, of a warp, of the lanes that finish its job.
-    const double of_thread = variant.split || backward_
-                                 ? static_cast<double>(CeilDivide(cells, threads))
-                                 : passes * std::max(1, variant.rows / 4) *
-                                       static_cast<double>(CeilDivide(cut.units / kWarpUnits, cut.warps));
-    time += of_thread * costs.cell;
+    const auto share = static_cast<double>(CeilDivide(int64_t{cut.groups} * cut.blocks, device_.multiprocessors));
+    double time =
+        costs.exchange[exchange] + share * passes * cut.warps * multiplied * rows * costs.products +
+        passes * (cut.fragments_shared * costs.kept + static_cast<double>(choice.fragments_streamed) * costs.streamed);
+    // Cells of a thread: of all threads of the block, or, of a warp, of the lanes that finish a job.
+    const bool spread = variant.split || backward_;
+    const double of_thread =
+        spread ? static_cast<double>(CeilDivide(cells, threads)) : passes * std::max(1, variant.rows / 4) * jobs;
+    const double keeps = spread ? (narrow ? 1 : 2) : (passes * jobs == 1 ? of_thread : 0);
+    const double real = std::min(1.0, static_cast<double>(problem_.batch) / cut.rows);  // others take no time
+    time += real * (of_thread * costs.cell + std::max(0.0, of_thread - keeps) * costs.anew);
+    if (narrow) time += passes * (backward_ ? jobs : 1) * costs.narrow + costs.narrow_step;
     if (backward_) {
-      const double jobs =
-          static_cast<double>(CeilDivide(CeilDivide(problem_.units, UnitsOfJob(variant)) * cut.splits, cut.warps));
-      time += of_thread * cut.blocks * cut.splits * costs.add[exchange] + passes * jobs * variant.rows / 4 * costs.put;
-      if (grid) time += share * 4e-3 * cells * cut.blocks * cut.splits * costs.traffic;
+      const double sources = double(cut.blocks) * cut.splits;
+      time += of_thread * sources * costs.add[exchange] + passes * jobs * std::max(1.0, variant.rows / 4.0) * costs.put;
+      if (grid) time += share * 4e-3 * cells * sources * costs.traffic;
     } else {
-      const double received = double(cut.rows) * double(problem_.units) * operand_bytes;
+      const double received = cut.rows * double(problem_.units) * operand_bytes;
       if (grid) time += std::ceil(received / 16 / threads) * costs.receive + share * 1e-3 * received * costs.traffic;
       if (cluster) time += of_thread * cut.blocks * costs.send;
-      if (variant.split) time += of_thread * cut.splits * costs.part;
     }
     return time;
   }

@@ -34,8 +34,9 @@ int64_t ExchangeBytes(const Problem& problem, const Variant& variant, const Cut&
   return 2 * LayoutOf(problem, variant, cut, backward).exchange_size;
 }
 
-int64_t WarpFragments(const Problem& problem, const Variant& variant, const Cut& cut, bool backward) {
-  return FragmentsOf(LayoutOf(problem, variant, cut, backward), cut);
+Work WorkOfWarp(const Problem& problem, const Variant& variant, const Cut& cut, bool backward) {
+  const Layout layout = LayoutOf(problem, variant, cut, backward);
+  return {CeilDivide(layout.jobs, cut.warps), layout.job_fragments};
 }
 
 }  // namespace lstm_fast::cuda

@@ -5,7 +5,6 @@ namespace lstm_fast::cuda {
 
 std::vector<Variant> Float32Variants() {
   return {
-      MakeVariant<MultiplyAddPolicy<float, float, 1>, 16, false>("float32_1", DType::kFloat32, Precision::kExact),
       MakeVariant<MultiplyAddPolicy<float, float, 1>, 32, false>("float32_1_32", DType::kFloat32, Precision::kExact),
       MakeVariant<MultiplyAddPolicy<float, float, 8>, 16, false, false, Passes::kBackward>("float32_8", DType::kFloat32,
                                                                                            Precision::kExact),
