@@ -345,8 +345,8 @@ def test_cudnn_where_it_is_expected_to_be_faster(monkeypatch: pytest.MonkeyPatch
         return fallback.reason if fallback else None
 
     assert reason() is None
-    monkeypatch.setattr(tensorflow_cuda, "CUDNN_MICROSECONDS", 0.001)
-    assert "cuDNN is expected to be faster with 4 units: a timestep is estimated at" in reason()
+    monkeypatch.setattr(tensorflow_cuda, "cudnn_microseconds", lambda *_: 0.001)
+    assert "cuDNN is expected to be faster with 4 units: a timestep forward and back is estimated at" in reason()
     assert reason(mode="fused") is None
     assert reason(mask=tf.ones([4, 5], tf.bool)) is None
     for options in (
@@ -368,10 +368,20 @@ def test_cudnn_where_it_is_expected_to_be_faster(monkeypatch: pytest.MonkeyPatch
     assert compiled == [None]
 
 
+def test_what_cudnn_is_expected_to_take() -> None:
+    """As it was measured, and more with more units and rows than were."""
+    expected = tensorflow_cuda.cudnn_microseconds
+    assert expected("float16", 64, 1024) == pytest.approx(27.8)
+    assert expected("float16", 64, 4096) == pytest.approx(16 * 27.8)
+    assert expected("float32", 64, 8) == expected("float32", 1, 256) < expected("float32", 64, 300)
+    assert expected("float32", 1700, 512) == pytest.approx(10 * expected("float32", 64, 512))
+    assert expected("float64", 64, 512) > expected("float32", 64, 512)
+
+
 @pytest.mark.usefixtures("device")
 def test_the_preference_is_shown(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LSTM_FAST_KERNEL", "auto")
-    monkeypatch.setattr(tensorflow_cuda, "CUDNN_MICROSECONDS", 0.001)
+    monkeypatch.setattr(tensorflow_cuda, "cudnn_microseconds", lambda *_: 0.001)
     before = module.fused_calls()
     layer = lstm_fast.FastLSTM(3)
     plain = keras.layers.LSTM(3)

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import tensorflow as tf
 
 from lstm_fast.backends import (
@@ -35,9 +36,16 @@ _FIELDS = ("recurrent_kernel", "bias", "h0", "c0", "recurrent_dropout")
 
 _PLATFORM = "CUDA"  # XLA's name of the device
 
-# What a timestep of cuDNN's standard algorithm, the one that TensorFlow runs, is taken to need at best. Until both are
-# measured on one GPU, the estimates of csrc/cuda/select.cc are compared with it.
-CUDNN_MICROSECONDS = 7.0
+# What cuDNN's standard algorithm, the one that TensorFlow runs, takes for both passes of a timestep at a batch of 64,
+# without the products that the kernels leave to the framework, too: microseconds by units, through PyTorch on an H100
+# (benchmarks/results/h100.md). With fewer units it takes no less; with more, as much more as there are weights.
+_CUDNN_UNITS = (256, 512, 1024)
+_CUDNN_MICROSECONDS = {
+    "exact": (32.7, 45.4, 86.1),
+    "tf32": (27.6, 37.1, 46.0),
+    "half": (27.5, 27.5, 27.8),
+}
+_CUDNN_FULL_BATCH = 170  # from which on it takes as much more as there are rows
 
 _USUAL_BATCH = 64  # where it is not known
 
@@ -239,14 +247,25 @@ def unavailable(compiled: bool) -> Unavailable | None:
 
 def slower_than_cudnn(dtype: str, batch: int | None, units: int) -> str | None:
     """Returns why cuDNN is preferred for one direction without mask and dropout; None if the kernels are."""
-    passes = cuda().describe(0, dtype, precision(), batch or _USUAL_BATCH, units, 1, False)
-    estimate = max(cut["microseconds"] for cut in passes.values())
-    if estimate <= CUDNN_MICROSECONDS:
+    rows = batch or _USUAL_BATCH
+    passes = cuda().describe(0, dtype, precision(), rows, units, 1, False)
+    estimate = sum(cut["microseconds"] for cut in passes.values())
+    expected = cudnn_microseconds(dtype, rows, units)
+    if estimate <= expected:
         return None
     return (
-        f"cuDNN is expected to be faster with {units} units: a timestep is estimated at {estimate:.1f} us, and "
-        f"{CUDNN_MICROSECONDS:g} us there; LSTM_FAST_KERNEL=fused or use_cudnn=False insist on the kernels"
+        f"cuDNN is expected to be faster with {units} units: a timestep forward and back is estimated at "
+        f"{estimate:.1f} us, and {expected:.1f} us there; LSTM_FAST_KERNEL=fused or use_cudnn=False insist on the kernels"
     )
+
+
+def cudnn_microseconds(dtype: str, batch: int, units: int) -> float:
+    """Returns what both passes of a timestep are expected to take in TensorFlow's own LSTM on a GPU like an H100."""
+    numbers = {"float16": "half", "bfloat16": "half", "float32": "tf32" if precision() == "tf32" else "exact"}
+    known = _CUDNN_MICROSECONDS[numbers.get(dtype, "exact")]
+    at = float(2 ** np.interp(np.log2(units), np.log2(_CUDNN_UNITS), np.log2(known)))
+    at *= max(1.0, units / _CUDNN_UNITS[-1]) ** 2 * max(1.0, batch / _CUDNN_FULL_BATCH)
+    return 2.0 * at if dtype == "float64" else at
 
 
 def precision() -> str:
