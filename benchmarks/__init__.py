@@ -14,7 +14,7 @@ if DEVICE == "cuda":
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs some of the memory, too
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 elif DEVICE == "cpu":
-    # Without TensorFlow nothing is measured, but benchmarks.gpu, which measures in processes of its own, and the report.
+    # Without TensorFlow there is only benchmarks.gpu, which measures in processes of its own, and the report.
     os.environ["KERAS_BACKEND"] = "tensorflow" if importlib.util.find_spec("tensorflow") else "torch"
     os.environ["JAX_PLATFORMS"] = "cpu"
 else:
