@@ -167,7 +167,7 @@ class Layer {
     if (tiles.empty()) return;
     SetChunkSteps(tiles[0].rows);
     // Read in place, weights cost more per timestep, least where panels would not stay in a cache either.
-    ReadInPlace(GatePanelsSize() * static_cast<int64_t>(sizeof(Real)) > 24 * 1024 * 1024 ? 12 : 2);
+    ReadInPlace(GatePanelsSize() * static_cast<int64_t>(sizeof(Real)) > 12 * 1024 * 1024 ? 12 : 2);
     const Workspace weights(PackedWeightsSize() * sizeof(Real));
     PackWeights(weights.data<Real>());
     const int64_t tasks = static_cast<int64_t>(tiles.size()) * directions;

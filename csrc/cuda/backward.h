@@ -72,7 +72,7 @@ class BackwardPass : public Pass<BackwardPass<Policy, kRegisters, kDropout>, Bac
     const int unit = UnitOf(cell), n = set.direction;
     const bool exists = i < cut_.rows * cut_.units && unit < units_;
     cell.row = exists ? Row(rows_[cell.r]) : Row{-1, 0, 0};
-    if (cell.row.batch < 0) return;
+    if (cell.row.count == 0) return;  // also where there is no row
     const int64_t batch = cell.row.batch, sequence = batch * time_;
     const int64_t all_units = problem_.directions * units_, column = n * int64_t{units_} + unit;
     cell.reserve = InGlobal<const unsigned char>(arguments_.reserve) +

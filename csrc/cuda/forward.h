@@ -302,7 +302,7 @@ class ForwardPass : public Pass<ForwardPass<Policy, kRegisters, kSplit, kDropout
     const int unit = first_unit_ + in_block, n = set.direction;
     exists = exists && unit < units_;
     cell.row = exists ? Row(rows_[r]) : Row{-1, 0, 0};
-    if (cell.row.batch < 0) return;
+    if (cell.row.count == 0) return;  // also where there is no row
     cell.r = r;
     cell.in_block = in_block;
     const int64_t batch = cell.row.batch, sequence = batch * time_, all_units = problem_.directions * units_;

@@ -12,8 +12,8 @@
 
 namespace lstm_fast::cuda {
 
-// Which passes there is a kernel for. Forward, kernels that keep 16 fragments but do not split sums are no faster for
-// several rows than those that keep 32, wherever both were measured (H100), and so are left out.
+// Which passes there is a kernel for. Forward, sums of several rows are always split, and 8 rows at once: nothing else
+// was faster where it was measured (H100).
 enum class Passes { kBoth, kBackward };
 
 // A fragment takes 4 registers of a thread, so 16 of them leave a thread enough for blocks of 512 threads, 32 for 256.
