@@ -15,7 +15,8 @@ if DEVICE == "cuda":
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 elif DEVICE == "cpu":
     # Without TensorFlow there is only benchmarks.gpu, which measures in processes of its own, and the report.
-    os.environ["KERAS_BACKEND"] = "tensorflow" if importlib.util.find_spec("tensorflow") else "torch"
+    usual = "tensorflow" if importlib.util.find_spec("tensorflow") else "torch"
+    os.environ["KERAS_BACKEND"] = os.environ.get("BENCHMARK_BACKEND", usual)  # of benchmarks.backends, one by one
     os.environ["JAX_PLATFORMS"] = "cpu"
 else:
     raise ValueError(f"BENCHMARK_DEVICE: expected cpu or cuda, found {DEVICE!r}")

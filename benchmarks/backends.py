@@ -29,11 +29,14 @@ MIN_ROUNDS, MAX_ROUNDS = 1, 15  # Keras on PyTorch takes a minute or more a step
 
 def measure(scenario: Scenario) -> dict[str, dict[str, float]]:
     """Returns the median milliseconds of `train_on_batch`, by contender, without and with the mask."""
+    import keras
     import numpy as np
 
     from lstm_fast import _core
     from lstm_fast.imdb.models import single
 
+    expected = os.environ["BENCHMARK_BACKEND"]
+    assert keras.backend.backend() == expected, f"Keras runs on {keras.backend.backend()}, not on {expected}"
     rng = np.random.default_rng(0)
     ids = rng.integers(1, VOCABULARY, (scenario.batch, scenario.time))  # 0 is padding
     ids[np.arange(scenario.time) >= scenario.lengths[:, None]] = 0
@@ -68,10 +71,10 @@ def measure(scenario: Scenario) -> dict[str, dict[str, float]]:
 
 
 def in_fresh_process(backend: str, scenario: Scenario) -> dict[str, dict[str, float]]:
-    shape = [str(scenario.batch), str(scenario.time)]
-    command = [sys.executable, "-m", "benchmarks.backends", "--measure", backend, *shape]
+    command = [sys.executable, "-m", "benchmarks.backends", "--measure", str(scenario.batch), str(scenario.time)]
     root = Path(__file__).parents[1]
-    finished = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root)
+    environment = {**os.environ, "BENCHMARK_BACKEND": backend}
+    finished = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root, env=environment)
     if finished.returncode:
         raise RuntimeError(f"{backend}: {finished.stderr}")
     result: dict[str, dict[str, float]] = json.loads(finished.stdout.splitlines()[-1])
@@ -90,10 +93,12 @@ def run(scenario: Scenario = SCENARIO) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser("backends", __doc__)
     options.add_argument("--output", type=Path, default=Path("backends.json"), help="file to write")
-    options.add_argument("--measure", nargs=3, metavar=("BACKEND", "BATCH", "TIME"), help="in this process; print it")
+    options.add_argument(
+        "--measure", nargs=2, metavar=("BATCH", "TIME"), help="in this process, which BENCHMARK_BACKEND tells; print it"
+    )
     given = options.parse_args(arguments)
     if given.measure:
-        os.environ["KERAS_BACKEND"], batch, steps = given.measure
+        batch, steps = given.measure
         print(json.dumps(measure(Scenario(int(batch), int(steps), 64, 64, bidirectional=True, padding=IMDB_PADDING))))
     else:
         write_json(given.output, run())
