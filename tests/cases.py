@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ml_dtypes
@@ -240,6 +240,8 @@ class Expected:
 
     solution: Solution
     allowance: Mapping[str, float]
+    # How much farther sums over the gradient of z may be off where that is stored in the problem's dtype before.
+    of_stored_dz: Mapping[str, float] = field(default_factory=dict)
 
     def check(self, actual: Solution, slack: float = 1.0) -> None:
         """Compares shapes, non-finite values and, within `slack` times the allowance, values."""
@@ -261,14 +263,16 @@ def solve_by_reference(problem: Problem, *, starts_from_state: bool = False) -> 
     outputs = reference.forward(*problem.inputs, **problem.options)
     gradients = reference.backward(*problem.inputs, *problem.gradients, **problem.options)
     solution = Solution(*outputs, *gradients[:-1])
+    roundoff = tolerances.ROUNDOFF[problem.x.dtype.name]
+    of_stored_dz = {f"dbiases[{n}]": roundoff * tolerances.norm_of_columns(dz) for n, dz in enumerate(gradients.dz)}
     if not starts_from_state or problem.mask is None or problem.zero_output_for_mask:
-        return Expected(solution, _allowances(problem, solution, gradients.dz))
+        return Expected(solution, _allowances(problem, solution, gradients.dz), of_stored_dz)
     started = _starting_from_state(problem, solution)
     allowance = _allowances(problem, started, gradients.dz)
     for n, (total, by_steps) in enumerate(zip(started.dh0, solution.dh0, strict=True)):  # a sum of two stored arrays
         stored = tolerances.ROUNDOFF[problem.x.dtype.name]
         allowance[f"dh0[{n}]"] += stored * (tolerances.largest(by_steps) + tolerances.largest(total - by_steps))
-    return Expected(started, allowance)
+    return Expected(started, allowance, of_stored_dz)
 
 
 def _starting_from_state(problem: Problem, solution: Solution) -> Solution:

@@ -87,7 +87,9 @@ def loosened(expected: Expected, dtype: str, precision: str = "exact") -> Expect
     slack = tolerances.STORED_BETWEEN.get(dtype, 1.0)
     if dtype == "float32" and precision == "tf32":
         slack *= tolerances.ROUNDOFF["tf32"] / tolerances.ROUNDOFF["float32"]
-    return replace(expected, allowance={name: slack * value for name, value in expected.allowance.items()})
+    of_stored_dz = expected.of_stored_dz if dtype in tolerances.STORED_BETWEEN else {}
+    allowance = {name: slack * value + of_stored_dz.get(name, 0.0) for name, value in expected.allowance.items()}
+    return replace(expected, allowance=allowance)
 
 
 @contextlib.contextmanager

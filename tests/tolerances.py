@@ -21,7 +21,7 @@ GRADIENT = 1.0
 
 # On a GPU z, its gradient and h are rounded to 16 bits between one matrix product and the next: as many times what is
 # allowed where only results are.
-STORED_BETWEEN: Mapping[str, float] = MappingProxyType({"float16": 4.0, "bfloat16": 5.0})
+STORED_BETWEEN: Mapping[str, float] = MappingProxyType({"float16": 4.0, "bfloat16": 4.0})
 
 # Two layers in one dtype against each other, gradients too: both err.
 LAYERS = 8.0

@@ -228,7 +228,7 @@ LSTM_FAST_DEVICE float MultiplyAdd(float a, float b, float c) { return __fmaf_rn
 LSTM_FAST_DEVICE double MultiplyAdd(double a, double b, double c) { return __fma_rn(a, b, c); }
 
 // Functions of float32 wait for each other all through a timestep, so they are short and do not branch. Exp() is off by
-// (2 + |x|) 2^-23 of its value, which a sigmoid does not see; Tanh() by 3 units in the last place.
+// (2 + |x|) 2^-23 of its value, which a sigmoid does not see; Tanh() by about 2 units in the last place.
 LSTM_FAST_DEVICE float Exp(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x * 1.44269504f));
