@@ -4,6 +4,10 @@
 namespace lstm_fast {
 namespace {
 
+// Columns of a left operand that are packed side by side: a few register tiles, so that packing copies vectors.
+constexpr int64_t kGroup = 12;
+static_assert(kGroup % kMicroRows == 0);
+
 template <class Real>
 struct BackwardScratch {
   BackwardScratch(Real* base, const Direction<Real>& d, int64_t row_count)
@@ -26,11 +30,11 @@ struct BackwardScratch {
     h_before.per_gate = d.recurrent_dropout != nullptr;
     h_rows = scratch.template Take<Real>(h_gates * h_before.gate_stride);
     if (d.recurrent_dropout) masks = scratch.template Take<Real>(row_count * 4 * sizes.units);
-    const int64_t x_tiles = CeilDivide(d.input, kMicroRows), h_tiles = CeilDivide(d.units, kMicroRows);
-    const int64_t packed_x = x_tiles * (d.input_dropout ? 4 : 1), packed_h = h_tiles * h_gates;
+    const int64_t packed_x = CeilDivide(d.input, kGroup) * (d.input_dropout ? 4 : 1);
+    const int64_t packed_h = CeilDivide(d.units, kGroup) * h_gates;
     pair_row = scratch.template Take<int64_t>(pairs);
     pair_offset = scratch.template Take<int64_t>(pairs);
-    packed = scratch.template Take<Real>((packed_x > packed_h ? packed_x : packed_h) * pairs * kMicroRows);
+    packed = scratch.template Take<Real>((packed_x > packed_h ? packed_x : packed_h) * pairs * kGroup);
     if (d.reserve_mode == Reserve::kRecompute) {
       recomputed = scratch.template Take<Real>(pairs * 5 * sizes.units);
     }
@@ -49,7 +53,7 @@ struct BackwardScratch {
   Real* h_rows;
   Real* masks = nullptr;            // [rows][4][Hp]
   int64_t *pair_row, *pair_offset;  // the row of each pair, and where its dx goes
-  Real* packed;                     // [gates][tiles][pairs][kMicroRows]
+  Real* packed;                     // [gates][groups][pairs][kGroup]
   Real* recomputed = nullptr;
 };
 
@@ -304,20 +308,19 @@ LSTM_FAST_INLINE void ForTransposedProduct(const Direction<Real>& d, const Real*
   }
 }
 
-// Turns the rows of an operand into tiles of kMicroRows columns side by side: [tiles][pairs][kMicroRows].
+// Turns the rows of an operand into groups of columns: [groups][pairs][kGroup].
 template <class Real>
 void PackColumns(const Operand<Real>& rows, int64_t gate, int64_t total, int64_t columns, Real* packed,
                  const Team& team) {
-  const int64_t tiles = CeilDivide(columns, kMicroRows);
-  packed += team.First(tiles) * total * kMicroRows;
-  for (int64_t tile = team.First(tiles); tile < team.Last(tiles); ++tile) {
-    const int64_t first = tile * kMicroRows;
-    const int64_t count = columns - first < kMicroRows ? columns - first : kMicroRows;
-    for (int64_t pair = 0; pair < total; ++pair) {
-      const Real* from = rows.rows[pair] + gate * rows.gate_stride + first;
-      for (int64_t i = 0; i < count; ++i) packed[pair * kMicroRows + i] = from[i];
+  const int64_t whole = columns / kGroup * kGroup;
+  for (int64_t pair = team.First(total); pair < team.Last(total); ++pair) {
+    const Real* from = rows.rows[pair] + gate * rows.gate_stride;
+    Real* to = packed + pair * kGroup;
+    for (int64_t column = 0; column < whole; column += kGroup) {
+      __builtin_memcpy(to, from + column, sizeof(Real) * kGroup);
+      to += total * kGroup;
     }
-    packed += total * kMicroRows;
+    for (int64_t i = whole; i < columns; ++i) to[i - whole] = from[i];
   }
 }
 
@@ -341,7 +344,7 @@ void AccumulateGradient(const Direction<Real>& d, const Share& share, const Real
   constexpr int64_t kBlock = 128;
   const Sizes<Real> sizes(d);
   const Placement at(sizes, in_place, columns);
-  const int64_t gate_stride = CeilDivide(columns, kMicroRows) * total * kMicroRows;
+  const int64_t gate_stride = CeilDivide(columns, kGroup) * total * kGroup;
   // In place, the columns pass over so many panels at once: a part of a line in a page of its own is slow to write.
   const int64_t panels = in_place ? 1 + kBlock / total : 1;
   for (int64_t group = share.first; group < share.last; group += panels) {
@@ -349,7 +352,8 @@ void AccumulateGradient(const Direction<Real>& d, const Share& share, const Real
     for (int64_t begin = 0; begin < total; begin += kBlock) {
       const Extent extent = {1, total - begin < kBlock ? total - begin : kBlock, 0, 0, sizes.width};
       for (int64_t column = 0; column < columns; column += kMicroRows) {
-        const Real* block = packed + (column * total / kMicroRows + begin) * kMicroRows;
+        const int64_t offset = column % kGroup;
+        const Real* block = packed + (column - offset) * total + begin * kGroup + offset;
         for (int64_t p = group; p < group_end; ++p) {
           const Real* panel = dz + (p * total + begin) * sizes.width;
           Real* to = gradient + p * at.panel + column * at.column;
@@ -363,7 +367,7 @@ void AccumulateGradient(const Direction<Real>& d, const Share& share, const Real
               LSTM_FAST_UNROLL
               for (int v = 0; v < 4; ++v) sums[i][v] = Vector<Real>{};
             }
-            MultiplyPanel<Real, kRows, 4, kMicroRows, kPerGate>(left, gate_stride, extent, panel, sums);
+            MultiplyPanel<Real, kRows, 4, kGroup, kPerGate>(left, gate_stride, extent, panel, sums);
             LSTM_FAST_UNROLL
             for (int i = 0; i < kRows; ++i) {
               LSTM_FAST_UNROLL
@@ -384,7 +388,7 @@ template <class Real>
 void AccumulateMatrix(const Direction<Real>& d, const Share& share, const Operand<Real>& rows, int64_t columns,
                       const Real* dz, int64_t total, Real* packed, bool fresh, bool in_place, Real* gradient,
                       const Team& team) {
-  const int64_t gate_stride = CeilDivide(columns, kMicroRows) * total * kMicroRows;
+  const int64_t gate_stride = CeilDivide(columns, kGroup) * total * kGroup;
   for (int64_t gate = 0; gate < (rows.per_gate ? 4 : 1); ++gate) {
     PackColumns(rows, gate, total, columns, packed + gate * gate_stride, team);
   }

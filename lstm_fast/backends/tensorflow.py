@@ -142,11 +142,11 @@ def lstm(
         return tensorflow_cuda.lstm(device, _compiled_by_xla(), x, mask, directions, **options)
     if _compiled_by_xla():
         return tensorflow_xla.lstm(x, mask, directions, **options)
-    absent = tf.zeros([0], x.dtype)
+    absent = tf.constant((), x.dtype)  # a quarter of the time of tf.zeros([0])
     parameters = [[absent if value is None else value for value in column] for column in zip(*directions, strict=True)]
     y, h_n, c_n, _ = library().lstm_fast_forward(
         x,
-        tf.zeros([0], tf.bool) if mask is None else mask,
+        tf.constant((), tf.bool) if mask is None else mask,
         *parameters,
         **options,
     )

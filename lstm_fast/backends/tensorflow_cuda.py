@@ -118,9 +118,9 @@ class _Ops(NamedTuple):
         return [dz, h_prev, *dh0, *dc0]
 
     def _operands(self, arrays: _Arrays) -> list[Any]:
-        absent = tf.zeros([0], arrays.x.dtype)
+        absent = tf.constant((), arrays.x.dtype)
         lists = [[absent if value is None else value for value in values] for values in arrays.lists()]
-        return [tf.zeros([0], tf.bool) if arrays.mask is None else arrays.mask, *lists]
+        return [tf.constant((), tf.bool) if arrays.mask is None else arrays.mask, *lists]
 
 
 class _Xla:

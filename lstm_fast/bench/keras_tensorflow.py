@@ -27,7 +27,8 @@ def prepared(launch: Launch) -> Prepared:
         return [np.asarray(array, np.float32) for array in arrays]
 
     if device() is None:
-        return Prepared(lambda: [array.numpy() for array in launch()], results)
+        # Waits without copying, as the other frameworks' contenders do: numpy() copies, up to 8 % of a training step.
+        return Prepared(lambda: [np.asarray(array) for array in launch()], results)
     last: list[Any] = []
 
     def step() -> list[Any]:
