@@ -32,6 +32,8 @@ jnp = jax.numpy
 
 from jax_side import solve_by_jax  # noqa: E402
 
+pytestmark = pytest.mark.backends("jax")
+
 
 @pytest.fixture(autouse=True)
 def float64(request: pytest.FixtureRequest) -> Iterator[None]:
