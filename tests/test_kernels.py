@@ -247,6 +247,20 @@ def test_bits_do_not_depend_on_the_size_of_a_team(features, directions, mask, ba
         assert_same_bits(solve_by_kernel(problem, reserve=reserve), alone)
 
 
+@pytest.mark.parametrize("mask", ["none", "right"])
+@pytest.mark.usefixtures("threads")
+def test_a_recurrent_kernel_beyond_the_caches(mask):
+    """The backward pass has tiles of more rows."""
+    problem = make_problem(70, 5, 5, 740, mask=mask)
+    expected = solve_by_reference(problem)
+    _core.set_threads(1)
+    alone = solve_by_kernel(problem)
+    expected.check(alone)
+    for count in (2, 3):
+        _core.set_threads(count)
+        assert_same_bits(solve_by_kernel(problem), alone)
+
+
 @pytest.mark.parametrize("count", [0, -1])
 def test_number_of_threads_must_be_positive(count):
     with pytest.raises(ValueError, match=str(count)):

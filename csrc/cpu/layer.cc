@@ -287,12 +287,14 @@ class Layer {
         1, std::min<int64_t>({parallel_.threads() / tasks, panels_, step_flop / 32'000, flop / (tasks * 4'000'000)}));
   }
 
-  // Tiles of the backward pass: as few as kBackwardTileRows allows, with more rows in very short sequences, where a
-  // pass over the weights and their gradients would otherwise serve few timesteps. Two where the work is worth it and
-  // there is no better way to share it out; otherwise 1, 4 or a multiple of 8.
+  // Tiles of the backward pass: as few as kBackwardTileRows allows; with twice the rows where each step reads a
+  // recurrent kernel from memory, and more in very short sequences, where a pass over the weights and their gradients
+  // would otherwise serve few timesteps. Two where the work is worth it and there is no better way to share it out;
+  // otherwise 1, 4 or a multiple of 8.
   int64_t BackwardTileRows() const {
     const int64_t batch = problem_.batch, short_rows = 128 / std::max<int64_t>(1, problem_.time);
-    int64_t tiles = CeilDivide(batch, std::max(kBackwardTileRows, short_rows));
+    const int64_t least_rows = RecurrentKernelBytes() > 8 * 1024 * 1024 ? 2 * kBackwardTileRows : kBackwardTileRows;
+    int64_t tiles = CeilDivide(batch, std::max(least_rows, short_rows));
     if (tiles == 1 && 2 * Flop() >= 8'000'000 && (batch >= 2 * FewRows() || !TeamsPay())) tiles = 2;
     if (tiles > 2) tiles = tiles <= 4 ? 4 : CeilDivide(tiles, kSlots) * kSlots;
     return std::max<int64_t>(1, CeilDivide(batch, std::max<int64_t>(1, tiles)));
