@@ -94,12 +94,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser("backends", __doc__)
     options.add_argument("--output", type=Path, default=Path("backends.json"), help="file to write")
     options.add_argument(
-        "--measure", nargs=2, metavar=("BATCH", "TIME"), help="in this process, which BENCHMARK_BACKEND tells; print it"
+        "--measure",
+        nargs=2,
+        type=int,
+        metavar=("BATCH", "TIME"),
+        help="in this process, which BENCHMARK_BACKEND tells; print it",
     )
     given = options.parse_args(arguments)
+    if given.measure and "BENCHMARK_BACKEND" not in os.environ:
+        options.error("--measure: expected a backend of Keras in BENCHMARK_BACKEND; found none")
     if given.measure:
         batch, steps = given.measure
-        print(json.dumps(measure(Scenario(int(batch), int(steps), 64, 64, bidirectional=True, padding=IMDB_PADDING))))
+        print(json.dumps(measure(Scenario(batch, steps, 64, 64, bidirectional=True, padding=IMDB_PADDING))))
     else:
         write_json(given.output, run())
     return 0

@@ -46,7 +46,8 @@ def test_accuracy_counts_logits_by_their_sign() -> None:
     assert model.evaluate(np.ones((4, 3), np.int64), np.ones(4), verbose=0, return_dict=True)["accuracy"] == 1.0
 
 
-@pytest.mark.parametrize(("name", "mask"), [("single", False), ("stacked", True)])
+@pytest.mark.parametrize("mask", [False, True])
+@pytest.mark.parametrize("name", PARAMETERS)
 def test_training_is_that_of_keras(name: str, mask: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """`compare` itself: logits, gradients, losses; and the fused kernels ran."""
     monkeypatch.setattr(data, "_sample_texts", small_sample)

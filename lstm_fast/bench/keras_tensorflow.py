@@ -27,7 +27,7 @@ def prepared(launch: Launch) -> Prepared:
         return [np.asarray(array, np.float32) for array in arrays]
 
     if device() is None:
-        # Waits without copying, as the other frameworks' contenders do: numpy() copies, up to 8 % of a training step.
+        # Waits without copying, as the other frameworks' contenders do: numpy() copies, a tenth of a short step.
         return Prepared(lambda: [np.asarray(array) for array in launch()], results)
     last: list[Any] = []
 
