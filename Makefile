@@ -1,5 +1,5 @@
 # make demo   compares FastLSTM with keras.layers.LSTM on the default data: a table, and a plot in demo/
-# make test   runs the whole test suite, with every Keras backend that is installed (EXTRAS=dev installs all)
+# make test   runs the test suite with every Keras backend that is installed: TensorFlow, or all with EXTRAS=dev
 # Both use one virtual environment, .venv, and need python3, a C++ compiler and make.
 
 PYTHON ?= python3

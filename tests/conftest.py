@@ -4,6 +4,7 @@ the state that is one per process.
 
 import functools
 import os
+import pathlib
 from collections.abc import Iterator
 
 os.environ["LSTM_FAST_KERNEL"] = "fused"  # a fallback to Keras is an error, so that no test passes without the kernel
@@ -24,8 +25,41 @@ hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=No
 hypothesis.settings.load_profile("repeatable")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Two runs in two environments share one suite: the second runs what the first had to skip."""
+    parser.addoption("--record-skipped", type=pathlib.Path, metavar="FILE", help="write what is skipped to FILE")
+    parser.addoption("--only-skipped", type=pathlib.Path, metavar="FILE", help="run only what FILE lists")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if (file := config.getoption("--record-skipped")) is not None:
+        config.pluginmanager.register(RecordSkipped(file))
+
+
+class RecordSkipped:
+    """Writes the ids of skipped tests, and of whole files that were skipped, one a line."""
+
+    def __init__(self, file: pathlib.Path) -> None:
+        self.file = file
+        self.ids: list[str] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.skipped:
+            self.ids.append(report.nodeid)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.skipped:
+            self.ids.append(report.nodeid)
+
+    def pytest_sessionfinish(self) -> None:
+        self.file.write_text("".join(f"{name}\n" for name in self.ids))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skips what is not meant for this backend; a test that does not say runs with TensorFlow, and so once."""
+    if (file := config.getoption("--only-skipped")) is not None:
+        listed = set(file.read_text().splitlines())
+        items[:] = [item for item in items if listed & {item.nodeid, item.nodeid.partition("::")[0]}]
     current = os.environ["KERAS_BACKEND"]
     for item in items:
         marker = item.get_closest_marker("backends")

@@ -1,9 +1,8 @@
 """Runs the test suite with every Keras backend that is installed.
 
-Usage: python tests/run.py [--all-backends] [options of pytest]
+Usage: python tests/run.py [options of pytest]
 
-The last backend runs the whole suite, beside it the others one after the other the tests that are marked for them. With
---all-backends, a backend that is not installed is an error.
+The last backend runs the whole suite, beside it the others one after the other the tests that are marked for them.
 """
 
 import concurrent.futures
@@ -22,13 +21,12 @@ def test(backend: str, options: list[str], **how: Any) -> subprocess.CompletedPr
     return subprocess.run([sys.executable, "-m", "pytest", *options], env=environment, text=True, check=False, **how)
 
 
-def main(arguments: list[str]) -> int:
+def main(options: list[str]) -> int:
     installed = [backend for backend in BACKENDS if importlib.util.find_spec(backend)]
     for backend in BACKENDS:
         print(f"Keras on {backend}: {'tested' if backend in installed else 'not installed, SKIPPED'}", flush=True)
-    if not installed or ("--all-backends" in arguments and len(installed) < len(BACKENDS)):
+    if not installed:
         return 1
-    options = [argument for argument in arguments if argument != "--all-backends"]
     *others, last = installed
     marked = ["-m", "backends", "-p", "no:cacheprovider", *options]
     how = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
