@@ -26,14 +26,16 @@ hypothesis.settings.load_profile("repeatable")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Two runs in two environments share one suite: the second runs what the first had to skip."""
-    parser.addoption("--record-skipped", type=pathlib.Path, metavar="FILE", help="write what is skipped to FILE")
-    parser.addoption("--only-skipped", type=pathlib.Path, metavar="FILE", help="run only what FILE lists")
+    parser.addoption("--only-skipped", type=pathlib.Path, metavar="FILE", help="run what RECORD_SKIPPED=FILE wrote")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if (file := config.getoption("--record-skipped")) is not None:
-        config.pluginmanager.register(RecordSkipped(file))
+    """Two runs in two environments share one suite: the second runs what the first had to skip.
+
+    The first is told by a variable, as its command line is the one of the README.
+    """
+    if file := os.environ.get("RECORD_SKIPPED"):
+        config.pluginmanager.register(RecordSkipped(pathlib.Path(file)))
 
 
 class RecordSkipped:
