@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import backends, gpu, grid, memory, results, tune, turns
+from benchmarks import against, backends, gpu, grid, memory, results, tune, turns
 from lstm_fast.bench.scenarios import IMDB_PADDING, Scenario
 
 
@@ -38,6 +38,19 @@ def test_grid_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     with pytest.raises(SystemExit):
         grid.main(["--again", str(tmp_path / "nothing.json")])
     assert "nothing.json" in capsys.readouterr().err
+
+
+def test_against(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A tree beside itself."""
+    options = ["--quick", "--seconds", "0", "--output", str(tmp_path / "against.json")]
+    assert against.main([str(against.TREE), *options]) == 0
+    measured = json.loads((tmp_path / "against.json").read_text())["against"]
+    assert len(measured) == 4
+    assert all(min(result["ms"][tree]) > 0 for result in measured for tree in (against.THIS, against.OTHER))
+    assert "lstm_fast on NumPy" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        against.main([str(tmp_path)])
+    assert f"expected a source tree of lstm_fast, found {tmp_path}" in " ".join(capsys.readouterr().err.split())
 
 
 def test_cells() -> None:
