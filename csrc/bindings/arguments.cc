@@ -4,6 +4,7 @@
 
 #include "lstm_fast/isa.h"
 #include "lstm_fast/parallel.h"
+#include "lstm_fast/workspace.h"
 
 namespace lstm_fast {
 
@@ -11,6 +12,7 @@ Inputs Check(const Arguments& a) {
   // Bad settings in the environment are reported here, before any work is done.
   static_cast<void>(ActiveIsa());
   static_cast<void>(ThreadCount());
+  static_cast<void>(KeptBytesLimit());
 
   Inputs inputs{};
   if (!a.x.present || a.x.rank != 3) Refuse("x", "rank 3 (batch, time, features)", Found(a.x));
@@ -46,7 +48,7 @@ Inputs Check(const Arguments& a) {
   inputs.x = a.x.data;
   inputs.x_batch_stride = time * input;
   inputs.x_time_stride = input;
-  inputs.mask = static_cast<const bool*>(CheckShape(a.mask, "mask", {batch, time}, "batch, time", true));
+  inputs.mask = static_cast<const MaskByte*>(CheckShape(a.mask, "mask", {batch, time}, "batch, time", true));
   for (int n = 0; n < a.directions; ++n) {
     const size_t i = static_cast<size_t>(n);
     DirectionInput& d = inputs.direction[n];

@@ -42,7 +42,7 @@ class Call {
     inputs_.problem = {DTypeNamed(dtype), PrecisionNamed(precision), batch, time, units, directions, go_backwards,
                        return_sequences,  zero_output_for_mask};
     CheckProblem(inputs_.problem);
-    inputs_.mask = static_cast<const bool*>(Read(mask, "mask", -1, {batch, time}, "batch, time", "bool", false));
+    inputs_.mask = static_cast<const MaskByte*>(Read(mask, "mask", -1, {batch, time}, "batch, time", "bool", false));
     const void *kernel[2], *bias[2], *h[2], *c[2], *dropout[2];
     ReadEach(recurrent_kernels, "recurrent_kernels", {units, 4 * units}, "units, 4 * units", kernel);
     ReadEach(biases, "biases", {4 * units}, "4 * units", bias);
@@ -265,7 +265,8 @@ py::dict BuildInfo() {
 
 }  // namespace
 
-PYBIND11_MODULE(LSTM_FAST_CUDA_MODULE, m) {
+// As in python.cc.
+PYBIND11_MODULE(LSTM_FAST_CUDA_MODULE, m, py::mod_gil_not_used()) {
   m.doc() =
       "The recurrence of lstm_fast on CUDA devices. Shapes: csrc/cuda/recurrence.h. An array is any object with "
       "__dlpack__ or __cuda_array_interface__, or an address on the device, which nobody checks; None or 0 where it is "

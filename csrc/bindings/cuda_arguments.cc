@@ -166,7 +166,7 @@ Inputs Check(const Problem& problem, const InputArrays& arrays) {
   Inputs inputs{};
   inputs.problem = problem;
   Problem& p = inputs.problem;
-  inputs.mask = static_cast<const bool*>(CheckShape(arrays.mask, "mask", {p.batch, p.time}, "batch, time", true));
+  inputs.mask = static_cast<const MaskByte*>(CheckShape(arrays.mask, "mask", {p.batch, p.time}, "batch, time", true));
   const Array& kernel = arrays.recurrent_kernels[0];
   if (kernel.rank != 2 || kernel.shape[0] < 1)
     Refuse("recurrent_kernels[0]", "shape [units, 4 * units]", Found(kernel));

@@ -5,6 +5,7 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "bindings/arguments.h"
@@ -58,10 +59,14 @@ py::array AsArray(const py::handle& object, const Name& name) {
   return py::reinterpret_borrow<py::array>(object);
 }
 
+// The arrays of a call, which outlive it: a thread may change the lists that they came in while this one computes.
+using Kept = std::vector<py::object>;
+
 // An optional array of x's dtype.
-Array OptionalView(const py::handle& object, const Name& name, DType dtype, bool bfloat16_bits) {
+Array OptionalView(const py::handle& object, const Name& name, DType dtype, bool bfloat16_bits, Kept& kept) {
   if (object.is_none()) return {};
   const py::array array = AsArray(object, name);
+  kept.push_back(array);
   if (DTypeOf(array, name, bfloat16_bits) != dtype) {
     throw py::type_error(std::string(name) + ": expected the dtype of x; found " + std::string(py::str(array.dtype())));
   }
@@ -69,14 +74,15 @@ Array OptionalView(const py::handle& object, const Name& name, DType dtype, bool
 }
 
 std::array<Array, 2> ViewList(const py::sequence& list, const char* name, int directions, DType dtype,
-                              bool bfloat16_bits) {
+                              bool bfloat16_bits, Kept& kept) {
   if (static_cast<int>(list.size()) != directions) {
     throw py::value_error(std::string(name) + ": expected " + std::to_string(directions) +
                           " entries, as in kernels; found " + std::to_string(list.size()));
   }
   std::array<Array, 2> views;
   for (int n = 0; n < directions; ++n) {
-    views[static_cast<size_t>(n)] = OptionalView(list[static_cast<size_t>(n)], {name, n}, dtype, bfloat16_bits);
+    const py::object entry = list[static_cast<size_t>(n)];
+    views[static_cast<size_t>(n)] = OptionalView(entry, {name, n}, dtype, bfloat16_bits, kept);
   }
   return views;
 }
@@ -98,6 +104,7 @@ py::array ReusedBytes(int64_t bytes) {
 struct Call {
   py::array x;
   Arguments arguments;
+  Kept kept;
 };
 
 Call Describe(const py::object& x_object, const py::object& mask, const py::sequence& kernels,
@@ -105,7 +112,8 @@ Call Describe(const py::object& x_object, const py::object& mask, const py::sequ
               const py::sequence& c0, const py::sequence& input_dropout, const py::sequence& recurrent_dropout,
               bool go_backwards, bool return_sequences, bool zero_output_for_mask, int64_t reserve_mode,
               bool bfloat16_bits) {
-  Call call{AsArray(x_object, "x"), {}};
+  Call call{AsArray(x_object, "x"), {}, {}};
+  call.kept.reserve(24);
   Arguments& a = call.arguments;
   a.dtype = DTypeOf(call.x, "x", bfloat16_bits);
   a.directions = CheckDirections(static_cast<int64_t>(kernels.size()));
@@ -119,15 +127,18 @@ Call Describe(const py::object& x_object, const py::object& mask, const py::sequ
     if (array.dtype().kind() != 'b') {
       throw py::type_error("mask: expected dtype bool; found " + std::string(py::str(array.dtype())));
     }
+    call.kept.push_back(array);
     a.mask = View(array, "mask");
   }
-  a.kernels = ViewList(kernels, "kernels", a.directions, a.dtype, bfloat16_bits);
-  a.recurrent_kernels = ViewList(recurrent_kernels, "recurrent_kernels", a.directions, a.dtype, bfloat16_bits);
-  a.biases = ViewList(biases, "biases", a.directions, a.dtype, bfloat16_bits);
-  a.h0 = ViewList(h0, "h0", a.directions, a.dtype, bfloat16_bits);
-  a.c0 = ViewList(c0, "c0", a.directions, a.dtype, bfloat16_bits);
-  a.input_dropout = ViewList(input_dropout, "input_dropout", a.directions, a.dtype, bfloat16_bits);
-  a.recurrent_dropout = ViewList(recurrent_dropout, "recurrent_dropout", a.directions, a.dtype, bfloat16_bits);
+  a.kernels = ViewList(kernels, "kernels", a.directions, a.dtype, bfloat16_bits, call.kept);
+  a.recurrent_kernels =
+      ViewList(recurrent_kernels, "recurrent_kernels", a.directions, a.dtype, bfloat16_bits, call.kept);
+  a.biases = ViewList(biases, "biases", a.directions, a.dtype, bfloat16_bits, call.kept);
+  a.h0 = ViewList(h0, "h0", a.directions, a.dtype, bfloat16_bits, call.kept);
+  a.c0 = ViewList(c0, "c0", a.directions, a.dtype, bfloat16_bits, call.kept);
+  a.input_dropout = ViewList(input_dropout, "input_dropout", a.directions, a.dtype, bfloat16_bits, call.kept);
+  a.recurrent_dropout =
+      ViewList(recurrent_dropout, "recurrent_dropout", a.directions, a.dtype, bfloat16_bits, call.kept);
   return call;
 }
 
@@ -167,8 +178,8 @@ py::tuple BackwardArrays(const py::object& x, const py::object& mask, const py::
                          const py::sequence& recurrent_dropout, const py::object& reserve, const py::object& dy,
                          const py::sequence& dh_n, const py::sequence& dc_n, bool go_backwards, bool return_sequences,
                          bool zero_output_for_mask, int64_t reserve_mode, bool bfloat16_bits, bool with_dx) {
-  const Call call = Describe(x, mask, kernels, recurrent_kernels, biases, h0, c0, input_dropout, recurrent_dropout,
-                             go_backwards, return_sequences, zero_output_for_mask, reserve_mode, bfloat16_bits);
+  Call call = Describe(x, mask, kernels, recurrent_kernels, biases, h0, c0, input_dropout, recurrent_dropout,
+                       go_backwards, return_sequences, zero_output_for_mask, reserve_mode, bfloat16_bits);
   const Inputs inputs = Check(call.arguments);
   const Problem& p = inputs.problem;
   const DType dtype = call.arguments.dtype;
@@ -178,9 +189,9 @@ py::tuple BackwardArrays(const py::object& x, const py::object& mask, const py::
     throw py::type_error("reserve: expected dtype uint8; found " + std::string(py::str(reserve_array.dtype())));
   }
   gradient.reserve = View(reserve_array, "reserve");
-  gradient.dy = OptionalView(dy, "dy", dtype, bfloat16_bits);
-  gradient.dh_n = ViewList(dh_n, "dh_n", p.directions, dtype, bfloat16_bits);
-  gradient.dc_n = ViewList(dc_n, "dc_n", p.directions, dtype, bfloat16_bits);
+  gradient.dy = OptionalView(dy, "dy", dtype, bfloat16_bits, call.kept);
+  gradient.dh_n = ViewList(dh_n, "dh_n", p.directions, dtype, bfloat16_bits, call.kept);
+  gradient.dc_n = ViewList(dc_n, "dc_n", p.directions, dtype, bfloat16_bits, call.kept);
   const BackwardInput backward = Check(inputs, gradient);
 
   const py::dtype array_dtype = call.x.dtype();
@@ -245,7 +256,8 @@ py::dict BuildInfo() {
 
 }  // namespace
 
-PYBIND11_MODULE(_core, m) {
+// Nothing here needs the interpreter's lock: what is global is in the library, which is made for many threads.
+PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.doc() = "Compiled kernels of lstm_fast, on NumPy arrays. Shapes and equations: csrc/include/lstm_fast/lstm.h.";
   m.attr("__version__") = LSTM_FAST_VERSION;
 
@@ -270,6 +282,9 @@ PYBIND11_MODULE(_core, m) {
   m.def("set_isa", &SetIsa, py::arg("isa"), "Forces an instruction set; ValueError if it cannot be had.");
   m.def("threads", &ThreadCount, "Threads that a call may use.");
   m.def("set_threads", &SetThreadCount, py::arg("threads"), "Sets threads(); ValueError if below 1.");
+  m.def("kept_bytes", &KeptBytes, "Bytes of buffers that are kept for the next call.");
+  m.def("kept_bytes_limit", &KeptBytesLimit, "The most of them: LSTM_FAST_KEEP_MIB; ValueError if that is no number.");
+  m.def("trim", &Trim, py::call_guard<py::gil_scoped_release>(), "Gives them back to the system; returns their bytes.");
   m.def(
       "fused_calls",
       [] {

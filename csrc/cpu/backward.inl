@@ -47,7 +47,7 @@ struct BackwardScratch {
   Real* dz;                 // gate rows of the chunk
   Real *dh, *dc;            // [rows][Hp], flowing back from the step after
   Real *h_start, *c_start;  // [rows][Hp], before the chunk's first step
-  const Real** gates;       // per row: where the gates of step k lie, at k * 5 * Hp
+  const Real** gates;       // per row: where its gates lie, from its first step on, or the chunk's if recomputed
   Real* dy;                 // [Hp]
   Operand<Real> h_before;   // h before each (step, row) pair, times the dropout masks
   Real* h_rows;
@@ -97,7 +97,7 @@ LSTM_FAST_INLINE void PrefetchOutputGradient(const Direction<Real>& d, const Row
   if (!d.dy.data || !d.return_sequences || !IsReal<Real>(d.dtype)) return;
   const int64_t time = OutputTime(d, TimeOf(d, row, k));
   const int64_t offset = row.batch * d.dy.batch_stride + time * d.dy.time_stride + share.first_unit;
-  Prefetch(static_cast<const Real*>(d.dy.data) + offset, share.units);
+  Prefetch(static_cast<const Real*>(d.dy.data), offset, share.units);
 }
 
 // One row, one step back: dh and dc of this step give dz and the dc of the step before. h = o * tanh(c) is computed
@@ -111,7 +111,7 @@ LSTM_FAST_INLINE void StepBack(const Sizes<Real>& sizes, const Share& share, int
   for (int64_t p = share.first; p < share.last; ++p) {
     const Real* kept = gates + p * 5 * kL;
     // Two steps ahead, as c of the step before is read in this one; before the first: no harm.
-    Prefetch(kept - 10 * sizes.units, 5 * kL);
+    Prefetch(kept, -10 * sizes.units, 5 * kL);
     const Vector<Real> in = Load(kept), forget = Load(kept + kL), candidate = Load(kept + 2 * kL);
     const Vector<Real> out = Load(kept + 3 * kL), tanh_c = TanhOf<Real>(Load(kept + 4 * kL));
     const Vector<Real> dh_p = Load(dh + p * kL);
@@ -435,13 +435,14 @@ void PrepareGates(const Direction<Real>& d, const Row* rows, int64_t row_count, 
   const int64_t step_size = 5 * sizes.units, active = s.chunk.active[0];
   if (d.reserve_mode == Reserve::kRecompute) {
     Recurrence<Real>& state = s.state;
+    state.kept_from = s.chunk.begin;
     for (int64_t r = 0; r < active; ++r) {
       const Real* kept = d.reserve + rows[r].reserve_offset + s.chunk.begin / kCheckpointInterval * 2 * sizes.units;
       for (int64_t j = 0; j < sizes.units; ++j) {
         state.h[r * sizes.units + j] = s.h_start[r * sizes.units + j] = kept[j];
         state.c[r * sizes.units + j] = s.c_start[r * sizes.units + j] = kept[sizes.units + j];
       }
-      state.gates[r] = s.recomputed + (r * d.chunk_steps - s.chunk.begin) * step_size;
+      state.gates[r] = s.recomputed + r * d.chunk_steps * step_size;
       s.gates[r] = state.gates[r];
     }
     RunChunk(d, s.chunk, rows, s.input.operand(), state, Share(d, {0, 1, nullptr, nullptr}), [](int64_t, int64_t) {});
@@ -601,6 +602,7 @@ void BackwardTile(const Direction<Real>& d, const Row* rows, int64_t row_count, 
        begin -= d.chunk_steps) {
     const int64_t end = begin + d.chunk_steps < steps ? begin + d.chunk_steps : steps;
     chunk.Span(begin, end);
+    const int64_t kept_from = d.reserve_mode == Reserve::kRecompute ? begin : 0;
     const auto h_of = [&](int64_t k, int64_t r) {  // h before step k, unmasked
       return s.h_rows + (chunk.first[k - begin] + r) * sizes.units;
     };
@@ -619,7 +621,7 @@ void BackwardTile(const Direction<Real>& d, const Row* rows, int64_t row_count, 
       for (int64_t r = 0; r < chunk.active[k - begin]; ++r) {
         Real* dh = s.dh + r * sizes.units;
         AddOutputGradient(d, rows[r], k, share.first_unit, share.units, s.dy + share.first_unit, dh + share.first_unit);
-        const Real* gates = s.gates[r] + k * 5 * sizes.units;
+        const Real* gates = s.gates[r] + (k - kept_from) * 5 * sizes.units;
         const bool first = k == begin;
         const Real* c_before = first ? s.c_start + r * sizes.units : gates - 5 * sizes.units + 4 * kL;
         const bool next_in_chunk = k + 1 < end && r < chunk.active[k + 1 - begin];

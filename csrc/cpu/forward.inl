@@ -21,9 +21,10 @@ struct Recurrence {
   }
 
   int64_t rows;
-  Real* z;                   // gate rows of the chunk
-  Real *h, *h_next, *c;      // [rows][Hp]
-  Real** gates;              // per row: where the gates of its step k go, at k * 5 * Hp; null when they are not kept
+  Real* z;               // gate rows of the chunk
+  Real *h, *h_next, *c;  // [rows][Hp]
+  Real** gates;          // per row: where the gates of its step `kept_from` and later go; null: not kept
+  int64_t kept_from = 0;
   Real* masks = nullptr;     // [rows][4][Hp]
   Real* h_masked = nullptr;  // [4][rows][Hp]
 };
@@ -185,13 +186,13 @@ void Step(const Direction<Real>& d, const Chunk& chunk, int64_t k, Recurrence<Re
         sums[i][0] = c;
         sums[i][3] = out;
         if (state.gates[first + i]) {
-          Real* kept = state.gates[first + i] + (k * sizes.panels + p) * 5 * kL;
+          Real* kept = state.gates[first + i] + ((k - state.kept_from) * sizes.panels + p) * 5 * kL;
           Store(kept, in);
           Store(kept + kL, forget);
           Store(kept + 2 * kL, candidate);
           Store(kept + 3 * kL, out);
           Store(kept + 4 * kL, c);
-          Prefetch(kept + 5 * kL, 5 * kL);  // of the next panel, which is written next
+          Prefetch(kept, 5 * kL, 5 * kL);  // of the next panel, which is written next
         }
       }
       LSTM_FAST_UNROLL

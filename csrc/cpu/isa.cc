@@ -33,6 +33,9 @@ const std::vector<Candidate>& Candidates() {  // slowest first
   return candidates;
 }
 
+// Made when the library is loaded: a fork() from another thread in the middle of it would leave it unmade in the child.
+[[maybe_unused]] const auto& at_load = Candidates();
+
 std::string Join(const std::vector<std::string>& names) {
   std::string joined;
   for (const std::string& name : names) joined += (joined.empty() ? "" : ", ") + name;

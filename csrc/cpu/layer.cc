@@ -51,7 +51,7 @@ int64_t ReserveStride(const Problem& problem) {
          std::max<int64_t>(4, SizeOf(problem.dtype));
 }
 
-Plan MakePlan(const Problem& problem, const bool* mask, int64_t padded_units) {
+Plan MakePlan(const Problem& problem, const MaskByte* mask, int64_t padded_units) {
   Plan plan;
   plan.rows.resize(static_cast<size_t>(problem.batch));
   const size_t time = static_cast<size_t>(problem.time);
@@ -66,7 +66,7 @@ Plan MakePlan(const Problem& problem, const bool* mask, int64_t padded_units) {
       int64_t count = 0;
       for (size_t t = 0; t < time; ++t) {
         own[count] = static_cast<int32_t>(t);
-        count += mask[b * time + t] ? 1 : 0;
+        count += TimestepIsReal(mask[b * time + t]) ? 1 : 0;
       }
       row.count = count;
       row.steps = own;
@@ -550,7 +550,7 @@ int64_t ReserveStepBytes(Reserve reserve, DType dtype, int64_t units) {
   return ReserveElements(reserve, 1, MostPaddedUnits(dtype, units)) * std::max<int64_t>(4, SizeOf(dtype));
 }
 
-int64_t ReserveBytes(const Problem& problem, const bool* mask) {
+int64_t ReserveBytes(const Problem& problem, const MaskByte* mask) {
   if (problem.reserve_by_row) {
     return problem.batch * problem.directions * ReserveStride(problem) * std::max<int64_t>(4, SizeOf(problem.dtype));
   }
@@ -558,8 +558,8 @@ int64_t ReserveBytes(const Problem& problem, const bool* mask) {
     const int64_t padded_units = CeilDivide(problem.units, kernels.lanes) * kernels.lanes;
     int64_t elements = 0;
     for (int64_t b = 0; b < problem.batch; ++b) {
-      const int64_t count =
-          mask ? std::count(mask + b * problem.time, mask + (b + 1) * problem.time, true) : problem.time;
+      const MaskByte* row = mask ? mask + b * problem.time : nullptr;
+      const int64_t count = mask ? std::count_if(row, row + problem.time, TimestepIsReal) : problem.time;
       elements += ReserveElements(problem.reserve, count, padded_units);
     }
     return problem.directions * elements * std::max<int64_t>(4, SizeOf(problem.dtype));

@@ -65,8 +65,10 @@ LSTM_FAST_INLINE void Store(Real* to, const Vector<Real>& v) {
 
 // Fetches `count` elements into a cache ahead of their use. Harmless where there is no memory.
 template <class Real>
-LSTM_FAST_INLINE void Prefetch(const Real* from, int64_t count) {
-  for (int64_t i = 0; i < count; i += 64 / static_cast<int64_t>(sizeof(Real))) __builtin_prefetch(from + i);
+LSTM_FAST_INLINE void Prefetch(const Real* base, int64_t offset, int64_t count) {
+  const auto from = reinterpret_cast<uintptr_t>(base) + static_cast<uintptr_t>(offset) * sizeof(Real);
+  const uintptr_t bytes = static_cast<uintptr_t>(count) * sizeof(Real);
+  for (uintptr_t i = 0; i < bytes; i += 64) __builtin_prefetch(reinterpret_cast<const void*>(from + i));
 }
 
 template <class Real>

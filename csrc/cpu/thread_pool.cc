@@ -1,38 +1,26 @@
 // The package's own threads.
-#include <pthread.h>
-#if defined(__linux__)
-#include <sched.h>
-#endif
-
 #include <algorithm>
 #include <atomic>
 #include <cfenv>
 #include <condition_variable>
 #include <cstdlib>
-#include <deque>
 #include <mutex>
+#include <new>
 #include <stdexcept>
 #include <string>
-#include <system_error>
 #include <thread>
 
+#include "cpu/fork.h"
+#include "cpu/processors.h"
 #include "cpu/spin.h"
 #include "lstm_fast/parallel.h"
 
 namespace lstm_fast {
 namespace {
 
-int ProcessorsOfThisProcess() {
-#if defined(__linux__)
-  cpu_set_t set;
-  if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(1, CPU_COUNT(&set));
-#endif
-  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-}
-
 int InitialThreadCount() {
   const char* text = std::getenv("LSTM_FAST_NUM_THREADS");
-  if (!text || !*text) return ProcessorsOfThisProcess();
+  if (!text || !*text) return ProcessorCount();
   char* end = nullptr;
   const long count = std::strtol(text, &end, 10);
   if (*end != '\0' || count < 1 || count > 4096) {
@@ -48,7 +36,8 @@ struct Job {
     std::fegetenv(&environment);
   }
 
-  int open;                    // helpers that may still join; guarded by the pool's mutex
+  Job* next = nullptr;         // in the pool's list; guarded by the pool's mutex
+  int open;                    // helpers that may still join; guarded likewise
   int joined = 0;              // guarded likewise
   std::atomic<int> inside{0};  // helpers at work
   void (*work)(Job&, int rank);
@@ -133,20 +122,25 @@ class ThreadPool final : public Parallel {
 
   std::mutex& mutex() { return mutex_; }
 
+  // In the child of fork(), which has none of the helpers: a pool as if it were new, at the same place. Nothing is
+  // allocated, and what the helpers waited on is left as it is, since to destroy it would wait for them.
+  void StartOver() { new (this) ThreadPool(threads()); }
+
  private:
-  // Offers a job to the helpers; the calling thread counts as busy until Finish().
+  // Offers a job to the helpers; the calling thread counts as busy until Finish(). Nothing is allocated but threads,
+  // which it can do without: it never throws.
   void Post(Job* job) {
     const int wanted = job->open;
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       ++busy_;
-      jobs_.push_back(job);
+      Append(job);
       posted_.fetch_add(1, std::memory_order_release);
       while (started_ < wanted) {
         try {
           std::thread([this] { Serve(); }).detach();
-        } catch (const std::system_error&) {
-          break;  // no more threads to be had: the caller does the work with those there are
+        } catch (...) {
+          break;  // no more threads, or no memory for one: the caller does the work with those there are
         }
         ++started_;
       }
@@ -160,7 +154,7 @@ class ThreadPool final : public Parallel {
       const std::lock_guard<std::mutex> lock(mutex_);
       Forget(job);
       --busy_;
-      if (!jobs_.empty()) work_.notify_one();  // this thread's share of the processors is free for another's job
+      if (first_) work_.notify_one();  // this thread's share of the processors is free for another's job
     }
     const auto left = [job] { return job->inside.load(std::memory_order_acquire) == 0; };
     if (SpinUntil(left)) return;
@@ -168,22 +162,32 @@ class ThreadPool final : public Parallel {
     done_.wait(lock, left);
   }
 
-  void Forget(const Job* job) {
-    const auto found = std::find(jobs_.begin(), jobs_.end(), job);
-    if (found != jobs_.end()) jobs_.erase(found);
+  void Append(Job* job) {
+    Job** end = &first_;
+    while (*end) end = &(*end)->next;
+    *end = job;
+  }
+
+  void Forget(Job* job) {
+    Job** place = &first_;
+    while (*place && *place != job) place = &(*place)->next;
+    if (!*place) return;
+    *place = job->next;
+    job->next = nullptr;
   }
 
   void Serve() {
+    RunOnProcessors();
     std::unique_lock<std::mutex> lock(mutex_);
     while (true) {
-      if (jobs_.empty()) {
+      if (!first_) {
         const unsigned seen = posted_.load(std::memory_order_relaxed);
         lock.unlock();
         SpinUntil([&] { return posted_.load(std::memory_order_acquire) != seen; });
         lock.lock();
       }
-      work_.wait(lock, [this] { return !jobs_.empty() && busy_ < threads(); });
-      Job* job = jobs_.front();
+      work_.wait(lock, [this] { return first_ && busy_ < threads(); });
+      Job* job = first_;
       ++busy_;
       job->inside.fetch_add(1, std::memory_order_relaxed);
       const int rank = ++job->joined;
@@ -201,7 +205,7 @@ class ThreadPool final : public Parallel {
   std::atomic<int> limit_;
   std::mutex mutex_;
   std::condition_variable work_, done_;
-  std::deque<Job*> jobs_;
+  Job* first_ = nullptr;             // jobs that helpers may join, the oldest first
   std::atomic<unsigned> posted_{0};  // counts jobs, for those on the lookout
   int busy_ = 0;                     // threads at work, callers included: at most the limit, but for callers
   int started_ = 0;                  // helpers; they live as long as the process and sleep when idle
@@ -211,38 +215,31 @@ class ThreadPool final : public Parallel {
 std::atomic<ThreadPool*> pool{nullptr};
 std::mutex pool_mutex;
 
-void BeforeFork() {
-  pool_mutex.lock();
-  if (ThreadPool* p = pool.load()) p->mutex().lock();
-}
-
-void AfterForkInParent() {
-  if (ThreadPool* p = pool.load()) p->mutex().unlock();
-  pool_mutex.unlock();
-}
-
-// The child has none of the helpers: it starts over with a pool of its own.
-void AfterForkInChild() {
-  if (ThreadPool* p = pool.load()) {
-    p->mutex().unlock();
-    pool.store(new ThreadPool(p->threads()));
-  }
-  pool_mutex.unlock();
-}
-
 ThreadPool& Pool() {
   if (ThreadPool* p = pool.load(std::memory_order_acquire)) return *p;
   const std::lock_guard<std::mutex> lock(pool_mutex);
   if (!pool.load()) {
-    const int count = InitialThreadCount();
-    static const int registered = pthread_atfork(BeforeFork, AfterForkInParent, AfterForkInChild);
-    static_cast<void>(registered);
-    pool.store(new ThreadPool(count), std::memory_order_release);
+    pool.store(new ThreadPool(InitialThreadCount()), std::memory_order_release);
   }
   return *pool.load();
 }
 
 }  // namespace
+
+void LockPool() {
+  pool_mutex.lock();
+  if (ThreadPool* p = pool.load()) p->mutex().lock();
+}
+
+void UnlockPool() {
+  if (ThreadPool* p = pool.load()) p->mutex().unlock();
+  pool_mutex.unlock();
+}
+
+void RestartPool() {
+  if (ThreadPool* p = pool.load()) p->StartOver();
+  pool_mutex.unlock();
+}
 
 Parallel& OwnThreads() { return Pool(); }
 

@@ -2,7 +2,7 @@
 namespace lstm_fast {
 namespace {
 
-// Hands out 64-byte aligned pieces of the scratch buffer; with a null base it only measures.
+// Hands out 64-byte aligned pieces of the scratch buffer; with a null base it only measures, and all pieces are null.
 template <class Real>
 class Scratch {
  public:
@@ -10,7 +10,7 @@ class Scratch {
 
   template <class T>
   T* Take(int64_t count) {
-    T* piece = reinterpret_cast<T*>(base_ + used_);
+    T* piece = base_ ? reinterpret_cast<T*>(base_ + used_) : nullptr;
     used_ += CeilDivide(count * static_cast<int64_t>(sizeof(T)), 64) * 64;
     return piece;
   }

@@ -5,11 +5,15 @@
 #endif
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <cstdlib>
 #include <mutex>
 #include <new>
-#include <vector>
+#include <stdexcept>
+#include <string>
+
+#include "cpu/fork.h"
 
 namespace lstm_fast {
 namespace {
@@ -19,19 +23,97 @@ struct Buffer {
   std::size_t bytes;
 };
 
-// Kept for reuse; a larger buffer goes back to the system at once.
-constexpr std::size_t kKeptBytes = std::size_t{512} << 20;
-constexpr std::size_t kKeptBuffers = 64;
+constexpr int kKeptBuffers = 64;
+constexpr int64_t kUsualMebibytes = 512;
 
-struct Cache {
-  std::mutex mutex;
-  std::vector<Buffer> buffers;
-  std::size_t bytes = 0;
+int64_t InitialLimit() {
+  const char* text = std::getenv("LSTM_FAST_KEEP_MIB");
+  if (!text || !*text) return kUsualMebibytes << 20;
+  char* end = nullptr;
+  const long mebibytes = std::strtol(text, &end, 10);
+  if (*end != '\0' || mebibytes < 0 || mebibytes > (1L << 30)) {
+    throw std::invalid_argument("LSTM_FAST_KEEP_MIB: expected an integer from 0 to 1073741824; found '" +
+                                std::string(text) + "'");
+  }
+  return static_cast<int64_t>(mebibytes) << 20;
+}
+
+// Released buffers, the least recently used first. Nothing here allocates: buffers are given back where no exception
+// may leave, and when there is no memory.
+class Cache {
+ public:
+  explicit Cache(int64_t limit) : limit_(limit) {}
+
+  std::mutex& mutex() { return mutex_; }
+  int64_t limit() const { return limit_; }
+  int64_t bytes() const { return bytes_; }
+
+  // The smallest buffer of at least so many bytes, and at most twice as many: a larger one would be missed. Null if
+  // there is none.
+  Buffer Take(std::size_t bytes) {
+    int best = count_;
+    for (int i = 0; i < count_; ++i) {
+      const std::size_t size = buffers_[i].bytes;
+      if (size >= bytes && size / 2 <= bytes && (best == count_ || size < buffers_[best].bytes)) best = i;
+    }
+    return best == count_ ? Buffer{nullptr, 0} : Remove(best);
+  }
+
+  // Keeps a buffer if the limit allows. Returns how many are to go for it, which it puts into `evicted`.
+  int Keep(const Buffer& buffer, Buffer (&evicted)[kKeptBuffers + 1]) {
+    int evictions = 0;
+    if (static_cast<int64_t>(buffer.bytes) > limit_) {
+      evicted[evictions++] = buffer;
+      return evictions;
+    }
+    while (count_ > 0 && (count_ == kKeptBuffers || bytes_ + static_cast<int64_t>(buffer.bytes) > limit_)) {
+      evicted[evictions++] = Remove(0);
+    }
+    buffers_[count_++] = buffer;
+    bytes_ += static_cast<int64_t>(buffer.bytes);
+    return evictions;
+  }
+
+  int Clear(Buffer (&evicted)[kKeptBuffers + 1]) {
+    int evictions = 0;
+    while (count_ > 0) evicted[evictions++] = Remove(0);
+    return evictions;
+  }
+
+ private:
+  Buffer Remove(int place) {
+    const Buffer removed = buffers_[place];
+    std::copy(buffers_ + place + 1, buffers_ + count_, buffers_ + place);
+    --count_;
+    bytes_ -= static_cast<int64_t>(removed.bytes);
+    return removed;
+  }
+
+  std::mutex mutex_;
+  const int64_t limit_;
+  Buffer buffers_[kKeptBuffers];
+  int count_ = 0;
+  int64_t bytes_ = 0;
 };
 
+// Never destroyed: calls may outlive static destruction.
+std::atomic<Cache*> cache{nullptr};
+std::mutex cache_mutex;
+
 Cache& GetCache() {
-  static Cache* cache = new Cache;  // never destroyed: calls may outlive static destruction
-  return *cache;
+  if (Cache* c = cache.load(std::memory_order_acquire)) return *c;
+  const std::lock_guard<std::mutex> lock(cache_mutex);
+  if (!cache.load()) cache.store(new Cache(InitialLimit()), std::memory_order_release);
+  return *cache.load();
+}
+
+int64_t Free(const Buffer* buffers, int count) {
+  int64_t bytes = 0;
+  for (int i = 0; i < count; ++i) {
+    bytes += static_cast<int64_t>(buffers[i].bytes);
+    std::free(buffers[i].data);
+  }
+  return bytes;
 }
 
 // Asks for large pages where a large buffer is about to be written for the first time. Advice only. It pays once per
@@ -57,50 +139,63 @@ std::size_t Rounded(std::size_t bytes) {
 
 }  // namespace
 
+void LockKeptBuffers() {
+  cache_mutex.lock();
+  if (Cache* c = cache.load()) c->mutex().lock();
+}
+
+void UnlockKeptBuffers() {
+  if (Cache* c = cache.load()) c->mutex().unlock();
+  cache_mutex.unlock();
+}
+
+int64_t KeptBytesLimit() { return GetCache().limit(); }
+
+int64_t KeptBytes() {
+  Cache& kept = GetCache();
+  const std::lock_guard<std::mutex> lock(kept.mutex());
+  return kept.bytes();
+}
+
+int64_t Trim() {
+  Cache& kept = GetCache();
+  Buffer evicted[kKeptBuffers + 1];
+  int evictions = 0;
+  {
+    const std::lock_guard<std::mutex> lock(kept.mutex());
+    evictions = kept.Clear(evicted);
+  }
+  return Free(evicted, evictions);
+}
+
 Workspace::Workspace(std::size_t bytes) : data_(nullptr), bytes_(Rounded(bytes)) {
   if (bytes_ == 0) return;
+  Cache& kept = GetCache();
   {
-    Cache& cache = GetCache();
-    const std::lock_guard<std::mutex> lock(cache.mutex);
-    // The smallest that is large enough, and not so large that it would be missed.
-    auto best = cache.buffers.end();
-    for (auto it = cache.buffers.begin(); it != cache.buffers.end(); ++it) {
-      if (it->bytes >= bytes_ && it->bytes / 4 <= bytes_ && (best == cache.buffers.end() || it->bytes < best->bytes)) {
-        best = it;
-      }
-    }
-    if (best != cache.buffers.end()) {
-      data_ = best->data;
-      bytes_ = best->bytes;
-      cache.bytes -= bytes_;
-      cache.buffers.erase(best);
+    const std::lock_guard<std::mutex> lock(kept.mutex());
+    const Buffer found = kept.Take(bytes_);
+    if (found.data) {
+      data_ = found.data;
+      bytes_ = found.bytes;
       return;
     }
   }
   data_ = std::aligned_alloc(64, bytes_);
+  if (!data_ && Trim() > 0) data_ = std::aligned_alloc(64, bytes_);
   if (!data_) throw std::bad_alloc();
   AdviseLargePages(data_, bytes_);
 }
 
 Workspace::~Workspace() {
   if (!data_) return;
-  std::vector<Buffer> evicted;
+  Cache& kept = GetCache();
+  Buffer evicted[kKeptBuffers + 1];
+  int evictions = 0;
   {
-    Cache& cache = GetCache();
-    const std::lock_guard<std::mutex> lock(cache.mutex);
-    if (bytes_ <= kKeptBytes) {
-      cache.buffers.push_back({data_, bytes_});
-      cache.bytes += bytes_;
-    } else {
-      evicted.push_back({data_, bytes_});
-    }
-    while (cache.bytes > kKeptBytes || cache.buffers.size() > kKeptBuffers) {
-      evicted.push_back(cache.buffers.front());  // the least recently used
-      cache.bytes -= cache.buffers.front().bytes;
-      cache.buffers.erase(cache.buffers.begin());
-    }
+    const std::lock_guard<std::mutex> lock(kept.mutex());
+    evictions = kept.Keep({data_, bytes_}, evicted);
   }
-  for (const Buffer& buffer : evicted) std::free(buffer.data);
+  Free(evicted, evictions);
 }
 
 }  // namespace lstm_fast

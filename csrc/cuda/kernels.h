@@ -20,7 +20,7 @@ struct Plan {
 constexpr int64_t PlanInts(int64_t batch, int64_t time) { return batch * (3 + time); }
 
 struct PlanCall {
-  const bool* mask;  // [B, T]
+  const MaskByte* mask;  // [B, T]
   int64_t batch, time;
   Plan plan;
 };
@@ -45,7 +45,7 @@ struct BackwardCall {
 
 // Completes an array [B, T, features] at masked timesteps, after a pass has written the real ones.
 struct FillCall {
-  const bool* mask;  // [B, T]
+  const MaskByte* mask;  // [B, T]
   int64_t batch, time;
   int64_t row_bytes;      // of a timestep: a multiple of 2
   int64_t offset, bytes;  // the part of a timestep that is filled

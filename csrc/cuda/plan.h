@@ -15,7 +15,7 @@ constexpr int64_t kMostSortedRows = 8192;
 
 // One block. A warp reads a row of the mask, 32 timesteps at a time.
 LSTM_FAST_KERNEL void LSTM_FAST_BOUNDS(kPlanThreads, 1) PlanRows(LSTM_FAST_ARGUMENT PlanCall call) {
-  const Global<const bool> mask = InGlobal<const bool>(call.mask);
+  const Global<const MaskByte> mask = InGlobal<const MaskByte>(call.mask);
   const Global<int32_t> order = InGlobal<int32_t>(call.plan.order), counts = InGlobal<int32_t>(call.plan.count),
                         firsts = InGlobal<int32_t>(call.plan.first), steps = InGlobal<int32_t>(call.plan.steps);
   const int lane = Thread() % 32, warps = Threads() / 32;
@@ -23,7 +23,7 @@ LSTM_FAST_KERNEL void LSTM_FAST_BOUNDS(kPlanThreads, 1) PlanRows(LSTM_FAST_ARGUM
     int32_t count = 0, first = 0, last = -1;
     for (int64_t begin = 0; begin < call.time; begin += 32) {
       const int64_t t = begin + lane;
-      const bool real = t < call.time && mask[b * call.time + t];
+      const bool real = t < call.time && mask[b * call.time + t] != 0;
       const uint32_t found = Ballot(real), below = found & ((1u << lane) - 1);
       if (real) steps[b * call.time + count + CountBits(below)] = static_cast<int32_t>(t);
       if (found) {
@@ -54,16 +54,16 @@ LSTM_FAST_KERNEL void LSTM_FAST_BOUNDS(kPlanThreads, 1) PlanRows(LSTM_FAST_ARGUM
 
 // A warp completes one timestep after the other.
 LSTM_FAST_KERNEL void FillMasked(LSTM_FAST_ARGUMENT FillCall call) {
-  const Global<const bool> mask = InGlobal<const bool>(call.mask);
+  const Global<const MaskByte> mask = InGlobal<const MaskByte>(call.mask);
   const Global<uint16_t> array = InGlobal<uint16_t>(call.array);
   const int lane = Thread() % 32;
   const int64_t warps = int64_t{Blocks()} * Threads() / 32;
   for (int64_t i = (int64_t{Block()} * Threads() + Thread()) / 32; i < call.batch * call.time; i += warps) {
-    if (mask[i]) continue;
+    if (mask[i] != 0) continue;
     const int64_t b = i / call.time, t = i % call.time, step = call.reversed ? -1 : 1;
     int64_t from = -1;
     if (call.carry) {
-      for (from = t - step; from >= 0 && from < call.time && !mask[b * call.time + from];) from -= step;
+      for (from = t - step; from >= 0 && from < call.time && mask[b * call.time + from] == 0;) from -= step;
       if (from >= call.time) from = -1;
     }
     const auto place = [&](int64_t of) {

@@ -49,7 +49,7 @@ struct Direction {
 
 struct Inputs {
   Problem problem;
-  const bool* mask;  // [B, T] or null: every timestep is real
+  const MaskByte* mask;  // [B, T] or null: every timestep is real
   Direction direction[2];
 };
 

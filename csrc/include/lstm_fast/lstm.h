@@ -32,6 +32,12 @@
 
 namespace lstm_fast {
 
+// A mask has a byte for every timestep. A timestep is real where it is not 0: what frameworks call a boolean may hold
+// any other number than 1, as where a NumPy array of bytes is viewed as bool.
+using MaskByte = uint8_t;
+
+inline bool TimestepIsReal(MaskByte byte) { return byte != 0; }
+
 enum class DType : int { kFloat32 = 0, kFloat64 = 1, kFloat16 = 2, kBFloat16 = 3 };
 
 inline int64_t SizeOf(DType dtype) { return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2; }
@@ -79,7 +85,7 @@ struct Inputs {
   Problem problem;
   const void* x;                          // [B, T, D], features contiguous
   int64_t x_batch_stride, x_time_stride;  // in elements
-  const bool* mask;                       // [B, T] or null: every timestep is real
+  const MaskByte* mask;                   // [B, T] or null: every timestep is real
   DirectionInput direction[2];
 };
 
@@ -111,7 +117,7 @@ struct BackwardOutput {
 
 // Size of the reserve buffer. Its layout is private to the instruction set that wrote it: both passes must run in one
 // process with the same active ISA. Unless laid out by row it depends on the mask: padded timesteps take no room.
-LSTM_FAST_EXPORT int64_t ReserveBytes(const Problem& problem, const bool* mask);
+LSTM_FAST_EXPORT int64_t ReserveBytes(const Problem& problem, const MaskByte* mask);
 
 // Shape of a reserve that is laid out by row, the same for every instruction set of the build.
 LSTM_FAST_EXPORT int64_t ReserveSteps(Reserve reserve, int64_t time);

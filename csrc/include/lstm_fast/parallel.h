@@ -45,7 +45,8 @@ class Parallel {
 // The package's own threads, shared by every caller of the process. They are started on first use, sleep when idle
 // (after some microseconds on the lookout for another task), and are started anew in a child after fork(). Several
 // callers may run at once: together they keep at most ThreadCount() threads busy, besides the callers themselves.
-// ThreadCount() is LSTM_FAST_NUM_THREADS, or else the number of processors that this process may use.
+// ThreadCount() is LSTM_FAST_NUM_THREADS, or else the number of processors that the process's first thread might use
+// when this library was loaded. The threads run on these, whatever the thread is bound to whose call starts them.
 LSTM_FAST_EXPORT Parallel& OwnThreads();
 
 // Throw std::invalid_argument for a count below 1 and for an LSTM_FAST_NUM_THREADS that is not a positive integer.

@@ -4,6 +4,7 @@
 #define LSTM_FAST_WORKSPACE_H_
 
 #include <cstddef>
+#include <cstdint>
 
 #include "lstm_fast/lstm.h"
 
@@ -26,6 +27,14 @@ class LSTM_FAST_EXPORT Workspace {
   void* data_;
   std::size_t bytes_;
 };
+
+// Bytes of released buffers that are kept for the next call, and the most that are: LSTM_FAST_KEEP_MIB, or else 512
+// MiB. Both throw std::invalid_argument for an LSTM_FAST_KEEP_MIB that is not a number of mebibytes.
+LSTM_FAST_EXPORT int64_t KeptBytes();
+LSTM_FAST_EXPORT int64_t KeptBytesLimit();
+
+// Gives the kept buffers back to the system; returns their bytes.
+LSTM_FAST_EXPORT int64_t Trim();
 
 }  // namespace lstm_fast
 
