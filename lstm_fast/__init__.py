@@ -12,7 +12,7 @@ from lstm_fast.backends import LstmFastWarning
 from lstm_fast.convert import accelerate, to_keras
 from lstm_fast.functional import lstm, recurrence
 from lstm_fast.layers import FastBidirectional, FastLSTM
-from lstm_fast.status import status
+from lstm_fast.status import status, trim
 
 __version__ = "0.1.0"
 
@@ -26,4 +26,5 @@ __all__ = [
     "recurrence",
     "status",
     "to_keras",
+    "trim",
 ]

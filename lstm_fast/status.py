@@ -22,7 +22,13 @@ from lstm_fast.backends import (
     tensorflow_ops_state,
 )
 
-ENVIRONMENT = ("LSTM_FAST_KERNEL", "LSTM_FAST_ISA", "LSTM_FAST_NUM_THREADS", "LSTM_FAST_PRECISION")
+ENVIRONMENT = (
+    "LSTM_FAST_KERNEL",
+    "LSTM_FAST_ISA",
+    "LSTM_FAST_NUM_THREADS",
+    "LSTM_FAST_KEEP_MIB",
+    "LSTM_FAST_PRECISION",
+)
 KERNEL_MODES = ("auto", "fused", "keras")
 
 # Of `lstm_fast._cuda.describe`: dtype, precision, batch, units, directions, dropout.
@@ -64,6 +70,8 @@ class Status:
         available_isas: Those that this processor has.
         isa: The active one; None if there is a problem.
         threads: Number of threads that the kernels use; None if there is a problem.
+        kept_bytes: Bytes of memory that the kernels keep for their next call, and the most that they keep; None if
+            there is a problem. `lstm_fast.trim()` gives them back.
         keras_backend: Keras's backend.
         libraries: State of the compiled part for each framework: "loaded", "not used yet", or why it cannot be used.
         cuda: For which GPUs the CUDA kernels are compiled, or why they are not there or cannot be used.
@@ -81,6 +89,7 @@ class Status:
     available_isas: tuple[str, ...]
     isa: str | None
     threads: int | None
+    kept_bytes: tuple[int, int] | None
     keras_backend: str
     libraries: dict[str, str]
     cuda: str
@@ -104,6 +113,9 @@ class Status:
             "instruction set": f"{self.isa or 'none'} (compiled: {', '.join(self.compiled_isas) or 'none'}; "
             f"available here: {', '.join(self.available_isas) or 'none'})",
             "threads": self.threads or "none",
+            "kept memory": "{:.0f} of at most {:.0f} MiB".format(*(count / 2**20 for count in self.kept_bytes))
+            if self.kept_bytes
+            else "none",
             "keras backend": self.keras_backend,
             "libraries": "; ".join(f"{framework}: {state}" for framework, state in self.libraries.items()),
             "cuda": self.cuda,
@@ -121,6 +133,23 @@ class Status:
         ):
             lines += [f"  {title if i == 0 else '':<16} {entry}" for i, entry in enumerate(entries or ["none"])]
         return "\n".join(lines)
+
+
+def trim() -> int:
+    """Gives memory back to the system that the kernels on the CPU keep for their next call, and returns its bytes.
+
+    They keep up to 512 MiB in each process, or as many MiB as the environment variable LSTM_FAST_KEEP_MIB says: new
+    memory costs more to touch than to compute on. It may be called at any time, from any thread.
+
+    Raises:
+        ValueError: LSTM_FAST_KEEP_MIB has a bad value.
+        RuntimeError: The compiled library cannot be used here; the message says why.
+
+    Example:
+    >>> lstm_fast.trim() >= 0
+    True
+    """
+    return int(core().trim())
 
 
 def status() -> Status:
@@ -163,6 +192,7 @@ def status() -> Status:
         available_isas=tuple(attempt(lambda: core().available_isas(), ())),
         isa=attempt(lambda: core().isa(), None),
         threads=attempt(lambda: core().threads(), None),
+        kept_bytes=attempt(lambda: (core().kept_bytes(), core().kept_bytes_limit()), None),
         keras_backend=active,
         libraries=libraries,
         cuda=built_for,

@@ -253,3 +253,17 @@ def test_a_file_goes_from_one_backend_to_another(other: str, tmp_path: pathlib.P
     back = keras.models.load_model(tmp_path / "back.keras")
     assert back.to_json() == model.to_json()
     np.testing.assert_array_equal(back.predict(ids, verbose=0), expected)
+
+
+# Masks
+
+
+@wrappers
+def test_a_mask_whose_true_is_not_1(wrap: Callable[[Any], Any], x: np.ndarray) -> None:
+    layer = wrap(FastLSTM(UNITS, return_sequences=True))
+    real = np.random.default_rng(1).random((BATCH, TIME)) < 0.6
+    odd = np.where(real, 255 - np.arange(TIME), 0).astype(np.uint8).view(bool)
+    layer(x)
+    with fused(forward=2 * (1 + isinstance(layer, keras.layers.Bidirectional) - isinstance(layer, FastBidirectional))):
+        expected, found = (to_numpy(layer(x, mask=keras.ops.convert_to_tensor(mask))) for mask in (real, odd))
+    np.testing.assert_array_equal(found, expected)

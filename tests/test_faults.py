@@ -82,13 +82,21 @@ BAD_SETTINGS = [
     ("LSTM_FAST_KERNEL", "bogus"),
     ("LSTM_FAST_ISA", "sse9"),
     ("LSTM_FAST_ISA", "AVX2"),
+    ("LSTM_FAST_KEEP_MIB", "-1"),
     ("LSTM_FAST_NUM_THREADS", "0"),
     ("LSTM_FAST_NUM_THREADS", "-2"),
     ("LSTM_FAST_NUM_THREADS", "two"),
     ("LSTM_FAST_NUM_THREADS", "3.5"),
     ("LSTM_FAST_NUM_THREADS", "99999999999999999999"),
-][: None if keras.backend.backend() == "tensorflow" else 4]
-GOOD_SETTINGS = {"LSTM_FAST_ISA": "generic", "LSTM_FAST_NUM_THREADS": "3", "LSTM_FAST_KERNEL": "fused"}
+    ("LSTM_FAST_KEEP_MIB", "much"),
+    ("LSTM_FAST_KEEP_MIB", "99999999999"),
+][: None if keras.backend.backend() == "tensorflow" else 5]
+GOOD_SETTINGS = {
+    "LSTM_FAST_ISA": "generic",
+    "LSTM_FAST_NUM_THREADS": "3",
+    "LSTM_FAST_KEEP_MIB": "0",
+    "LSTM_FAST_KERNEL": "fused",
+}
 
 
 def run(*cases: tuple[Path, dict[str, str]]) -> list[dict[str, Any]]:

@@ -55,6 +55,8 @@ def test_status_of_a_sound_installation() -> None:
     assert status.isa in status.available_isas
     assert set(status.available_isas) <= set(status.compiled_isas)
     assert status.threads == _core.threads()
+    assert status.kept_bytes is not None
+    assert 0 <= status.kept_bytes[0] <= status.kept_bytes[1] == _core.kept_bytes_limit()
     assert status.keras_backend == BACKEND
     assert status.libraries.keys() == set(FRAMEWORKS)
     assert status.libraries[BACKEND] == "loaded"
@@ -74,6 +76,7 @@ def test_status_as_text_and_as_json() -> None:
         status.version,
         "avx2",
         "threads",
+        "of at most 512 MiB",
         f"{BACKEND}: loaded",
         status.cuda,
         "LSTM_FAST_KERNEL=fused",

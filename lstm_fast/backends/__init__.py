@@ -162,6 +162,14 @@ def core() -> ModuleType:
         raise LibraryError(f"lstm_fast._core cannot be loaded ({error})") from error
 
 
+def check_settings() -> None:
+    """Raises ValueError if a variable that the library reads has a bad value, where an op could only raise its own."""
+    library = core()
+    library.isa()  # LSTM_FAST_ISA
+    library.threads()  # LSTM_FAST_NUM_THREADS
+    library.kept_bytes_limit()  # LSTM_FAST_KEEP_MIB
+
+
 @functools.cache
 def cuda_state() -> str:
     """Returns for which GPUs the CUDA kernels were built, or why they were not; raises LibraryError as `core` does."""

@@ -26,6 +26,7 @@ from lstm_fast.backends import (
     Direction,
     LibraryError,
     Unavailable,
+    check_settings,
     core,
     jax_cuda,
     once,
@@ -166,9 +167,7 @@ def lstm(
     reserve_mode: int,
 ) -> tuple[Any, Sequence[Any], Sequence[Any]]:
     """Runs the forward pass; see `lstm_fast.backends.Backend`."""
-    # A bad LSTM_FAST_ISA or LSTM_FAST_NUM_THREADS is a ValueError here, where the handler could only raise JAX's.
-    core().isa()
-    core().threads()
+    check_settings()
     library()
     n = len(directions)
     operands = [x, mask, *(value for column in zip(*directions, strict=True) for value in column)]

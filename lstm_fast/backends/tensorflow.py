@@ -17,6 +17,7 @@ from lstm_fast.backends import (
     Direction,
     LibraryError,
     Unavailable,
+    check_settings,
     core,
     library_path,
     once,
@@ -128,9 +129,7 @@ def lstm(
     reserve_mode: int,
 ) -> tuple[tf.Tensor, Sequence[tf.Tensor], Sequence[tf.Tensor]]:
     """Runs the forward op; see `lstm_fast.backends.Backend`."""
-    # A bad LSTM_FAST_ISA or LSTM_FAST_NUM_THREADS is a ValueError here, where the op could only raise TensorFlow's.
-    core().isa()
-    core().threads()
+    check_settings()
     options: dict[str, Any] = {
         "go_backwards": go_backwards,
         "return_sequences": return_sequences,
