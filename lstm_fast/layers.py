@@ -201,7 +201,8 @@ class FastLSTM(LSTM):  # type: ignore[misc]
         """Runs over one masked timestep, which leaves the states alone, and drops its output."""
         batch, _, features = ops.shape(sequences)
         result = super().call(
-            ops.zeros((batch, 1, features), dtype=sequences.dtype),
+            # With the empty sequences in it, such that they have a gradient.
+            ops.concatenate([sequences, ops.zeros((batch, 1, features), dtype=sequences.dtype)], axis=1),
             initial_state=initial_state,
             mask=ops.zeros((batch, 1), dtype="bool"),
             training=training,
