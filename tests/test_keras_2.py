@@ -1,4 +1,4 @@
-"""Tensors and models of Keras 2 (tf_keras; tf.keras with TF_USE_LEGACY_KERAS=1), which are not to be taken for Keras 3's."""
+"""Tensors and models of Keras 2 (tf_keras; tf.keras with TF_USE_LEGACY_KERAS=1): they are not those of Keras 3."""
 
 from collections.abc import Callable
 from typing import Any
