@@ -12,6 +12,7 @@ from lstm_fast.backends import LstmFastWarning
 from lstm_fast.convert import accelerate, to_keras
 from lstm_fast.functional import lstm, recurrence
 from lstm_fast.layers import FastBidirectional, FastLSTM
+from lstm_fast.masks import ReversedMaskWarning
 from lstm_fast.status import status, trim
 
 __version__ = "0.1.0"
@@ -20,6 +21,7 @@ __all__ = [
     "FastBidirectional",
     "FastLSTM",
     "LstmFastWarning",
+    "ReversedMaskWarning",
     "__version__",
     "accelerate",
     "lstm",

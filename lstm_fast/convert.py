@@ -9,7 +9,8 @@ import keras
 from keras import ops
 from keras.layers import LSTM, Bidirectional, Layer
 
-from lstm_fast.layers import FastBidirectional, FastLSTM, copy_settings
+from lstm_fast import states
+from lstm_fast.layers import FastBidirectional, FastLSTM, copy_settings, of_keras_2
 
 logger = logging.getLogger("lstm_fast")
 
@@ -141,6 +142,13 @@ def _is_serialized(config: dict[str, Any], cls: type) -> bool:
 
 def _converted(model: Any, conversion: _Conversion) -> Any:
     name = conversion.name
+    if of_keras_2(model):
+        raise TypeError(
+            f"{name}: `model`: expected a model or layer of Keras 3, found {of_keras_2(model)}, which is of Keras 2. "
+            "Build it anew with the package `keras`, without TF_USE_LEGACY_KERAS. Its weights fit: "
+            "`new.load_weights(file)` reads an old .h5 file, `new.set_weights(old.get_weights())` copies them. Then "
+            f"call {name}(new)"
+        )
     if not isinstance(model, Layer):
         raise TypeError(f"{name}: `model`: expected a Keras model or layer, found {type(model).__qualname__}")
     copy = None
@@ -172,7 +180,7 @@ def _copy_state(model: Layer, copy: Layer) -> None:
         if isinstance(old, LSTM):
             copy_settings(old, new)
             _assign(old.states or (), new.states or ())
-    _assign(model.variables, copy.variables)
+    _assign(states.variables_without(model), states.variables_without(copy))
     if getattr(model, "compiled", False) and not copy.compiled:  # older releases of clone_model leave that out
         copy.compile_from_config(model.get_compile_config())
     optimizer = getattr(model, "optimizer", None)

@@ -1,6 +1,8 @@
 """The Keras layers: `keras.layers.LSTM` and `keras.layers.Bidirectional` on the fused kernels."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+import inspect
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -8,7 +10,7 @@ import keras
 from keras import ops
 from keras.layers import LSTM, Bidirectional, InputSpec
 
-from lstm_fast import functional
+from lstm_fast import functional, masks, states
 from lstm_fast.backends import DTYPES, FRAMEWORKS, Direction, Unavailable
 from lstm_fast.status import kernel_mode, record_fallback
 
@@ -85,11 +87,13 @@ class FastLSTM(LSTM):  # type: ignore[misc]
         sequences: A 3D tensor, with shape `(batch, timesteps, features)`. `timesteps` may be 0: the output is then
             empty or zero, and the states are the initial ones.
         mask: Tensor of shape `(batch, timesteps)` or `(batch, timesteps, 1)`, boolean or numeric, indicating whether a
-            given timestep should be used (`True`) or skipped (`False`). Defaults to `None`.
+            given timestep should be used (`True`) or skipped (`False`); `batch` may be 1, for one mask for all. On JAX
+            and NumPy also `(batch, timesteps, k)`: a timestep is used if any of its values is true. Defaults to `None`.
         training: Python boolean indicating whether the layer should behave in training mode or in inference mode.
             Gradients are right in either, and faster in training mode.
         initial_state: List of two tensors of shape `(batch, units)`: the states h and c before the first timestep.
-            Defaults to `None`, which means zeros, or the last states if `stateful`.
+            `batch` may be 1, for the same states for all. Defaults to `None`, which means zeros, or the last states if
+            `stateful`.
     """
 
     def __init__(self, units: int, *args: Any, recompute: bool = False, **kwargs: Any) -> None:
@@ -100,16 +104,47 @@ class FastLSTM(LSTM):  # type: ignore[misc]
         self.cudnn_of_keras: bool | str = self.use_cudnn
         self.use_cudnn: bool | str = False
         self.supports_jit = not _compiles_every_length_anew()
+        self.warned_of_mask = False
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls the layer as Keras does, and notes who gave the mask: see `compute_mask`."""
+        if not (self.go_backwards and self.return_sequences):
+            return super().__call__(*args, **kwargs)
+        token = masks.given.set("mask" in kwargs or len(args) > 2)
+        try:
+            return super().__call__(*args, **kwargs)
+        finally:
+            masks.given.reset(token)
 
     def build(self, sequences_shape: Sequence[int | None], initial_state_shape: Any = None) -> None:
         """Makes the variables, and lets Keras refuse other ranks and feature sizes from then on."""
         super().build(sequences_shape, initial_state_shape)
         self.input_spec = _input_spec(sequences_shape)
 
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
+        """Returns what a symbolic call returns, after the checks of a call."""
+        _check_symbolic_call(self, args, kwargs, [self])
+        return super().compute_output_spec(*args, **kwargs)
+
+    def compute_mask(self, sequences: Any, mask: Any) -> Any:
+        """Returns the mask of the outputs, as Keras does; warns if they are in another order."""
+        if self.go_backwards and self.return_sequences and not masks.given.get() and masks.unnested(mask) is not None:
+            masks.warn_of_reversed(self)
+        return super().compute_mask(sequences, mask)
+
+    @property
+    def variables(self) -> list[Any]:
+        """All variables, on JAX with the states of a stateful layer; these are not among the weights."""
+        variables: list[Any] = super().variables
+        return [*variables, *(self.states or ())] if states.carried() else variables
+
+    def reset_state(self) -> None:
+        """Sets the states of a stateful layer to zero."""
+        states.reset(self, super().reset_state)
+
     def call(self, sequences: Any, initial_state: Any = None, mask: Any = None, training: bool | None = False) -> Any:
         """Runs the layer; the arguments are described with the class."""
-        mask = _unnested(mask)
-        _check_call(self, sequences, initial_state, mask, [self])
+        sequences, initial_state, mask = _checked_call(self, sequences, initial_state, mask, [self])
         # A subclass may have states of its own making.
         from_zero = initial_state is None and not self.stateful and type(self) is FastLSTM
         token = _from_zero.set(from_zero)
@@ -135,7 +170,7 @@ class FastLSTM(LSTM):  # type: ignore[misc]
         if direction.input_dropout is not None and len(direction.input_dropout.shape) == 2:
             sequences = sequences * ops.expand_dims(direction.input_dropout, axis=1)
             direction = direction._replace(input_dropout=None)
-        mask = _unnested(mask)
+        mask = masks.prepared(mask, sequences)
         outputs, (h,), (c,) = functional.run(
             sequences,
             mask,
@@ -154,11 +189,20 @@ class FastLSTM(LSTM):  # type: ignore[misc]
         """Returns the arguments of the constructor."""
         return {**super().get_config(), "use_cudnn": self.cudnn_of_keras, "recompute": self.recompute}
 
+    def _create_state_variables(self, batch_size: int) -> None:
+        """Makes the states of a stateful layer: a hook of keras.layers.RNN."""
+        if states.carried():
+            # Past Keras, which would make weights of variables that are attributes.
+            object.__setattr__(self, "states", states.make(self, batch_size))
+        else:
+            super()._create_state_variables(batch_size)
+
     def _call_without_timesteps(self, sequences: Any, initial_state: Any, training: bool | None) -> Any:
         """Runs over one masked timestep, which leaves the states alone, and drops its output."""
         batch, _, features = ops.shape(sequences)
         result = super().call(
-            ops.zeros((batch, 1, features), dtype=sequences.dtype),
+            # With the empty sequences in it, such that they have a gradient.
+            ops.concatenate([sequences, ops.zeros((batch, 1, features), dtype=sequences.dtype)], axis=1),
             initial_state=initial_state,
             mask=ops.zeros((batch, 1), dtype="bool"),
             training=training,
@@ -216,12 +260,25 @@ class FastBidirectional(Bidirectional):  # type: ignore[misc]
         if all(isinstance(layer, FastLSTM) for layer in self._directions):
             self.input_spec = _input_spec(sequences_shape)
 
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
+        """Returns what a symbolic call returns, after the checks of a call."""
+        if all(isinstance(layer, FastLSTM) for layer in self._directions):
+            _check_symbolic_call(self, args, kwargs, self._directions)
+        return super().compute_output_spec(*args, **kwargs)
+
+    def compute_mask(self, sequences: Any, mask: Any) -> Any:
+        """Returns the masks of the outputs: as Keras, whose own method fails with `stateful` and `return_state`."""
+        if not (self.stateful and self.return_state):
+            return super().compute_mask(sequences, mask)
+        mask = masks.unnested(mask) if self.return_sequences else None
+        outputs = 2 if self.merge_mode is None else 1
+        return (*[mask] * outputs, *[None] * len(self.states or ()))
+
     def call(self, sequences: Any, initial_state: Any = None, mask: Any = None, training: bool | None = None) -> Any:
         """Runs the layer; the arguments are described with the class."""
         if not all(isinstance(layer, FastLSTM) for layer in self._directions):
             return super().call(sequences, initial_state=initial_state, mask=mask, training=training)
-        mask = _unnested(mask)
-        _check_call(self, sequences, initial_state, mask, self._directions)
+        sequences, initial_state, mask = _checked_call(self, sequences, initial_state, mask, self._directions)
         if not self._runs_in_one_call(sequences, mask):
             return super().call(sequences, initial_state=initial_state, mask=mask, training=training)
         try:
@@ -448,33 +505,70 @@ def _input_spec(sequences_shape: Sequence[int | None]) -> InputSpec:
     return InputSpec(ndim=3, axes={-1: sequences_shape[-1]})
 
 
-def _unnested(mask: Any) -> Any:
-    return mask[0] if isinstance(mask, (list, tuple)) else mask
+def _check_symbolic_call(layer: Any, args: Sequence[Any], kwargs: Any, directions: Sequence[FastLSTM]) -> None:
+    """Checks the arguments of a symbolic call as far as they are known.
+
+    What fails here fails before Keras's trainer on JAX takes the values of a model's variables, which an error in the
+    first step of `fit`, `evaluate` or `predict` would leave without.
+    """
+    arguments = inspect.signature(layer.call).bind(*args, **kwargs).arguments
+    if "sequences" in arguments:  # a subclass may have other ones
+        mask = masks.unnested(arguments.get("mask"))
+        _check_call(layer, arguments["sequences"], arguments.get("initial_state"), mask, directions)
 
 
-def _tensor(name: str, value: Any) -> Any:
-    try:
-        return ops.convert_to_tensor(value)
-    except (TypeError, ValueError) as error:
-        found = getattr(value, "dtype", type(value).__name__)
-        raise TypeError(f"`{name}`: expected a boolean or numeric dtype, found {found}") from error
+def _checked_call(
+    layer: Any, sequences: Any, initial_state: Any, mask: Any, directions: Sequence[FastLSTM]
+) -> tuple[Any, Any, Any]:
+    """Returns the arguments of a call, checked, and spread over the batch where Keras would do so on the way."""
+    with _named(layer):
+        mask = masks.prepared(mask, sequences)
+        initial_state = states.one_for_all(initial_state, sequences)
+    _check_call(layer, sequences, initial_state, mask, directions)
+    return states.with_checked_batch(directions, sequences), initial_state, mask
 
 
 def _check_call(layer: Any, sequences: Any, initial_state: Any, mask: Any, directions: Sequence[FastLSTM]) -> None:
-    """Checks the call arguments that Keras does not, with the name of the layer in the message."""
-    try:
+    """Checks the call arguments that Keras does not."""
+    with _named(layer):
+        _refuse_keras_2(sequences)
         batch, time, _ = functional.check_shape("sequences", sequences, batch=None, time=None, features=None)
+        states.check_batch(directions, batch)
         if mask is not None:
-            functional.check_mask(_tensor("mask", mask), batch, time)
-        if initial_state is None:
-            return
-        states = initial_state if isinstance(initial_state, (list, tuple)) else [initial_state]
-        units = [direction.units for direction in directions for _ in ("h", "c")]
-        if len(states) != len(units):
-            raise ValueError(f"`initial_state`: expected {len(units)} tensors (h, c per layer), found {len(states)}")
-        for i, (state, size) in enumerate(zip(states, units, strict=True)):
-            name = f"initial_state[{i}]"
-            functional.check_shape(name, _tensor(name, state), batch=batch, units=size)
+            masks.check(mask, batch, time)
+        if initial_state is not None:
+            states.check_initial(
+                initial_state, batch, [direction.units for direction in directions for _ in ("h", "c")]
+            )
+
+
+@contextlib.contextmanager
+def _named(layer: Any) -> Iterator[None]:
+    """Puts the name of the layer into the message of a TypeError or ValueError."""
+    try:
+        yield
     except (TypeError, ValueError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"{type(layer).__qualname__} '{layer.name}': {error}") from None
+
+
+def _refuse_keras_2(sequences: Any) -> None:
+    """Raises TypeError for the symbolic tensors of tf_keras, which answer to many functions of TensorFlow.
+
+    A layer would so run on them, but the model would not know its weights, and not train them.
+    """
+    if of_keras_2(sequences):
+        raise TypeError(
+            f"`sequences`: expected a tensor of Keras 3, found {of_keras_2(sequences)}, which is of Keras 2. Make the "
+            "model with the package `keras`, not with `tf_keras`, nor with `tf.keras` while TF_USE_LEGACY_KERAS=1 is "
+            "set. Weights go over by `new.set_weights(old.get_weights())`"
+        )
+
+
+def of_keras_2(value: Any) -> str:
+    """Returns the name of the class of Keras 2 that a value is an instance of; empty if it is of none."""
+    modules = ("tf_keras", "keras.src.engine", "keras.engine", "tensorflow.python.keras")
+    for cls in type(value).__mro__:
+        if any(cls.__module__ == module or cls.__module__.startswith(f"{module}.") for module in modules):
+            return f"{cls.__module__}.{cls.__qualname__}"
+    return ""

@@ -90,11 +90,11 @@ def run(
 
     `seeds(output)` is the incoming gradient of an output; None: no gradients.
     """
-    # Keras does not count the states of a stateful layer among its variables.
+    # Keras does not count the states of a stateful layer among its variables; on JAX, ours does.
     kept = [
         state for part in layer._flatten_layers() if isinstance(part, keras.layers.RNN) for state in part.states or ()
     ]
-    states = [*layer.non_trainable_variables, *kept]
+    states = list({id(state): state for state in [*layer.non_trainable_variables, *kept]}.values())
     outputs, gradients = framework.run(call, inputs, layer.trainable_variables, states, seeds, mode)
     return [*map(to_numpy, outputs)], [*map(to_numpy, gradients)]
 

@@ -406,7 +406,7 @@ BAD_CALLS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         ValueError,
         r"`mask`: expected shape \(batch=3, time=5\), found \(3, 2\)",
     ),
-    "mask rank": ({"mask": np.ones((BATCH, TIME, 2), bool)}, ValueError, r"`mask`: .*found \(3, 5, 2\)"),
+    "mask rank": ({"mask": np.ones((BATCH, TIME, 2, 2), bool)}, ValueError, r"`mask`: .*found \(3, 5, 2, 2\)"),
     "mask dtype": (
         {"mask": np.ones((BATCH, TIME), np.complex64)},
         TypeError,

@@ -72,6 +72,18 @@ def slower_than_cudnn(dtype: str, batch: int | None, units: int) -> str | None:
     return tensorflow_cuda.slower_than_cudnn(dtype, batch, units)
 
 
+def checked_batch(x: tf.Tensor, size: int, message: str) -> tf.Tensor:
+    """Returns x, of a graph with an unknown batch size; to run it with another size is an InvalidArgumentError.
+
+    XLA leaves assertions out, but checks shapes when it compiles. In other graphs a known shape would be the end of the
+    assertion: TensorFlow takes it for proven by that.
+    """
+    if _compiled_by_xla():
+        return tf.ensure_shape(x, [size, *x.shape[1:]], name="stateful_layer_must_keep_its_batch_size")
+    with tf.control_dependencies([tf.debugging.assert_equal(tf.shape(x)[0], size, message)]):
+        return tf.identity(x)
+
+
 def _compiled_by_xla() -> bool:
     """Whether what is being traced is for XLA (`jit_compile=True`), which cannot compile the ops."""
     return bool(control_flow_util.GraphOrParentsInXlaContext(ops.get_default_graph()))

@@ -1,0 +1,122 @@
+"""The states of stateful layers: where they are kept, and the batch size that they have."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+from keras.layers import RNN
+
+from lstm_fast import functional, masks
+
+
+def carried() -> bool:
+    """Whether the states have to be among the variables of a layer.
+
+    JAX's trainer hands the variables of a model from step to step; what is not among them forgets its value.
+    """
+    return str(keras.backend.backend()) == "jax"
+
+
+def make(layer: Any, batch: int) -> list[Any]:
+    """Makes the states of a stateful layer, for a batch of this size, as variables with names of their own.
+
+    Keras gives both of them one name, which variables of a model may not have, and values in the place of initializers,
+    which a model that is built by its first batch of `fit` may not have.
+    """
+
+    def variable(i: int, state: Any) -> Any:
+        return keras.Variable(
+            lambda shape, dtype: ops.cast(ops.broadcast_to(layer.get_initial_state(batch)[i], shape), dtype),
+            shape=tuple(state.shape),
+            dtype=layer.variable_dtype,
+            trainable=False,
+            name=f"rnn_state_{i}" if i else "rnn_state",
+        )
+
+    with keras.name_scope(layer.name, caller=layer):
+        return [variable(i, state) for i, state in enumerate(layer.get_initial_state(batch))]
+
+
+def reset(layer: Any, reset_state: Any) -> None:
+    """Calls `reset_state`, with the way out in the message where the states are not at hand."""
+    try:
+        reset_state()
+    except TypeError as error:
+        if not carried():
+            raise
+        # Keras's trainer takes the values of all variables for the time of an epoch; their initializers are gone.
+        raise RuntimeError(
+            f"{type(layer).__qualname__} '{layer.name}': its states cannot be reset now, as Keras's trainer on JAX has "
+            "them. In a callback, take the layer from `self.model`, or call `model.jax_state_sync()` first"
+        ) from error
+
+
+def variables_without(layer: Any) -> list[Any]:
+    """Returns the variables of a layer or model but for the states of stateful layers in it."""
+    parts = [part for part in layer._flatten_layers() if isinstance(part, RNN)]
+    kept = {id(state) for part in parts for state in keras.tree.flatten(part.states or ())}
+    return [variable for variable in layer.variables if id(variable) not in kept]
+
+
+def check_batch(layers: Sequence[Any], batch: int | None) -> None:
+    """Raises ValueError if a batch, of known size, is not as large as the states of stateful layers."""
+    for layer in layers:
+        if (size := _size(layer)) is not None and batch not in (None, size):
+            raise ValueError(f"{_expected(size)}, found {batch}{_advice()}")
+
+
+def with_checked_batch(layers: Sequence[Any], sequences: Any) -> Any:
+    """Returns sequences with the batch size of the states of stateful layers, which is checked when the graph runs."""
+    size = next((size for layer in layers if (size := _size(layer)) is not None), None)
+    if size is None or sequences.shape[0] is not None or keras.backend.backend() != "tensorflow":
+        return sequences
+    try:
+        backend = functional.backend_of("tensorflow")
+    except ImportError:  # then the layer runs as Keras's, which does without this check
+        return sequences
+    text = f"'{layers[0].name}': {_expected(size)}; found another one{_advice()}"
+    return backend.checked_batch(sequences, size, text)  # type: ignore[attr-defined]
+
+
+def one_for_all(initial_state: Any, sequences: Any) -> Any:
+    """Returns initial states with a row for each of the sequences; others than `[1, H]` as they are."""
+    if not isinstance(initial_state, (list, tuple)):
+        return initial_state
+    return [
+        masks.one_for_all(masks.tensor(f"initial_state[{i}]", state), sequences)
+        for i, state in enumerate(initial_state)
+    ]
+
+
+def check_initial(initial_state: Any, batch: int | None, units: Sequence[int]) -> None:
+    """Raises TypeError or ValueError if initial states, which may be symbolic, do not fit."""
+    given = initial_state if isinstance(initial_state, (list, tuple)) else [initial_state]
+    if len(given) != len(units):
+        raise ValueError(f"`initial_state`: expected {len(units)} tensors (h, c per layer), found {len(given)}")
+    for i, (value, size) in enumerate(zip(given, units, strict=True)):
+        name = f"initial_state[{i}]"
+        state = value if isinstance(value, keras.KerasTensor) else masks.tensor(name, value)
+        rows = None if tuple(state.shape[:1]) == (1,) else batch  # one row is spread over the batch
+        functional.check_shape(name, state, batch=rows, units=size)
+
+
+def _size(layer: Any) -> int | None:
+    return layer.states[0].shape[0] if layer.stateful and layer.states else None
+
+
+def _expected(size: int) -> str:
+    return f"a layer with stateful=True must keep its batch size: expected {size} sequences, as it was built for"
+
+
+def _advice() -> str:
+    text = (
+        ". It goes on from the states of the batch before, row by row. Choose `batch_size` so that it divides the "
+        "number of samples, or leave the rest out, e.g. by `dataset.batch(n, drop_remainder=True)`"
+    )
+    if not carried():
+        return text
+    return (
+        f"{text}. If this came from `predict` or `evaluate` after their first batch, `model.jax_state_sync()` gives "
+        "the model its weights back, which Keras's trainer on JAX has taken"
+    )
