@@ -21,8 +21,8 @@ Shape = tuple[int | None, ...]
 # How the arrays of a framework are known, given its module. Tracers are instances of jax.Array.
 _IS_ARRAY: dict[str, Callable[[Any, Any], bool]] = {
     "numpy": lambda numpy, x: isinstance(x, numpy.ndarray),
-    "tensorflow": lambda tensorflow, x: tensorflow.is_tensor(x),
     "torch": lambda torch, x: isinstance(x, torch.Tensor),
+    "tensorflow": lambda tensorflow, x: tensorflow.is_tensor(x),  # which torch.compile would stop at
     "jax": lambda jax, x: isinstance(x, jax.Array),
 }
 
