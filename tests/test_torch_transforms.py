@@ -31,12 +31,11 @@ from lstm_fast.backends import torch as backend
 pytestmark = [
     pytest.mark.backends("torch"),
     # PyTorch warns of what it does itself in forward mode and in traces, and of what is new or deprecated.
-    pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*torch.jit"),
     pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
     pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors"),
     pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor"),
     pytest.mark.filterwarnings("ignore:Attempted to insert a get_attr Node"),
-    pytest.mark.filterwarnings("ignore:.*torch.jit.trace:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning"),
 ]
 
