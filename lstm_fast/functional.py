@@ -5,15 +5,24 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-from lstm_fast.backends import DTYPES, RESERVE_GATES, RESERVE_NONE, RESERVE_RECOMPUTE, Backend, Direction, Unavailable
+from lstm_fast.backends import (
+    DTYPES,
+    RESERVE_GATES,
+    RESERVE_NONE,
+    RESERVE_RECOMPUTE,
+    Backend,
+    Direction,
+    Unavailable,
+    UnavailableError,
+)
 
 Shape = tuple[int | None, ...]
 
 # How the arrays of a framework are known, given its module. Tracers are instances of jax.Array.
 _IS_ARRAY: dict[str, Callable[[Any, Any], bool]] = {
     "numpy": lambda numpy, x: isinstance(x, numpy.ndarray),
-    "tensorflow": lambda tensorflow, x: tensorflow.is_tensor(x),
     "torch": lambda torch, x: isinstance(x, torch.Tensor),
+    "tensorflow": lambda tensorflow, x: tensorflow.is_tensor(x),  # which torch.compile would stop at
     "jax": lambda jax, x: isinstance(x, jax.Array),
 }
 
@@ -183,9 +192,19 @@ def _run_one(
     if direction.recurrent_kernel is None:
         raise TypeError("`recurrent_kernel`: expected an array, found None")
     if unusable := _backend_for(x, _input_name([direction])).unavailable(x):
-        raise RuntimeError(f"lstm_fast: {unusable.reason}")
-    y, (h,), (c,) = run(x, mask, [direction], return_sequences=return_sequences, **options)
+        raise RuntimeError(_advised(unusable.reason))
+    try:
+        y, (h,), (c,) = run(x, mask, [direction], return_sequences=return_sequences, **options)
+    except UnavailableError as error:
+        raise RuntimeError(_advised(str(error))) from None
     return (y if return_sequences else y[:, 0]), h, c
+
+
+def _advised(reason: str) -> str:
+    return (
+        f"lstm_fast: {reason}; there use lstm_fast.FastLSTM, which runs as keras.layers.LSTM if need be, or "
+        "lstm_fast.to_keras(model)"
+    )
 
 
 def run(

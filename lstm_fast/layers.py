@@ -11,7 +11,7 @@ from keras import ops
 from keras.layers import LSTM, Bidirectional, InputSpec
 
 from lstm_fast import functional, masks, states
-from lstm_fast.backends import DTYPES, FRAMEWORKS, Direction, Unavailable
+from lstm_fast.backends import DTYPES, FRAMEWORKS, Direction, Unavailable, UnavailableError
 from lstm_fast.status import kernel_mode, record_fallback
 
 # Where masked outputs repeat the one before, what Keras puts out before the first real timestep differs: with these
@@ -158,13 +158,20 @@ class FastLSTM(LSTM):  # type: ignore[misc]
 
     def inner_loop(self, sequences: Any, initial_state: Any, mask: Any, training: bool | None = False) -> Any:
         """Runs over all timesteps: what keras.layers.RNN calls between its dropout and state handling."""
-        if fallback := _fallback(self, sequences, mask):
-            record_fallback(fallback)
-            shown, self.use_cudnn = self.use_cudnn, self.cudnn_of_keras
+        fallback = _fallback(self, sequences, mask)
+        if fallback is None:
             try:
-                return super().inner_loop(sequences, initial_state, mask=mask, training=training)
-            finally:
-                self.use_cudnn = shown
+                return self._inner_loop_fused(sequences, initial_state, mask, training)
+            except UnavailableError as error:
+                fallback = Unavailable(str(error))
+        record_fallback(fallback)
+        shown, self.use_cudnn = self.use_cudnn, self.cudnn_of_keras
+        try:
+            return super().inner_loop(sequences, initial_state, mask=mask, training=training)
+        finally:
+            self.use_cudnn = shown
+
+    def _inner_loop_fused(self, sequences: Any, initial_state: Any, mask: Any, training: bool | None) -> Any:
         sequences = ops.cast(sequences, self.cell.compute_dtype)
         direction = _direction(self, sequences, initial_state, training, from_zero=_from_zero.get())
         if direction.input_dropout is not None and len(direction.input_dropout.shape) == 2:
@@ -283,6 +290,8 @@ class FastBidirectional(Bidirectional):  # type: ignore[misc]
             return super().call(sequences, initial_state=initial_state, mask=mask, training=training)
         try:
             return self._call_once(sequences, initial_state, mask, training)
+        except UnavailableError:  # each of the two layers finds that out and says so
+            return super().call(sequences, initial_state=initial_state, mask=mask, training=training)
         finally:
             for layer in self._directions:
                 _forget_dropout(layer)

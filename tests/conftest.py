@@ -19,7 +19,11 @@ import pytest
 from lstm_fast import _core
 
 # These import PyTorch, which the other backends do without.
-collect_ignore = [] if os.environ["KERAS_BACKEND"] == "torch" else ["test_torch.py", "test_cuda_torch.py"]
+collect_ignore = (
+    []
+    if os.environ["KERAS_BACKEND"] == "torch"
+    else ["test_torch.py", "test_torch_transforms.py", "test_cuda_torch.py"]
+)
 
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("repeatable")

@@ -192,6 +192,57 @@ def test_strides_of_any_kind() -> None:
 
 
 @pytest.mark.usefixtures("calls")
+def test_negative_views() -> None:
+    """The kernels get the address of memory that holds the values themselves."""
+    given = arguments(make_problem())
+    expected = lstm_fast.lstm(*given)[0]
+    views = [torch._neg_view(-value.detach()).requires_grad_() for value in given]
+    found = lstm_fast.lstm(*views)[0]
+    assert torch.equal(found, expected)
+    seed = torch.cos(expected.detach())
+    gradients = torch.autograd.grad(found, views, torch._neg_view(-seed))
+    for a, b in zip(gradients, torch.autograd.grad(expected, given, seed), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.usefixtures("calls")
+def test_hooks_may_change_strides() -> None:
+    """Of what is saved for the backward pass, the reserve too."""
+    given = arguments(make_problem(states=False))
+    expected = torch.autograd.grad(lstm_fast.lstm(*given)[0].sum(), given)
+
+    def other_strides(value: torch.Tensor) -> torch.Tensor:
+        return torch.stack([value, value], dim=-1)[..., 0]
+
+    with torch.autograd.graph.saved_tensors_hooks(lambda value: value, other_strides):
+        found = torch.autograd.grad(lstm_fast.lstm(*given)[0].sum(), given)
+    for a, b in zip(found, expected, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.usefixtures("calls")
+def test_transforms(module: ModuleType) -> None:
+    """vmap and derivatives of torch.func: one call for rows that share their weights, else one for each."""
+    given = arguments(make_problem(states=False), requires_grad=False)
+    batch = given[0].shape[0]
+
+    def loss(x: torch.Tensor, *weights: torch.Tensor) -> torch.Tensor:
+        return lstm_fast.lstm(x[None], *weights)[0].square().sum()
+
+    by_weights = torch.func.grad(loss, argnums=(1, 2, 3))
+    expected = [by_weights(x, *given[1:]) for x in given[0]]
+    with ran(module, forward=1 + batch, backward=batch):
+        found = torch.func.vmap(by_weights, in_dims=(0, None, None, None))(*given)
+    for parts, wanted in zip(found, zip(*expected, strict=True), strict=True):
+        bound = tolerances.between_layers("float32", given[0].numel(), torch.stack(wanted))
+        np.testing.assert_allclose(parts, torch.stack(wanted), rtol=0.0, atol=bound)
+    x = given[0][:1].requires_grad_()
+    rows = [torch.autograd.grad(lstm_fast.lstm(x, *given[1:])[0][0, unit], x)[0] for unit in range(given[2].shape[0])]
+    jacobian = torch.autograd.functional.jacobian(lambda x: lstm_fast.lstm(x, *given[1:])[0][0], x, vectorize=True)
+    assert torch.equal(jacobian, torch.stack(rows))
+
+
+@pytest.mark.usefixtures("calls")
 def test_gradient_of_gradient_is_refused() -> None:
     given = arguments(make_problem())
     first = torch.autograd.grad(lstm_fast.lstm(*given)[0].sum(), given, create_graph=True)

@@ -64,6 +64,10 @@ class Unavailable(NamedTuple):
     announced: bool = False  # the user has been warned of it, or has asked for it
 
 
+class UnavailableError(RuntimeError):
+    """As `Unavailable`, where that shows during a call."""
+
+
 class Backend(Protocol):
     """What a backend module provides."""
 
@@ -79,7 +83,8 @@ class Backend(Protocol):
     def array(self, value: Any, like: Any = None) -> Any:
         """Returns `value` as the framework's array; values without a dtype of their own get that of `like`.
 
-        Raises TypeError or ValueError, with what was expected and found, if that is not possible.
+        Raises TypeError or ValueError, with what was expected and found, if that is not possible, and UnavailableError
+        if it is possible for Keras's operations alone.
         """
 
     def boolean(self, mask: Any) -> Any:
@@ -96,7 +101,10 @@ class Backend(Protocol):
         zero_output_for_mask: bool,
         reserve_mode: int,
     ) -> tuple[Any, Sequence[Any], Sequence[Any]]:
-        """Returns y [B, T or 1, N * H] and, for each of the N directions, the last h and c, [B, H] each."""
+        """Returns y [B, T or 1, N * H] and, for each of the N directions, the last h and c, [B, H] each.
+
+        Raises UnavailableError where the kernels would give another result than Keras's operations.
+        """
 
 
 def once(where: str = "") -> Callable[[Callable[[], T]], Callable[[], T]]:

@@ -3,18 +3,33 @@
 Those on the CPU go to `lstm_fast._core`, without a copy, those on CUDA devices to `lstm_fast.backends.torch_cuda`.
 """
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from lstm_fast.backends import RESERVE_NONE, SECOND_ORDER, Direction, LibraryError, Unavailable, core, torch_cuda
+from lstm_fast.backends import (
+    RESERVE_NONE,
+    SECOND_ORDER,
+    Direction,
+    LibraryError,
+    Unavailable,
+    UnavailableError,
+    core,
+    torch_cuda,
+)
 
 Tensors = Sequence[torch.Tensor | None]
 Options = tuple[bool, bool, bool, int]  # go_backwards, return_sequences, zero_output_for_mask, reserve_mode
 
 _FIELDS = len(Direction._fields)
+
+_PLAIN = (torch.Tensor, torch.nn.Parameter)  # the types of tensors whose memory is all that there is to them
+
+# The axis of each field that counts the rows of the batch.
+_BATCH_AXES = Direction(None, None, None, h0=0, c0=0, input_dropout=1, recurrent_dropout=1)
 
 library = core
 
@@ -35,13 +50,17 @@ def unavailable(x: Any = None) -> Unavailable | None:
             return unusable
     elif x is not None and x.device.type not in ("cpu", "meta"):
         return Unavailable(f"a tensor on {x.device}: no kernel for it")
-    if torch.jit.is_tracing() or torch.compiler.is_exporting():
+    exporting = getattr(torch.compiler, "is_exporting", bool)  # PyTorch 2.6 has none: there torch.export is a mode
+    if torch.jit.is_tracing() or exporting():
         return Unavailable("torch.jit.trace or torch.export: an exported program cannot contain the kernel")
     return None
 
 
 def array(value: Any, like: Any = None) -> torch.Tensor:
-    """Returns a contiguous tensor; values without a dtype of their own get that of `like`, all are on its device."""
+    """Returns a tensor; values without a dtype of their own get that of `like`, all are on its device.
+
+    Raises UnavailableError if it is of a type of its own, whose memory or meaning the kernel does not know.
+    """
     value = getattr(value, "value", value)  # of a Keras variable, whose tensor is the one with the gradient
     if not isinstance(value, torch.Tensor):
         typed = hasattr(value, "dtype")
@@ -49,9 +68,15 @@ def array(value: Any, like: Any = None) -> torch.Tensor:
         value = torch.tensor(np.asarray(value), dtype=dtype, device=device)
     if like is not None and value.device != like.device:
         raise ValueError(f"expected a tensor on {like.device}, found one on {value.device}")
-    if value.layout != torch.strided:
+    if value.is_nested:
+        raise TypeError(
+            "expected a dense tensor, found a nested one: pad it (torch.nested.to_padded_tensor), give `mask`"
+        )
+    if value.layout is not torch.strided:
         raise TypeError(f"expected a dense tensor, found one of layout {value.layout}")
-    return value.contiguous()
+    if type(value) not in _PLAIN:
+        raise UnavailableError(f"a tensor of type {type(value).__name__}: the kernel takes plain tensors only")
+    return value
 
 
 def boolean(mask: torch.Tensor) -> torch.Tensor:
@@ -59,7 +84,14 @@ def boolean(mask: torch.Tensor) -> torch.Tensor:
     return mask.reshape(mask.shape[:2]).to(torch.bool)
 
 
-@torch.compiler.disable(reason="the kernels of lstm_fast are not part of a graph")  # type: ignore[untyped-decorator]
+def _outside_graphs(function: Callable[..., Any]) -> Any:
+    """Leaves a function out of the graphs of torch.compile."""
+    reason = {"reason": "the kernels of lstm_fast are not part of a graph"}
+    takes_reason = "reason" in inspect.signature(torch.compiler.disable).parameters  # from PyTorch 2.7 on
+    return torch.compiler.disable(function, **(reason if takes_reason else {}))
+
+
+@_outside_graphs
 def lstm(
     x: torch.Tensor,
     mask: torch.Tensor | None,
@@ -71,8 +103,9 @@ def lstm(
     reserve_mode: int,
 ) -> tuple[torch.Tensor, Sequence[torch.Tensor], Sequence[torch.Tensor]]:
     """Runs the forward pass; see `lstm_fast.backends.Backend`."""
+    transforms = _check_transforms()
     n = len(directions)
-    if x.is_meta:  # how Keras finds out shapes
+    if x.is_meta and not transforms:  # how Keras finds out shapes
         batch, time, _ = x.shape
         units = directions[0].recurrent_kernel.shape[0]
         states = [x.new_empty((batch, units)) for _ in range(2 * n)]
@@ -81,11 +114,43 @@ def lstm(
         raise ValueError(f"`mask`: expected a tensor on {x.device}, found one on {mask.device}")
     options = (go_backwards, return_sequences, zero_output_for_mask)
     parameters = [value for direction in directions for value in direction]
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, *parameters)):
+    if transforms:
+        y, *states = _Transformed.apply((*options, RESERVE_NONE), n, x, mask, *parameters)
+    elif torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, *parameters)):
         y, *states = _Forward.apply((*options, reserve_mode), n, x, mask, *parameters)
     else:
         (y, *states), _ = _forward((*options, RESERVE_NONE), x, mask, parameters)
     return y, states[:n], states[n:]
+
+
+def _check_transforms() -> bool:
+    """Returns whether transforms of torch.func are at work.
+
+    Raises UnavailableError where something is at work that needs every operation to be PyTorch's own.
+    """
+    try:
+        if torch._C._len_torch_dispatch_stack():
+            raise UnavailableError(
+                "make_fx, FakeTensorMode or another TorchDispatchMode, which would not see the kernel"
+            )
+        if torch._C._len_torch_function_stack():
+            modes = torch.overrides._get_current_function_mode_stack()
+            if not all(isinstance(mode, torch.utils._device.DeviceContext) for mode in modes):
+                raise UnavailableError("a TorchFunctionMode, which would not see the kernel")
+        levels = torch._C._functorch.get_interpreter_stack()
+        if levels is not None:
+            transforms = [level.key().name for level in levels]
+            if "Functionalize" in transforms:
+                raise UnavailableError("torch.func.functionalize, which would not see the kernel")
+            if transforms.count("Grad") > 1:
+                raise UnavailableError("nested derivatives by torch.func: the kernel has no gradients of gradients")
+            if not {"Grad", "Vmap"}.issuperset(transforms):
+                raise UnavailableError("torch.func.jvp, jacfwd, linearize or hessian: the kernel has no forward mode")
+        if torch.autograd.forward_ad._current_level >= 0:
+            raise UnavailableError("torch.autograd.forward_ad: the kernel has no forward mode")
+    except AttributeError as error:  # all these names are PyTorch's own
+        raise UnavailableError(f"this PyTorch does not say what transforms are at work: {error}") from error
+    return levels is not None
 
 
 class _Forward(torch.autograd.Function):  # type: ignore[misc]
@@ -103,22 +168,124 @@ class _Forward(torch.autograd.Function):  # type: ignore[misc]
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor | None) -> Tensors:
+        try:
+            transforms = _check_transforms()
+        except UnavailableError as error:
+            raise RuntimeError(
+                f"lstm_fast: {error}; the forward pass has run without it. Run both passes with it, or use "
+                "lstm_fast.to_keras(model)"
+            ) from None
         needed = ctx.needs_input_grad[2:]
-        arguments = (ctx.options, ctx.n, needed[0], *ctx.saved_tensors, *gradients)
-        computed = _Backward.apply(*arguments) if torch.is_grad_enabled() else _backward(*arguments)
+        others = (ctx.options, ctx.n, needed[0], *ctx.saved_tensors)
+        if _batched(gradients):
+            computed = _backward_of_batched(gradients, *others)
+        elif transforms or torch.is_grad_enabled():
+            computed = _Backward.apply(*others, *gradients)
+        else:
+            computed = _backward(*others, *gradients)
         return None, None, *(value if need else None for value, need in zip(computed, needed, strict=True))
 
 
-class _Backward(torch.autograd.Function):  # type: ignore[misc]
-    """`_backward` where the gradient is to have a gradient, which it has not."""
+class _Transformed(torch.autograd.Function):  # type: ignore[misc]
+    """`_Forward` under the transforms of torch.func, with what they need. PyTorch makes such functions slower to call.
+
+    Nothing is kept for the backward pass, which would have to know of the transforms that its reserve was made under.
+    """
 
     @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> Tensors:  # noqa: ARG004
-        return _backward(*arguments)
+    def forward(options: Options, n: int, *tensors: torch.Tensor | None) -> Tensors:  # noqa: ARG004
+        x, mask, *parameters = tensors
+        return _forward(options, x, mask, parameters)[0]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG004
+        ctx.options, ctx.n, *tensors = inputs
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(torch.empty(0, dtype=torch.uint8, device=tensors[0].device), *tensors)
+
+    backward = staticmethod(_Forward.backward)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, options: Options, n: int, *tensors: Any) -> tuple[Tensors, Any]:
+        """Makes the mapped axis a part of the batch, which it cannot be where weights are mapped."""
+        axes, dims = (0, 0, *_BATCH_AXES * n), in_dims[2:]
+        if any(axis is None and dim is not None for axis, dim in zip(axes, dims, strict=True)):
+            return _one_by_one(_Transformed, info.batch_size, in_dims, options, n, *tensors)
+        rows = [_as_rows(*given, info.batch_size) for given in zip(tensors, dims, axes, strict=True)]
+        batch = tensors[0].shape[1 if dims[0] == 0 else 0]
+        outputs = _Transformed.apply(options, n, *rows)
+        return tuple(output.unflatten(0, (info.batch_size, batch)) for output in outputs), 0
+
+
+class _Backward(torch.autograd.Function):  # type: ignore[misc]
+    """`_backward` under transforms, and where the gradient is to have a gradient, which it has not."""
+
+    @staticmethod
+    def forward(options: Options, n: int, with_dx: bool, *tensors: torch.Tensor | None) -> Tensors:
+        return _backward(options, n, with_dx, *tensors)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor | None) -> None:
         raise NotImplementedError(SECOND_ORDER)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *arguments: Any) -> tuple[Tensors, Any]:
+        """Each row of the mapped axis has gradients of the weights of its own."""
+        return _one_by_one(_Backward, info.batch_size, in_dims, *arguments)
+
+
+def _one_by_one(function: Any, size: int, in_dims: Any, *arguments: Any) -> tuple[Tensors, Any]:
+    """Applies a function to each row of the mapped axis, and stacks what it returns."""
+
+    def row(i: int) -> list[Any]:
+        return [a.select(dim, i) if isinstance(dim, int) else a for a, dim in zip(arguments, in_dims, strict=True)]
+
+    def empty_row() -> list[Any]:
+        return [
+            a.new_zeros(a.movedim(dim, 0).shape[1:]) if isinstance(dim, int) else a
+            for a, dim in zip(arguments, in_dims, strict=True)
+        ]
+
+    rows = [function.apply(*row(i)) for i in range(size)] or [function.apply(*empty_row())]  # for shapes and dtypes
+    outputs = tuple(None if parts[0] is None else torch.stack(parts)[:size] for parts in zip(*rows, strict=True))
+    return outputs, tuple(None if output is None else 0 for output in outputs)
+
+
+# torch.autograd.grad(is_grads_batched=True) and so torch.autograd.functional.jacobian(vectorize=True) map the backward
+# pass by a vmap older than that of torch.func. It knows no rules of functions, and has one level.
+
+
+def _batched(tensors: Sequence[Any]) -> list[int]:
+    """Returns which tensors are mapped by that vmap."""
+    is_batched = getattr(torch._C._functorch, "is_legacy_batchedtensor", None)
+    if is_batched is None:
+        return []
+    return [i for i, tensor in enumerate(tensors) if tensor is not None and is_batched(tensor)]
+
+
+def _backward_of_batched(gradients: Sequence[torch.Tensor | None], *others: Any) -> Tensors:
+    """Returns what `_backward(*others, *gradients)` does, for each row of the mapped axis."""
+    rows = {i: torch._remove_batch_dim(gradients[i], 1, 0, 0) for i in _batched(gradients)}
+    values = [rows.get(i, gradient) for i, gradient in enumerate(gradients)]
+    dims = [0 if i in rows else None for i in range(len(gradients))]
+    size = len(next(iter(rows.values())))
+    computed, _ = _one_by_one(_Backward, size, [*[None] * len(others), *dims], *others, *values)
+    return tuple(None if value is None else torch._add_batch_dim(value, 0, 1) for value in computed)
+
+
+def _as_rows(tensor: torch.Tensor | None, dim: int | None, axis: int | None, size: int) -> torch.Tensor | None:
+    """Returns a tensor with the mapped axis `dim`, or copies in its place, as a part of the batch axis `axis`."""
+    if tensor is None or axis is None:
+        return tensor
+    if dim is None:
+        tensor = tensor.unsqueeze(axis).expand(*tensor.shape[:axis], size, *tensor.shape[axis:])
+    else:
+        tensor = tensor.movedim(dim, axis)
+    return tensor.flatten(axis, axis + 1)
 
 
 def _forward(
@@ -135,12 +302,13 @@ def _forward(
 def _backward(options: Options, n: int, with_dx: bool, reserve: torch.Tensor, *tensors: Any) -> Tensors:
     """Returns a gradient or None for x, mask and every parameter. `tensors` are these, dy, *dh_n and *dc_n."""
     x, mask, *parameters = tensors[: 2 + n * _FIELDS]
+    gradients = tensors[2 + n * _FIELDS :]
     if _on_gpu(x):
-        return torch_cuda.backward(options, with_dx, reserve, x, mask, parameters, tensors[2 + n * _FIELDS :])
-    dy, *dstates = (None if d is None else _view(d.contiguous()) for d in tensors[2 + n * _FIELDS :])
+        return torch_cuda.backward(options, with_dx, reserve, x, mask, parameters, gradients)
+    dy, *dstates = map(_view, gradients)
     bfloat16 = x.dtype == torch.bfloat16
     dx, *dparameters = core().backward(
-        *_views(x, mask, parameters), reserve.numpy(), dy, dstates[:n], dstates[n:], *options, bfloat16, with_dx
+        *_views(x, mask, parameters), _view(reserve), dy, dstates[:n], dstates[n:], *options, bfloat16, with_dx
     )
     # Dropout multipliers have no gradient; dparameters has a list for each of the fields before them.
     without = [None] * (_FIELDS - len(dparameters))
@@ -158,11 +326,14 @@ def _views(x: torch.Tensor, mask: torch.Tensor | None, parameters: Sequence[torc
 
 
 def _view(tensor: torch.Tensor | None) -> Any:
-    """Returns an array on the memory of a tensor, of bfloat16 the bits."""
+    """Returns an array on the memory of a tensor, or of a copy with other strides; of bfloat16 the bits."""
     if tensor is None:
         return None
     if tensor.requires_grad:
         tensor = tensor.detach()
+    tensor = tensor.contiguous()
+    if tensor.is_neg():
+        tensor = tensor.resolve_neg()
     return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 

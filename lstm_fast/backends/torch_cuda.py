@@ -6,7 +6,7 @@ LSTM_FAST_PRECISION says otherwise.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -43,6 +43,7 @@ def forward(
     options: Options, x: torch.Tensor, mask: torch.Tensor | None, parameters: Sequence[torch.Tensor | None]
 ) -> tuple[Tensors, torch.Tensor]:
     """Returns (y, *h_n, *c_n) and the reserve; see `lstm_fast.backends.torch`."""
+    x, mask, *parameters = _dense(x, mask, *parameters)
     with torch.autocast(x.device.type, enabled=False):
         return _Call(options, x, mask, _directions(parameters)).forward(keep=options[3] == RESERVE_GATES)
 
@@ -57,6 +58,7 @@ def backward(
     gradients: Sequence[torch.Tensor | None],
 ) -> Tensors:
     """Returns a gradient or None for x, mask and every parameter. `gradients` are dy, *dh_n and *dc_n."""
+    reserve, x, mask, *parameters = _dense(reserve, x, mask, *parameters)
     directions = _directions(parameters)
     call = _Call(options, x, mask, directions)
     with torch.autocast(x.device.type, enabled=False):
@@ -114,7 +116,7 @@ class _Call(NamedTuple):
         """Returns dz [B, T, N, 4H], h_prev [B, T, N, H] and, for every direction, dh0 and dc0."""
         x, n = self.x, len(self.directions)
         batch, time, _ = x.shape
-        dy, *dstates = (None if gradient is None else gradient.contiguous() for gradient in gradients)
+        dy, *dstates = _dense(*gradients)
         dz, h_prev = (x.new_empty((batch, time, n, size)) for size in (4 * self.units, self.units))
         dh0, dc0 = ([x.new_empty((batch, self.units)) for _ in range(n)] for _ in range(2))
         scratch = self.scratch()
@@ -191,6 +193,11 @@ def _address(tensor: torch.Tensor | None) -> int:
 
 def _addresses(tensors: Sequence[torch.Tensor | None]) -> list[int]:
     return [_address(tensor) for tensor in tensors]
+
+
+def _dense(*tensors: torch.Tensor | None) -> list[Any]:
+    """Returns tensors whose memory, of which the kernels get the address, holds their values in their order."""
+    return [None if tensor is None else tensor.contiguous().resolve_neg() for tensor in tensors]
 
 
 def _directions(parameters: Sequence[torch.Tensor | None]) -> list[Direction]:
