@@ -9,8 +9,8 @@ from keras import ops
 from keras.layers import LSTM, Bidirectional, InputSpec
 
 from lstm_fast import functional
-from lstm_fast.backends import DTYPES, FRAMEWORKS, Direction, Unavailable
-from lstm_fast.status import kernel_mode, record_fallback
+from lstm_fast.backends import DTYPES, FRAMEWORKS, Direction, LibraryError, Unavailable, kernel_mode
+from lstm_fast.status import record_fallback
 
 # Where masked outputs repeat the one before, what Keras puts out before the first real timestep differs: with these
 # backends the initial state, with the others zero, as the kernel does.
@@ -19,6 +19,11 @@ _STARTS_FROM_STATE = ("jax", "numpy")
 # Whether the call under way begins with the zeros that keras.layers.RNN makes. Not an attribute of the layer: threads
 # may call one layer at the same time, with states and without.
 _from_zero: ContextVar[bool] = ContextVar("_from_zero", default=False)
+
+# Whether the call under way has come to `inner_loop`, and whether it has to show Keras what was asked of cuDNN. Not
+# attributes either.
+_reached: ContextVar[bool] = ContextVar("_reached", default=False)
+_as_keras: ContextVar[bool] = ContextVar("_as_keras", default=False)
 
 # One implementation of each merge mode of keras.layers.Bidirectional, None apart.
 _MERGE: dict[str, Callable[[Any, Any], Any]] = {
@@ -98,8 +103,17 @@ class FastLSTM(LSTM):  # type: ignore[misc]
         # What was asked for holds where the layer runs as Keras's. It is hidden from keras.layers.Bidirectional, which
         # calls cuDNN itself in the place of two LSTMs that allow it.
         self.cudnn_of_keras: bool | str = self.use_cudnn
-        self.use_cudnn: bool | str = False
+        self.use_cudnn = False
         self.supports_jit = not _compiles_every_length_anew()
+
+    @property
+    def use_cudnn(self) -> bool | str:
+        """Whether Keras may use cuDNN: what was asked for while a call runs as Keras's, else what Keras is shown."""
+        return self.cudnn_of_keras if _as_keras.get() else self._shown_cudnn
+
+    @use_cudnn.setter
+    def use_cudnn(self, value: bool | str) -> None:
+        self._shown_cudnn = value
 
     def build(self, sequences_shape: Sequence[int | None], initial_state_shape: Any = None) -> None:
         """Makes the variables, and lets Keras refuse other ranks and feature sizes from then on."""
@@ -112,24 +126,42 @@ class FastLSTM(LSTM):  # type: ignore[misc]
         _check_call(self, sequences, initial_state, mask, [self])
         # A subclass may have states of its own making.
         from_zero = initial_state is None and not self.stateful and type(self) is FastLSTM
-        token = _from_zero.set(from_zero)
+        token, reached = _from_zero.set(from_zero), _reached.set(False)
         try:
             if sequences.shape[1] == 0:
-                return self._call_without_timesteps(sequences, initial_state, training)
-            return super().call(sequences, initial_state=initial_state, mask=mask, training=training)
+                result = self._call_without_timesteps(sequences, initial_state, training)
+            else:
+                result = super().call(sequences, initial_state=initial_state, mask=mask, training=training)
+            # A subclass may have a loop of its own.
+            if not _reached.get() and type(self).inner_loop is FastLSTM.inner_loop:
+                missed = Unavailable(f"Keras {keras.__version__} does not call inner_loop, in which the kernel runs")
+                record_fallback(_fallback(self, sequences, mask) or missed, self.name)
+            return result
         finally:
             _from_zero.reset(token)
+            _reached.reset(reached)
             _forget_dropout(self)
 
-    def inner_loop(self, sequences: Any, initial_state: Any, mask: Any, training: bool | None = False) -> Any:
-        """Runs over all timesteps: what keras.layers.RNN calls between its dropout and state handling."""
-        if fallback := _fallback(self, sequences, mask):
-            record_fallback(fallback)
-            shown, self.use_cudnn = self.use_cudnn, self.cudnn_of_keras
+    def inner_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs over all timesteps: what keras.layers.RNN calls between its dropout and state handling.
+
+        The arguments are `sequences`, `initial_state`, `mask` and `training`, as in Keras. With others, of a Keras to
+        come, it runs as Keras's.
+        """
+        _reached.set(True)
+        try:
+            sequences, initial_state, mask, training = _of_inner_loop(*args, **kwargs)
+        except TypeError as error:
+            fallback: Unavailable | None = Unavailable(f"Keras {keras.__version__} calls inner_loop otherwise: {error}")
+        else:
+            fallback = _fallback(self, sequences, mask)
+        if fallback:
+            record_fallback(fallback, self.name)
+            token = _as_keras.set(True)
             try:
-                return super().inner_loop(sequences, initial_state, mask=mask, training=training)
+                return super().inner_loop(*args, **kwargs)
             finally:
-                self.use_cudnn = shown
+                _as_keras.reset(token)
         sequences = ops.cast(sequences, self.cell.compute_dtype)
         direction = _direction(self, sequences, initial_state, training, from_zero=_from_zero.get())
         if direction.input_dropout is not None and len(direction.input_dropout.shape) == 2:
@@ -237,8 +269,8 @@ class FastBidirectional(Bidirectional):  # type: ignore[misc]
         if len(fallbacks) < len(layers):
             raise NotImplementedError
         outputs = super()._call_fused_lstm(sequences, initial_state)
-        for fallback in fallbacks:
-            record_fallback(fallback)
+        for layer, fallback in zip(layers, fallbacks, strict=True):
+            record_fallback(fallback, layer.name)
         return outputs
 
     @property
@@ -313,6 +345,11 @@ FastLSTM.__name__ = "LSTM"
 FastBidirectional.__name__ = "Bidirectional"
 
 
+def _of_inner_loop(sequences: Any, initial_state: Any, mask: Any, training: bool | None = False) -> Sequence[Any]:
+    """Returns the arguments of `inner_loop` in order; raises TypeError if they are others."""
+    return sequences, initial_state, mask, training
+
+
 def _fallback(layer: FastLSTM, sequences: Any, mask: Any) -> Unavailable | None:
     """Returns why a layer cannot run fused here and now, None if it can."""
     if kernel_mode() == "keras":
@@ -337,9 +374,8 @@ def _cudnn_instead(layer: FastLSTM, sequences: Any, mask: Any) -> Unavailable | 
         return None
     if mask is not None or layer.cell.recurrent_dropout or not layer.cell.use_bias:  # which cuDNN has not
         return None
-    from lstm_fast.backends import tensorflow
-
-    reason = tensorflow.slower_than_cudnn(layer.cell.compute_dtype, sequences.shape[0], layer.units)
+    backend: Any = functional.backend_of("tensorflow")
+    reason = backend.slower_than_cudnn(layer.cell.compute_dtype, sequences.shape[0], layer.units)
     return Unavailable(reason) if reason else None
 
 
@@ -412,9 +448,10 @@ def _compiles_every_length_anew() -> bool:
     """Whether `jit_compile="auto"` would compile a model for every padded length: on TensorFlow, with a GPU."""
     if keras.backend.backend() != "tensorflow":
         return False
-    from lstm_fast.backends import tensorflow
-
-    return bool(tensorflow.gpus())
+    try:
+        return bool(functional.backend_of("tensorflow").gpus())
+    except LibraryError:  # which is a reason when the layer is called
+        return False
 
 
 def _forget_dropout(layer: FastLSTM) -> None:
