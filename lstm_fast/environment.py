@@ -56,8 +56,7 @@ def _choose_backend() -> None:
         return
     if not installed:
         raise ImportError(
-            "Keras needs TensorFlow, JAX or PyTorch, found none of them: run pip install tensorflow, or with jax or torch "
-            "in its place"
+            "Keras needs TensorFlow, JAX or PyTorch, found none of them: run pip install tensorflow (or jax, or torch)"
         )
     os.environ["KERAS_BACKEND"] = installed[0]
     # Where there was more than one to choose from, another may have been meant.

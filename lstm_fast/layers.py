@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 from keras import ops
-from keras.layers import LSTM, Bidirectional, InputSpec
+from keras.layers import LSTM, Bidirectional, InputSpec, LSTMCell
 
 from lstm_fast import functional
 from lstm_fast.backends import DTYPES, FRAMEWORKS, Direction, LibraryError, Unavailable, kernel_mode
@@ -24,6 +24,15 @@ _from_zero: ContextVar[bool] = ContextVar("_from_zero", default=False)
 # attributes either.
 _reached: ContextVar[bool] = ContextVar("_reached", default=False)
 _as_keras: ContextVar[bool] = ContextVar("_as_keras", default=False)
+
+# What the layers need of Keras's cell and Keras does not promise. Without it they run as Keras's.
+_OF_CELL = (
+    "get_dropout_mask",
+    "get_recurrent_dropout_mask",
+    "reset_dropout_mask",
+    "reset_recurrent_dropout_mask",
+)
+_MISSING = [name for name in _OF_CELL if not hasattr(LSTMCell, name)]
 
 # One implementation of each merge mode of keras.layers.Bidirectional, None apart.
 _MERGE: dict[str, Callable[[Any, Any], Any]] = {
@@ -239,7 +248,8 @@ class FastBidirectional(Bidirectional):  # type: ignore[misc]
             kwargs["backward_layer"] = _fast(kwargs["backward_layer"])
         super().__init__(_fast(layer), *args, **kwargs)
         for direction in self._directions:
-            if isinstance(direction, FastLSTM):
+            # A Keras that calls cuDNN by another method could not be stopped there.
+            if isinstance(direction, FastLSTM) and hasattr(Bidirectional, "_call_fused_lstm"):
                 direction.use_cudnn = direction.cudnn_of_keras  # in the open again: see _call_fused_lstm
 
     def build(self, sequences_shape: Sequence[int | None], initial_state_shape: Any = None) -> None:
@@ -359,12 +369,17 @@ def _fallback(layer: FastLSTM, sequences: Any, mask: Any) -> Unavailable | None:
         if (activation := getattr(cell, name)) is not needed:
             found = getattr(activation, "__name__", type(activation).__name__)
             return Unavailable(f"{name}={found}: the kernel computes {needed.__name__}")
+    reason = None
     if layer.unroll:
-        return Unavailable("unroll=True")
-    if cell.compute_dtype not in DTYPES:
-        return Unavailable(f"compute dtype {cell.compute_dtype}: the kernel has {', '.join(DTYPES)}")
-    if keras.backend.backend() not in FRAMEWORKS:
-        return Unavailable(f"no kernel for the Keras backend {keras.backend.backend()}")
+        reason = "unroll=True"
+    elif cell.compute_dtype not in DTYPES:
+        reason = f"compute dtype {cell.compute_dtype}: the kernel has {', '.join(DTYPES)}"
+    elif keras.backend.backend() not in FRAMEWORKS:
+        reason = f"no kernel for the Keras backend {keras.backend.backend()}"
+    elif _MISSING:
+        reason = f"Keras {keras.__version__} has no LSTMCell.{_MISSING[0]}"
+    if reason:
+        return Unavailable(reason)
     return functional.unavailable(sequences) or _cudnn_instead(layer, sequences, mask)
 
 
@@ -456,17 +471,18 @@ def _compiles_every_length_anew() -> bool:
 
 def _forget_dropout(layer: FastLSTM) -> None:
     """Drops the masks of a call, so that none of them outlives an exception."""
-    layer.cell.reset_dropout_mask()
-    layer.cell.reset_recurrent_dropout_mask()
+    if not _MISSING:
+        layer.cell.reset_dropout_mask()
+        layer.cell.reset_recurrent_dropout_mask()
 
 
 def copy_settings(source: LSTM, target: LSTM) -> None:
     """Copies those arguments of an LSTM that Keras leaves out of its config."""
     use_cudnn = source.cudnn_of_keras if isinstance(source, FastLSTM) else source.use_cudnn
     setattr(target, "cudnn_of_keras" if isinstance(target, FastLSTM) else "use_cudnn", use_cudnn)
-    target.cell.implementation = source.cell.implementation
-    if hasattr(source.cell, "dropout_mask_count"):
-        target.cell.dropout_mask_count = source.cell.dropout_mask_count
+    for name in ("implementation", "dropout_mask_count"):
+        if hasattr(source.cell, name):
+            setattr(target.cell, name, getattr(source.cell, name))
 
 
 def _fast(layer: Any) -> Any:
