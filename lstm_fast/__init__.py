@@ -1,12 +1,9 @@
 """Keras LSTMs on fused kernels: the same layer, the same weights, the same results, several times faster."""
 
-import os
-import sys
+# ruff: noqa: E402
+from lstm_fast import environment
 
-if os.path.basename(next(iter(sys.argv), "")) == "lstm-fast":
-    # The command's own output is not to drown in TensorFlow's start-up messages, which can only be turned off here,
-    # before it is imported.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+environment.prepare()  # before anything imports Keras
 
 from lstm_fast.backends import LstmFastWarning
 from lstm_fast.convert import accelerate, to_keras

@@ -1,5 +1,6 @@
 """The functions under the layers: they check their arguments and hand them to the backend of the array type of x."""
 
+import functools
 import importlib
 import sys
 from collections.abc import Callable, Sequence
@@ -7,13 +8,17 @@ from typing import Any, cast
 
 from lstm_fast.backends import (
     DTYPES,
+    FRAMEWORKS,
     RESERVE_GATES,
     RESERVE_NONE,
     RESERVE_RECOMPUTE,
     Backend,
     Direction,
+    LibraryError,
     Unavailable,
     UnavailableError,
+    kernel_mode,
+    once,
 )
 
 Shape = tuple[int | None, ...]
@@ -93,7 +98,8 @@ def lstm(
     Raises:
         TypeError: An argument has the wrong type or dtype.
         ValueError: An argument has the wrong shape, or a variable LSTM_FAST_* a bad value.
-        RuntimeError: The compiled library cannot be used here; the message says why.
+        RuntimeError: The compiled library cannot be used here; the message says why. Also under
+            `LSTM_FAST_KERNEL=keras`, as a function has no Keras path.
 
     Example:
     >>> x = np.random.rand(32, 10, 8).astype("float32")
@@ -161,8 +167,8 @@ def recurrence(
 
     Raises:
         TypeError: An argument has the wrong type or dtype.
-        ValueError: An argument has the wrong shape, or LSTM_FAST_ISA or LSTM_FAST_NUM_THREADS a bad value.
-        RuntimeError: The compiled library cannot be used here; the message says why.
+        ValueError: An argument has the wrong shape, or a variable LSTM_FAST_* a bad value.
+        RuntimeError: As in `lstm`.
 
     Example:
     >>> table = np.random.rand(1000, 16).astype("float32")  # of 1000 words, projected: 4 gates of 4 units
@@ -191,7 +197,12 @@ def _run_one(
     """Runs one direction, or raises RuntimeError with the reason why it cannot."""
     if direction.recurrent_kernel is None:
         raise TypeError("`recurrent_kernel`: expected an array, found None")
-    if unusable := _backend_for(x, _input_name([direction])).unavailable(x):
+    if kernel_mode() == "keras":
+        raise RuntimeError(
+            "LSTM_FAST_KERNEL=keras: lstm_fast.lstm and lstm_fast.recurrence are functions and have no Keras path; use "
+            "a layer, or unset the variable"
+        )
+    if unusable := unavailable(x, _input_name([direction])):
         raise RuntimeError(_advised(unusable.reason))
     try:
         y, (h,), (c,) = run(x, mask, [direction], return_sequences=return_sequences, **options)
@@ -227,7 +238,7 @@ def run(
         order.
     """
     name = _input_name(directions)
-    backend = _backend_for(x, name)
+    backend = backend_of(_framework_of(x, name))
     x = _array(backend, name, x, of=name)
     dtype = check_dtype(name, x, DTYPES)
     batch, time, features = check_shape(name, x, batch=None, time=None, features=None)
@@ -269,9 +280,15 @@ def run(
     )
 
 
-def unavailable(x: Any) -> Unavailable | None:
+def unavailable(x: Any, name: str = "x") -> Unavailable | None:
     """Returns why the kernels cannot run on `x` here and now, None if they can."""
-    return _backend_for(x).unavailable(x)
+    framework = _framework_of(x, name)
+    try:
+        return backend_of(framework).unavailable(x)
+    except LibraryError as error:
+        return Unavailable(str(error), announced=True)
+    except (AttributeError, ImportError, NotImplementedError, TypeError) as error:  # what it asks for has moved
+        return Unavailable(_does_not_fit(framework, error))
 
 
 def check_shape(name: str, value: Any, **expected: int | None) -> Shape:
@@ -333,11 +350,12 @@ def _array(backend: Backend, name: str, value: Any, of: str, like: Any = None) -
         raise TypeError(f"`{name}`: {found} cannot be converted to the array type of `{of}`: {error}") from error
 
 
-def _backend_for(x: Any, name: str = "x") -> Backend:
+def _framework_of(x: Any, name: str) -> str:
+    """Returns which of FRAMEWORKS an argument is of; raises TypeError if it is of none."""
     for framework, is_array in _IS_ARRAY.items():
         module = sys.modules.get(framework)  # whoever passes an array has imported its framework
         if module is not None and is_array(module, x):
-            return backend_of(framework)
+            return framework
     raise TypeError(
         f"`{name}`: expected a tf.Tensor, a jax.Array, a torch.Tensor or a numpy.ndarray, "
         f"found {type(x).__module__}.{type(x).__name__}"
@@ -345,6 +363,30 @@ def _backend_for(x: Any, name: str = "x") -> Backend:
 
 
 def backend_of(framework: str) -> Backend:
-    """Returns the backend of one of FRAMEWORKS, and imports it if need be."""
-    name = f"lstm_fast.backends.{framework}"
-    return cast(Backend, sys.modules.get(name) or importlib.import_module(name))
+    """Returns the backend of one of FRAMEWORKS, imported if need be; raises LibraryError if it cannot be."""
+    return _IMPORTS[framework]()
+
+
+def is_used(framework: str) -> bool:
+    """Whether somebody has asked for the backend of a framework."""
+    return framework in _asked
+
+
+_asked: set[str] = set()
+
+
+def _import(framework: str) -> Backend:
+    _asked.add(framework)
+    try:
+        return cast(Backend, importlib.import_module(f"lstm_fast.backends.{framework}"))
+    except Exception as error:  # whatever a framework raises that lacks a name, or has it otherwise
+        raise LibraryError(_does_not_fit(framework, error)) from error
+
+
+# Once, also where it fails: half of a module may have been run, which must not run again.
+_IMPORTS = {framework: once()(functools.partial(_import, framework)) for framework in FRAMEWORKS}
+
+
+def _does_not_fit(framework: str, error: Exception) -> str:
+    version = getattr(sys.modules.get(framework), "__version__", "of an unknown version")
+    return f"lstm_fast does not fit this {framework} {version} ({type(error).__name__}: {error})"

@@ -8,11 +8,11 @@ from typing import Any
 
 import keras
 from keras import ops
-from keras.layers import LSTM, Bidirectional, InputSpec
+from keras.layers import LSTM, Bidirectional, InputSpec, LSTMCell
 
 from lstm_fast import functional, masks, states
-from lstm_fast.backends import DTYPES, FRAMEWORKS, Direction, Unavailable, UnavailableError
-from lstm_fast.status import kernel_mode, record_fallback
+from lstm_fast.backends import DTYPES, FRAMEWORKS, Direction, LibraryError, Unavailable, UnavailableError, kernel_mode
+from lstm_fast.status import record_fallback
 
 # Where masked outputs repeat the one before, what Keras puts out before the first real timestep differs: with these
 # backends the initial state, with the others zero, as the kernel does.
@@ -21,6 +21,20 @@ _STARTS_FROM_STATE = ("jax", "numpy")
 # Whether the call under way begins with the zeros that keras.layers.RNN makes. Not an attribute of the layer: threads
 # may call one layer at the same time, with states and without.
 _from_zero: ContextVar[bool] = ContextVar("_from_zero", default=False)
+
+# Whether the call under way has come to `inner_loop`, and whether it has to show Keras what was asked of cuDNN. Not
+# attributes either.
+_reached: ContextVar[bool] = ContextVar("_reached", default=False)
+_as_keras: ContextVar[bool] = ContextVar("_as_keras", default=False)
+
+# What the layers need of Keras's cell and Keras does not promise. Without it they run as Keras's.
+_OF_CELL = (
+    "get_dropout_mask",
+    "get_recurrent_dropout_mask",
+    "reset_dropout_mask",
+    "reset_recurrent_dropout_mask",
+)
+_MISSING = [name for name in _OF_CELL if not hasattr(LSTMCell, name)]
 
 # One implementation of each merge mode of keras.layers.Bidirectional, None apart.
 _MERGE: dict[str, Callable[[Any, Any], Any]] = {
@@ -102,7 +116,7 @@ class FastLSTM(LSTM):  # type: ignore[misc]
         # What was asked for holds where the layer runs as Keras's. It is hidden from keras.layers.Bidirectional, which
         # calls cuDNN itself in the place of two LSTMs that allow it.
         self.cudnn_of_keras: bool | str = self.use_cudnn
-        self.use_cudnn: bool | str = False
+        self.use_cudnn = False
         self.supports_jit = not _compiles_every_length_anew()
         self.warned_of_mask = False
 
@@ -115,6 +129,15 @@ class FastLSTM(LSTM):  # type: ignore[misc]
             return super().__call__(*args, **kwargs)
         finally:
             masks.given.reset(token)
+
+    @property
+    def use_cudnn(self) -> bool | str:
+        """Whether Keras may use cuDNN: what was asked for while a call runs as Keras's, else what Keras is shown."""
+        return self.cudnn_of_keras if _as_keras.get() else self._shown_cudnn
+
+    @use_cudnn.setter
+    def use_cudnn(self, value: bool | str) -> None:
+        self._shown_cudnn = value
 
     def build(self, sequences_shape: Sequence[int | None], initial_state_shape: Any = None) -> None:
         """Makes the variables, and lets Keras refuse other ranks and feature sizes from then on."""
@@ -147,29 +170,47 @@ class FastLSTM(LSTM):  # type: ignore[misc]
         sequences, initial_state, mask = _checked_call(self, sequences, initial_state, mask, [self])
         # A subclass may have states of its own making.
         from_zero = initial_state is None and not self.stateful and type(self) is FastLSTM
-        token = _from_zero.set(from_zero)
+        token, reached = _from_zero.set(from_zero), _reached.set(False)
         try:
             if sequences.shape[1] == 0:
-                return self._call_without_timesteps(sequences, initial_state, training)
-            return super().call(sequences, initial_state=initial_state, mask=mask, training=training)
+                result = self._call_without_timesteps(sequences, initial_state, training)
+            else:
+                result = super().call(sequences, initial_state=initial_state, mask=mask, training=training)
+            # A subclass may have a loop of its own.
+            if not _reached.get() and type(self).inner_loop is FastLSTM.inner_loop:
+                missed = Unavailable(f"Keras {keras.__version__} does not call inner_loop, in which the kernel runs")
+                record_fallback(_fallback(self, sequences, mask) or missed, self.name)
+            return result
         finally:
             _from_zero.reset(token)
+            _reached.reset(reached)
             _forget_dropout(self)
 
-    def inner_loop(self, sequences: Any, initial_state: Any, mask: Any, training: bool | None = False) -> Any:
-        """Runs over all timesteps: what keras.layers.RNN calls between its dropout and state handling."""
-        fallback = _fallback(self, sequences, mask)
-        if fallback is None:
+    def inner_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs over all timesteps: what keras.layers.RNN calls between its dropout and state handling.
+
+        The arguments are `sequences`, `initial_state`, `mask` and `training`, as in Keras. With others, of a Keras to
+        come, it runs as Keras's.
+        """
+        _reached.set(True)
+        try:
+            given = _of_inner_loop(*args, **kwargs)
+        except TypeError as error:
+            fallback = Unavailable(f"Keras {keras.__version__} calls inner_loop otherwise: {error}")
+        else:
+            unusable = _fallback(self, given[0], given[2])
             try:
-                return self._inner_loop_fused(sequences, initial_state, mask, training)
+                if unusable is None:
+                    return self._inner_loop_fused(*given)
+                fallback = unusable
             except UnavailableError as error:
                 fallback = Unavailable(str(error))
-        record_fallback(fallback)
-        shown, self.use_cudnn = self.use_cudnn, self.cudnn_of_keras
+        record_fallback(fallback, self.name)
+        token = _as_keras.set(True)
         try:
-            return super().inner_loop(sequences, initial_state, mask=mask, training=training)
+            return super().inner_loop(*args, **kwargs)
         finally:
-            self.use_cudnn = shown
+            _as_keras.reset(token)
 
     def _inner_loop_fused(self, sequences: Any, initial_state: Any, mask: Any, training: bool | None) -> Any:
         sequences = ops.cast(sequences, self.cell.compute_dtype)
@@ -258,7 +299,8 @@ class FastBidirectional(Bidirectional):  # type: ignore[misc]
             kwargs["backward_layer"] = _fast(kwargs["backward_layer"])
         super().__init__(_fast(layer), *args, **kwargs)
         for direction in self._directions:
-            if isinstance(direction, FastLSTM):
+            # A Keras that calls cuDNN by another method could not be stopped there.
+            if isinstance(direction, FastLSTM) and hasattr(Bidirectional, "_call_fused_lstm"):
                 direction.use_cudnn = direction.cudnn_of_keras  # in the open again: see _call_fused_lstm
 
     def build(self, sequences_shape: Sequence[int | None], initial_state_shape: Any = None) -> None:
@@ -303,8 +345,8 @@ class FastBidirectional(Bidirectional):  # type: ignore[misc]
         if len(fallbacks) < len(layers):
             raise NotImplementedError
         outputs = super()._call_fused_lstm(sequences, initial_state)
-        for fallback in fallbacks:
-            record_fallback(fallback)
+        for layer, fallback in zip(layers, fallbacks, strict=True):
+            record_fallback(fallback, layer.name)
         return outputs
 
     @property
@@ -379,6 +421,11 @@ FastLSTM.__name__ = "LSTM"
 FastBidirectional.__name__ = "Bidirectional"
 
 
+def _of_inner_loop(sequences: Any, initial_state: Any, mask: Any, training: bool | None = False) -> Sequence[Any]:
+    """Returns the arguments of `inner_loop` in order; raises TypeError if they are others."""
+    return sequences, initial_state, mask, training
+
+
 def _fallback(layer: FastLSTM, sequences: Any, mask: Any) -> Unavailable | None:
     """Returns why a layer cannot run fused here and now, None if it can."""
     if kernel_mode() == "keras":
@@ -388,12 +435,17 @@ def _fallback(layer: FastLSTM, sequences: Any, mask: Any) -> Unavailable | None:
         if (activation := getattr(cell, name)) is not needed:
             found = getattr(activation, "__name__", type(activation).__name__)
             return Unavailable(f"{name}={found}: the kernel computes {needed.__name__}")
+    reason = None
     if layer.unroll:
-        return Unavailable("unroll=True")
-    if cell.compute_dtype not in DTYPES:
-        return Unavailable(f"compute dtype {cell.compute_dtype}: the kernel has {', '.join(DTYPES)}")
-    if keras.backend.backend() not in FRAMEWORKS:
-        return Unavailable(f"no kernel for the Keras backend {keras.backend.backend()}")
+        reason = "unroll=True"
+    elif cell.compute_dtype not in DTYPES:
+        reason = f"compute dtype {cell.compute_dtype}: the kernel has {', '.join(DTYPES)}"
+    elif keras.backend.backend() not in FRAMEWORKS:
+        reason = f"no kernel for the Keras backend {keras.backend.backend()}"
+    elif _MISSING:
+        reason = f"Keras {keras.__version__} has no LSTMCell.{_MISSING[0]}"
+    if reason:
+        return Unavailable(reason)
     return functional.unavailable(sequences) or _cudnn_instead(layer, sequences, mask)
 
 
@@ -403,9 +455,8 @@ def _cudnn_instead(layer: FastLSTM, sequences: Any, mask: Any) -> Unavailable | 
         return None
     if mask is not None or layer.cell.recurrent_dropout or not layer.cell.use_bias:  # which cuDNN has not
         return None
-    from lstm_fast.backends import tensorflow
-
-    reason = tensorflow.slower_than_cudnn(layer.cell.compute_dtype, sequences.shape[0], layer.units)
+    backend: Any = functional.backend_of("tensorflow")
+    reason = backend.slower_than_cudnn(layer.cell.compute_dtype, sequences.shape[0], layer.units)
     return Unavailable(reason) if reason else None
 
 
@@ -478,24 +529,26 @@ def _compiles_every_length_anew() -> bool:
     """Whether `jit_compile="auto"` would compile a model for every padded length: on TensorFlow, with a GPU."""
     if keras.backend.backend() != "tensorflow":
         return False
-    from lstm_fast.backends import tensorflow
-
-    return bool(tensorflow.gpus())
+    try:
+        return bool(functional.backend_of("tensorflow").gpus())
+    except LibraryError:  # which is a reason when the layer is called
+        return False
 
 
 def _forget_dropout(layer: FastLSTM) -> None:
     """Drops the masks of a call, so that none of them outlives an exception."""
-    layer.cell.reset_dropout_mask()
-    layer.cell.reset_recurrent_dropout_mask()
+    if not _MISSING:
+        layer.cell.reset_dropout_mask()
+        layer.cell.reset_recurrent_dropout_mask()
 
 
 def copy_settings(source: LSTM, target: LSTM) -> None:
     """Copies those arguments of an LSTM that Keras leaves out of its config."""
     use_cudnn = source.cudnn_of_keras if isinstance(source, FastLSTM) else source.use_cudnn
     setattr(target, "cudnn_of_keras" if isinstance(target, FastLSTM) else "use_cudnn", use_cudnn)
-    target.cell.implementation = source.cell.implementation
-    if hasattr(source.cell, "dropout_mask_count"):
-        target.cell.dropout_mask_count = source.cell.dropout_mask_count
+    for name in ("implementation", "dropout_mask_count"):
+        if hasattr(source.cell, name):
+            setattr(target.cell, name, getattr(source.cell, name))
 
 
 def _fast(layer: Any) -> Any:

@@ -8,6 +8,7 @@ from keras import ops
 from keras.layers import RNN
 
 from lstm_fast import functional, masks
+from lstm_fast.backends import LibraryError
 
 
 def carried() -> bool:
@@ -73,7 +74,7 @@ def with_checked_batch(layers: Sequence[Any], sequences: Any) -> Any:
         return sequences
     try:
         backend = functional.backend_of("tensorflow")
-    except ImportError:  # then the layer runs as Keras's, which does without this check
+    except LibraryError:  # then the layer runs as Keras's, which does without this check
         return sequences
     text = f"'{layers[0].name}': {_expected(size)}; found another one{_advice()}"
     return backend.checked_batch(sequences, size, text)  # type: ignore[attr-defined]

@@ -19,6 +19,7 @@ from lstm_fast.backends import (
     cuda,
     cuda_state,
     forced_precision,
+    kernel_mode,
     tensorflow_ops_state,
 )
 
@@ -29,7 +30,6 @@ ENVIRONMENT = (
     "LSTM_FAST_KEEP_MIB",
     "LSTM_FAST_PRECISION",
 )
-KERNEL_MODES = ("auto", "fused", "keras")
 
 # Of `lstm_fast._cuda.describe`: dtype, precision, batch, units, directions, dropout.
 _WORKED_EXAMPLE = ("float32", "exact", 64, 64, 2, False)
@@ -40,24 +40,23 @@ _lock = threading.Lock()
 _fallbacks: collections.Counter[str] = collections.Counter()
 
 
-def kernel_mode() -> str:
-    """Returns LSTM_FAST_KERNEL, read anew; raises ValueError if it has an unknown value."""
-    mode = os.environ.get("LSTM_FAST_KERNEL") or "auto"
-    if mode not in KERNEL_MODES:
-        raise ValueError(f"LSTM_FAST_KERNEL: expected one of {', '.join(KERNEL_MODES)}, found {mode!r}")
-    return mode
+def record_fallback(fallback: Unavailable, layer: str) -> None:
+    """Counts a call that runs as Keras's own, and logs its reason once; raises RuntimeError if fallbacks are errors.
 
-
-def record_fallback(fallback: Unavailable) -> None:
-    """Counts a call that runs as Keras's own, and logs its reason once; raises RuntimeError if fallbacks are errors."""
+    Args:
+        fallback: The reason.
+        layer: The name of the layer.
+    """
     if kernel_mode() == "fused":
-        raise RuntimeError(f"LSTM_FAST_KERNEL=fused, but the fused kernel cannot run this layer: {fallback.reason}")
+        raise RuntimeError(
+            f"LSTM_FAST_KERNEL=fused, but the fused kernel cannot run the layer '{layer}': {fallback.reason}"
+        )
     with _lock:
         _fallbacks[fallback.reason] += 1
         first = _fallbacks[fallback.reason] == 1
     if first:
         level = logging.INFO if fallback.announced else logging.WARNING
-        logger.log(level, "FastLSTM runs as keras.layers.LSTM: %s", fallback.reason)
+        logger.log(level, "FastLSTM '%s' runs as keras.layers.LSTM: %s", layer, fallback.reason)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,27 +161,31 @@ def status() -> Status:
     """
     from lstm_fast import __version__
 
-    problems = []
+    problems: list[str] = []
 
     def attempt(call: Any, default: Any) -> Any:
         try:
             return call()
-        except (ValueError, LibraryError) as error:
-            if str(error) not in problems:
-                problems.append(str(error))
+        except Exception as error:
+            note(str(error) if isinstance(error, (ValueError, LibraryError)) else f"{type(error).__name__}: {error}")
             return default
+
+    def note(problem: str) -> None:
+        if problem not in problems:
+            problems.append(problem)
 
     attempt(kernel_mode, None)
     attempt(forced_precision, None)
     active = keras.backend.backend()
     libraries = {}
     for framework in FRAMEWORKS:
-        if framework == active or f"lstm_fast.backends.{framework}" in sys.modules:
-            library = functional.backend_of(framework).library
-            libraries[framework] = "loaded" if attempt(library, None) else problems[-1]
+        if framework == active or functional.is_used(framework):
+            libraries[framework] = state = _library_state(framework)
+            if state != "loaded":
+                note(state)
         else:
             libraries[framework] = "not used yet"
-    gpus = functional.backend_of(active).gpus() if active in FRAMEWORKS else ()
+    gpus = attempt(lambda: functional.backend_of(active).gpus(), ()) if active in FRAMEWORKS else ()
     built_for, cuda_devices = _describe_cuda()
     with _lock:
         fallbacks = dict(_fallbacks)
@@ -204,6 +207,15 @@ def status() -> Status:
         fallbacks=fallbacks,
         problems=tuple(problems),
     )
+
+
+def _library_state(framework: str) -> str:
+    """Loads the compiled part for a framework; returns "loaded", or why it cannot be used."""
+    try:
+        functional.backend_of(framework).library()
+    except LibraryError as error:
+        return str(error)
+    return "loaded"
 
 
 def _fused_calls() -> dict[str, int]:

@@ -26,11 +26,17 @@ DTYPES = ("float32", "float64", "float16", "bfloat16")
 # How the CUDA kernels compute products of float32: lstm_fast::cuda::Precision in csrc/cuda/recurrence.h.
 PRECISIONS = ("exact", "tf32", "tf32x3")
 
-# What a backend says where a backward pass is differentiated.
-SECOND_ORDER = (
-    "lstm_fast: gradients of gradients are not implemented; for them set LSTM_FAST_KERNEL=keras, or use "
-    "lstm_fast.to_keras(model)"
+# Values of LSTM_FAST_KERNEL.
+KERNEL_MODES = ("auto", "fused", "keras")
+
+# What to do where Keras's layer can what the kernels cannot. A function has no such path, and no use of the variable.
+IN_THEIR_PLACE = (
+    "in the place of a layer use lstm_fast.to_keras(model), or set LSTM_FAST_KERNEL=keras, in the place of "
+    "lstm_fast.lstm and recurrence use keras.layers.LSTM"
 )
+
+# What a backend says where a backward pass is differentiated.
+SECOND_ORDER = f"lstm_fast: gradients of gradients are not implemented; for them {IN_THEIR_PLACE}"
 
 _PACKAGE = pathlib.Path(__file__).parent.parent
 
@@ -214,6 +220,14 @@ def _load_cuda() -> ModuleType:
         return importlib.import_module("lstm_fast._cuda")
     except ImportError as error:
         raise LibraryError(f"lstm_fast._cuda cannot be loaded ({error})") from error
+
+
+def kernel_mode() -> str:
+    """Returns LSTM_FAST_KERNEL, read anew; raises ValueError if it has an unknown value."""
+    mode = os.environ.get("LSTM_FAST_KERNEL") or "auto"
+    if mode not in KERNEL_MODES:
+        raise ValueError(f"LSTM_FAST_KERNEL: expected one of {', '.join(KERNEL_MODES)}, found {mode!r}")
+    return mode
 
 
 def forced_precision() -> str | None:

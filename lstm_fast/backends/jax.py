@@ -7,6 +7,7 @@ Under these is a fourth primitive, a pass on one device; what it becomes on CUDA
 These are primitives, not a `jax.custom_vjp`: that would do the backward pass of mapped rows one by one.
 """
 
+import concurrent.futures
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, NoReturn
@@ -16,10 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.extend.core import Primitive, jaxpr_as_fun
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import batching, mlir
+from jax.interpreters.ad import Zero, is_undefined_primal, primitive_jvps, primitive_transposes
 from jax.sharding import NamedSharding, PartitionSpec
 
 from lstm_fast.backends import (
+    IN_THEIR_PLACE,
+    RESERVE_GATES,
     RESERVE_NONE,
     RESERVE_RECOMPUTE,
     SECOND_ORDER,
@@ -44,6 +48,9 @@ _SEQUENCE, _STATE, _MATRIX, _VECTOR, _RESERVE = _Kind(3, 0), _Kind(2, 0), _Kind(
 _FIELDS = Direction(_MATRIX, _MATRIX, _VECTOR, _STATE, _STATE, _Kind(3, 1), _Kind(3, 1))
 # The fields that have a gradient come first; dropout multipliers have none.
 _DIFFERENTIABLE = 5
+
+# Whether a value can be said to vary along axes of `jax.shard_map`.
+_CAN_VARY = hasattr(jax.lax, "pcast") or hasattr(jax.lax, "pvary")
 
 
 class _Call(NamedTuple):
@@ -113,11 +120,29 @@ class _Call(NamedTuple):
 
 @once()
 def _register() -> bool:
-    if not hasattr(jax, "ffi"):
-        raise LibraryError(f"JAX {jax.__version__} has no jax.ffi: version 0.5 or later is needed")
+    for name in ("ffi", "typeof"):
+        if not hasattr(jax, name):
+            raise LibraryError(f"JAX {jax.__version__} has no jax.{name}: version 0.5.3 or later is needed")
     for name, handler in core().xla_handlers().items():
         jax.ffi.register_ffi_target(name, handler, platform="cpu")
+    # What JAX has moved shows in tracing, in a thread of its own, as this one may be tracing something else.
+    with concurrent.futures.ThreadPoolExecutor(1) as executor:
+        executor.submit(_try).result()
     return True
+
+
+def _try() -> None:
+    """Traces both passes; raises LibraryError if this JAX does not have what they need."""
+    shapes = ((1, 1, 1), (1, 4), (1, 4), (4,), (1, 1), (1, 1))
+    arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    present = (True, False, *[True] * (len(shapes) - 1), False, False)
+    call = _Call(1, False, False, False, RESERVE_GATES, None, "exact", present)
+    try:
+        jax.make_jaxpr(jax.grad(lambda *given: _forward(call, *given)[0].sum()))(*arrays)
+    except Exception as error:
+        raise LibraryError(
+            f"JAX {jax.__version__} cannot trace the kernels ({type(error).__name__}: {error})"
+        ) from error
 
 
 def library() -> bool:
@@ -131,12 +156,14 @@ def gpus() -> tuple[str, ...]:
     return tuple(str(device) for device in jax.devices() if device.platform != "cpu")
 
 
-def unavailable(x: Any = None) -> Unavailable | None:  # noqa: ARG001
+def unavailable(x: Any = None) -> Unavailable | None:
     """Returns why the kernels cannot be used here and now, None if they can."""
     try:
         library()
     except LibraryError as error:
         return Unavailable(str(error), announced=True)
+    if not _CAN_VARY and x is not None and _varying(x):
+        return Unavailable(f"JAX {jax.__version__} has neither jax.lax.pcast nor pvary, which jax.shard_map needs")
     platform = jax.default_backend()
     if platform == "gpu":
         return jax_cuda.unavailable()
@@ -343,7 +370,7 @@ def _differentiate(primals: Sequence[Any], tangents: Sequence[Any], *, call: _Ca
     given = {
         i: tangent
         for i, tangent in enumerate(call.spread(tangents)[:last])
-        if i != 1 and tangent is not None and type(tangent) is not ad.Zero
+        if i != 1 and tangent is not None and type(tangent) is not Zero
     }
     if not given:  # only dropout multipliers, which have no gradient
         moved = [jnp.zeros_like(output) for output in outputs]
@@ -356,10 +383,10 @@ def _differentiate(primals: Sequence[Any], tangents: Sequence[Any], *, call: _Ca
 def _transpose(cotangents: Sequence[Any], *arrays: Any, call: _Call, moving: tuple[int, ...], avals: Any) -> list[Any]:
     """Runs the backward pass: the gradients of the operands that have a tangent."""
     del avals
-    given = [None if type(cotangent) is ad.Zero else cotangent for cotangent in cotangents]
+    given = [None if type(cotangent) is Zero else cotangent for cotangent in cotangents]
     residuals, tangents = arrays[: -len(moving)], arrays[-len(moving) :]
     primals, reserve = (residuals[:-1], residuals[-1]) if call.keeps else (residuals, None)
-    moving_now = [i for i, tangent in zip(moving, tangents, strict=True) if ad.is_undefined_primal(tangent)]
+    moving_now = [i for i, tangent in zip(moving, tangents, strict=True) if is_undefined_primal(tangent)]
     # The results of the backward pass are in the order of the operands, among which the mask is the second.
     gradient_of = [0, *range(2, 2 + _DIFFERENTIABLE * call.directions)]
     backward = call._replace(
@@ -378,7 +405,7 @@ def _refuse_second_order(*_: Any, **__: Any) -> NoReturn:
 def _refuse_forward_mode(*_: Any, **__: Any) -> NoReturn:
     raise NotImplementedError(
         "lstm_fast: forward-mode differentiation (jvp, jacfwd, linearize) is not implemented; use reverse mode (grad, "
-        "vjp, jacrev), or for this set LSTM_FAST_KERNEL=keras, or use lstm_fast.to_keras(model)"
+        f"vjp, jacrev); for this {IN_THEIR_PLACE}"
     )
 
 
@@ -418,7 +445,7 @@ def _primitive(name: str, differentiate: Callable[..., Any]) -> Primitive:
     for platform in ("cpu", "cuda"):
         mlir.register_lowering(primitive, mlir.lower_fun(_inner, multiple_results=True), platform=platform)
     batching.primitive_batchers[primitive] = functools.partial(_map, primitive)
-    ad.primitive_jvps[primitive] = differentiate
+    primitive_jvps[primitive] = differentiate
     return primitive
 
 
@@ -432,5 +459,5 @@ _tangent_p.def_impl(_refuse_forward_mode)
 _tangent_p.def_abstract_eval(lambda *_, call, moving, avals: avals)  # noqa: ARG005
 mlir.register_lowering(_tangent_p, _refuse_forward_mode)
 batching.primitive_batchers[_tangent_p] = _refuse_forward_mode
-ad.primitive_jvps[_tangent_p] = _refuse_second_order
-ad.primitive_transposes[_tangent_p] = _transpose
+primitive_jvps[_tangent_p] = _refuse_second_order
+primitive_transposes[_tangent_p] = _transpose

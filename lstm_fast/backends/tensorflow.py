@@ -3,14 +3,11 @@
 On a GPU, and where XLA compiles, `tensorflow_cuda` and `tensorflow_xla` have the ways to the kernels.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.eager import context
-from tensorflow.python.framework import ops
-from tensorflow.python.ops import control_flow_util
 
 from lstm_fast.backends import (
     SECOND_ORDER,
@@ -24,6 +21,14 @@ from lstm_fast.backends import (
     tensorflow_cuda,
     tensorflow_xla,
 )
+
+# What TensorFlow does not promise to keep: without it, less runs fused, or costs more.
+try:
+    from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
+
+    _is_for_xla: Callable[[Any], bool] | None = GraphOrParentsInXlaContext
+except Exception:
+    _is_for_xla = None
 
 # Inputs of the ops after x and mask, each a list with one entry per direction: the fields of Direction, in order.
 _LISTS = len(Direction._fields)
@@ -53,11 +58,15 @@ def unavailable(x: Any = None) -> Unavailable | None:  # noqa: ARG001
     except LibraryError as error:
         return Unavailable(str(error), announced=True)
     kind, _ = _device()
+    try:
+        compiled = _compiled_by_xla()
+    except LibraryError as error:
+        return Unavailable(str(error))
     if kind == "GPU":
-        return tensorflow_cuda.unavailable(_compiled_by_xla())
+        return tensorflow_cuda.unavailable(compiled)
     if kind != "CPU":
         return Unavailable(f"a {kind}: no kernel for it")
-    if _compiled_by_xla():
+    if compiled:
         try:
             tensorflow_xla.library()
         except LibraryError as error:
@@ -85,8 +94,18 @@ def checked_batch(x: tf.Tensor, size: int, message: str) -> tf.Tensor:
 
 
 def _compiled_by_xla() -> bool:
-    """Whether what is being traced is for XLA (`jit_compile=True`), which cannot compile the ops."""
-    return bool(control_flow_util.GraphOrParentsInXlaContext(ops.get_default_graph()))
+    """Whether what is being traced is for XLA (`jit_compile=True`), which cannot compile the ops.
+
+    Raises LibraryError if that cannot be known.
+    """
+    if tf.executing_eagerly():
+        return False
+    if _is_for_xla is None:
+        raise LibraryError(
+            f"in a graph, whether XLA compiles it cannot be known: TensorFlow {tf.__version__} has no "
+            "control_flow_util.GraphOrParentsInXlaContext"
+        )
+    return bool(_is_for_xla(tf.compat.v1.get_default_graph()))
 
 
 def _device() -> tuple[str, str]:
@@ -104,14 +123,37 @@ def _device() -> tuple[str, str]:
 
 def _scope() -> str:
     """Returns the name of the device that the innermost `tf.device` asks for; empty if none does."""
-    graph = None if tf.executing_eagerly() else ops.get_default_graph()
+    graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
     while graph is not None:
-        with graph.as_default():
-            if name := tf.no_op().device:
-                return str(name)
+        if name := _scope_of(graph):
+            return name
         graph = getattr(graph, "outer_graph", None)
     with tf.init_scope():
-        return (context.context().device_name or "") if tf.executing_eagerly() else ""
+        return _eager_scope() if tf.executing_eagerly() else ""
+
+
+def _scope_of(graph: Any) -> str:
+    """Returns the name of the device that a graph gives to new ops, empty if none."""
+    # Found by an op, which is not to be left in a graph of the user.
+    asked = tf.Graph()
+    try:
+        asked._device_function_stack = graph._device_function_stack.copy()
+        if graph._colocation_stack.peek_objs():  # the device may be that of an op of this graph
+            asked = graph
+    except AttributeError:
+        asked = graph
+    with asked.as_default():
+        return tf.no_op().device or ""
+
+
+def _eager_scope() -> str:
+    """Returns the name of the device that the eager `tf.device` asks for, empty if none does."""
+    try:
+        from tensorflow.python.eager import context
+
+        return context.context().device_name or ""
+    except (AttributeError, ImportError):
+        return str(tf.constant(()).device)  # where TensorFlow puts what may be anywhere; a copy to the device
 
 
 def gpus() -> tuple[str, ...]:

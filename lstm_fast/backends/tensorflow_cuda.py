@@ -222,6 +222,7 @@ def ops_state() -> str:
 
 @once("on a GPU, ")
 def _register() -> bool:
+    tensorflow_xla.call_module()
     tensorflow_xla.register(cuda().register_xla_handlers)
     return True
 
@@ -233,7 +234,8 @@ def unavailable(compiled: bool) -> Unavailable | None:
         least = least_capability()
         if compiled or _load()[0] is None:
             _register()
-    except LibraryError as error:
+        precision()
+    except (AttributeError, LibraryError) as error:  # AttributeError: tf.config.experimental promises nothing
         return Unavailable(f"TensorFlow runs on a GPU: {error}")
     for device in tf.config.get_visible_devices("GPU"):
         capability = tf.config.experimental.get_device_details(device).get("compute_capability")

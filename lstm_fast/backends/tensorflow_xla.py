@@ -5,12 +5,12 @@ at tracing left open: XLA fills them in when it compiles for a shape.
 """
 
 import ctypes
+import functools
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
-from tensorflow.compiler.tf2xla.ops import gen_xla_ops
 
 from lstm_fast.backends import RESERVE_NONE, RESERVE_RECOMPUTE, SECOND_ORDER, Direction, LibraryError, core, once
 
@@ -68,8 +68,21 @@ def register(register_handlers: Callable[[int], None]) -> None:
 
 @once("with jit_compile=True, ")
 def _register() -> bool:
+    call_module()
     register(core().register_xla_handlers)
     return True
+
+
+@functools.cache
+def call_module() -> Callable[..., list[tf.Tensor]]:
+    """Returns the op XlaCallModule, which only `jit_compile` needs; raises LibraryError if there is none."""
+    try:
+        from tensorflow.compiler.tf2xla.ops import gen_xla_ops
+
+        op: Callable[..., list[tf.Tensor]] = gen_xla_ops.xla_call_module
+    except Exception as error:
+        raise LibraryError(f"TensorFlow {tf.__version__} has no XlaCallModule ({error})") from error
+    return op
 
 
 def library() -> bool:
@@ -193,7 +206,7 @@ def call(
         sized: The operand whose axes open sizes are made of.
         platform: XLA's name of the device that it is called on.
     """
-    outputs: list[tf.Tensor] = gen_xla_ops.xla_call_module(
+    return call_module()(
         [operand for operand in operands if not isinstance(operand, tf.DType)],
         version=_VERSION,
         module=_module(target, attributes, operands, results, sized),
@@ -202,7 +215,6 @@ def call(
         platforms=[platform],
         dim_args_spec=[],
     )
-    return outputs
 
 
 def _module(

@@ -1,0 +1,103 @@
+"""What has to be in place before Keras is imported: which backend it runs on, and how much TensorFlow says."""
+
+import importlib.util
+import itertools
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+
+# Keras's backends, and the package that each of them imports. Where none is asked for, the first one that is installed
+# is used of those that train.
+_NEEDED = {"tensorflow": "tensorflow", "jax": "jax", "torch": "torch", "numpy": "jax", "openvino": "openvino"}
+_TRAINING = ("tensorflow", "jax", "torch")
+
+
+def prepare() -> None:
+    """Chooses a backend for Keras where nobody has, from what is installed.
+
+    Raises:
+        ImportError: There is none to choose, or KERAS_BACKEND names one that is not installed or unknown. In the
+            command `lstm-fast` that is one line on stderr and the exit status 2.
+    """
+    if command := _is_command():
+        # The command's own output is not to drown in TensorFlow's start-up messages, which can only be turned off
+        # before it is imported.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if "keras" in sys.modules:
+        return
+    try:
+        _choose_backend()
+    except ImportError as error:
+        if not command:
+            raise
+        print(f"lstm-fast: error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _choose_backend() -> None:
+    installed = [backend for backend in _TRAINING if _is_installed(backend)]
+    found = " and ".join(installed) or "none of them"
+    if backend := os.environ.get("KERAS_BACKEND"):
+        if backend not in _NEEDED:
+            raise ImportError(
+                f"KERAS_BACKEND: expected one of {', '.join(_NEEDED)}, found {backend!r}; installed of "
+                f"{', '.join(_TRAINING)}: {found}"
+            )
+        if not _is_installed(backend):
+            raise ImportError(
+                f"KERAS_BACKEND: found {backend!r}, for which Keras needs the package {_NEEDED[backend]}, which is not "
+                f"installed; installed of {', '.join(_TRAINING)}: {found}"
+            )
+        return
+    configured = _configured()
+    if configured in _NEEDED and _is_installed(configured):
+        return
+    if not installed:
+        raise ImportError(
+            "Keras needs TensorFlow, JAX or PyTorch, found none of them: run pip install tensorflow (or jax, or torch)"
+        )
+    os.environ["KERAS_BACKEND"] = installed[0]
+    # Where there was more than one to choose from, another may have been meant.
+    level = logging.INFO if len(installed) == 1 else logging.WARNING
+    logging.getLogger("lstm_fast").log(
+        level,
+        "Keras is set up for %s, which is not installed; it runs on %s (installed: %s). KERAS_BACKEND chooses another",
+        configured,
+        installed[0],
+        found,
+    )
+
+
+def _is_installed(backend: str) -> bool:
+    """Whether the package that a backend needs can be imported; a folder without code of the same name cannot."""
+    name = _NEEDED[backend]
+    if name in sys.modules:
+        return sys.modules[name] is not None
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return False
+    return spec is not None and spec.origin is not None
+
+
+def _configured() -> str:
+    """Returns the backend of Keras's own configuration, where KERAS_BACKEND does not name one."""
+    if "KERAS_HOME" in os.environ:
+        folder = Path(os.environ["KERAS_HOME"]).expanduser()
+    else:
+        home = Path("~").expanduser()
+        folder = (home if os.access(home, os.W_OK) else Path("/tmp")) / ".keras"
+    try:
+        return str(json.loads((folder / "keras.json").read_text())["backend"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return "tensorflow"
+
+
+def _is_command() -> bool:
+    """Whether this process is `lstm-fast` or `python -m lstm_fast`."""
+    program = next(iter(sys.argv), "")
+    if program == "-m":  # while Python looks for the module
+        return ("-m", "lstm_fast") in itertools.pairwise(sys.orig_argv)
+    return os.path.basename(program) == "lstm-fast"
