@@ -9,15 +9,18 @@ import data_parallel
 import numpy as np
 import pytest
 import tolerances
-import torch
 from cases import DTYPES, Problem, make_problem, solve_by_kernel, solve_by_reference
 from keras_side import fused
-from torch_side import array, tensor
 
 import lstm_fast
 from lstm_fast import _core
 from lstm_fast.backends import Direction
-from lstm_fast.backends import torch as backend
+
+torch = pytest.importorskip("torch")
+
+from torch_side import array, tensor  # noqa: E402
+
+from lstm_fast.backends import torch as backend  # noqa: E402
 
 pytestmark = pytest.mark.backends("torch")
 
@@ -208,7 +211,7 @@ def test_sparse_input_is_refused() -> None:
 def test_an_exported_program_cannot_contain_the_kernel() -> None:
     given = arguments(make_problem(states=False), requires_grad=False)
     with (
-        pytest.warns(DeprecationWarning, match="jit.trace"),
+        pytest.warns((DeprecationWarning, FutureWarning), match="jit.trace"),
         pytest.raises(RuntimeError, match=r"torch\.jit\.trace or torch\.export"),
     ):
         torch.jit.trace(lambda *tensors: lstm_fast.lstm(*tensors)[0], given)
