@@ -149,7 +149,12 @@ def _converted(model: Any, conversion: _Conversion) -> Any:
         if model.built and not copy.built:
             copy.build_from_config(model.get_build_config())
     elif isinstance(model, keras.Sequential) or hasattr(model, "operations"):  # the latter: a Functional model
-        copy = keras.models.clone_model(model, clone_function=conversion.clone, recursive=True)
+        try:
+            copy = keras.models.clone_model(model, clone_function=conversion.clone, recursive=True)
+        except TypeError:
+            # Keras 3.8 calls a subclass with the arguments of a Functional model: refused below.
+            if type(model).__module__.partition(".")[0] == "keras":
+                raise
     if isinstance(model, keras.Model) and type(copy) is not type(model):
         raise TypeError(
             f"{name}: `model`: expected a Sequential or Functional model or a layer, found {type(model).__qualname__}, "

@@ -2,6 +2,8 @@
 
 import concurrent.futures
 import math
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -254,6 +256,14 @@ def test_compiled_functions(compiler: str) -> None:
             np.testing.assert_allclose(
                 a, b, rtol=0.0, atol=tolerances.between_layers("float32", math.prod(given[0].shape), b)
             )
+
+
+def test_no_other_framework_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.compile would follow the question into TensorFlow, and warn of what it finds there."""
+    for name in ("tensorflow", "jax"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    with fused(forward=1):
+        lstm_fast.lstm(*arguments(make_problem(states=False), requires_grad=False))
 
 
 def test_both_directions_at_once() -> None:
