@@ -87,11 +87,14 @@ class _Conversion:
     def clone(self, layer: Any) -> Any:
         """Returns an unbuilt copy of a layer, or of another operation of a model, with the rules applied."""
         cls = type(layer)
-        return keras.saving.deserialize_keras_object(
+        copy = keras.saving.deserialize_keras_object(
             self.rewrite(keras.saving.serialize_keras_object(layer)),
             custom_objects={keras.saving.get_registered_name(cls): cls},
             safe_mode=False,  # nothing here comes from a file
         )
+        if copy.name != layer.name:  # Keras 3.8: an operation's config is without its name
+            copy.name = layer.name
+        return copy
 
     def rewrite(self, config: Any) -> Any:
         """Returns a config, or any part of one, with the serialized layers in it replaced."""
