@@ -5,7 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pytest_benchmark.fixture import BenchmarkFixture
+
+try:
+    from pytest_benchmark.fixture import BenchmarkFixture
+except ModuleNotFoundError:
+    raise pytest.UsageError(
+        "benchmarks: expected the package pytest-benchmark, found none; run pip install '.[bench]'"
+    ) from None
 
 from benchmarks import DEVICE
 from benchmarks.contenders import Contender

@@ -4,8 +4,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import threadpoolctl
 from pytest_benchmark.fixture import BenchmarkFixture
+
+threadpoolctl = pytest.importorskip("threadpoolctl")
 
 
 @pytest.fixture

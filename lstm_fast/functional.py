@@ -23,12 +23,13 @@ from lstm_fast.backends import (
 
 Shape = tuple[int | None, ...]
 
-# How the arrays of a framework are known, given its module. Tracers are instances of jax.Array.
+# How the arrays of a framework are known, given its module. Tracers are instances of jax.Array. TensorFlow comes last:
+# torch.compile follows its function into Python's modules, and warns of what it finds there.
 _IS_ARRAY: dict[str, Callable[[Any, Any], bool]] = {
     "numpy": lambda numpy, x: isinstance(x, numpy.ndarray),
     "torch": lambda torch, x: isinstance(x, torch.Tensor),
-    "tensorflow": lambda tensorflow, x: tensorflow.is_tensor(x),  # which torch.compile would stop at
     "jax": lambda jax, x: isinstance(x, jax.Array),
+    "tensorflow": lambda tensorflow, x: tensorflow.is_tensor(x),
 }
 
 # The fields of Direction: what the caller calls them, and their shapes.

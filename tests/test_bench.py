@@ -1,6 +1,7 @@
 """The command `lstm-fast bench`, with each of Keras's backends."""
 
 import dataclasses
+import importlib.util
 import itertools
 import json
 import os
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 
 from lstm_fast.bench import keras_layers, measure, product, scenarios, turns
-from lstm_fast.bench.contenders import FAST, KERAS, PYTORCH, XLA, Contender
+from lstm_fast.bench.contenders import FAST, KERAS, PYTORCH, XLA, Contender, keras_contender
 from lstm_fast.bench.measure import Measurement, Place
 from lstm_fast.bench.prepared import Prepared
 from lstm_fast.bench.scenarios import Problem, Scenario
@@ -46,12 +47,12 @@ def read(output: Path) -> dict[str, Any]:
 Change = Callable[[list[np.ndarray]], list[np.ndarray]]
 
 
-def only(monkeypatch: pytest.MonkeyPatch, changes: dict[str, Change]) -> None:
-    """Lets these contenders alone take part, and changes what they return."""
+def only(monkeypatch: pytest.MonkeyPatch, changes: dict[str, Change], *further: Contender) -> None:
+    """Lets these contenders alone take part, the user's or further ones, and changes what they return."""
     users_contenders = measure.users_contenders
 
     def changed(policy: str, on_gpu: bool) -> Iterator[Contender]:
-        for contender in users_contenders(policy, on_gpu):
+        for contender in (*users_contenders(policy, on_gpu), *further):
 
             def prepare(problem: Problem, training: bool, contender: Contender = contender) -> Prepared:
                 prepared = contender.prepare(problem, training)
@@ -137,19 +138,19 @@ def test_who_is_wrong_is_not_timed(
         raise MemoryError("too little\nof it")
 
     values = itertools.cycle((0.1, np.nan))
-    wrong = {KERAS: list, FAST: lambda arrays: [array + next(values) for array in arrays], PYTORCH: broken}
-    only(monkeypatch, wrong)
+    wrong = {KERAS: list, FAST: lambda arrays: [array + next(values) for array in arrays], "Broken": broken}
+    only(monkeypatch, wrong, keras_contender("Broken"))
     assert main(["bench", *SHAPE, "--output", str(tmp_path)]) == 1
     printed = capsys.readouterr()
     for line in (
         "lstm-fast: bench failed: training 2,5,3,4: FastLSTM: ",
         "is off by nan of its norm, 1e-04 allowed\n",
-        "inference 2,5,3,4: PyTorch: MemoryError: too little\n",
+        "inference 2,5,3,4: Broken: MemoryError: too little\n",
     ):
         assert line in printed.err
     assert "failed" in printed.out
     for case in read(tmp_path)["measurements"]:
-        assert {*case["failures"]} == {FAST, PYTORCH}
+        assert {*case["failures"]} == {FAST, "Broken"}
         assert case["ratios"] == {}
         assert {*case["ms"]} == {KERAS, measure.PRODUCT}
 
@@ -185,13 +186,14 @@ def test_as_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     monkeypatch.setattr(keras_layers.framework(), "device", lambda: "abacus")
     monkeypatch.setattr(product, "GPU_SIZE", 64)
     only(monkeypatch, {KERAS: list, FAST: list, PYTORCH: list})
+    absent = "PyTorch sees no GPU" if importlib.util.find_spec("torch") else "torch is not installed"
     assert main(["bench", *SHAPE, "--output", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     assert "GPU: abacus, driver" in printed
     assert f"{keras.backend.backend()}'s float32 matrix product of size 64 on the GPU" in printed
     for case in read(tmp_path)["measurements"]:
         assert case["tolerance"] > 1e-4  # TF32
-        assert case["absent"] == {PYTORCH: "PyTorch sees no GPU"}
+        assert case["absent"] == {PYTORCH: absent}
         assert case["ratios"][KERAS] > 0
 
 

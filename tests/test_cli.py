@@ -16,6 +16,9 @@ import pytest
 import lstm_fast
 from lstm_fast import _core, files
 from lstm_fast.cli import main
+
+pytest.importorskip("tensorflow")
+
 from lstm_fast.imdb import data, sample
 
 FILES = {"model.keras", "history.json", "history.png", "run.json", "vocabulary.subwords"}

@@ -115,7 +115,9 @@ def inputs_of(model: keras.Model) -> Any:
 
     def array(shape: tuple[int | None, ...]) -> np.ndarray:
         sizes = [BATCH, *(TIME if size is None else size for size in shape[1:])]
-        return rng.integers(0, WORDS, sizes) if len(sizes) == 2 else rng.standard_normal(sizes).astype(np.float32)
+        if len(sizes) == 2:
+            return rng.integers(0, WORDS, sizes, np.int32)  # of int64, JAX warns in Keras
+        return rng.standard_normal(sizes).astype(np.float32)
 
     arrays = {tensor.name: array(tensor.shape) for tensor in model.inputs}
     return arrays if len(arrays) > 1 else next(iter(arrays.values()))
@@ -215,7 +217,7 @@ def test_sharing_is_kept() -> None:
 def test_training_goes_on_where_it_was() -> None:
     model = sequential()
     model.compile(keras.optimizers.Adam(0.01), keras.losses.BinaryCrossentropy(from_logits=True), metrics=["accuracy"])
-    x, y = inputs_of(model), np.arange(BATCH) % 2
+    x, y = inputs_of(model), np.arange(BATCH, dtype=np.int32) % 2
     model.fit(x, y, epochs=2, verbose=0)
     model.optimizer.learning_rate = 0.02
     fast = accelerate(model)

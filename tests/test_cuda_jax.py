@@ -16,7 +16,7 @@ import pytest
 import tolerances
 from cases import RESERVE_MODES, assert_same_bits, label, make_problem, pairwise
 from cuda_side import LAYERS, SMALL, check_agreement, check_layer, ran, solve_exactly, with_dropout_in_one_direction
-from keras_side import fused
+from keras_side import framework, fused
 
 import lstm_fast
 from lstm_fast import backends
@@ -63,7 +63,7 @@ def float64(request: pytest.FixtureRequest) -> Iterator[None]:
     """JAX has float64 only where it is told to."""
     options = getattr(request.node, "callspec", None)
     dtype = options.params.get("options", {}).get("dtype", "float32") if options else "float32"
-    with jax.enable_x64(dtype == "float64"):
+    with framework.precision(dtype):
         yield
 
 

@@ -8,7 +8,6 @@ import emulated
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 import tolerances
 from cases import DTYPES, MASKS, assert_same_bits, label, make_problem, pairwise
 from cuda_side import (
@@ -21,12 +20,17 @@ from cuda_side import (
     with_dropout_in_one_direction,
 )
 from keras_side import fused
-from tensorflow_side import solve_by_tensorflow
 
 import lstm_fast
 from lstm_fast import backends, layers
-from lstm_fast.backends import LibraryError, tensorflow_cuda, tensorflow_xla
-from lstm_fast.backends import tensorflow as backend
+from lstm_fast.backends import LibraryError
+
+tf = pytest.importorskip("tensorflow")
+
+from tensorflow_side import solve_by_tensorflow  # noqa: E402
+
+from lstm_fast.backends import tensorflow as backend  # noqa: E402
+from lstm_fast.backends import tensorflow_cuda, tensorflow_xla  # noqa: E402
 
 # How the kernels are reached, and in which of TensorFlow's modes. XLA also serves where it compiles nothing else.
 WAYS = (("op", "eager"), ("op", "graph"), ("xla", "eager"), ("xla", "graph"), ("xla", "jit"))

@@ -9,16 +9,20 @@ import keras
 import numpy as np
 import pytest
 import tolerances
-import torch
 from cases import DTYPES, MASKS, RESERVE_MODES, assert_same_bits, label, make_problem, pairwise
 from cuda_side import LAYERS, SMALL, check_agreement, check_layer, ran, solve_exactly, with_dropout_in_one_direction
 from keras_side import fused
-from torch_side import solve_by_torch, tensor
 
 import lstm_fast
 from lstm_fast import backends
-from lstm_fast.backends import PRECISIONS, LibraryError, core, torch_cuda
-from lstm_fast.backends import torch as backend
+from lstm_fast.backends import PRECISIONS, LibraryError, core
+
+torch = pytest.importorskip("torch")
+
+from torch_side import solve_by_torch, tensor  # noqa: E402
+
+from lstm_fast.backends import torch as backend  # noqa: E402
+from lstm_fast.backends import torch_cuda  # noqa: E402
 
 pytestmark = pytest.mark.backends("torch")
 

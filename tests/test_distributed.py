@@ -8,11 +8,12 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from data_parallel import STEPS, WORDS, check, make_data, make_optimizer, run_script
 from keras_side import fused
 
 from lstm_fast import FastBidirectional, FastLSTM
+
+tf = pytest.importorskip("tensorflow")
 
 TRAIN = """
 import functools, json, os, sys

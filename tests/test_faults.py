@@ -1,5 +1,6 @@
 """Broken installations and bad settings: a clear message, and where a Keras layer can still run, its result."""
 
+import importlib.machinery
 import json
 import os
 import shutil
@@ -69,14 +70,15 @@ def overwrite(library: Path) -> None:
     library.write_bytes(b"\0" * library.stat().st_size)
 
 
+CORE = f"_core{importlib.machinery.EXTENSION_SUFFIXES[0]}"
 REASONS = {delete: "is missing", truncate: "cut off", empty: "cannot be loaded", overwrite: "cannot be loaded"}
 
 Damage = tuple[str, Callable[[Path], None]]
 # What is found out without the framework is found out once, with TensorFlow.
 DAMAGES: list[Damage] = (
-    [(library, damage) for library in ("liblstm_fast.so", "_core*.so", "_tensorflow_cpu.so") for damage in REASONS]
+    [(library, damage) for library in ("liblstm_fast.so", CORE, "_tensorflow_cpu.so") for damage in REASONS]
     if keras.backend.backend() == "tensorflow"
-    else [("liblstm_fast.so", delete), ("_core*.so", overwrite)]
+    else [("liblstm_fast.so", delete), (CORE, overwrite)]
 )
 BAD_SETTINGS = [
     ("LSTM_FAST_KERNEL", "bogus"),

@@ -67,7 +67,8 @@ def solve(problem: Problem, reserve: str = "gates") -> Solution:
                 problem, mode="graph", reserve=reserve
             )
     jax = importlib.import_module("jax")
-    with jax.enable_x64(problem.x.dtype == np.float64), jax.default_matmul_precision("highest"):
+    precision = importlib.import_module("frameworks.jax").precision
+    with precision(problem.x.dtype.name), jax.default_matmul_precision("highest"):
         return importlib.import_module("jax_side").solve_by_jax(problem, jit=True, reserve=reserve)
 
 

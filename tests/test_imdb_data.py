@@ -12,9 +12,10 @@ import keras
 import numpy as np
 import pytest
 import shared_data
-import tensorflow as tf
 
-from lstm_fast.imdb import data, sample
+tf = pytest.importorskip("tensorflow")
+
+from lstm_fast.imdb import data, sample  # noqa: E402
 
 TINY = "aclImdb_tiny_128_32.tar.gz"
 VOCABULARY = "vocab_full.subwords"

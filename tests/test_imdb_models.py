@@ -8,6 +8,9 @@ import pytest
 
 import lstm_fast
 from lstm_fast import _core
+
+pytest.importorskip("tensorflow")
+
 from lstm_fast.imdb import compare, data, models, sample
 
 PARAMETERS = {"single": 598_209, "stacked": 635_329}

@@ -7,7 +7,6 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 import tolerances
 from cases import (
     KINDS,
@@ -18,12 +17,17 @@ from cases import (
     solve_by_reference,
 )
 from keras_side import fused
-from tensorflow_side import solve_by_tensorflow
 
 import lstm_fast
 from lstm_fast import FastBidirectional, FastLSTM
-from lstm_fast.backends import LibraryError, tensorflow_xla
-from lstm_fast.backends import tensorflow as backend
+from lstm_fast.backends import LibraryError
+
+tf = pytest.importorskip("tensorflow")
+
+from tensorflow_side import solve_by_tensorflow  # noqa: E402
+
+from lstm_fast.backends import tensorflow as backend  # noqa: E402
+from lstm_fast.backends import tensorflow_xla  # noqa: E402
 
 BATCH, TIME, FEATURES, UNITS = 4, 7, 5, 6
 TERMS = BATCH * TIME * (FEATURES + UNITS)

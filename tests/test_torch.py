@@ -2,6 +2,8 @@
 
 import concurrent.futures
 import math
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +11,18 @@ import data_parallel
 import numpy as np
 import pytest
 import tolerances
-import torch
 from cases import DTYPES, Problem, make_problem, solve_by_kernel, solve_by_reference
 from keras_side import fused
-from torch_side import array, tensor
 
 import lstm_fast
 from lstm_fast import _core
 from lstm_fast.backends import Direction
-from lstm_fast.backends import torch as backend
+
+torch = pytest.importorskip("torch")
+
+from torch_side import array, tensor  # noqa: E402
+
+from lstm_fast.backends import torch as backend  # noqa: E402
 
 pytestmark = pytest.mark.backends("torch")
 
@@ -249,6 +254,14 @@ def test_compiled_functions(compiler: str) -> None:
             np.testing.assert_allclose(
                 a, b, rtol=0.0, atol=tolerances.between_layers("float32", math.prod(given[0].shape), b)
             )
+
+
+def test_no_other_framework_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.compile would follow the question into TensorFlow, and warn of what it finds there."""
+    for name in ("tensorflow", "jax"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    with fused(forward=1):
+        lstm_fast.lstm(*arguments(make_problem(states=False), requires_grad=False))
 
 
 def test_both_directions_at_once() -> None:

@@ -26,8 +26,8 @@ Error* Fail(const Api* api, Code code, const char* message) {
 
 void ThrowIf(const Api* api, Error* error) {
   if (!error) return;
-  GetMessage get = {sizeof get, nullptr, error, nullptr};
-  api->get_message(&get);
+  GetDetails get = {kGetDetailsSize, nullptr, error, "XLA gives no reason", {}};
+  api->get_details(&get);
   const std::string message = get.message;
   DestroyError destroy = {sizeof destroy, nullptr, error};
   api->destroy_error(&destroy);

@@ -1,8 +1,9 @@
 // The part of XLA's foreign function interface (FFI) that the handlers use, declared here because neither jaxlib nor
 // TensorFlow is needed at build time. It is version 0.1 of the interface, which jaxlib 0.5 and later and
 // TensorFlow 2.18 and later all accept: a runtime refuses a handler whose minor version is above its own, and takes
-// older ones. Structs only ever grow at the end, so each begins with its own size. tests/test_xla.py compares
-// everything below with the header that jaxlib brings.
+// older ones. Structs begin with their own size, and grow at the end: a runtime hands out more than is declared here,
+// but may refuse, or write beyond, what is smaller than its own. So what we hand out has what version 0.5 has, and
+// reads as well by older ones. tests/test_xla.py compares everything below with the header that jaxlib brings.
 #ifndef LSTM_FAST_BINDINGS_XLA_FFI_H_
 #define LSTM_FAST_BINDINGS_XLA_FFI_H_
 
@@ -99,12 +100,14 @@ struct CreateError {
 };
 constexpr size_t kCreateErrorSize = offsetof(CreateError, code) + sizeof(Code);  // without padding
 
-struct GetMessage {
+struct GetDetails {
   size_t struct_size;
   Extension* extensions;
   Error* error;
   const char* message;  // out
+  Code code;            // out, from 0.5 on
 };
+constexpr size_t kGetDetailsSize = offsetof(GetDetails, code) + sizeof(Code);  // without padding
 
 struct DestroyError {
   size_t struct_size;
@@ -120,6 +123,7 @@ struct Register {
   Extension* extensions;
   Bytes name, platform;
   Handler *instantiate, *prepare, *initialize, *execute;  // all but the last may be null
+  Handler* record;                                        // null; before 0.5, the traits are here: none
   uint32_t traits;
 };
 constexpr size_t kRegisterSize = offsetof(Register, traits) + sizeof(uint32_t);  // without padding
@@ -152,7 +156,7 @@ struct Api {
   Version version;
   const void* internal;
   Error* (*create_error)(CreateError*);
-  void (*get_message)(GetMessage*);
+  void (*get_details)(GetDetails*);
   void (*destroy_error)(DestroyError*);
   Error* (*register_handler)(Register*);
   Error* (*stream_get)(StreamGet*);

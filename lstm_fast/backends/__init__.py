@@ -6,6 +6,7 @@ A backend is a module with the functions of `Backend`. It converts and calls; ar
 
 import functools
 import importlib
+import importlib.machinery
 import os
 import pathlib
 import re
@@ -165,11 +166,9 @@ def check_library(path: pathlib.Path) -> None:
 @once()
 def core() -> ModuleType:
     """Returns the compiled module `lstm_fast._core`; raises LibraryError if it cannot be loaded."""
-    modules = list(_PACKAGE.glob("_core*.so"))
-    for path in [*modules, _PACKAGE / "liblstm_fast.so"]:
-        check_library(path)
-    if not modules:
-        raise LibraryError(f"{_PACKAGE / '_core*.so'} is missing: reinstall lstm_fast")
+    # Of this Python: one that was built in place may lie beside it for another.
+    for name in (f"_core{importlib.machinery.EXTENSION_SUFFIXES[0]}", "liblstm_fast.so"):
+        check_library(_PACKAGE / name)
     try:
         return importlib.import_module("lstm_fast._core")
     except ImportError as error:

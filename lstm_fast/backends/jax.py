@@ -8,6 +8,7 @@ These are primitives, not a `jax.custom_vjp`: that would do the backward pass of
 """
 
 import concurrent.futures
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, NoReturn
@@ -15,11 +16,12 @@ from typing import Any, NamedTuple, NoReturn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import ShapedArray
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.extend.core import Primitive, jaxpr_as_fun
 from jax.interpreters import batching, mlir
 from jax.interpreters.ad import Zero, is_undefined_primal, primitive_jvps, primitive_transposes
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
 from lstm_fast.backends import (
     IN_THEIR_PLACE,
@@ -253,7 +255,10 @@ def _run_on_cpu(*arrays: Any, call: _Call) -> list[Any]:
 
 def _types_on_one_device(*arrays: Any, call: _Call) -> list[Any]:
     operands = call.spread(arrays)
-    return _typed(call, operands[0], call.asked(call.types(operands[0], operands[2 + call.directions].shape[0])))
+    x = operands[0]
+    results = call.asked(call.types(x, operands[2 + call.directions].shape[0]))
+    # Nothing is spread on one device, whatever mesh there is around; only what varies in jax.shard_map has one.
+    return _typed(call, x, results) if _varying(x) else [ShapedArray(r.shape, r.dtype) for r in results]
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -271,6 +276,15 @@ mlir.register_lowering(_passes_p, mlir.lower_fun(jax_cuda.run, multiple_results=
 
 
 # On several devices
+
+
+def _sum_over_devices(value: Any, axes: Any) -> Any:
+    """`jax.lax.psum` in the part of a partitioned call that one device runs."""
+    # JAX 0.12 lowers the addition of two numbers in the mesh of the caller's `jax.set_mesh`; if the axes of that are
+    # explicit, it puts shardings into the addition, which XLA refuses.
+    without_mesh = getattr(jax.sharding, "use_abstract_mesh", None)
+    with without_mesh(AbstractMesh((), ())) if without_mesh else contextlib.nullcontext():
+        return jax.lax.psum(value, axes)
 
 
 @functools.cache
@@ -298,7 +312,7 @@ def _partitioned(call: _Call) -> Callable[..., list[Any]]:
             if axes is None:
                 return results
             return [
-                jax.lax.psum(result, axes) if kind.batch is None else result
+                _sum_over_devices(result, axes) if kind.batch is None else result
                 for result, kind in zip(results, call.results, strict=True)
             ]
 
@@ -425,8 +439,8 @@ def _typed(call: _Call, x: Any, results: Sequence[Any]) -> list[Any]:
 
 
 def _varying(value: Any) -> frozenset[Any]:
-    """The axes of `jax.shard_map` along which a value differs."""
-    kind = jax.typeof(value)
+    """The axes of `jax.shard_map` along which a value differs, or one of this type."""
+    kind = value if isinstance(value, ShapedArray) else jax.typeof(value)
     return getattr(getattr(kind, "mat", None), "varying", None) or getattr(kind, "vma", None) or frozenset()
 
 

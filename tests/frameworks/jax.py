@@ -1,6 +1,7 @@
 """JAX: see the package."""
 
 import contextlib
+import importlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,7 +17,9 @@ REACHED = {"float64": "float32"}  # keras.ops.matmul computes float64 in float32
 
 
 def precision(dtype: str) -> contextlib.AbstractContextManager[None]:
-    return jax.enable_x64(dtype == "float64")
+    place = jax if hasattr(jax, "enable_x64") else importlib.import_module("jax.experimental")  # before 0.8
+    enable_x64: Callable[[bool], contextlib.AbstractContextManager[None]] = place.enable_x64
+    return enable_x64(dtype == "float64")
 
 
 def run(
