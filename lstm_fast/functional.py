@@ -93,7 +93,8 @@ def lstm(
     Raises:
         TypeError: An argument has the wrong type or dtype.
         ValueError: An argument has the wrong shape, or a variable LSTM_FAST_* a bad value.
-        RuntimeError: The compiled library cannot be used here; the message says why.
+        RuntimeError: The compiled library cannot be used here, or not under a transform that is at work (`make_fx`,
+            `torch.func.jvp`, ...); the message says why, and what to use there.
 
     Example:
     >>> x = np.random.rand(32, 10, 8).astype("float32")
@@ -162,7 +163,8 @@ def recurrence(
     Raises:
         TypeError: An argument has the wrong type or dtype.
         ValueError: An argument has the wrong shape, or LSTM_FAST_ISA or LSTM_FAST_NUM_THREADS a bad value.
-        RuntimeError: The compiled library cannot be used here; the message says why.
+        RuntimeError: The compiled library cannot be used here, or not under a transform that is at work (`make_fx`,
+            `torch.func.jvp`, ...); the message says why, and what to use there.
 
     Example:
     >>> table = np.random.rand(1000, 16).astype("float32")  # of 1000 words, projected: 4 gates of 4 units
