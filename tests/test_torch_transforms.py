@@ -36,7 +36,9 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors"),
     pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor"),
     pytest.mark.filterwarnings("ignore:Attempted to insert a get_attr Node"),
-    pytest.mark.filterwarnings("ignore:_param_constant. created when tracing", "ignore:Node .*lifted_tensor"),
+    pytest.mark.filterwarnings(
+        "ignore:_param_constant. created when tracing", "ignore:.*lifted_tensor", "ignore:.*get_attr references"
+    ),
     pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning"),
 ]
 
