@@ -99,8 +99,9 @@ def lstm(
     Raises:
         TypeError: An argument has the wrong type or dtype.
         ValueError: An argument has the wrong shape, or a variable LSTM_FAST_* a bad value.
-        RuntimeError: The compiled library cannot be used here; the message says why. Also under
-            `LSTM_FAST_KERNEL=keras`, as a function has no Keras path.
+        RuntimeError: The compiled library cannot be used here, or not under a transform that is at work (`make_fx`,
+            `torch.func.jvp`, ...); the message says why, and what to use there. Also under `LSTM_FAST_KERNEL=keras`,
+            as a function has no Keras path.
 
     Example:
     >>> x = np.random.rand(32, 10, 8).astype("float32")
