@@ -1,6 +1,6 @@
 """What must hold for any shape, mask and option (hypothesis): the reference, and symmetries to the bit."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +9,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from lstm_fast import _core
+from lstm_fast.functional import lstm
+
 sizes = st.integers(1, 40)
+
+
+def spread(array: np.ndarray) -> np.ndarray:
+    """The array, with a NaN after each of its numbers."""
+    room = np.full((*array.shape, 2), np.nan, array.dtype)
+    room[..., 0] = array
+    return room[..., 0]
+
+
+# Copies of an array that lie in memory in other ways.
+LAYOUTS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
+    "dense": np.copy,
+    "spread": spread,
+    "time first": lambda array: np.ascontiguousarray(array.swapaxes(0, 1)).swapaxes(0, 1),
+    "from the end": lambda array: np.ascontiguousarray(array[::-1, ::-1])[::-1, ::-1],
+}
 
 
 @st.composite
@@ -79,3 +98,29 @@ def test_right_padding_changes_nothing_but_the_padding(problem, padding):
         np.testing.assert_array_equal(one.c_n[n], other.c_n[n])
     if not problem.return_sequences:
         np.testing.assert_array_equal(one.y, other.y)
+
+
+@settings(max_examples=100)
+@given(problems(directions=[1]), st.sampled_from(sorted(LAYOUTS)), st.integers(0, 2**16), st.integers(1, 8))
+def test_how_arrays_lie_and_which_bytes_are_true_does_not_matter(problem, layout, seed, threads):
+    expected = solve_by_kernel(problem, backward=False)
+    mask = None
+    if problem.mask is not None:
+        problem = problem.poisoned()
+        true = np.random.default_rng(seed).integers(1, 256, problem.mask.shape, np.uint8)  # any byte but 0
+        mask = LAYOUTS[layout](np.where(problem.mask, true, 0).astype(np.uint8).view(bool))
+    before = _core.threads()
+    _core.set_threads(threads)
+    y, h, c = lstm(
+        LAYOUTS[layout](problem.x),
+        *(given[0] for given in (problem.kernels, problem.recurrent_kernels, problem.biases)),
+        initial_state=None if problem.h0[0] is None else (problem.h0[0], problem.c0[0]),
+        mask=mask,
+        input_dropout=problem.input_dropout[0],
+        recurrent_dropout=problem.recurrent_dropout[0],
+        **problem.options,
+    )
+    _core.set_threads(before)
+    np.testing.assert_array_equal(y, expected.y)
+    np.testing.assert_array_equal(h, expected.h_n[0])
+    np.testing.assert_array_equal(c, expected.c_n[0])

@@ -1,175 +1,220 @@
 #include "reference.h"
 
 #include <cmath>
-#include <functional>
 
-namespace lstm_fast::test {
+namespace lstm_fast::testing {
 namespace {
 
-double Sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
+using Numbers = std::vector<double>;
 
+size_t Index(int64_t i) { return static_cast<size_t>(i); }
+
+double Sigmoid(double z) { return z >= 0 ? 1 / (1 + std::exp(-z)) : std::exp(z) / (1 + std::exp(z)); }
+
+// All elements, or as many copies of `otherwise` where there is no array.
+Numbers Values(const Case& problem, const Guarded& array, int64_t count, double otherwise) {
+  Numbers values(Index(count), otherwise);
+  for (int64_t i = 0; i < count && array.present(); ++i)
+    values[Index(i)] = Decode(problem.options.dtype, array.data(), i);
+  return values;
+}
+
+// A real timestep of one row, as the backward pass needs it.
 struct Step {
-  int64_t time;
-  Values gates;                  // [4H]: i, f, g, o
-  Values h_before, c_before, c;  // [H]
+  int64_t t;              // in input order
+  Numbers x, h_before;    // [4, D] and [4, H], after dropout
+  Numbers c_before;       // [H]
+  Numbers i, f, g, o, c;  // [H]
 };
 
-// One row in one direction.
-class Row {
+// One direction of a problem; B, T, D, H as in the contract.
+class Direction {
  public:
-  Row(const Case& c, int n, int64_t row) : c_(c), p_(c.problem), d_(c.direction[n]), n_(n), row_(row) {
-    reversed_ = p_.directions == 2 ? n == 1 : p_.go_backwards;
+  Direction(const Case& problem, int n)
+      : problem_(problem),
+        options_(problem.options),
+        n_(n),
+        B(options_.batch),
+        T(options_.time),
+        D(options_.projected ? 0 : problem.features),
+        H(options_.units),
+        backward_in_time_(options_.directions == 2 ? n == 1 : options_.go_backwards) {
+    const DirectionArrays& a = problem.direction[n];
+    kernel_ = Values(problem, a.kernel, D * 4 * H, 0.0);
+    recurrent_kernel_ = Values(problem, a.recurrent_kernel, H * 4 * H, 0.0);
+    bias_ = Values(problem, a.bias, 4 * H, 0.0);
+    h0_ = Values(problem, a.h0, B * H, 0.0);
+    c0_ = Values(problem, a.c0, B * H, 0.0);
+    input_dropout_ = Values(problem, a.input_dropout, 4 * B * D, 1.0);
+    recurrent_dropout_ = Values(problem, a.recurrent_dropout, 4 * B * H, 1.0);
+    dh_n_ = Values(problem, a.dh_n, B * H, 0.0);
+    dc_n_ = Values(problem, a.dc_n, B * H, 0.0);
   }
 
-  void Forward(Solution& s) {
-    const int64_t units = p_.units;
-    Values h(At(units)), cell(At(units)), shown(At(units));
-    for (int64_t j = 0; j < units; ++j) {
-      if (d_.h0) h[At(j)] = (*d_.h0)[At(row_ * units + j)];
-      if (d_.c0) cell[At(j)] = (*d_.c0)[At(row_ * units + j)];
-    }
-    for (int64_t k = 0; k < p_.time; ++k) {
-      const int64_t t = reversed_ ? p_.time - 1 - k : k;
-      if (c_.Real(row_, t)) {
-        Run(t, h, cell);
-        shown = h;
-        source_.push_back(static_cast<int64_t>(steps_.size()) - 1);
-      } else {
-        if (p_.zero_output_for_mask) shown.assign(At(units), 0);
-        source_.push_back(p_.zero_output_for_mask || source_.empty() ? -1 : source_.back());
-      }
-      if (p_.return_sequences || k == p_.time - 1) {
-        for (int64_t j = 0; j < units; ++j) s.y[OutputOf(k, j)] = shown[At(j)];
-      }
-    }
-    for (int64_t j = 0; j < units; ++j) {
-      s.h_n[n_][At(row_ * units + j)] = h[At(j)];
-      s.c_n[n_][At(row_ * units + j)] = cell[At(j)];
-    }
-  }
-
-  void Backward(Solution& s) {
-    const int64_t units = p_.units;
-    Values dy(steps_.size() * At(units));
-    for (int64_t k = p_.return_sequences ? 0 : p_.time - 1; c_.dy && k >= 0 && k < p_.time; ++k) {
-      if (source_[At(k)] < 0) continue;
-      for (int64_t j = 0; j < units; ++j) dy[At(source_[At(k)] * units + j)] += (*c_.dy)[OutputOf(k, j)];
-    }
-    Values dh(At(units)), dc(At(units));
-    for (int64_t j = 0; j < units; ++j) {
-      if (d_.dh_n) dh[At(j)] = (*d_.dh_n)[At(row_ * units + j)];
-      if (d_.dc_n) dc[At(j)] = (*d_.dc_n)[At(row_ * units + j)];
-    }
-    for (int64_t k = static_cast<int64_t>(steps_.size()) - 1; k >= 0; --k) {
-      const Step& step = steps_[At(k)];
-      Values dz(At(4 * units));
-      for (int64_t j = 0; j < units; ++j) {
-        const double in = step.gates[At(j)], forget = step.gates[At(units + j)];
-        const double candidate = step.gates[At(2 * units + j)], out = step.gates[At(3 * units + j)];
-        const double tanh_c = std::tanh(step.c[At(j)]), own = dh[At(j)] + dy[At(k * units + j)];
-        const double d_cell = dc[At(j)] + own * out * (1 - tanh_c * tanh_c);
-        dz[At(j)] = d_cell * candidate * in * (1 - in);
-        dz[At(units + j)] = d_cell * step.c_before[At(j)] * forget * (1 - forget);
-        dz[At(2 * units + j)] = d_cell * in * (1 - candidate * candidate);
-        dz[At(3 * units + j)] = own * tanh_c * out * (1 - out);
-        dc[At(j)] = d_cell * forget;
-      }
-      dh.assign(At(units), 0);
-      for (int64_t gate = 0; gate < 4 * units; ++gate) {
-        const double d = dz[At(gate)];
-        s.dbias[n_][At(gate)] += d;
-        for (int64_t i = 0; i < units; ++i) {
-          const double multiplier = Multiplier(d_.recurrent_dropout, gate / units, i, units);
-          s.drecurrent_kernel[n_][At(i * 4 * units + gate)] += multiplier * step.h_before[At(i)] * d;
-          dh[At(i)] += multiplier * d_.recurrent_kernel[At(i * 4 * units + gate)] * d;
-        }
-        if (p_.projected) {
-          s.dx[XOf(step.time, n_ * 4 * units + gate)] = d;
-          continue;
-        }
-        for (int64_t i = 0; i < p_.input; ++i) {
-          const double multiplier = Multiplier(d_.input_dropout, gate / units, i, p_.input);
-          s.dkernel[n_][At(i * 4 * units + gate)] += multiplier * c_.x[XOf(step.time, i)] * d;
-          s.dx[XOf(step.time, i)] += multiplier * (*d_.kernel)[At(i * 4 * units + gate)] * d;
-        }
-      }
-    }
-    for (int64_t j = 0; j < units; ++j) {
-      s.dh0[n_][At(row_ * units + j)] = dh[At(j)];
-      s.dc0[n_][At(row_ * units + j)] = dc[At(j)];
+  void Solve(const Numbers& dy, Solution& solution) const {
+    Solution::Direction& out = solution.direction[n_];
+    out.dkernel.resize(kernel_.size());
+    out.drecurrent_kernel.resize(recurrent_kernel_.size());
+    out.dbias.resize(Index(4 * H));
+    out.dz.resize(Index(B * T * 4 * H));
+    out.h_n = h0_;
+    out.c_n = c0_;
+    out.dh0 = dh_n_;
+    out.dc0 = dc_n_;
+    for (int64_t b = 0; b < B; ++b) {
+      const std::vector<Step> steps = Forward(b, solution.y, &out.h_n[Index(b * H)], &out.c_n[Index(b * H)]);
+      Backward(b, steps, dy, solution, &out.dh0[Index(b * H)], &out.dc0[Index(b * H)]);
     }
   }
 
  private:
-  static size_t At(int64_t i) { return static_cast<size_t>(i); }
+  // The input time of a position in processing order.
+  int64_t TimeOf(int64_t position) const { return backward_in_time_ ? T - 1 - position : position; }
 
-  // Where an output lies: two directions have the order of the input, one has that in which it runs.
-  size_t OutputOf(int64_t k, int64_t unit) const {
-    const int64_t time = p_.return_sequences ? (p_.directions == 2 && reversed_ ? p_.time - 1 - k : k) : 0;
-    const int64_t times = p_.return_sequences ? p_.time : 1;
-    return At(((row_ * times + time) * p_.directions + n_) * p_.units + unit);
+  // Where this direction's units of an output begin in y, for a position in processing order.
+  int64_t OutputOffset(int64_t b, int64_t position) const {
+    const bool in_input_order = options_.directions == 2;
+    const int64_t t = in_input_order ? TimeOf(position) : position;
+    const int64_t width = options_.directions * H;
+    return options_.return_sequences ? (b * T + t) * width + n_ * H : b * width + n_ * H;
   }
 
-  size_t XOf(int64_t time, int64_t feature) const { return At((row_ * p_.time + time) * p_.input + feature); }
+  bool HasOutput(int64_t position) const { return options_.return_sequences || position == T - 1; }
 
-  double Multiplier(const std::optional<Values>& dropout, int64_t gate, int64_t i, int64_t count) const {
-    return dropout ? (*dropout)[At((gate * p_.batch + row_) * count + i)] : 1;
-  }
-
-  void Run(int64_t t, Values& h, Values& cell) {
-    const int64_t units = p_.units;
-    Step step{t, Values(At(4 * units)), h, cell, Values(At(units))};
-    for (int64_t gate = 0; gate < 4 * units; ++gate) {
-      double z = d_.bias ? (*d_.bias)[At(gate)] : 0;
-      if (p_.projected) z += c_.x[XOf(t, n_ * 4 * units + gate)];
-      for (int64_t i = 0; i < p_.input && !p_.projected; ++i) {
-        z += Multiplier(d_.input_dropout, gate / units, i, p_.input) * c_.x[XOf(t, i)] *
-             (*d_.kernel)[At(i * 4 * units + gate)];
-      }
-      for (int64_t i = 0; i < units; ++i) {
-        z += Multiplier(d_.recurrent_dropout, gate / units, i, units) * h[At(i)] *
-             d_.recurrent_kernel[At(i * 4 * units + gate)];
-      }
-      step.gates[At(gate)] = gate / units == 2 ? std::tanh(z) : Sigmoid(z);
+  // z, with the operands that gave it.
+  Numbers PreActivations(int64_t b, int64_t t, const double* h, Step& step) const {
+    Numbers z = bias_;
+    for (int64_t j = 0; j < 4 * H && options_.projected; ++j) {
+      z[Index(j)] += Decode(options_.dtype, problem_.x.data(), problem_.XOffset(b, t) + n_ * 4 * H + j);
     }
-    for (int64_t j = 0; j < units; ++j) {
-      step.c[At(j)] = step.gates[At(units + j)] * cell[At(j)] + step.gates[At(j)] * step.gates[At(2 * units + j)];
-      h[At(j)] = step.gates[At(3 * units + j)] * std::tanh(step.c[At(j)]);
+    for (int64_t gate = 0; gate < 4; ++gate) {
+      for (int64_t d = 0; d < D; ++d) {
+        const double x = Decode(options_.dtype, problem_.x.data(), problem_.XOffset(b, t) + d) *
+                         input_dropout_[Index((gate * B + b) * D + d)];
+        step.x.push_back(x);
+        for (int64_t j = 0; j < H; ++j) z[Index(gate * H + j)] += x * kernel_[Index((d * 4 + gate) * H + j)];
+      }
+      for (int64_t k = 0; k < H; ++k) {
+        const double state = h[k] * recurrent_dropout_[Index((gate * B + b) * H + k)];
+        step.h_before.push_back(state);
+        for (int64_t j = 0; j < H; ++j) {
+          z[Index(gate * H + j)] += state * recurrent_kernel_[Index((k * 4 + gate) * H + j)];
+        }
+      }
     }
-    cell = step.c;
-    steps_.push_back(std::move(step));
+    return z;
   }
 
-  const Case& c_;
-  const Problem& p_;
-  const DirectionValues& d_;
+  // Runs one row from the state in h and c, which it leaves at the last.
+  std::vector<Step> Forward(int64_t b, Numbers& y, double* h, double* c) const {
+    std::vector<Step> steps;
+    Numbers output(Index(H));  // zero before the first real timestep, whatever h0 is
+    for (int64_t position = 0; position < T; ++position) {
+      const int64_t t = TimeOf(position);
+      if (problem_.real(b, t)) {
+        Step step{};
+        step.t = t;
+        step.c_before.assign(c, c + H);
+        const Numbers z = PreActivations(b, t, h, step);
+        for (int64_t j = 0; j < H; ++j) {
+          step.i.push_back(Sigmoid(z[Index(j)]));
+          step.f.push_back(Sigmoid(z[Index(H + j)]));
+          step.g.push_back(std::tanh(z[Index(2 * H + j)]));
+          step.o.push_back(Sigmoid(z[Index(3 * H + j)]));
+          c[j] = step.f.back() * c[j] + step.i.back() * step.g.back();
+          h[j] = step.o.back() * std::tanh(c[j]);
+        }
+        step.c.assign(c, c + H);
+        output.assign(h, h + H);
+        steps.push_back(step);
+      } else if (options_.zero_output_for_mask) {
+        output.assign(Index(H), 0.0);
+      }
+      for (int64_t j = 0; j < H && HasOutput(position); ++j) y[Index(OutputOffset(b, position) + j)] = output[Index(j)];
+    }
+    return steps;
+  }
+
+  // Takes one row back; dh and dc are those of its last state, and become those of its first.
+  void Backward(int64_t b, const std::vector<Step>& steps, const Numbers& dy, Solution& solution, double* dh,
+                double* dc) const {
+    auto step = steps.rbegin();
+    Numbers repeated(Index(H));  // gradient of masked outputs, which repeat that of the real timestep before them
+    for (int64_t position = T - 1; position >= 0; --position) {
+      const bool real = step != steps.rend() && step->t == TimeOf(position);
+      if (!real && options_.zero_output_for_mask) continue;
+      for (int64_t j = 0; j < H && HasOutput(position) && !dy.empty(); ++j) {
+        repeated[Index(j)] += dy[Index(OutputOffset(b, position) + j)];
+      }
+      if (!real) continue;
+      for (int64_t j = 0; j < H; ++j) dh[j] += repeated[Index(j)];
+      repeated.assign(Index(H), 0.0);
+      StepBack(b, *step, solution, dh, dc);
+      ++step;
+    }
+  }
+
+  void StepBack(int64_t b, const Step& step, Solution& solution, double* dh, double* dc) const {
+    Solution::Direction& out = solution.direction[n_];
+    double* dz = &out.dz[Index((b * T + step.t) * 4 * H)];
+    for (int64_t j = 0; j < H; ++j) {
+      const double i = step.i[Index(j)], f = step.f[Index(j)], g = step.g[Index(j)], o = step.o[Index(j)];
+      const double tanh_c = std::tanh(step.c[Index(j)]);
+      const double dc_here = dc[j] + dh[j] * o * (1 - tanh_c * tanh_c);
+      dz[j] = dc_here * g * i * (1 - i);
+      dz[H + j] = dc_here * step.c_before[Index(j)] * f * (1 - f);
+      dz[2 * H + j] = dc_here * i * (1 - g * g);
+      dz[3 * H + j] = dh[j] * tanh_c * o * (1 - o);
+      dc[j] = dc_here * f;
+      dh[j] = 0.0;
+    }
+    double* dx = solution.dx.data() + (b * T + step.t) * problem_.features;
+    for (int64_t j = 0; j < 4 * H; ++j) {
+      out.dbias[Index(j)] += dz[j];
+      if (options_.projected) dx[n_ * 4 * H + j] = dz[j];
+    }
+    for (int64_t gate = 0; gate < 4; ++gate) {
+      const double* gate_dz = dz + gate * H;
+      for (int64_t d = 0; d < D; ++d) {
+        const int64_t at = (d * 4 + gate) * H;
+        double sum = 0.0;
+        for (int64_t j = 0; j < H; ++j) {
+          sum += gate_dz[j] * kernel_[Index(at + j)];
+          out.dkernel[Index(at + j)] += step.x[Index(gate * D + d)] * gate_dz[j];
+        }
+        dx[d] += sum * input_dropout_[Index((gate * B + b) * D + d)];
+      }
+      for (int64_t k = 0; k < H; ++k) {
+        const int64_t at = (k * 4 + gate) * H;
+        double sum = 0.0;
+        for (int64_t j = 0; j < H; ++j) {
+          sum += gate_dz[j] * recurrent_kernel_[Index(at + j)];
+          out.drecurrent_kernel[Index(at + j)] += step.h_before[Index(gate * H + k)] * gate_dz[j];
+        }
+        dh[k] += sum * recurrent_dropout_[Index((gate * B + b) * H + k)];
+      }
+    }
+  }
+
+  const Case& problem_;
+  const Options& options_;
   const int n_;
-  const int64_t row_;
-  bool reversed_ = false;
-  std::vector<Step> steps_;      // real ones, in the order in which they run
-  std::vector<int64_t> source_;  // for each output, in that order: the step that it shows, -1 for zero
+  const int64_t B, T, D, H;
+  const bool backward_in_time_;
+  Numbers kernel_, recurrent_kernel_, bias_, h0_, c0_, input_dropout_, recurrent_dropout_, dh_n_, dc_n_;
 };
 
 }  // namespace
 
-Solution Solve(const Case& c) {
-  const Problem& p = c.problem;
-  const auto zeros = [](int64_t count) { return Values(static_cast<size_t>(count)); };
-  Solution s;
-  s.y = zeros(p.batch * (p.return_sequences ? p.time : 1) * p.directions * p.units);
-  s.dx = zeros(p.batch * p.time * p.input);
-  for (int n = 0; n < p.directions; ++n) {
-    for (Values* states : {&s.h_n[n], &s.c_n[n], &s.dh0[n], &s.dc0[n]}) *states = zeros(p.batch * p.units);
-    s.dkernel[n] = zeros(p.projected ? 0 : p.input * 4 * p.units);
-    s.drecurrent_kernel[n] = zeros(p.units * 4 * p.units);
-    s.dbias[n] = zeros(4 * p.units);
-    for (int64_t b = 0; b < p.batch; ++b) {
-      Row row(c, n, b);
-      row.Forward(s);
-      row.Backward(s);
-    }
-  }
-  return s;
+Solution Solve(const Case& problem) {
+  const Options& o = problem.options;
+  Solution solution;
+  const int64_t outputs = o.batch * (o.return_sequences ? o.time : 1) * o.directions * o.units;
+  solution.y.resize(Index(outputs));
+  solution.dx.resize(Index(o.batch * o.time * problem.features));
+  const Numbers dy = problem.dy.present() ? Values(problem, problem.dy, outputs, 0.0) : Numbers();
+  for (int n = 0; n < o.directions; ++n) Direction(problem, n).Solve(dy, solution);
+  return solution;
 }
 
-}  // namespace lstm_fast::test
+}  // namespace lstm_fast::testing

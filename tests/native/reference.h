@@ -1,21 +1,26 @@
-// The equations of lstm_fast/lstm.h in float64, one number after the other: what the kernels are compared with.
+// What the contract (lstm_fast/lstm.h) says, in float64 and one number at a time: the place to read what the kernels
+// compute.
 #ifndef LSTM_FAST_TESTS_NATIVE_REFERENCE_H_
 #define LSTM_FAST_TESTS_NATIVE_REFERENCE_H_
 
-#include "problem.h"
+#include <string>
+#include <vector>
 
-namespace lstm_fast::test {
+#include "case.h"
 
+namespace lstm_fast::testing {
+
+// Outputs and gradients, with the shapes of the contract; empty where there is none.
 struct Solution {
-  Values y;               // [B, T or 1, N * H]
-  Values h_n[2], c_n[2];  // [B, H]
-  Values dx;              // [B, T, D]
-  Values dkernel[2];      // [D, 4H]
-  Values drecurrent_kernel[2], dbias[2], dh0[2], dc0[2];
+  std::vector<double> y, dx;
+  struct Direction {
+    std::vector<double> h_n, c_n, dkernel, drecurrent_kernel, dbias, dh0, dc0;
+    std::vector<double> dz;  // [B, T, 4H]: of the pre-activations
+  } direction[2];
 };
 
 Solution Solve(const Case& problem);
 
-}  // namespace lstm_fast::test
+}  // namespace lstm_fast::testing
 
 #endif  // LSTM_FAST_TESTS_NATIVE_REFERENCE_H_

@@ -1,25 +1,71 @@
-// Runs the kernels on a problem, in memory that shows what they do to it, and compares.
+// Runs the kernels on a case, into guarded arrays, and compares what they wrote.
 #ifndef LSTM_FAST_TESTS_NATIVE_RUN_H_
 #define LSTM_FAST_TESTS_NATIVE_RUN_H_
 
-#include "problem.h"
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "case.h"
+#include "guarded.h"
+#include "lstm_fast/parallel.h"
 #include "reference.h"
 
-namespace lstm_fast::test {
+namespace lstm_fast::testing {
 
-// The bytes of all outputs of both passes, in the order of Solution's fields.
-struct Outputs {
-  std::vector<std::vector<uint8_t>> arrays;
-  bool operator==(const Outputs& other) const { return arrays == other.arrays; }
+// All outputs of both passes.
+class Outputs {
+ public:
+  explicit Outputs(const Case& problem);
+
+  // Both passes, of which each throws what the kernels throw. Whatever was written before is forgotten.
+  void Run(const Case& problem, Parallel& parallel = OwnThreads());
+
+  // That nothing outside of the arrays was written, and everything inside.
+  void ExpectWhole() const;
+
+  // That values agree with the exact ones within the tolerances, and are not finite just where those are not.
+  void ExpectClose(const Case& problem, const Solution& exact) const;
+
+  // That all bytes are the same; `row`, if any, is left out, and with it the gradients of the weights, to which every
+  // row contributes. The reserve, which padding leaves unwritten, is not compared.
+  void ExpectSameBits(const Outputs& other, const std::string& when, int64_t but_row = -1) const;
+
+  int64_t reserve_bytes() const { return reserve_.bytes(); }
+
+ private:
+  struct Named {
+    std::string name;
+    Guarded array;
+    bool by_row;      // [B, ...]
+    bool of_weights;  // a gradient to which every row contributes
+    // Which part of the exact solution and of the tolerances it is.
+    std::function<const std::vector<double>&(const Solution&)> exact;
+    std::function<double(const struct Tolerance&)> tolerance;
+  };
+
+  const Options options_;
+  Guarded reserve_;
+  std::vector<Named> arrays_;
+  ForwardOutput forward_{};
+  BackwardOutput backward_{};
 };
 
-// Runs both passes, or the forward pass only. `fill` is what outputs hold before. Throws Failure where something
-// outside of an output was written.
-Outputs Run(const Case& problem, uint8_t fill = 0xcb, bool backward = true);
+// Runs the case and expects what must hold for every one; returns what was written. The reference may be shared by
+// cases that differ in what does not change the result.
+Outputs RunAndCheck(const Case& problem, const Solution& exact);
 
-// Throws Failure unless the outputs are the reference's, up to rounding.
-void Compare(const Case& problem, const Outputs& outputs, bool backward = true);
+// Options of a run that are the library's: put back at the end of the scope.
+class Settings {
+ public:
+  Settings();
+  ~Settings();
 
-}  // namespace lstm_fast::test
+ private:
+  std::string isa_;
+  int threads_;
+};
+
+}  // namespace lstm_fast::testing
 
 #endif  // LSTM_FAST_TESTS_NATIVE_RUN_H_

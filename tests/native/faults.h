@@ -1,0 +1,31 @@
+// What a process runs out of: memory and threads, exactly when a test says so.
+#ifndef LSTM_FAST_TESTS_NATIVE_FAULTS_H_
+#define LSTM_FAST_TESTS_NATIVE_FAULTS_H_
+
+#include <cstdint>
+
+namespace lstm_fast::testing {
+
+// While it exists, the n-th allocation from now on fails, on whichever thread, counted from 1: operator new and what
+// the library asks the C library for. None fails for n = 0, which only counts.
+class FailingAllocation {
+ public:
+  explicit FailingAllocation(int64_t n);
+  ~FailingAllocation();
+
+  int64_t allocations() const;  // so far
+  bool failed() const;
+};
+
+// While it exists, the first `n` threads can be started, and no more.
+class FailingThreads {
+ public:
+  explicit FailingThreads(int64_t n);
+  ~FailingThreads();
+
+  bool failed() const;
+};
+
+}  // namespace lstm_fast::testing
+
+#endif  // LSTM_FAST_TESTS_NATIVE_FAULTS_H_

@@ -1,0 +1,157 @@
+// The package's own threads: what Parallel promises, and which processors they run on.
+#include <pthread.h>
+#include <sched.h>
+
+#include <atomic>
+#include <mutex>
+#include <set>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "check.h"
+#include "lstm_fast/parallel.h"
+#include "run.h"
+
+namespace lstm_fast::testing {
+namespace {
+
+cpu_set_t ProcessorsOfThisThread() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  Expect(sched_getaffinity(0, sizeof set, &set) == 0, "sched_getaffinity failed");
+  return set;
+}
+
+// Binds the calling thread to the first of its processors.
+void BindToOne() {
+  const cpu_set_t all = ProcessorsOfThisThread();
+  int first = 0;
+  while (!CPU_ISSET(first, &all)) ++first;
+  cpu_set_t one;
+  CPU_ZERO(&one);
+  CPU_SET(first, &one);
+  Expect(sched_setaffinity(0, sizeof one, &one) == 0, "sched_setaffinity failed");
+}
+
+void NeedTwoProcessors() {
+  const cpu_set_t all = ProcessorsOfThisThread();
+  if (CPU_COUNT(&all) < 2) throw Skipped("needs two processors");
+}
+
+LSTM_FAST_TEST(every_task_runs_once) {
+  const Settings settings;
+  for (const int threads : {1, 2, 5}) {
+    SetThreadCount(threads);
+    for (const int64_t count : {0, 1, 2, 3, 100}) {
+      std::vector<std::atomic<int>> runs(static_cast<size_t>(count));
+      OwnThreads().For(count, [&](int64_t index) { ++runs.at(static_cast<size_t>(index)); });
+      for (const auto& run : runs) Expect(run == 1, "a task ran " + std::to_string(run) + " times");
+    }
+  }
+}
+
+LSTM_FAST_TEST(members_of_a_team_run_at_the_same_time) {
+  const Settings settings;
+  SetThreadCount(4);
+  for (int round = 0; round < 200; ++round) {
+    std::mutex mutex;
+    std::set<int> ranks;
+    std::set<std::thread::id> threads;
+    std::atomic<int> arrived{0}, sizes{0}, members{0};
+    OwnThreads().Together(3, [&](int rank, int size) {
+      {
+        const std::lock_guard<std::mutex> lock(mutex);
+        ranks.insert(rank);
+        threads.insert(std::this_thread::get_id());
+      }
+      ++members;
+      sizes += size;
+      ++arrived;
+      while (arrived < size) std::this_thread::yield();  // for ever, unless all of them run
+    });
+    const auto count = static_cast<size_t>(members.load());
+    Expect(count >= 1 && count <= 3, std::to_string(count) + " of 3 members ran");
+    Expect(sizes == members * members, "members were told different sizes");
+    Expect(ranks.size() == count && *ranks.rbegin() == members - 1, "ranks are not 0, 1, ...");
+    Expect(threads.size() == count, "two members share a thread");
+  }
+}
+
+LSTM_FAST_TEST(the_number_of_threads_may_change_while_others_compute) {
+  const Settings settings;
+  Options o;
+  o.batch = 40;
+  o.time = 20;
+  o.units = 40;
+  const Case problem(o);
+  Outputs expected(problem);
+  expected.Run(problem);
+  std::atomic<bool> done{false};
+  std::thread changes([&] {
+    for (int i = 0; !done; ++i) {
+      SetThreadCount(1 + i % 4);
+      std::this_thread::yield();
+    }
+  });
+  std::string error;
+  try {
+    Outputs outputs(problem);
+    for (int i = 0; i < 30; ++i) {
+      outputs.Run(problem);
+      outputs.ExpectSameBits(expected, "while the number of threads changes");
+    }
+  } catch (const std::exception& failure) {
+    error = failure.what();
+  }
+  done = true;
+  changes.join();
+  Expect(error.empty(), error);
+}
+
+LSTM_FAST_TEST(a_count_below_1_is_refused) {
+  for (const int count : {0, -1}) {
+    bool refused = false;
+    try {
+      SetThreadCount(count);
+    } catch (const std::invalid_argument&) {
+      refused = true;
+    }
+    Expect(refused, std::to_string(count) + " threads were not refused");
+  }
+}
+
+LSTM_FAST_TEST(a_bound_thread_that_calls_first_does_not_decide_for_all) {
+  NeedTwoProcessors();
+  const cpu_set_t all = ProcessorsOfThisThread();
+  int counted = 0;
+  std::thread([&] {
+    BindToOne();
+    counted = ThreadCount();
+  }).join();
+  Expect(counted == CPU_COUNT(&all),
+         "threads: " + std::to_string(counted) + " of " + std::to_string(CPU_COUNT(&all)) + " processors");
+}
+
+LSTM_FAST_TEST(helpers_of_a_bound_thread_are_not_bound) {
+  NeedTwoProcessors();
+  const cpu_set_t all = ProcessorsOfThisThread();
+  BindToOne();
+  SetThreadCount(3);
+  std::atomic<int> helpers{0}, bound{0};
+  const std::thread::id caller = std::this_thread::get_id();
+  for (int round = 0; round < 1000 && helpers == 0; ++round) {
+    OwnThreads().Together(3, [&](int, int) {
+      if (std::this_thread::get_id() == caller) return;
+      const cpu_set_t own = ProcessorsOfThisThread();
+      ++helpers;
+      bound += CPU_EQUAL(&own, &all) ? 0 : 1;
+    });
+  }
+  Expect(helpers > 0, "no helper ever came");
+  Expect(bound == 0, std::to_string(bound) + " of " + std::to_string(helpers) + " helpers were bound");
+}
+
+}  // namespace
+}  // namespace lstm_fast::testing
