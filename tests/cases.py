@@ -248,13 +248,11 @@ class Expected:
         expected, found = self.solution.named(), actual.named()
         assert found.keys() <= expected.keys()
         for name, array in found.items():
-            np.testing.assert_allclose(
+            tolerances.assert_close(
                 np.asarray(array).astype(np.float64),
                 expected[name].astype(np.float64),
-                rtol=0.0,
-                atol=slack * self.allowance[name],
+                slack * self.allowance[name],
                 err_msg=name,
-                strict=True,
             )
 
 

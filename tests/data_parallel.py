@@ -96,7 +96,7 @@ def check(folder: Path, name: str, reference: str, passes: int, alone: str | Non
     allowed = {key: tolerances.between_trainings("float32", STEPS, value) for key, value in expected.items()}
     print(name, "differs by", max(np.abs(found[key] - value).max() for key, value in expected.items()))
     for key, value in expected.items():
-        np.testing.assert_allclose(found[key], value, rtol=0.0, atol=allowed[key], strict=True)
+        tolerances.assert_close(found[key], value, allowed[key])
     if alone is not None:  # that this can fail
         other = np.load(folder / f"{alone}.npz")
         assert all(np.abs(other[key] - value).max() > 100 * allowed[key] for key, value in expected.items())

@@ -127,9 +127,7 @@ def gradients(*operands: Any) -> Any:
 
 def assert_agree(found: Any, expected: Any) -> None:
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(
-            a, b, rtol=0.0, atol=tolerances.between_layers("float32", BATCH * TIME * UNITS, b), strict=True
-        ),
+        lambda a, b: tolerances.assert_close(a, b, tolerances.between_layers("float32", BATCH * TIME * UNITS, b)),
         found,
         expected,
     )

@@ -435,7 +435,7 @@ def test_transformations(jax: Any) -> None:
             ):
                 for a, b in zip(found, expected, strict=True):
                     tolerance = tolerances.between_layers("float32", 6 * 5 * 64, b)
-                    np.testing.assert_allclose(a, b, rtol=0.0, atol=tolerance, strict=True)
+                    tolerances.assert_close(a, b, tolerance)
 
 
 @with_jax

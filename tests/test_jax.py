@@ -116,9 +116,7 @@ def loss(x: Any, *weights: Any) -> Any:
 
 def assert_agree(found: Any, expected: Any) -> None:
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(
-            a, b, rtol=0.0, atol=tolerances.between_layers("float32", BATCH * TIME * UNITS, b), strict=True
-        ),
+        lambda a, b: tolerances.assert_close(a, b, tolerances.between_layers("float32", BATCH * TIME * UNITS, b)),
         found,
         expected,
     )
@@ -370,7 +368,7 @@ def check(function, given):
     after = _core.fused_calls()
     assert {name: after[name] - before[name] for name in after} == {"forward": 4, "backward": 4}, (before, after)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(a, b, rtol=0.0, atol=tolerances.between_layers("float32", 8 * 6 * 7, b), strict=True)
+        tolerances.assert_close(a, b, tolerances.between_layers("float32", 8 * 6 * 7, b))
     return found
 
 def spread(mesh, value, axis):

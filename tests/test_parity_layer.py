@@ -124,9 +124,16 @@ def test_dropout_draws_the_same_numbers(options, training, mode):
     same_weights(fast, plain)
     for seed in range(2):  # the second call must go on where the first one stopped
         x = sequences(seed=seed)
+        try:
+            expected = predict(plain, x, plain_mode(mode, random=training), training=training)
+        except ValueError:  # TensorFlow 2.18 cannot leave out everything
+            assert options["dropout"] == 1.0
+            with fused(forward=0), pytest.raises(ValueError, match="`rate` must be"):
+                predict(fast, x, mode, training=training)
+            return
         with fused(forward=1):
             found = predict(fast, x, mode, training=training)
-        assert_agree([found], [predict(plain, x, plain_mode(mode, random=training), training=training)])
+        assert_agree([found], [expected])
 
 
 def test_dropout_with_one_mask_per_gate():

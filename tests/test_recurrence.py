@@ -217,7 +217,7 @@ def test_function_of_a_projection_is_lstm(return_sequences, mode):
     with fused(forward=2, backward=2):
         for found, expected in zip(solve(alone), solve(whole), strict=True):
             atol = tolerances.between_layers("float32", x.size + problem.units, expected)
-            np.testing.assert_allclose(found, expected, rtol=0.0, atol=atol, strict=True)
+            tolerances.assert_close(found, expected, atol)
 
 
 def test_numpy():

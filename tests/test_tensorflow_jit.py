@@ -65,7 +65,7 @@ def test_every_instruction_set(isa):
 def assert_agree(found: Any, expected: Any) -> None:
     for a, b in zip(tf.nest.flatten(found), tf.nest.flatten(expected), strict=True):
         atol = tolerances.between_layers("float32", TERMS, b)
-        np.testing.assert_allclose(a, b, rtol=0.0, atol=atol, strict=True)
+        tolerances.assert_close(a, b, atol)
 
 
 def sequences(batch: int = BATCH, time: int = TIME) -> tf.Tensor:

@@ -76,3 +76,10 @@ def largest(*arrays: ArrayLike | None) -> float:
         np.abs(np.asarray(array).astype(np.float64)).max() for array in arrays if array is not None and np.size(array)
     ]
     return float(max(sizes, default=0.0))
+
+
+def assert_close(found: ArrayLike, expected: ArrayLike, atol: float, err_msg: str = "") -> None:
+    """np.testing.assert_allclose(strict=True), which NumPy 1.26 does not have: shapes and dtypes are compared, too."""
+    found, expected = np.asarray(found), np.asarray(expected)
+    assert (found.shape, found.dtype) == (expected.shape, expected.dtype), err_msg
+    np.testing.assert_allclose(found, expected, rtol=0.0, atol=atol, err_msg=err_msg)
