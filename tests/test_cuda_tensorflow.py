@@ -1,6 +1,8 @@
 """The GPU path of TensorFlow, with the CUDA kernels on an emulated device: the CPU is taken for a GPU."""
 
 import itertools
+import sys
+import types
 from types import ModuleType
 from typing import Any
 
@@ -22,7 +24,7 @@ from cuda_side import (
 from keras_side import fused
 
 import lstm_fast
-from lstm_fast import backends, layers
+from lstm_fast import backends, functional, layers
 from lstm_fast.backends import LibraryError
 
 tf = pytest.importorskip("tensorflow")
@@ -306,6 +308,59 @@ def test_the_device_is_that_of_the_innermost_scope() -> None:
     assert found["eager"] == ("CPU", cpu)
     assert found["function"][0] == found["scope in graph"][0] == found["nested function"][0] == "CPU"
     assert found["inner"][0] == "GPU"
+
+
+@pytest.mark.usefixtures("pretended")
+def test_to_ask_for_the_device_leaves_nothing_in_the_graph() -> None:
+    def count(layer: Any) -> int:
+        layer.build((3, 5, 3))
+
+        @tf.function
+        def outer(x: tf.Tensor) -> tf.Tensor:
+            with tf.device("CPU:0"):
+                return inner(x)
+
+        inner = tf.function(layer)
+        graph = outer.get_concrete_function(tf.ones([3, 5, 3])).graph
+        inside = inner.get_concrete_function(tf.ones([3, 5, 3])).graph
+        return [op.type for each in (graph, inside) for op in each.get_operations()].count("NoOp")
+
+    with fused(0):  # traced, not run
+        found = count(lstm_fast.FastLSTM(4))
+    assert found == count(keras.layers.LSTM(4))
+
+
+def test_the_device_is_found_where_tensorflow_has_moved_its_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    with tf.Graph().as_default() as graph:
+        moved = types.SimpleNamespace(as_default=graph.as_default)  # without its own stacks of scopes
+        assert backend._scope_of(graph) == backend._scope_of(moved) == ""
+        with tf.device("CPU:0"):
+            assert backend._scope_of(graph) == backend._scope_of(moved) == "/device:CPU:0"
+            with graph.device(lambda _: "GPU:1"):
+                assert backend._scope_of(graph) == backend._scope_of(moved) == "/device:GPU:1"
+        with tf.compat.v1.colocate_with(tf.constant(1.0, name="there")):
+            assert backend._scope_of(graph) == backend._scope_of(moved)
+    with tf.device("CPU:0"):
+        expected = backend._eager_scope()
+        from tensorflow.python import eager
+
+        monkeypatch.delattr(eager, "context")
+        monkeypatch.setitem(sys.modules, "tensorflow.python.eager.context", None)
+        assert backend._eager_scope() == expected == "/job:localhost/replica:0/task:0/device:CPU:0"
+
+
+@pytest.mark.parametrize("name", ["get_device_details", "tensor_float_32_execution_enabled"])
+def test_what_tensorflow_takes_away_on_a_gpu_is_a_reason(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensorflow_cuda, "cuda", lambda: None)
+    monkeypatch.setattr(tensorflow_cuda, "least_capability", lambda: (7, 5))
+    monkeypatch.setattr(tensorflow_cuda, "_load", lambda: (object(), ""))
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda _: [Gpu()])
+    monkeypatch.setattr(backend, "_device", lambda: ("GPU", "/device:GPU:0"))
+    monkeypatch.delenv("LSTM_FAST_PRECISION")
+    monkeypatch.delattr(tf.config.experimental, name)
+    unusable = functional.unavailable(tf.ones([1, 1, 1]))
+    assert unusable is not None
+    assert name in unusable.reason
 
 
 @pytest.mark.usefixtures("pretended")

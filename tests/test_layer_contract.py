@@ -5,6 +5,7 @@ its reasons, and what bad arguments get. Parity is in test_parity_*.py.
 import doctest
 import logging
 import pathlib
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -211,6 +212,56 @@ def test_unknown_kernel_mode(x: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(ValueError, match="LSTM_FAST_KERNEL: expected one of auto, fused, keras, found 'turbo'"):
         layer(x)
     assert any("turbo" in problem for problem in lstm_fast.status().problems)
+
+
+@pytest.mark.usefixtures("fallback_allowed")
+def test_a_fallback_changes_nothing_that_other_threads_see(x: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = FastLSTM(UNITS, activation="relu", use_cudnn="auto")
+    layer.build(x.shape)
+    threads, seen = 4, []
+    inside, looked = threading.Barrier(threads + 1, timeout=60), threading.Barrier(threads + 1, timeout=60)
+
+    def inner_loop(self: FastLSTM, sequences: Any, initial_state: Any, mask: Any, training: bool = False) -> Any:
+        seen.append(self.use_cudnn)
+        inside.wait()
+        looked.wait()
+        return keras.layers.RNN.inner_loop(self, sequences, initial_state, mask, training)
+
+    monkeypatch.setattr(keras.layers.LSTM, "inner_loop", inner_loop)
+    with ThreadPoolExecutor(threads) as pool:
+        calls = [pool.submit(layer, x) for _ in range(threads)]
+        inside.wait()
+        shown = layer.use_cudnn
+        looked.wait()
+        results = [to_numpy(call.result()) for call in calls]
+    assert (seen, shown, layer.use_cudnn) == (["auto"] * threads, False, False)
+    for result in results:
+        np.testing.assert_array_equal(result, results[0])
+
+
+def test_a_loop_of_the_users_own_is_no_fallback(x: np.ndarray) -> None:
+    class Own(FastLSTM):
+        def inner_loop(self, sequences: Any, *args: Any, **kwargs: Any) -> Any:
+            return keras.layers.RNN.inner_loop(self, sequences, *args, **kwargs)
+
+    plain, own = pair()[0], Own(UNITS)
+    own.build(x.shape)
+    plain.build(x.shape)
+    own.set_weights(plain.get_weights())
+    with fused(0):
+        assert_close(own(x), plain(x))
+
+
+def test_a_keras_that_calls_cudnn_by_another_method_is_not_shown_it(
+    x: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"activity_regularizer": "l2"}  # two calls, one after the other
+    assert FastBidirectional(FastLSTM(UNITS, **options)).forward_layer.use_cudnn == "auto"
+    monkeypatch.delattr(keras.layers.Bidirectional, "_call_fused_lstm", raising=False)
+    layer = FastBidirectional(FastLSTM(UNITS, **options))
+    assert (layer.forward_layer.use_cudnn, layer.backward_layer.use_cudnn) == (False, False)
+    with fused(2):
+        layer(x)
 
 
 @pytest.mark.backends("tensorflow", "jax")  # torch.compile is slow: its test is in test_torch.py

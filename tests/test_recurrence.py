@@ -286,3 +286,25 @@ def test_dropout_of_projected_inputs_is_refused():
             recompute=False,
             training=False,
         )
+
+
+@pytest.mark.parametrize("name", ["lstm", "recurrence"])
+def test_functions_mind_the_kernel_mode(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    arrays = {"lstm": [(2, 3, 4), (4, 8), (2, 8)], "recurrence": [(2, 3, 8), (2, 8)]}[name]
+
+    def call() -> Any:
+        return getattr(lstm_fast, name)(*(np.ones(shape, np.float32) for shape in arrays))
+
+    for mode in ("auto", "fused", ""):
+        monkeypatch.setenv("LSTM_FAST_KERNEL", mode)
+        with fused(forward=1):
+            call()
+    monkeypatch.setenv("LSTM_FAST_KERNEL", "keras")
+    with (
+        fused(0),
+        pytest.raises(RuntimeError, match=r"LSTM_FAST_KERNEL=keras: .* no Keras path; use a layer"),
+    ):
+        call()
+    monkeypatch.setenv("LSTM_FAST_KERNEL", "turbo")
+    with fused(0), pytest.raises(ValueError, match="LSTM_FAST_KERNEL: expected one of auto, fused, keras, found"):
+        call()

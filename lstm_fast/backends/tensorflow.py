@@ -138,7 +138,7 @@ def _scope_of(graph: Any) -> str:
     asked = tf.Graph()
     try:
         asked._device_function_stack = graph._device_function_stack.copy()
-        if graph._colocation_stack.peek_objs():  # the device may be that of an op of this graph
+        if any(graph._colocation_stack.peek_objs()):  # the device may be that of an op of this graph
             asked = graph
     except AttributeError:
         asked = graph
