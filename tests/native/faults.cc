@@ -14,24 +14,26 @@ namespace lstm_fast::testing {
 namespace {
 
 // Allocations and threads since the counting began.
-std::atomic<bool> counts_allocations{false}, counts_threads{false};
+std::atomic<bool> counts_allocations{false}, counts_threads{false}, fails_for_good{false};
 std::atomic<int64_t> allocations_seen{0}, threads_seen{0};
 std::atomic<int64_t> failing_allocation{0}, most_threads{0};
 
 bool AllocationFails() {
-  return counts_allocations.load() && allocations_seen.fetch_add(1) + 1 == failing_allocation.load();
+  if (!counts_allocations.load()) return false;
+  const int64_t number = allocations_seen.fetch_add(1) + 1, failing = failing_allocation.load();
+  return number == failing || (number > failing && fails_for_good.load());
 }
 
 }  // namespace
 
-FailingAllocation::FailingAllocation(int64_t n) {
+FailingAllocation::FailingAllocation(int64_t n, bool for_good) {
   allocations_seen = 0;
   failing_allocation = n;
+  fails_for_good = for_good;
   counts_allocations = true;
 }
 FailingAllocation::~FailingAllocation() { counts_allocations = false; }
-int64_t FailingAllocation::allocations() const { return allocations_seen; }
-bool FailingAllocation::failed() const { return failing_allocation > 0 && allocations_seen >= failing_allocation; }
+bool FailingAllocation::failed() const { return allocations_seen >= failing_allocation; }
 
 FailingThreads::FailingThreads(int64_t n) {
   threads_seen = 0;

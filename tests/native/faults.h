@@ -7,13 +7,12 @@
 namespace lstm_fast::testing {
 
 // While it exists, the n-th allocation from now on fails, on whichever thread, counted from 1: operator new and what
-// the library asks the C library for. None fails for n = 0, which only counts.
+// the library asks the C library for. And all that follow, if `for_good`.
 class FailingAllocation {
  public:
-  explicit FailingAllocation(int64_t n);
+  explicit FailingAllocation(int64_t n, bool for_good = false);
   ~FailingAllocation();
 
-  int64_t allocations() const;  // so far
   bool failed() const;
 };
 

@@ -2,10 +2,12 @@
 #include <atomic>
 #include <chrono>
 #include <cstdlib>
+#include <memory>
 #include <new>
 #include <stdexcept>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "check.h"
 #include "faults.h"
@@ -27,21 +29,19 @@ Options Large() {
 }
 
 // The next call, and the one after it, after a call that was refused memory.
-void FailOneByOne(const Options& options) {
+void FailOneByOne(const Options& options, bool for_good) {
   const Settings settings;
   const Case problem(options);
-  SetThreadCount(1);
+  SetThreadCount(4);
   Outputs expected(problem), outputs(problem);
   expected.Run(problem);
   int64_t refused = 0;
   for (int64_t n = 1;; ++n) {
-    // One thread more than there are, so that a helper has to be made; and no buffer that could be found again.
-    SetThreadCount(1 + static_cast<int>(n));
-    Trim();
+    Trim();  // so that no buffer is found again
     const std::string when = "allocation " + std::to_string(n) + ", " + Describe(options);
     bool failed = false, done = false;
     try {
-      const FailingAllocation failing(n);
+      const FailingAllocation failing(n, for_good);
       outputs.Run(problem);
       done = true;
       failed = failing.failed();
@@ -58,6 +58,11 @@ void FailOneByOne(const Options& options) {
   Expect(refused > 5, "hardly any allocation failed: " + std::to_string(refused));
 }
 
+void FailOneByOne(const Options& options) {
+  FailOneByOne(options, false);
+  FailOneByOne(options, true);
+}
+
 LSTM_FAST_TEST(every_allocation_may_fail) {
   for (const Reserve reserve : {Reserve::kNone, Reserve::kGates, Reserve::kRecompute}) {
     for (const int directions : {1, 2}) {
@@ -72,6 +77,37 @@ LSTM_FAST_TEST(every_allocation_may_fail) {
   teams.time = 60;
   teams.units = 72;
   FailOneByOne(teams);
+}
+
+// The first helper, or a further one: the others, and the caller, do what there is to do.
+LSTM_FAST_TEST(there_may_be_no_memory_for_a_thread) {
+  const Settings settings;
+  for (const int threads : {2, 3, 5}) {
+    SetThreadCount(threads);
+    for (int round = 0; round < 3; ++round) {
+      std::atomic<int> runs{0};
+      std::atomic<int>* const counter = &runs;
+      bool failed;
+      {
+        const FailingAllocation failing(1, true);
+        OwnThreads().For(100, [counter](int64_t) { ++*counter; });
+        failed = failing.failed();
+      }
+      Expect(failed, "no thread was asked for");
+      Expect(runs == 100, std::to_string(runs) + " of 100 tasks ran");
+    }
+    std::atomic<int> members{0};
+    OwnThreads().Together(threads, [&](int, int) { ++members; });
+    Expect(members >= 1 && members <= threads, std::to_string(members) + " members");
+  }
+}
+
+// Where no exception may leave.
+LSTM_FAST_TEST(a_buffer_is_released_without_memory) {
+  std::vector<std::unique_ptr<Workspace>> buffers;
+  for (size_t i = 0; i < 200; ++i) buffers.push_back(std::make_unique<Workspace>(64 + 64 * i));
+  const FailingAllocation failing(1, true);
+  while (!buffers.empty()) buffers.pop_back();
 }
 
 // A pool that has no helpers yet, which cannot be made, or only some.
