@@ -423,6 +423,7 @@ void AccumulateBias(const Sizes<Real>& sizes, const Share& share, const Real* dz
 template <class Real>
 void ClearGradient(const Sizes<Real>& sizes, const Share& share, int64_t columns, Real* gradient) {
   const int64_t size = columns * sizes.width;
+  if (size == 0) return;  // then there may be no memory for it, which memset() must not be given
   __builtin_memset(gradient + share.first * size, 0,
                    static_cast<size_t>((share.last - share.first) * size) * sizeof(Real));
 }
