@@ -91,6 +91,7 @@ for layer in (FastLSTM(6, return_sequences=True), FastBidirectional(FastLSTM(6, 
 
 @pytest.mark.backends("tensorflow")
 def test_deep_masks_on_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("jax", reason="Keras's NumPy backend imports it")
     monkeypatch.setenv("KERAS_BACKEND", "numpy")
     subprocess.run([sys.executable, "-c", ON_NUMPY], check=True, timeout=120, cwd=pathlib.Path(__file__).parent.parent)
 

@@ -78,7 +78,7 @@ FORK_WHILE_OTHERS_COMPUTE = """
 
 
 def test_a_child_computes_that_was_forked_while_others_computed() -> None:
-    options = {"PYTHONWARNINGS": "ignore::DeprecationWarning", "KERAS_BACKEND": "numpy", "OPENBLAS_NUM_THREADS": "1"}
+    options = {"PYTHONWARNINGS": "ignore::DeprecationWarning", "OPENBLAS_NUM_THREADS": "1"}
     assert int(run_python(FORK_WHILE_OTHERS_COMPUTE, **options)) == 0
 
 
@@ -117,7 +117,7 @@ BOUND_CALLER = """
 
 @needs_two_processors
 def test_a_first_call_from_a_bound_thread_binds_nobody_else() -> None:
-    counts, helpers, as_before = run_python(BOUND_CALLER, KERAS_BACKEND="numpy").split()
+    counts, helpers, as_before = run_python(BOUND_CALLER).split()
     assert counts == "True"
     assert int(helpers) >= 1
     assert as_before == "True"
@@ -131,7 +131,7 @@ def test_a_process_that_is_bound_has_as_many_threads() -> None:
         from lstm_fast import _core
         print(_core.threads())
     """
-    assert int(run_python(script, KERAS_BACKEND="numpy")) == 1
+    assert int(run_python(script)) == 1
 
 
 # Memory
