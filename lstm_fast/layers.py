@@ -509,6 +509,7 @@ def _started(
         return outputs
     batch, time = ops.shape(mask)[:2]
     mask = ops.cast(ops.reshape(mask, (batch, time)), "bool")
+    mask = ops.not_equal(ops.cast(mask, "uint8"), 0)  # of a boolean, XLA reads now the whole byte, now its lowest bit
     halves = []
     for n, (direction, output) in enumerate(zip(directions, ops.split(outputs, len(directions), axis=-1), strict=True)):
         # One direction puts its outputs out in the order in which it runs, two do so in the order of the input.

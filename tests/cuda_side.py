@@ -18,9 +18,11 @@ from cases import (
     Expected,
     Problem,
     Solution,
+    assert_same_bits,
     make_problem,
     pairwise,
     solve_by_reference,
+    with_other_bytes,
 )
 
 from lstm_fast import FastLSTM, _core
@@ -55,6 +57,15 @@ def check_agreement(
         found = solve(problem, **how)
     solve_exactly(problem, precision).check(found)
     assert {array.dtype for array in found.named().values()} == {problem.x.dtype}
+
+
+def check_bytes_of_mask(solve: Callable[..., Solution], module: ModuleType, **how: Any) -> None:
+    """Asserts that every byte but 0 of a mask makes a timestep real, in both passes and in what is filled in."""
+    for options in ({}, {"return_sequences": False}, {"zero_output_for_mask": True, "go_backwards": True}):
+        problem = make_problem(9, 6, 3, 7, mask="holes", **options)
+        with ran(module, forward=2, backward=2):
+            other, one = (solve(each, **how) for each in (with_other_bytes(problem), problem))
+        assert_same_bits(other, one)
 
 
 def with_dropout_in_one_direction(field: str, without: int) -> Problem:

@@ -14,7 +14,8 @@ import keras
 import numpy as np
 import pytest
 import tolerances
-from keras_side import BACKEND, fused, to_numpy
+from cases import assert_same_bits, make_problem, with_other_bytes
+from keras_side import BACKEND, MODES, fused, solve_by_layer, to_numpy
 
 import lstm_fast
 from lstm_fast import FastBidirectional, FastLSTM
@@ -256,6 +257,15 @@ def test_a_file_goes_from_one_backend_to_another(other: str, tmp_path: pathlib.P
 
 
 # Masks
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_gradients_with_a_mask_whose_true_is_not_1(dtype: str, mode: str) -> None:
+    problem = make_problem(BATCH, TIME, FEATURES, UNITS, mask="holes", dtype=dtype)
+    with fused(forward=2, backward=2):
+        other, one = (solve_by_layer(each, FastLSTM, mode) for each in (with_other_bytes(problem), problem))
+    assert_same_bits(other, one)
 
 
 @wrappers

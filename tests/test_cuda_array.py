@@ -10,7 +10,7 @@ from typing import Any
 import emulated
 import numpy as np
 import pytest
-from cases import DTYPES, Problem, Solution, make_problem
+from cases import DTYPES, Problem, Solution, assert_same_bits, make_problem, with_other_bytes
 from cuda_side import ran, solve_exactly
 
 STREAM = 77
@@ -249,6 +249,18 @@ def test_agrees_with_reference(return_sequences: bool, dtype: str, protocol: Any
         module.forward(**presented(forward, protocol)[0])
         module.backward(**presented(backward, protocol)[0])
     solve_exactly(problem).check(results(problem, forward, backward))
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
+def test_any_byte_of_a_mask_but_0_is_real(protocol: Any, module: ModuleType) -> None:
+    def solve(problem: Problem) -> Solution:
+        forward, backward = arguments(module, problem)
+        module.forward(**presented(forward, protocol)[0])
+        module.backward(**presented(backward, protocol)[0])
+        return results(problem, forward, backward)
+
+    problem = make_problem(9, 6, units=7, mask="holes", projected=True)
+    assert_same_bits(solve(with_other_bytes(problem)), solve(problem))
 
 
 @pytest.mark.parametrize("absent", [None, 0])

@@ -15,7 +15,16 @@ import numpy as np
 import pytest
 import tolerances
 from cases import RESERVE_MODES, assert_same_bits, label, make_problem, pairwise
-from cuda_side import LAYERS, SMALL, check_agreement, check_layer, ran, solve_exactly, with_dropout_in_one_direction
+from cuda_side import (
+    LAYERS,
+    SMALL,
+    check_agreement,
+    check_bytes_of_mask,
+    check_layer,
+    ran,
+    solve_exactly,
+    with_dropout_in_one_direction,
+)
 from keras_side import framework, fused
 
 import lstm_fast
@@ -79,6 +88,11 @@ def exact(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("options", pairwise({**SMALL, "jit": (True, False)}), ids=label)
 def test_agrees_with_reference(options: dict[str, Any], device: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     check_agreement(solve_by_jax, options, device, monkeypatch)
+
+
+@pytest.mark.parametrize("jit", [True, False])
+def test_any_byte_of_a_mask_but_0_is_real(jit: bool, device: ModuleType) -> None:
+    check_bytes_of_mask(solve_by_jax, device, jit=jit)
 
 
 @pytest.mark.parametrize("field", ["input_dropout", "recurrent_dropout"])

@@ -16,6 +16,7 @@ from cuda_side import (
     LAYER,
     SMALL,
     check_agreement,
+    check_bytes_of_mask,
     check_layer,
     ran,
     solve_exactly,
@@ -84,6 +85,14 @@ def test_agrees_with_reference(options: dict[str, Any], device: ModuleType, monk
     how = {**options, "mode": mode, "open_sizes": options["open_sizes"] and mode != "eager"}
     del how["way"]
     check_agreement(solve_by_tensorflow, how, device, monkeypatch)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_any_byte_of_a_mask_but_0_is_real(
+    way: tuple[str, str], device: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reach_by(way[0], monkeypatch)
+    check_bytes_of_mask(solve_by_tensorflow, device, mode=way[1])
 
 
 @pytest.mark.parametrize("field", ["input_dropout", "recurrent_dropout"])

@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 import tolerances
 from cases import DTYPES, MASKS, RESERVE_MODES, assert_same_bits, label, make_problem, pairwise
-from cuda_side import LAYERS, SMALL, check_agreement, check_layer, ran, solve_exactly, with_dropout_in_one_direction
+from cuda_side import (
+    LAYERS,
+    SMALL,
+    check_agreement,
+    check_bytes_of_mask,
+    check_layer,
+    ran,
+    solve_exactly,
+    with_dropout_in_one_direction,
+)
 from keras_side import fused
 
 import lstm_fast
@@ -68,6 +77,11 @@ def arguments(problem: Any, requires_grad: bool = True) -> list[Any]:
 @pytest.mark.parametrize("options", pairwise(SMALL), ids=label)
 def test_agrees_with_reference(options: dict[str, Any], module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     check_agreement(solve_by_torch, options, module, monkeypatch)
+
+
+@pytest.mark.usefixtures("calls")
+def test_any_byte_of_a_mask_but_0_is_real(module: ModuleType) -> None:
+    check_bytes_of_mask(solve_by_torch, module)
 
 
 @pytest.mark.usefixtures("calls")

@@ -133,8 +133,9 @@ def _backward(
     results = [jax.ShapeDtypeStruct(shape, x.dtype) for shape in shapes]
     operands = [*_operands(x, mask, directions), reserve, *(_present(gradient, x.dtype) for gradient in gradients)]
     dz, h_prev, *dstates = _call("lstm_fast_cuda_backward", call, x, results, operands, directions)
-    # What nobody wants is not part of the program in the end.
-    real = x if mask is None else jnp.where(mask[..., None], x, 0)  # what is padding may be NaN
+    # What nobody wants is not part of the program in the end. What is padding may be NaN. Of a boolean, where() reads
+    # the lowest bit alone, and the kernels the whole byte.
+    real = x if mask is None else jnp.where(mask[..., None].astype(jnp.uint8) != 0, x, 0)
     computed = [_input_gradient(dz, directions, products)]
     each = list(enumerate(directions))
     computed += [_weight_gradient(real, dz[:, :, i], d.input_dropout, products) for i, d in each]

@@ -378,7 +378,9 @@ def _project(arrays: _Arrays) -> tf.Tensor:
     if directions[0].kernel is None:  # x is projected already
         return tf.reshape(x, sizes)
     if arrays.mask is not None:  # what is padding may be NaN, which the gradient of the kernel must not see
-        x = tf.where(arrays.mask[:, :, tf.newaxis], x, tf.zeros([], x.dtype))
+        # Compiled by XLA, where() reads the lowest bit of a boolean alone, and the kernels the whole byte.
+        real = tf.cast(arrays.mask, tf.uint8)[:, :, tf.newaxis] != 0
+        x = tf.where(real, x, tf.zeros([], x.dtype))
     if all(direction.input_dropout is None for direction in directions):
         kernels = [direction.kernel for direction in directions]
         return tf.reshape(tf.matmul(_rows(x), kernels[0] if len(kernels) == 1 else tf.concat(kernels, 1)), sizes)
