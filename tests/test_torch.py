@@ -217,6 +217,18 @@ def test_an_exported_program_cannot_contain_the_kernel() -> None:
         torch.jit.trace(lambda *tensors: lstm_fast.lstm(*tensors)[0], given)
 
 
+@pytest.mark.parametrize("strict", [False, True])
+def test_torch_export_is_told_so(strict: bool) -> None:
+    class Module(torch.nn.Module):
+        def forward(self, *given: Any) -> Any:
+            return lstm_fast.lstm(*given)[0]
+
+    given = arguments(make_problem(states=False), requires_grad=False)
+    with pytest.raises(RuntimeError) as error:
+        torch.export.export(Module(), tuple(given), strict=strict)
+    assert "torch.jit.trace or torch.export: an exported program" in f"{error.value} {error.value.__cause__}"
+
+
 def test_callers_in_several_threads() -> None:
     """The compiled functions run without Python's lock, and give every caller its own result."""
     problems = [make_problem(8, 30, 5, 16, seed=seed) for seed in range(8)]

@@ -50,8 +50,8 @@ def unavailable(x: Any = None) -> Unavailable | None:
             return unusable
     elif x is not None and x.device.type not in ("cpu", "meta"):
         return Unavailable(f"a tensor on {x.device}: no kernel for it")
-    exporting = getattr(torch.compiler, "is_exporting", bool)  # PyTorch 2.6 has none: there torch.export is a mode
-    if torch.jit.is_tracing() or exporting():
+    # What is_exporting() reads: in torch.compile of PyTorch 2.10 that says yes. 2.6 has neither.
+    if torch.jit.is_tracing() or getattr(torch.compiler, "_is_exporting_flag", False):
         return Unavailable("torch.jit.trace or torch.export: an exported program cannot contain the kernel")
     return None
 
