@@ -5,7 +5,6 @@ import dataclasses
 import logging
 import os
 import sys
-import threading
 from typing import Any
 
 import keras
@@ -22,6 +21,7 @@ from lstm_fast.backends import (
     kernel_mode,
     tensorflow_ops_state,
 )
+from lstm_fast.locks import fork_safe_lock
 
 ENVIRONMENT = (
     "LSTM_FAST_KERNEL",
@@ -36,7 +36,7 @@ _WORKED_EXAMPLE = ("float32", "exact", 64, 64, 2, False)
 
 logger = logging.getLogger("lstm_fast")
 
-_lock = threading.Lock()
+_lock = fork_safe_lock()
 _fallbacks: collections.Counter[str] = collections.Counter()
 
 

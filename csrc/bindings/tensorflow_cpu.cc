@@ -87,10 +87,11 @@ DType DTypeOf(TF_DataType type) {
 }
 
 void* Create(TF_OpKernelConstruction* context) {
-  auto attributes = std::make_unique<Attributes>();
+  std::unique_ptr<Attributes> attributes;
   bool failed = false;
   Guard(
       [&] {
+        attributes = std::make_unique<Attributes>();
         const Status status(TF_NewStatus());
         const auto get_bool = [&](const char* name) {
           unsigned char value = 0;
@@ -131,7 +132,7 @@ class InputReader {
     TF_Tensor* tensor = nullptr;
     TF_GetInput(context_, static_cast<int>(tensors_.size()), &tensor, status_.get());
     ThrowIfError(status_);
-    tensors_.emplace_back(tensor);
+    tensors_.push_back(Tensor(tensor));  // owned before the vector has to grow
     Array array;
     array.data = TF_TensorData(tensor);
     array.present = true;
@@ -201,7 +202,7 @@ class OutputWriter {
     TF_Tensor* tensor = TF_AllocateOutput(context_, static_cast<int>(tensors_.size()), type, shape.data(),
                                           static_cast<int>(shape.size()), static_cast<size_t>(bytes), status_.get());
     ThrowIfError(status_);
-    tensors_.emplace_back(tensor);
+    tensors_.push_back(Tensor(tensor));
     return TF_TensorData(tensor);
   }
 
@@ -209,8 +210,8 @@ class OutputWriter {
     auto workspace = std::make_unique<Workspace>(static_cast<size_t>(bytes));
     void* data = workspace->data<void>();
     const auto release = [](void*, size_t, void* owner) { delete static_cast<Workspace*>(owner); };
-    tensors_.emplace_back(TF_NewTensor(type, shape.data(), static_cast<int>(shape.size()), data,
-                                       static_cast<size_t>(bytes), release, workspace.release()));
+    tensors_.push_back(Tensor(TF_NewTensor(type, shape.data(), static_cast<int>(shape.size()), data,
+                                           static_cast<size_t>(bytes), release, workspace.release())));
     TF_SetOutput(context_, static_cast<int>(tensors_.size()) - 1, tensors_.back().get(), status_.get());
     ThrowIfError(status_);
     return data;

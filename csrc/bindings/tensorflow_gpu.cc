@@ -8,6 +8,7 @@
 #include <array>
 #include <exception>
 #include <initializer_list>
+#include <new>
 #include <stdexcept>
 #include <string>
 
@@ -57,6 +58,8 @@ void Guard(Context* context, const Body& body) {
     context->CtxFailure(error.status);
   } catch (const std::invalid_argument& error) {
     context->CtxFailure(absl::InvalidArgumentError(error.what()));
+  } catch (const std::bad_alloc&) {
+    context->CtxFailure(absl::ResourceExhaustedError("lstm_fast: out of memory"));
   } catch (const std::exception& error) {
     context->CtxFailure(absl::InternalError(error.what()));
   }

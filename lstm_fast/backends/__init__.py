@@ -11,11 +11,12 @@ import os
 import pathlib
 import re
 import struct
-import threading
 import warnings
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple, Protocol, TypeVar
+
+from lstm_fast.locks import fork_safe_lock
 
 # What the forward pass keeps for the backward pass: lstm_fast::Reserve in csrc/include/lstm_fast/lstm.h.
 RESERVE_NONE, RESERVE_GATES, RESERVE_RECOMPUTE = 0, 1, 2
@@ -122,7 +123,7 @@ def once(where: str = "") -> Callable[[Callable[[], T]], Callable[[], T]]:
     """
 
     def decorate(load: Callable[[], T]) -> Callable[[], T]:
-        lock = threading.Lock()
+        lock = fork_safe_lock()
         outcome: list[T | LibraryError] = []
 
         @functools.wraps(load)
