@@ -5,6 +5,8 @@ import inspect
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import keras
+
 from lstm_fast import cells, functional, masks, states
 
 
@@ -35,6 +37,7 @@ def _check_call(layer: Any, sequences: Any, initial_state: Any, mask: Any, direc
     """Checks the call arguments that Keras does not."""
     with _named(layer):
         _refuse_keras_2(sequences)
+        _refuse_complex(sequences)
         if any(cells.other_cell(direction) for direction in directions):  # which may take other shapes
             return
         features = _features(directions)
@@ -74,6 +77,13 @@ def _refuse_keras_2(sequences: Any) -> None:
             "model with the package `keras`, not with `tf_keras`, nor with `tf.keras` while TF_USE_LEGACY_KERAS=1 is "
             "set. Weights go over by `new.set_weights(old.get_weights())`"
         )
+
+
+def _refuse_complex(sequences: Any) -> None:
+    """Raises TypeError for complex numbers: their imaginary parts would be lost on the way."""
+    dtype = keras.backend.standardize_dtype(sequences.dtype)
+    if dtype.startswith("complex"):
+        raise TypeError(f"`sequences`: expected a real dtype, found {dtype}")
 
 
 def of_keras_2(value: Any) -> str:
