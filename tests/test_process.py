@@ -263,3 +263,36 @@ def test_modules_do_not_ask_for_the_lock_of_the_interpreter() -> None:
     source = Path(__file__).resolve().parents[1] / "csrc" / "bindings"
     for name in ("python.cc", "cuda.cc"):
         assert "py::mod_gil_not_used()" in (source / name).read_text()
+
+
+TOO_LARGE = """
+    import resource
+    import numpy as np
+    {import_framework}
+    import lstm_fast
+
+    def run(batch, time, units):
+        shapes = (batch, time, 1), (1, 4 * units), (units, 4 * units)
+        return np.asarray(lstm_fast.lstm(*({convert}(np.full(shape, 0.01, np.float32)) for shape in shapes))[0])
+
+    before = run(2, 3, 8)
+    pages = int(open("/proc/self/statm").read().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 2**28, resource.RLIM_INFINITY))
+    try:
+        run(1024, 1024, 256)  # 1 GiB of results
+    except {error}:
+        print((run(2, 3, 8) == before).all())
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="this system does not tell its memory")
+@pytest.mark.parametrize(
+    ("import_framework", "convert", "error"),
+    [("", "", "MemoryError"), ("import tensorflow as tf", "tf.constant", "tf.errors.ResourceExhaustedError")],
+    ids=["numpy", "tensorflow"],
+)
+def test_too_little_memory_is_an_error_and_the_next_call_is_right(
+    import_framework: str, convert: str, error: str
+) -> None:
+    script = TOO_LARGE.format(import_framework=import_framework, convert=convert, error=error)
+    assert run_python(script).split() == ["True"]
