@@ -84,7 +84,7 @@ def accelerate(model: Any, *, return_report: bool = False) -> Any:
     """
     _check("accelerate", model)
     changed = _change(model, layers.make_fast)
-    report = Report(_change_of(layer) for layer in model._flatten_layers() if isinstance(layer, (RNN, Bidirectional)))
+    report = Report(_change_of(part) for part in _parts(model) if isinstance(part, (RNN, Bidirectional)))
     _log(model, changed, report)
     return (model, report) if return_report else model
 
@@ -154,9 +154,21 @@ def _check(name: str, model: Any) -> None:
         raise TypeError(f"{name}: `model`: expected a Keras model or layer, found {type(model).__qualname__}")
 
 
+def _parts(model: Any) -> list[Any]:
+    """Returns a layer and all that Keras knows of in it, in their order, each once."""
+    parts: dict[int, Any] = {}
+    to_come = [model]
+    while to_come:
+        part = to_come.pop()
+        if id(part) not in parts:
+            parts[id(part)] = part
+            to_come += reversed(part._layers)
+    return list(parts.values())
+
+
 def _change(model: Any, change: Callable[[Any], bool]) -> list[Any]:
     """Changes the classes of the layers of a model; returns those that were changed, wrappers last."""
-    parts = model._flatten_layers()
+    parts = _parts(model)
     wrappers = [part for part in parts if isinstance(part, Bidirectional)]
     inner = [part for part in parts if isinstance(part, RNN)]
     # A wrapper becomes fast only around layers that are.
@@ -168,7 +180,7 @@ def _change(model: Any, change: Callable[[Any], bool]) -> list[Any]:
 
 def _trace_anew(model: Any) -> None:
     """Has Keras make the functions anew that it has made for `fit`, `evaluate` and `predict`."""
-    for part in model._flatten_layers():
+    for part in _parts(model):
         for name in ("train", "test", "predict"):
             if getattr(part, f"{name}_function", None) is not None:
                 getattr(part, f"make_{name}_function")(force=True)
@@ -190,11 +202,10 @@ def _is_fast(layer: Any) -> bool:
 
 
 def _log(model: Any, changed: list[Any], report: Report) -> None:
-    others = [str(change) for change in report if change.done != "fast"]
-    names = ", ".join(change.name for change in report if change.done == "fast")
-    text = f"accelerate: {len(changed) or 'no'} layers of '{model.name}' changed"
-    if names:
-        text += f"; fast: {names}"
-    if others:
-        text += f"; {'; '.join(others)}"
-    logger.log(logging.INFO if changed and not others else logging.WARNING, "%s", text)
+    parts = [f"accelerate: {len(changed) or 'no'} layers of '{model.name}' changed"]
+    if fast := [change.name for change in report if change.done == "fast"]:
+        parts.append(f"fast: {', '.join(fast)}")
+    others = [change for change in report if change.done != "fast"]
+    parts += map(str, others)
+    expected = all(change.reason.startswith((layers.NO_LSTM, layers.INSIDE)) for change in others)
+    logger.log(logging.INFO if fast and expected else logging.WARNING, "%s", "; ".join(parts))

@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 from keras import ops
-from keras.layers import LSTM, RNN, Bidirectional
+from keras.layers import LSTM, RNN, Bidirectional, LSTMCell
 
 from lstm_fast import cells, checks, functional, fused, masks, states
 from lstm_fast.backends import Unavailable, UnavailableError
@@ -21,6 +21,10 @@ _MERGE: dict[str, Callable[[Any, Any], Any]] = {
     "ave": lambda forward, backward: (forward + backward) / 2,
     "mul": ops.multiply,
 }
+
+
+# Why layers are left of which nobody expects anything else.
+NO_LSTM, INSIDE = "no LSTM", "around one that is left:"
 
 
 class _Withheld(int):
@@ -248,9 +252,13 @@ def left_alone(layer: Any) -> str:
     """Returns why a recurrent layer of Keras does not become one of this package; empty if it can."""
     if type(layer) is Bidirectional:
         others = [direction for direction in directions_of(layer) if not isinstance(direction, fused.Fused)]
-        return f"'{others[0].name}' in it is left" if others else _patched(layer, "call")
+        return f"{INSIDE} {others[0].name}" if others else _patched(layer, "call")
+    if isinstance(layer, LSTM) and type(layer) is not LSTM:
+        return "a subclass of LSTM; if it computes one, make it a subclass of FastLSTM in its code"
     if type(layer) not in (LSTM, RNN):
-        return "not an LSTM of Keras's"
+        return NO_LSTM
+    if not any(isinstance(cell, LSTMCell) for cell in cells.of(layer)):
+        return f"{NO_LSTM}: {cells.other_cell(layer)}"
     return cells.other_cell(layer) or _patched(layer, "call", "inner_loop", "get_initial_state")
 
 
