@@ -46,13 +46,17 @@ def of(layer: Any) -> Sequence[Any]:
 
 def other_cell(layer: Any) -> str:
     """Returns why the cells of a recurrent layer compute something else than LSTMs; empty if they do not."""
-    parts = [layer.cell, *of(layer)] if isinstance(layer.cell, StackedRNNCells) else [layer.cell]
-    for part in parts:
-        if type(part) not in _METHODS:
-            return f"its cell is a {type(part).__qualname__}, not a keras.layers.LSTMCell"
-        for name, of_keras in _METHODS[type(part)].items():
-            if name in vars(part) or getattr(type(part), name) is not of_keras:
-                return f"{name} of its {type(part).__qualname__} is not Keras's"
+    cell = layer.cell
+    return _other(cell) or next((other for inner in getattr(cell, "cells", ()) if (other := _other(inner))), "")
+
+
+def _other(cell: Any) -> str:
+    cls = type(cell)
+    if cls not in _METHODS:
+        return f"its cell is a {cls.__qualname__}, not a keras.layers.LSTMCell"
+    for name, of_keras in _METHODS[cls].items():
+        if name in vars(cell) or getattr(cls, name) is not of_keras:
+            return f"{name} of its {cls.__qualname__} is not Keras's"
     return ""
 
 
@@ -65,11 +69,12 @@ def unfit(layer: Any) -> str:
     """Returns what of the cells the kernel does not compute; empty if nothing."""
     if reason := other_cell(layer):
         return f"{reason}: the kernel computes LSTMs"
-    for cell in of(layer):
+    inner = of(layer)
+    for cell in inner:
         for name, function in (("activation", "tanh"), ("recurrent_activation", "sigmoid")):
             if not _is(activation := getattr(cell, name), function):
                 return f"{name}={_described(activation, function)}: the kernel computes {function}"
-    if len({layer.cell.compute_dtype, *(cell.compute_dtype for cell in of(layer))}) > 1:
+    if len(inner) > 1 and len({layer.cell.compute_dtype, *(cell.compute_dtype for cell in inner)}) > 1:
         return "cells of several compute dtypes: the kernel has one for all"
     return f"Keras {keras.__version__} has no LSTMCell.{_MISSING[0]}" if _MISSING else ""
 
@@ -77,7 +82,7 @@ def unfit(layer: Any) -> str:
 def forget_dropout(layer: Any) -> None:
     """Drops the dropout masks of a call, so that none of them outlives an exception."""
     for cell in of(layer):
-        if isinstance(cell, LSTMCell) and not _MISSING:
+        if isinstance(cell, LSTMCell) and (cell.dropout or cell.recurrent_dropout) and not _MISSING:
             cell.reset_dropout_mask()
             cell.reset_recurrent_dropout_mask()
 

@@ -138,7 +138,7 @@ def as_keras(model: Any) -> Iterator[Any]:
         yield model
     finally:
         for layer in changed:
-            layers.make_fast(layer)
+            layers.make_fast(layer, again=True)
         _trace_anew(model)
 
 

@@ -262,10 +262,13 @@ def left_alone(layer: Any) -> str:
     return cells.other_cell(layer) or _patched(layer, "call", "inner_loop", "get_initial_state")
 
 
-def make_fast(layer: Any) -> bool:
-    """Gives a layer of Keras's that is really an LSTM, or a wrapper of two that are fast, its class of this package."""
+def make_fast(layer: Any, *, again: bool = False) -> bool:
+    """Gives a layer of Keras's that is really an LSTM, or a wrapper of two that are fast, its class of this package.
+
+    Again: a layer that had this class before gets it back, whatever it is.
+    """
     fast = next((cls for cls in (FastLSTM, FastRNN, FastBidirectional) if type(layer) is cls.of_keras), None)
-    if fast is None or left_alone(layer):
+    if fast is None or (left_alone(layer) and not again):
         return False
     _change_class(layer, fast)
     if states.carried() and isinstance(layer, RNN) and states.of(layer):
