@@ -54,7 +54,7 @@ def keras_copy(layer: Any) -> Any:
     """A copy of a layer or model that has Keras's layers for ours, and the values of all variables."""
     plain = lstm_fast.to_keras(copy.deepcopy(layer))
     for new, value in zip(everything_in(plain), everything_in(layer), strict=True):
-        new.assign(value)  # a file has neither random numbers nor states
+        new.assign(to_numpy(value))  # a file has neither random numbers nor states, and JAX would share the array
     return plain
 
 
