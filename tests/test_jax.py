@@ -425,6 +425,7 @@ from pathlib import Path
 import jax, keras
 from data_parallel import *
 warnings.simplefilter("error")
+warnings.filterwarnings("ignore", ".* does not support masking")  # Keras 3.16, where a mask ends
 folder = Path(sys.argv[1])
 
 def fit(name, x, y, batch):

@@ -2,6 +2,7 @@
 outputs, states and every gradient, and in `fit`. Every test proves that the fused kernels ran.
 """
 
+import contextlib
 import functools
 from typing import Any
 
@@ -20,6 +21,7 @@ pytestmark = pytest.mark.backends("tensorflow", "jax", "torch")
 
 BATCH, TIME, FEATURES, UNITS = 4, 7, 5, 6
 TERMS = BATCH * TIME * (FEATURES + UNITS)
+KERAS = tuple(int(part) for part in keras.__version__.split(".")[:2])
 
 modes = pytest.mark.parametrize("mode", MODES)
 
@@ -147,6 +149,17 @@ def test_dropout_with_one_mask_per_gate():
     assert_agree(found, run(plain, sequences=sequences()))
 
 
+@contextlib.contextmanager
+def where_keras_can_train_it():
+    """Skips where a stateful layer of Keras's own, of an older release on PyTorch, cannot be differentiated."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "modified by an inplace operation" not in str(error) or KERAS >= (3, 10):
+            raise
+        pytest.skip("Keras's own stateful layer fails on PyTorch")
+
+
 @modes
 def test_stateful(mode):
     # With use_cudnn="auto", Keras 3.15 on PyTorch fails to differentiate a stateful LSTM.
@@ -156,7 +169,9 @@ def test_stateful(mode):
     for seed in range(3):
         with fused(forward=1, backward=1):
             found = run(fast, mode, sequences=sequences(seed=seed))
-        assert_agree(found, run(plain, sequences=sequences(seed=seed)))
+        with where_keras_can_train_it():
+            expected = run(plain, sequences=sequences(seed=seed))
+        assert_agree(found, expected)
     for layer in (fast, plain):
         layer.reset_state()
     assert_agree(run(fast, sequences=sequences()), run(plain, sequences=sequences()))
@@ -316,7 +331,9 @@ def test_stateful_bidirectional(mode):
     for seed in range(2):
         with fused(forward=1, backward=1):
             found = run(fast, mode, sequences=sequences(seed=seed))
-        assert_agree(found, run(plain, sequences=sequences(seed=seed)))
+        with where_keras_can_train_it():
+            expected = run(plain, sequences=sequences(seed=seed))
+        assert_agree(found, expected)
     for layer in (fast, plain):
         layer.reset_state()
     assert_agree(run(fast, sequences=sequences()), run(plain, sequences=sequences()))

@@ -24,6 +24,8 @@ from torch_side import array, tensor  # noqa: E402
 
 from lstm_fast.backends import torch as backend  # noqa: E402
 
+TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
+
 pytestmark = pytest.mark.backends("torch")
 
 
@@ -226,7 +228,11 @@ def test_torch_export_is_told_so(strict: bool) -> None:
     given = arguments(make_problem(states=False), requires_grad=False)
     with pytest.raises(RuntimeError) as error:
         torch.export.export(Module(), tuple(given), strict=strict)
-    assert "torch.jit.trace or torch.export: an exported program" in f"{error.value} {error.value.__cause__}"
+    text = f"{error.value} {error.value.__cause__}"
+    # PyTorch before 2.10 does not say that it exports: then it is its tensors that the kernel cannot take, or, where it
+    # compiles first, that it may not follow the call.
+    told = ("torch.jit.trace or torch.export: an exported program", "type FakeTensor", "_dynamo.disable() wrapped")
+    assert any(part in text for part in told[: 1 if TORCH >= (2, 10) else None]), text
 
 
 def test_callers_in_several_threads() -> None:

@@ -160,11 +160,11 @@ Case::Case(const Options& given) : options(given) {
                                                       : dy;
       const int64_t time = o.go_backwards ? o.time - 1 - t : t;
       const int64_t index =
-          o.spoiled == Spoiled::kX ? XOffset(b, t) + random.Below(std::max<int64_t>(1, features))
+          o.spoiled == Spoiled::kX ? XOffset(b, t) + (features ? random.Below(features) : 0)
           : o.spoiled == Spoiled::kGradient
               ? (b * outputs + (o.return_sequences ? time : 0)) * width + n * units + random.Below(units)
               : unit;
-      if (!array.present() || array.bytes() == 0) return;
+      if (!array.present() || array.bytes() == 0 || (o.spoiled == Spoiled::kX && features == 0)) return;
       Encode(o.dtype, o.spoiler, array.data(), index);
       spoiled_row = b;
       break;
