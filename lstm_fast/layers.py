@@ -210,25 +210,20 @@ class FastBidirectional(Bidirectional):  # type: ignore[misc]
 
     def call(self, sequences: Any, initial_state: Any = None, mask: Any = None, training: bool | None = None) -> Any:
         """Runs the layer; the arguments are described with the class."""
-        if _all_fused(self):
-            directions = directions_of(self)
-            sequences, initial_state, mask = checks.checked_call(self, sequences, initial_state, mask, directions)
-            if _runs_in_one_call(self, sequences, mask):
-                try:
-                    return _call_once(self, sequences, initial_state, mask, training)
-                except UnavailableError:  # each of the two layers finds that out and says so
-                    pass
-                finally:
-                    for layer in directions:
-                        cells.forget_dropout(layer)
-        else:
+        if not _all_fused(self):
             _record_others(self)
-        # A Keras that calls cuDNN by another method could not be stopped there.
-        token = fused.cudnn_shown.set(hasattr(Bidirectional, "_call_fused_lstm"))
+            return _call_each(self, sequences, initial_state, mask, training)
+        directions = directions_of(self)
+        sequences, initial_state, mask = checks.checked_call(self, sequences, initial_state, mask, directions)
+        if not _runs_in_one_call(self, sequences, mask):
+            return _call_each(self, sequences, initial_state, mask, training)
         try:
-            return Bidirectional.call(self, sequences, initial_state=initial_state, mask=mask, training=training)
+            return _call_once(self, sequences, initial_state, mask, training)
+        except UnavailableError:  # each of the two layers finds that out and says so, with the dropout that was drawn
+            return _call_each(self, sequences, initial_state, mask, training)
         finally:
-            fused.cudnn_shown.reset(token)
+            for layer in directions:
+                cells.forget_dropout(layer)
 
     def _call_fused_lstm(self, sequences: Any, initial_state: Any) -> Any:
         """Runs both directions by cuDNN, which Keras tries first: for layers that would run as Keras's anyway."""
@@ -328,6 +323,16 @@ def _runs_in_one_call(wrapper: Any, sequences: Any, mask: Any) -> bool:
         and forward.zero_output_for_mask == backward.zero_output_for_mask
         and sequences.shape[1] != 0
     )
+
+
+def _call_each(wrapper: Any, sequences: Any, initial_state: Any, mask: Any, training: bool | None) -> Any:
+    """Runs the two layers one after the other, as keras.layers.Bidirectional does."""
+    # A Keras that calls cuDNN by another method could not be stopped there.
+    token = fused.cudnn_shown.set(hasattr(Bidirectional, "_call_fused_lstm"))
+    try:
+        return Bidirectional.call(wrapper, sequences, initial_state=initial_state, mask=mask, training=training)
+    finally:
+        fused.cudnn_shown.reset(token)
 
 
 def _call_once(wrapper: Any, sequences: Any, initial_state: Any, mask: Any, training: bool | None) -> Any:
