@@ -137,7 +137,7 @@ def as_keras(model: Any) -> Iterator[Any]:
     try:
         yield model
     finally:
-        for layer in changed:
+        for layer in reversed(changed):
             layers.make_fast(layer, again=True)
         _trace_anew(model)
 
@@ -167,12 +167,13 @@ def _parts(model: Any) -> list[Any]:
 
 
 def _change(model: Any, change: Callable[[Any], bool]) -> list[Any]:
-    """Changes the classes of the layers of a model; returns those that were changed, wrappers last."""
+    """Changes the classes of the layers of a model; returns those that were changed, in that order."""
     parts = _parts(model)
     wrappers = [part for part in parts if isinstance(part, Bidirectional)]
     inner = [part for part in parts if isinstance(part, RNN)]
-    # A wrapper becomes fast only around layers that are.
-    changed = [part for part in (*inner, *wrappers) if change(part)]
+    # A wrapper becomes fast only around layers that are, and in no moment is one around layers that are not.
+    order = (*inner, *wrappers) if change is layers.make_fast else (*wrappers, *inner)
+    changed = [part for part in order if change(part)]
     if changed:
         _trace_anew(model)
     return changed

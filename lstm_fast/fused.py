@@ -37,7 +37,7 @@ _from_zero: ContextVar[bool] = ContextVar("_from_zero", default=False)
 _reached: ContextVar[bool] = ContextVar("_reached", default=False)
 cudnn_shown: ContextVar[bool] = ContextVar("cudnn_shown", default=False)
 
-# How often a layer has changed its class. A call under way at that moment may miss `inner_loop`.
+# How often a layer has changed its class, counted before each change: see `changed_since`.
 class_changes = 0
 
 
@@ -94,19 +94,19 @@ class Fused:
     def call(self, sequences: Any, initial_state: Any = None, mask: Any = None, training: bool | None = False) -> Any:
         """Runs the layer; the arguments are described with the class."""
         layer: Any = self
+        changes = class_changes
         cls: Any = type(layer)
         keras_call = cls.of_keras.call if isinstance(layer, Fused) else cls.call
         sequences, initial_state, mask = checks.checked_call(layer, sequences, initial_state, mask, [layer])
         # A subclass may have states of its own making.
         from_zero = initial_state is None and not layer.stateful and is_ours(layer) and cells.starts_from_zero(layer)
-        changes = class_changes
         token, reached = _from_zero.set(from_zero), _reached.set(False)
         try:
             empty = sequences.shape[1] == 0 and not cells.other_cell(layer)
             run = _call_without_timesteps if empty else _call
             result = run(layer, keras_call, sequences, initial_state, mask, training)
             # A subclass may have a loop of its own.
-            if not _reached.get() and changes == class_changes and cls.inner_loop is Fused.inner_loop:
+            if not _reached.get() and cls.inner_loop is Fused.inner_loop and not changed_since(changes, layer, cls):
                 missed = Unavailable(f"Keras {keras.__version__} does not call inner_loop, in which the kernel runs")
                 record_fallback(fallback(layer, sequences, mask) or missed, layer.name)
             return result
@@ -155,6 +155,23 @@ class Fused:
             states.make(self, batch_size)
         else:
             RNN._create_state_variables(self, batch_size)
+
+
+def changed_since(changes: int, layer: Any, cls: type) -> bool:
+    """Whether a layer may have been of another class than `cls` meanwhile, and a call so have missed `inner_loop`.
+
+    Args:
+        changes: `class_changes` before that.
+        layer: The layer.
+        cls: Its class, read after `changes`.
+    """
+    # A change that was counted before `changes` was read, and done after it, shows in the class.
+    return type(layer) is not cls or changes != class_changes
+
+
+def recomputes(layer: Any) -> bool:
+    """Whether a layer has `recompute`; one that is Keras's by now may have been ours when the call began."""
+    return bool(getattr(layer, "recompute", False))
 
 
 def is_ours(layer: Any) -> bool:
@@ -230,7 +247,7 @@ def _inner_loop(layer: Any, sequences: Any, initial_state: Any, mask: Any, train
             go_backwards=go_backwards,
             return_sequences=return_sequences,
             zero_output_for_mask=layer.zero_output_for_mask,
-            recompute=layer.recompute,
+            recompute=recomputes(layer),
             training=bool(training),
         )
         last.append([h, c])

@@ -3,7 +3,7 @@
 A layer of this package has what Keras's has, and nothing more: to give a layer its class is to make it fast.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -210,8 +210,11 @@ class FastBidirectional(Bidirectional):  # type: ignore[misc]
 
     def call(self, sequences: Any, initial_state: Any = None, mask: Any = None, training: bool | None = None) -> Any:
         """Runs the layer; the arguments are described with the class."""
-        if not _all_fused(self):
-            _record_others(self)
+        changes = fused.class_changes
+        if others := [direction for direction in directions_of(self) if not isinstance(direction, fused.Fused)]:
+            # `to_keras` in another thread makes the wrapper Keras's before what is in it.
+            if isinstance(self, FastBidirectional) and changes == fused.class_changes:
+                _record_others(others)
             return _call_each(self, sequences, initial_state, mask, training)
         directions = directions_of(self)
         sequences, initial_state, mask = checks.checked_call(self, sequences, initial_state, mask, directions)
@@ -298,12 +301,11 @@ def _all_fused(layer: Any) -> bool:
     return all(isinstance(direction, fused.Fused) for direction in directions_of(layer))
 
 
-def _record_others(layer: Any) -> None:
+def _record_others(directions: Sequence[Any]) -> None:
     """Records that directions are no layers of this package."""
-    for direction in directions_of(layer):
-        if not isinstance(direction, fused.Fused):
-            reason = f"{type(direction).__qualname__} in FastBidirectional: the kernel computes LSTMs"
-            record_fallback(Unavailable(reason), direction.name)
+    for direction in directions:
+        reason = f"{type(direction).__qualname__} in FastBidirectional: the kernel computes LSTMs"
+        record_fallback(Unavailable(reason), direction.name)
 
 
 def _runs_in_one_call(wrapper: Any, sequences: Any, mask: Any) -> bool:
@@ -360,7 +362,7 @@ def _call_once(wrapper: Any, sequences: Any, initial_state: Any, mask: Any, trai
         directions,
         return_sequences=wrapper.return_sequences,
         zero_output_for_mask=zero_output_for_mask,
-        recompute=any(layer.recompute for layer in layers),
+        recompute=any(map(fused.recomputes, layers)),
         training=bool(training),
     )
     if not zero_output_for_mask and not from_zero:
