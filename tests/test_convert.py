@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import pathlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -14,7 +13,6 @@ from keras_side import everything_in, fused, to_numpy
 
 from lstm_fast import FastBidirectional, FastLSTM, FastRNN, accelerate, as_keras, states, status, to_keras
 from lstm_fast.convert import Change
-from lstm_fast.fused import cudnn_asked
 
 pytestmark = pytest.mark.backends("tensorflow", "jax", "torch")
 
@@ -80,17 +78,6 @@ def mixed() -> keras.Model:
     )
 
 
-def cells() -> keras.Model:
-    stack = [keras.layers.LSTMCell(UNITS), keras.layers.LSTMCell(2)]
-    return keras.Sequential(
-        [
-            keras.Input((None, FEATURES)),
-            keras.layers.RNN(stack, return_sequences=True),
-            Bidirectional(keras.layers.RNN(keras.layers.LSTMCell(UNITS))),
-        ]
-    )
-
-
 class Subclassed(keras.Model):
     """Layers that Keras knows of by attributes, lists and dicts."""
 
@@ -125,7 +112,6 @@ MODELS: dict[str, tuple[Callable[[], keras.Model], list[type]]] = {
     "wrapped": (wrapped, [FastLSTM, FastBidirectional, FastLSTM, FastLSTM]),
     "stateful": (stateful, [FastLSTM, FastBidirectional, FastLSTM, FastLSTM]),
     "mixed": (mixed, [FastBidirectional, FastLSTM, FastLSTM]),
-    "cells": (cells, [FastRNN, FastBidirectional, FastRNN, FastRNN]),
     "subclassed": (Subclassed, [FastLSTM, FastBidirectional, FastLSTM, FastLSTM]),
     "others": (others, [FastLSTM]),
 }
@@ -225,11 +211,6 @@ def test_arguments_that_keras_lacks_are_dropped() -> None:
     assert model.layers[0].forward_layer.recompute
 
 
-def test_settings_outside_of_the_config_are_kept() -> None:
-    fast = accelerate(others()).layers[-1]
-    assert (fast.cell.implementation, fast.cell.dropout_mask_count, cudnn_asked(fast)) == (1, 4, False)
-
-
 # On JAX, each operation is compiled by itself otherwise; torch.compile is slow.
 COMPILED = {"tensorflow": [False, True], "jax": [True], "torch": [False]}[keras.backend.backend()]
 
@@ -272,15 +253,6 @@ def test_training_goes_on_where_it_was(jit_compile: bool) -> None:
         to_keras(fast).predict(x, verbose=0)
         fast.fit(x, y, verbose=0)
     assert int(to_numpy(fast.optimizer.iterations)) == 2 + steps + 1
-
-
-def test_unbuilt_sequential() -> None:
-    model = keras.Sequential([LSTM(UNITS)])
-    assert accelerate(model) is model
-    assert not model.built
-    assert type(model.layers[0]) is FastLSTM
-    with fused(forward=1):
-        model(np.ones((BATCH, TIME, FEATURES), np.float32))
 
 
 LAYERS: dict[str, Callable[[], keras.Layer]] = {
@@ -344,11 +316,3 @@ def test_other_things_are_refused(convert: Callable[[Any], Any]) -> None:
         contextlib.ExitStack() as stack,
     ):
         stack.enter_context(convert("model.keras"))
-
-
-def test_file_of_a_keras_model_is_accelerated(tmp_path: pathlib.Path) -> None:
-    model = sequential()
-    model.save(tmp_path / "model.keras")
-    fast = accelerate(keras.models.load_model(tmp_path / "model.keras"))
-    x = inputs_of(model)
-    assert_close(fast(x), model(x))
