@@ -65,8 +65,8 @@ def accelerate(model: Any, *, return_report: bool = False) -> Any:
     but at the old speed. Those that Keras has made for the model itself are made anew. Threads may call the model
     meanwhile; each call takes either path. During `fit`, call this from no other place than a callback.
 
-    For a copy, make one first: `accelerate(copy.deepcopy(model))`, or
-    `new = keras.models.clone_model(model); new.set_weights(model.get_weights())`.
+    For a copy, make one first: `accelerate(copy.deepcopy(model))`. A subclassed model that Keras cannot copy, build
+    again, and hand it the weights: `new.set_weights(model.get_weights())`.
 
     Args:
         model: A model or layer of Keras 3.
@@ -108,7 +108,7 @@ def to_keras(model: Any) -> Any:
     >>> lstm_fast.to_keras(model).save("model.keras")
     """
     _check("to_keras", model)
-    _change(model, layers.make_plain)
+    _change_to_plain("to_keras", model)
     return model
 
 
@@ -133,7 +133,7 @@ def as_keras(model: Any) -> Iterator[Any]:
     ...     model.export("saved_model")
     """
     _check("as_keras", model)
-    changed = _change(model, layers.make_plain)
+    changed = _change_to_plain("as_keras", model)
     try:
         yield model
     finally:
@@ -179,6 +179,14 @@ def _change(model: Any, change: Callable[[Any], bool]) -> list[Any]:
     return changed
 
 
+def _change_to_plain(name: str, model: Any) -> list[Any]:
+    changed = _change(model, layers.make_plain)
+    if left := [f"'{part.name}' ({type(part).__qualname__})" for part in _parts(model) if _is_fast(part)]:
+        text = "%s: subclasses of this package's layers stay as they are, and need it: %s"
+        logger.warning(text, name, ", ".join(left))
+    return changed
+
+
 def _trace_anew(model: Any) -> None:
     """Has Keras make the functions anew that it has made for `fit`, `evaluate` and `predict`."""
     for part in _parts(model):
@@ -203,7 +211,7 @@ def _is_fast(layer: Any) -> bool:
 
 
 def _log(model: Any, changed: list[Any], report: Report) -> None:
-    parts = [f"accelerate: {len(changed) or 'no'} layers of '{model.name}' changed"]
+    parts = [f"accelerate: layers of '{model.name}' changed: {len(changed) or 'none'}"]
     if fast := [change.name for change in report if change.done == "fast"]:
         parts.append(f"fast: {', '.join(fast)}")
     others = [change for change in report if change.done != "fast"]

@@ -107,11 +107,13 @@ class FastLSTM(fused.Fused, LSTM):  # type: ignore[misc]
 
     @property
     def use_cudnn(self) -> Any:
-        """Whether Keras may use cuDNN: what was asked for while a call runs as Keras's, else what is false.
+        """Whether Keras may use cuDNN: what was asked for, but for a keras.layers.Bidirectional around the layer.
 
-        keras.layers.Bidirectional calls cuDNN itself in the place of two LSTMs that allow it.
+        That would call cuDNN itself in the place of two LSTMs that allow it, where FastBidirectional asks the kernels
+        first.
         """
-        return fused.cudnn_asked(self) if fused.cudnn_shown.get() else _WITHHELD
+        shown = fused.cudnn_shown.get() or vars(self).get("in_fast_wrapper", False)
+        return fused.cudnn_asked(self) if shown else _WITHHELD
 
     @use_cudnn.setter
     def use_cudnn(self, value: Any) -> None:
@@ -193,6 +195,7 @@ class FastBidirectional(Bidirectional):  # type: ignore[misc]
         super().__init__(layer, *args, **kwargs)
         for direction in directions_of(self):
             make_fast(direction)
+        _show_cudnn(self, shown=True)
 
     def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
         """Returns what a symbolic call returns, after the checks of a call."""
@@ -215,15 +218,15 @@ class FastBidirectional(Bidirectional):  # type: ignore[misc]
             # `to_keras` in another thread makes the wrapper Keras's before what is in it.
             if isinstance(self, FastBidirectional) and changes == fused.class_changes:
                 _record_others(others)
-            return _call_each(self, sequences, initial_state, mask, training)
+            return Bidirectional.call(self, sequences, initial_state, mask, training)
         directions = directions_of(self)
         sequences, initial_state, mask = checks.checked_call(self, sequences, initial_state, mask, directions)
         if not _runs_in_one_call(self, sequences, mask):
-            return _call_each(self, sequences, initial_state, mask, training)
+            return Bidirectional.call(self, sequences, initial_state, mask, training)
         try:
             return _call_once(self, sequences, initial_state, mask, training)
         except UnavailableError:  # each of the two layers finds that out and says so, with the dropout that was drawn
-            return _call_each(self, sequences, initial_state, mask, training)
+            return Bidirectional.call(self, sequences, initial_state, mask, training)
         finally:
             for layer in directions:
                 cells.forget_dropout(layer)
@@ -269,6 +272,8 @@ def make_fast(layer: Any, *, again: bool = False) -> bool:
     if fast is None or (left_alone(layer) and not again):
         return False
     _change_class(layer, fast)
+    if fast is FastBidirectional:
+        _show_cudnn(layer, shown=True)
     if states.carried() and isinstance(layer, RNN) and states.of(layer):
         states.make_anew(layer)
     return True
@@ -278,8 +283,18 @@ def make_plain(layer: Any) -> bool:
     """Gives a layer of this package its class of Keras's."""
     if type(layer) not in (FastLSTM, FastRNN, FastBidirectional):
         return False
+    if type(layer) is FastBidirectional:
+        _show_cudnn(layer, shown=False)
     _change_class(layer, type(layer).of_keras)
     return True
+
+
+def _show_cudnn(wrapper: Any, *, shown: bool) -> None:
+    """Lets a wrapper see what was asked of cuDNN for its layers, or not."""
+    # A Keras that calls cuDNN by another method could not be stopped there.
+    shown = shown and hasattr(Bidirectional, "_call_fused_lstm")
+    for direction in directions_of(wrapper):
+        vars(direction)["in_fast_wrapper"] = shown
 
 
 def _change_class(layer: Any, cls: type) -> None:
@@ -325,16 +340,6 @@ def _runs_in_one_call(wrapper: Any, sequences: Any, mask: Any) -> bool:
         and forward.zero_output_for_mask == backward.zero_output_for_mask
         and sequences.shape[1] != 0
     )
-
-
-def _call_each(wrapper: Any, sequences: Any, initial_state: Any, mask: Any, training: bool | None) -> Any:
-    """Runs the two layers one after the other, as keras.layers.Bidirectional does."""
-    # A Keras that calls cuDNN by another method could not be stopped there.
-    token = fused.cudnn_shown.set(hasattr(Bidirectional, "_call_fused_lstm"))
-    try:
-        return Bidirectional.call(wrapper, sequences, initial_state=initial_state, mask=mask, training=training)
-    finally:
-        fused.cudnn_shown.reset(token)
 
 
 def _call_once(wrapper: Any, sequences: Any, initial_state: Any, mask: Any, training: bool | None) -> Any:

@@ -5,7 +5,6 @@ from typing import Any
 
 import keras
 from keras import ops
-from keras.layers import RNN
 
 from lstm_fast import functional, masks
 from lstm_fast.backends import LibraryError
@@ -70,13 +69,6 @@ def reset(layer: Any) -> None:
             f"{type(layer).__qualname__} '{layer.name}': its states cannot be reset now, as Keras's trainer on JAX has "
             "them. In a callback, take the layer from `self.model`, or call `model.jax_state_sync()` first"
         ) from error
-
-
-def variables_without(layer: Any) -> list[Any]:
-    """Returns the variables of a layer or model but for the states of stateful layers in it."""
-    parts = [part for part in layer._flatten_layers() if isinstance(part, RNN)]
-    kept = {id(state) for part in parts for state in of(part)}
-    return [variable for variable in layer.variables if id(variable) not in kept]
 
 
 def check_batch(layers: Sequence[Any], batch: int | None) -> None:

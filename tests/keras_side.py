@@ -46,8 +46,19 @@ def everything_in(layer: keras.Layer) -> list[Any]:
 
     Keras does not count these states among the variables; on JAX, our layers do.
     """
-    recurrent = [part for part in layer._flatten_layers() if isinstance(part, keras.layers.RNN)]
-    return [*states.variables_without(layer), *(state for part in recurrent for state in states.of(part))]
+    return [*variables_without(layer), *_states(layer)]
+
+
+def variables_without(layer: Any) -> list[Any]:
+    """The variables of a layer or model but for the states of stateful layers in it."""
+    kept = {id(state) for state in _states(layer)}
+    return [variable for variable in layer.variables if id(variable) not in kept]
+
+
+def _states(layer: Any) -> list[Any]:
+    return [
+        state for part in layer._flatten_layers() if isinstance(part, keras.layers.RNN) for state in states.of(part)
+    ]
 
 
 def keras_copy(layer: Any) -> Any:

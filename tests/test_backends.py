@@ -165,9 +165,11 @@ def test_use_cudnn_is_kept(use_cudnn: Any) -> None:
     ):
         assert cudnn_asked(kept) == use_cudnn
         assert type(kept) is FastLSTM
-        assert not kept.use_cudnn  # outside of calls Keras is to see none
         assert lstm_fast.to_keras(kept).use_cudnn == use_cudnn
         assert cudnn_asked(lstm_fast.accelerate(kept)) == use_cudnn
+    # Only a wrapper that asks the kernels first is to see it, outside of calls that run as Keras's.
+    assert not any(direction.use_cudnn for direction in (layer, *directions_of(keras.layers.Bidirectional(layer))))
+    assert all(direction.use_cudnn == use_cudnn for direction in directions_of(FastBidirectional(layer)))
     for wrapper in (FastBidirectional, keras.layers.Bidirectional):
         for direction in directions_of(lstm_fast.to_keras(wrapper(layer))):
             assert (type(direction), direction.use_cudnn) == (keras.layers.LSTM, use_cudnn)

@@ -9,9 +9,9 @@ import keras
 import numpy as np
 import pytest
 import tolerances
-from keras_side import everything_in, fused, to_numpy
+from keras_side import everything_in, fused, to_numpy, variables_without
 
-from lstm_fast import FastBidirectional, FastLSTM, FastRNN, accelerate, as_keras, states, status, to_keras
+from lstm_fast import FastBidirectional, FastLSTM, FastRNN, accelerate, as_keras, status, to_keras
 from lstm_fast.convert import Change
 
 pytestmark = pytest.mark.backends("tensorflow", "jax", "torch")
@@ -177,13 +177,13 @@ def test_there_and_back(make: Callable[[], keras.Model], changed: list[type]) ->
     classes, names_of_layers = [type(layer) for layer in layers], [layer.name for layer in layers]
     config = None if isinstance(model, Subclassed) else model.to_json()
     # On JAX, states become variables of another kind: with their values, as is seen in those of everything.
-    variables = [id(variable) for variable in states.variables_without(model)]
+    variables = [id(variable) for variable in variables_without(model)]
     trainable = [id(variable) for variable in model.trainable_variables]
 
     def assert_same() -> None:
         assert all(a is b for a, b in zip(model._flatten_layers(), layers, strict=True))
         assert [layer.name for layer in layers] == names_of_layers
-        assert [id(variable) for variable in states.variables_without(model)] == variables
+        assert [id(variable) for variable in variables_without(model)] == variables
         assert [id(variable) for variable in model.trainable_variables] == trainable
         for found, expected in zip(values_of(model), values, strict=True):
             np.testing.assert_array_equal(found, expected)
@@ -302,10 +302,10 @@ def test_report_and_log(caplog: pytest.LogCaptureFixture) -> None:
     assert str(report[-1]) == "'relu' (LSTM): runs as Keras's, activation=relu: the kernel computes tanh"
     names_of_both = "fast: both, forward_one, backward_one"
     assert [(record.levelno, record.getMessage()) for record in caplog.records] == [
-        (logging.WARNING, f"accelerate: 1 layers of '{model.name}' changed; {'; '.join(map(str, report))}"),
-        (logging.INFO, f"accelerate: 3 layers of 'both' changed; {names_of_both}"),
-        (logging.INFO, f"accelerate: no layers of 'both' changed; {names_of_both}"),
-        (logging.WARNING, "accelerate: no layers of 'dense' changed"),
+        (logging.WARNING, f"accelerate: layers of '{model.name}' changed: 1; {'; '.join(map(str, report))}"),
+        (logging.INFO, f"accelerate: layers of 'both' changed: 3; {names_of_both}"),
+        (logging.INFO, f"accelerate: layers of 'both' changed: none; {names_of_both}"),
+        (logging.WARNING, "accelerate: layers of 'dense' changed: none"),
     ]
 
 
@@ -316,3 +316,17 @@ def test_other_things_are_refused(convert: Callable[[Any], Any]) -> None:
         contextlib.ExitStack() as stack,
     ):
         stack.enter_context(convert("model.keras"))
+
+
+def test_subclasses_of_our_layers_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    class Own(FastLSTM):
+        pass
+
+    model = keras.Sequential(
+        [keras.Input((None, FEATURES)), FastLSTM(UNITS, return_sequences=True), Own(UNITS, name="a")]
+    )
+    with caplog.at_level(logging.WARNING, "lstm_fast"):
+        to_keras(model)
+    assert [type(layer) for layer in model.layers] == [LSTM, Own]
+    (message,) = caplog.messages
+    assert message.startswith("to_keras: subclasses of this package's layers stay as they are, and need it: 'a' (")

@@ -7,9 +7,9 @@ from typing import Any
 import keras
 import numpy as np
 import tolerances
-from keras_side import fused, to_numpy
+from keras_side import fused, to_numpy, variables_without
 
-from lstm_fast import FastBidirectional, FastLSTM, FastRNN, accelerate, states, to_keras
+from lstm_fast import FastBidirectional, FastLSTM, FastRNN, accelerate, to_keras
 
 BACKEND = keras.backend.backend()
 
@@ -66,7 +66,7 @@ def variables_of(model: Any) -> list[Any]:
     On JAX those of this package's layers are among the variables, Keras's are not.
     """
     optimizer = getattr(model, "optimizer", None)
-    return [*states.variables_without(model), *(optimizer.variables if optimizer is not None else ())]
+    return [*variables_without(model), *(optimizer.variables if optimizer is not None else ())]
 
 
 @contextlib.contextmanager
