@@ -1006,7 +1006,7 @@ def test_said_quietly_if_all_is_fast(caplog: pytest.LogCaptureFixture) -> None:
         accelerate(model)
     (record,) = [record for record in caplog.records if record.name == "lstm_fast"]
     assert record.levelno == logging.INFO
-    assert "3 layers" in record.getMessage()
+    assert "changed: 3" in record.getMessage()
 
 
 INNER: dict[str, Callable[[], Any]] = {
