@@ -1,150 +1,148 @@
-"""Keras models to lstm_fast and back: one table of rules, read in either direction."""
+"""Models to lstm_fast and back: their layers change class, where they stand."""
 
-import dataclasses
+import contextlib
 import logging
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, NamedTuple, overload
 
-import keras
-from keras import ops
-from keras.layers import LSTM, Bidirectional, Layer
+from keras.layers import RNN, Bidirectional, Layer
 
-from lstm_fast import states
-from lstm_fast.layers import FastBidirectional, FastLSTM, copy_settings, of_keras_2
+from lstm_fast import fused, layers
+from lstm_fast.checks import of_keras_2
 
 logger = logging.getLogger("lstm_fast")
 
 
-class _Rule(NamedTuple):
-    """A class of Keras and the class that takes its place."""
+class Change(NamedTuple):
+    """What became of one recurrent layer of a model.
 
-    keras: Any
-    fast: Any
-    added: tuple[str, ...] = ()  # arguments that only the fast class has
-    around: type | None = None  # take its place only where its `layer` is one of these, after the other rules
+    Attributes:
+        name: The name of the layer.
+        layer: Its class, as Keras calls it.
+        done: "fast": it was changed, or is fast already. "runs as Keras's": likewise, but what it is asked to compute
+            the kernels do not, or cannot here. "left": it is as it was.
+        reason: Why, for the latter two.
+    """
+
+    name: str
+    layer: str
+    done: Literal["fast", "runs as Keras's", "left"]
+    reason: str = ""
+
+    def __str__(self) -> str:
+        return f"'{self.name}' ({self.layer}): {self.done}" + (f", {self.reason}" if self.reason else "")
 
 
-_RULES = (
-    _Rule(LSTM, FastLSTM, added=("recompute", "use_cudnn")),
-    _Rule(Bidirectional, FastBidirectional, around=FastLSTM),
-)
+class Report(tuple[Change, ...]):
+    """What became of each recurrent layer of a model, in the order of the model; printed, a line for each."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self)) or "no recurrent layer"
 
 
-def accelerate(model: Any) -> Any:
-    """Returns a copy of a model on the fused kernels; the original is left as it is.
+@overload
+def accelerate(model: Any, *, return_report: Literal[False] = False) -> Any: ...
+@overload
+def accelerate(model: Any, *, return_report: Literal[True]) -> tuple[Any, Report]: ...
+@overload
+def accelerate(model: Any, *, return_report: bool) -> Any: ...
+def accelerate(model: Any, *, return_report: bool = False) -> Any:
+    """Makes the LSTMs of a model run on the fused kernels, and returns the model: the same object.
 
-    Every `LSTM` is replaced by a `FastLSTM`, and every `Bidirectional` over an LSTM by a `FastBidirectional`.
-    Nested models, shared layers and wrappers such as `TimeDistributed` are handled. Names, weights, trainable flags,
-    dtype policies, regularizers, the states of stateful layers and of random number generators are kept. A compiled
-    model is compiled alike: same loss, metrics and optimizer, with the variables of the optimizer (iterations, learning
-    rate, moments), so that training goes on where it was; metrics start anew. Layers of your own that make an LSTM
-    inside themselves are copied as they are: use `FastLSTM` in their code.
+    Each `keras.layers.LSTM` becomes a `FastLSTM`, each `RNN` of `LSTMCell` a `FastRNN`, and each `Bidirectional` of two
+    of them a `FastBidirectional`, wherever Keras knows of the layer: in Sequential, Functional and subclassed models,
+    nested, shared, wrapped, in lists and dicts. Nothing is copied: a layer keeps its variables, and only its class
+    changes. So weights, optimizer, loss, metrics, callbacks and everything else are what they were, training goes on
+    where it was, and whoever holds the model or a layer of it holds the fast one.
+
+    Layers that compute something else stay as they are: subclasses of LSTM, other cells, methods that were replaced.
+    The logger `lstm_fast` says in one line which layers were changed and which not, and why.
+
+    Functions that you have traced or compiled yourself, with `tf.function`, `jax.jit` or `torch.compile`, and models
+    around this one that have been trained already, go on as they are until they are traced anew: with the same results,
+    but at the old speed. Those that Keras has made for the model itself are made anew. Threads may call the model
+    meanwhile; each call takes either path. During `fit`, call this from no other place than a callback.
+
+    For a copy, make one first: `accelerate(copy.deepcopy(model))`. A subclassed model that Keras cannot copy, build
+    again, and hand it the weights: `new.set_weights(model.get_weights())`.
 
     Args:
-        model: A Sequential or Functional model, or a single layer.
+        model: A model or layer of Keras 3.
+        return_report: Boolean (default: `False`). Whether to return what became of each recurrent layer, too.
 
     Returns:
-        The copy, of the same class unless `model` is itself one of the layers that are replaced.
+        `model`, or with `return_report` the tuple of `model` and a `Report`.
 
     Raises:
-        TypeError: `model` is not a layer, or is a subclassed model, whose structure Keras does not know.
+        TypeError: `model` is not a model or layer of Keras 3.
 
     Example:
-    >>> fast = lstm_fast.accelerate(model)
-    >>> fast.fit(x, y)
+    >>> lstm_fast.accelerate(model)
+    >>> model.fit(x, y)
     """
-    return _converted(model, _Conversion("accelerate", to_fast=True))
+    _check("accelerate", model)
+    changed = _change(model, layers.make_fast)
+    report = Report(_change_of(part) for part in _parts(model) if isinstance(part, (RNN, Bidirectional)))
+    _log(model, changed, report)
+    return (model, report) if return_report else model
 
 
 def to_keras(model: Any) -> Any:
-    """Returns a copy of a model with Keras's own layers in place of `FastLSTM` and `FastBidirectional`.
+    """Makes the layers of this package in a model Keras's own, and returns the model: the same object.
 
-    The inverse of `accelerate`, with the same promises. The result does not need this package: use it for export,
-    serving, other runtimes and other machines.
+    The way back from `accelerate`, with the same promises. The model then does not need this package: it can be saved,
+    exported and served without. For the time of an export only, use `as_keras`.
 
     Args:
-        model: A Sequential or Functional model, or a single layer.
+        model: A model or layer of Keras 3.
 
     Returns:
-        The copy.
+        `model`.
 
     Raises:
         TypeError: As `accelerate`.
 
     Example:
-    >>> lstm_fast.to_keras(model).export("saved_model")
+    >>> lstm_fast.to_keras(model).save("model.keras")
     """
-    return _converted(model, _Conversion("to_keras", to_fast=False))
+    _check("to_keras", model)
+    _change_to_plain("to_keras", model)
+    return model
 
 
-@dataclasses.dataclass
-class _Conversion:
-    """The rules, read in one direction."""
+@contextlib.contextmanager
+def as_keras(model: Any) -> Iterator[Any]:
+    """Makes the layers of this package in a model Keras's own inside of a `with`, and fast again after it.
 
-    name: str  # of the public function, for messages
-    to_fast: bool
-    replaced: int = 0
+    For what cannot take the kernels with it: `model.export`, other converters, files for machines without this package.
+    After an exception the layers are fast again as well.
 
-    def clone(self, layer: Any) -> Any:
-        """Returns an unbuilt copy of a layer, or of another operation of a model, with the rules applied."""
-        cls = type(layer)
-        copy = keras.saving.deserialize_keras_object(
-            self.rewrite(keras.saving.serialize_keras_object(layer)),
-            custom_objects={keras.saving.get_registered_name(cls): cls},
-            safe_mode=False,  # nothing here comes from a file
-        )
-        if copy.name != layer.name:  # Keras 3.8: an operation's config is without its name
-            copy.name = layer.name
-        return copy
+    Args:
+        model: A model or layer of Keras 3.
 
-    def rewrite(self, config: Any) -> Any:
-        """Returns a config, or any part of one, with the serialized layers in it replaced."""
-        if isinstance(config, (list, tuple)):
-            return type(config)(self.rewrite(value) for value in config)
-        if not isinstance(config, dict):
-            return config
-        config = {key: self.rewrite(value) for key, value in config.items()}
-        if _HEADER.issubset(config):
-            config.pop("build_config", None)  # the model that it is part of builds it, as it did the original
-            self.replace(config)
-        return config
+    Yields:
+        `model`.
 
-    def replace(self, config: dict[str, Any]) -> None:
-        """Changes the class of a serialized layer if a rule says so. Layers inside of it are replaced already."""
-        for rule in _RULES:
-            old, new = (rule.keras, rule.fast) if self.to_fast else (rule.fast, rule.keras)
-            if not _is_serialized(config, old):
-                continue
-            if not self.to_fast:
-                for argument in rule.added:
-                    del config["config"][argument]
-            elif rule.around is not None and not _is_serialized(config["config"]["layer"], rule.around):
-                continue
-            self.replaced += 1
-            config.update(_header(new))
+    Raises:
+        TypeError: As `accelerate`.
+
+    Example:
+    >>> with lstm_fast.as_keras(model):
+    ...     model.export("saved_model")
+    """
+    _check("as_keras", model)
+    changed = _change_to_plain("as_keras", model)
+    try:
+        yield model
+    finally:
+        for layer in reversed(changed):
+            layers.make_fast(layer, again=True)
+        _trace_anew(model)
 
 
-# What names the class of a serialized layer.
-_HEADER = {"module", "class_name", "registered_name"}
-
-
-def _header(cls: type) -> dict[str, str | None]:
-    """Returns how a serialized layer names its class, for the classes of the rules."""
-    name = keras.saving.get_registered_name(cls)
-    registered = name != cls.__name__
-    return {
-        "module": cls.__module__ if registered else "keras.layers",
-        "class_name": cls.__name__,
-        "registered_name": name if registered else None,
-    }
-
-
-def _is_serialized(config: dict[str, Any], cls: type) -> bool:
-    return all(config[key] == value for key, value in _header(cls).items())
-
-
-def _converted(model: Any, conversion: _Conversion) -> Any:
-    name = conversion.name
+def _check(name: str, model: Any) -> None:
     if of_keras_2(model):
         raise TypeError(
             f"{name}: `model`: expected a model or layer of Keras 3, found {of_keras_2(model)}, which is of Keras 2. "
@@ -154,50 +152,69 @@ def _converted(model: Any, conversion: _Conversion) -> Any:
         )
     if not isinstance(model, Layer):
         raise TypeError(f"{name}: `model`: expected a Keras model or layer, found {type(model).__qualname__}")
-    copy = None
-    if not isinstance(model, keras.Model):
-        copy = conversion.clone(model)
-        if model.built and not copy.built:
-            copy.build_from_config(model.get_build_config())
-    elif isinstance(model, keras.Sequential) or hasattr(model, "operations"):  # the latter: a Functional model
-        try:
-            copy = keras.models.clone_model(model, clone_function=conversion.clone, recursive=True)
-        except TypeError:
-            # Keras 3.8 calls a subclass with the arguments of a Functional model: refused below.
-            if type(model).__module__.partition(".")[0] == "keras":
-                raise
-    if isinstance(model, keras.Model) and type(copy) is not type(model):
-        raise TypeError(
-            f"{name}: `model`: expected a Sequential or Functional model or a layer, found {type(model).__qualname__}, "
-            "a subclassed model: change the layers in its code, and copy the weights with "
-            "`new.set_weights(old.get_weights())`"
-        )
-    _copy_state(model, copy)
-    if not conversion.replaced:
-        logger.warning("%s: nothing to replace in '%s'", name, model.name)
-    return copy
 
 
-def _copy_state(model: Layer, copy: Layer) -> None:
-    """Copies what is not in the configs: variables, and a few settings."""
-    for old, new in zip(model._flatten_layers(), copy._flatten_layers(), strict=True):
-        if new.name != old.name:
-            new.name = old.name  # clone_model renames unnamed inputs of a model
-        if new.trainable != old.trainable:
-            new.trainable = old.trainable
-        if isinstance(old, LSTM):
-            copy_settings(old, new)
-            _assign(old.states or (), new.states or ())
-    _assign(states.variables_without(model), states.variables_without(copy))
-    if getattr(model, "compiled", False) and not copy.compiled:  # older releases of clone_model leave that out
-        copy.compile_from_config(model.get_compile_config())
-    optimizer = getattr(model, "optimizer", None)
-    if optimizer is not None and optimizer.built:
-        if not copy.optimizer.built:
-            copy.optimizer.build(copy.trainable_variables)
-        _assign(optimizer.variables, copy.optimizer.variables)
+def _parts(model: Any) -> list[Any]:
+    """Returns a layer and all that Keras knows of in it, in their order, each once."""
+    parts: dict[int, Any] = {}
+    to_come = [model]
+    while to_come:
+        part = to_come.pop()
+        if id(part) not in parts:
+            parts[id(part)] = part
+            to_come += reversed(part._layers)
+    return list(parts.values())
 
 
-def _assign(sources: Sequence[Any], targets: Sequence[Any]) -> None:
-    for source, target in zip(sources, targets, strict=True):
-        target.assign(ops.copy(source))  # JAX's trainer takes the arrays of a model for itself: none may be shared
+def _change(model: Any, change: Callable[[Any], bool]) -> list[Any]:
+    """Changes the classes of the layers of a model; returns those that were changed, in that order."""
+    parts = _parts(model)
+    wrappers = [part for part in parts if isinstance(part, Bidirectional)]
+    inner = [part for part in parts if isinstance(part, RNN)]
+    # A wrapper becomes fast only around layers that are, and in no moment is one around layers that are not.
+    order = (*inner, *wrappers) if change is layers.make_fast else (*wrappers, *inner)
+    changed = [part for part in order if change(part)]
+    if changed:
+        _trace_anew(model)
+    return changed
+
+
+def _change_to_plain(name: str, model: Any) -> list[Any]:
+    changed = _change(model, layers.make_plain)
+    if left := [f"'{part.name}' ({type(part).__qualname__})" for part in _parts(model) if _is_fast(part)]:
+        text = "%s: subclasses of this package's layers stay as they are, and need it: %s"
+        logger.warning(text, name, ", ".join(left))
+    return changed
+
+
+def _trace_anew(model: Any) -> None:
+    """Has Keras make the functions anew that it has made for `fit`, `evaluate` and `predict`."""
+    for part in _parts(model):
+        for name in ("train", "test", "predict"):
+            if getattr(part, f"{name}_function", None) is not None:
+                getattr(part, f"make_{name}_function")(force=True)
+
+
+def _change_of(layer: Any) -> Change:
+    """Says what a layer is, after the change."""
+    name, cls = layer.name, type(layer).__name__
+    if not _is_fast(layer):
+        return Change(name, cls, "left", layers.left_alone(layer))
+    for part in layers.directions_of(layer) if isinstance(layer, Bidirectional) else (layer,):
+        if _is_fast(part) and (unavailable := fused.fallback(part, None, None)):
+            return Change(name, cls, "runs as Keras's", unavailable.reason)
+    return Change(name, cls, "fast")
+
+
+def _is_fast(layer: Any) -> bool:
+    return isinstance(layer, (fused.Fused, layers.FastBidirectional))
+
+
+def _log(model: Any, changed: list[Any], report: Report) -> None:
+    parts = [f"accelerate: layers of '{model.name}' changed: {len(changed) or 'none'}"]
+    if fast := [change.name for change in report if change.done == "fast"]:
+        parts.append(f"fast: {', '.join(fast)}")
+    others = [change for change in report if change.done != "fast"]
+    parts += map(str, others)
+    expected = all(change.reason.startswith((layers.NO_LSTM, layers.INSIDE)) for change in others)
+    logger.log(logging.INFO if fast and expected else logging.WARNING, "%s", "; ".join(parts))

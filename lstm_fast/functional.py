@@ -284,7 +284,11 @@ def run(
 
 def unavailable(x: Any, name: str = "x") -> Unavailable | None:
     """Returns why the kernels cannot run on `x` here and now, None if they can."""
-    framework = _framework_of(x, name)
+    return unavailable_in(_framework_of(x, name), x)
+
+
+def unavailable_in(framework: str, x: Any = None) -> Unavailable | None:
+    """Returns why the kernels cannot run in a framework, on `x` or at all, here and now; None if they can."""
     try:
         return backend_of(framework).unavailable(x)
     except LibraryError as error:

@@ -5,7 +5,6 @@ from typing import Any
 
 import keras
 from keras import ops
-from keras.layers import RNN
 
 from lstm_fast import functional, masks
 from lstm_fast.backends import LibraryError
@@ -19,30 +18,49 @@ def carried() -> bool:
     return str(keras.backend.backend()) == "jax"
 
 
-def make(layer: Any, batch: int) -> list[Any]:
+def of(layer: Any) -> list[Any]:
+    """Returns the states of a stateful layer, for a stack of cells those of all of them; others have none."""
+    return list(keras.tree.flatten(layer.states)) if layer.states is not None else []
+
+
+def make(layer: Any, batch: int) -> None:
     """Makes the states of a stateful layer, for a batch of this size, as variables with names of their own.
 
-    Keras gives both of them one name, which variables of a model may not have, and values in the place of initializers,
+    Keras gives all of them one name, which variables of a model may not have, and values in the place of initializers,
     which a model that is built by its first batch of `fit` may not have.
     """
 
     def variable(i: int, state: Any) -> Any:
         return keras.Variable(
-            lambda shape, dtype: ops.cast(ops.broadcast_to(layer.get_initial_state(batch)[i], shape), dtype),
+            lambda shape, dtype: ops.cast(ops.broadcast_to(initial()[i], shape), dtype),
             shape=tuple(state.shape),
             dtype=layer.variable_dtype,
             trainable=False,
             name=f"rnn_state_{i}" if i else "rnn_state",
         )
 
+    def initial() -> list[Any]:
+        return list(keras.tree.flatten(layer.get_initial_state(batch)))
+
     with keras.name_scope(layer.name, caller=layer):
-        return [variable(i, state) for i, state in enumerate(layer.get_initial_state(batch))]
+        made = [variable(i, state) for i, state in enumerate(initial())]
+    # Past Keras, which would make weights of variables that are attributes.
+    object.__setattr__(layer, "states", keras.tree.pack_sequence_as(layer.get_initial_state(batch), made))
 
 
-def reset(layer: Any, reset_state: Any) -> None:
-    """Calls `reset_state`, with the way out in the message where the states are not at hand."""
+def make_anew(layer: Any) -> None:
+    """Makes variables of the package's kind of the states that Keras has made, with their values."""
+    values = [ops.copy(state) for state in of(layer)]
+    make(layer, values[0].shape[0])
+    for state, value in zip(of(layer), values, strict=True):
+        state.assign(value)
+
+
+def reset(layer: Any) -> None:
+    """Sets the states of a layer to zero, with the way out in the message where they are not at hand."""
     try:
-        reset_state()
+        for state in of(layer):
+            state.assign(ops.zeros_like(state.value))
     except TypeError as error:
         if not carried():
             raise
@@ -51,13 +69,6 @@ def reset(layer: Any, reset_state: Any) -> None:
             f"{type(layer).__qualname__} '{layer.name}': its states cannot be reset now, as Keras's trainer on JAX has "
             "them. In a callback, take the layer from `self.model`, or call `model.jax_state_sync()` first"
         ) from error
-
-
-def variables_without(layer: Any) -> list[Any]:
-    """Returns the variables of a layer or model but for the states of stateful layers in it."""
-    parts = [part for part in layer._flatten_layers() if isinstance(part, RNN)]
-    kept = {id(state) for part in parts for state in keras.tree.flatten(part.states or ())}
-    return [variable for variable in layer.variables if id(variable) not in kept]
 
 
 def check_batch(layers: Sequence[Any], batch: int | None) -> None:
@@ -84,15 +95,16 @@ def one_for_all(initial_state: Any, sequences: Any) -> Any:
     """Returns initial states with a row for each of the sequences; others than `[1, H]` as they are."""
     if not isinstance(initial_state, (list, tuple)):
         return initial_state
-    return [
+    flat = [
         masks.one_for_all(masks.tensor(f"initial_state[{i}]", state), sequences)
-        for i, state in enumerate(initial_state)
+        for i, state in enumerate(keras.tree.flatten(initial_state))
     ]
+    return keras.tree.pack_sequence_as(initial_state, flat)
 
 
 def check_initial(initial_state: Any, batch: int | None, units: Sequence[int]) -> None:
     """Raises TypeError or ValueError if initial states, which may be symbolic, do not fit."""
-    given = initial_state if isinstance(initial_state, (list, tuple)) else [initial_state]
+    given = keras.tree.flatten(initial_state) if isinstance(initial_state, (list, tuple)) else [initial_state]
     if len(given) != len(units):
         raise ValueError(f"`initial_state`: expected {len(units)} tensors (h, c per layer), found {len(given)}")
     for i, (value, size) in enumerate(zip(given, units, strict=True)):
@@ -103,7 +115,7 @@ def check_initial(initial_state: Any, batch: int | None, units: Sequence[int]) -
 
 
 def _size(layer: Any) -> int | None:
-    return layer.states[0].shape[0] if layer.stateful and layer.states else None
+    return of(layer)[0].shape[0] if layer.stateful and layer.states else None
 
 
 def _expected(size: int) -> str:

@@ -90,7 +90,8 @@ def recorded(path: Path, weights: Callable[[], Any]) -> Iterator[None]:
 def check(folder: Path, name: str, reference: str, passes: int, alone: str | None = None) -> None:
     """Compares what two trainings have saved; `alone` is one that must be far from them."""
     found, expected = (dict(np.load(folder / f"{run}.npz")) for run in (name, reference))
-    assert [int(found.pop(direction)) for direction in ("forward", "backward")] == [passes] * 2
+    counts = [int(found.pop(direction)) for direction in ("forward", "backward")]
+    assert counts == [passes] * 2, counts
     del expected["forward"], expected["backward"]
     assert found.keys() == expected.keys()
     allowed = {key: tolerances.between_trainings("float32", STEPS, value) for key, value in expected.items()}

@@ -3,6 +3,7 @@ fused kernels were what ran.
 """
 
 import contextlib
+import copy
 import importlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -14,7 +15,7 @@ import tolerances
 from cases import Array, Expected, Problem, Solution, solve_by_reference
 
 import lstm_fast
-from lstm_fast import _core
+from lstm_fast import _core, states
 
 BACKEND = keras.backend.backend()
 framework = importlib.import_module(f"frameworks.{BACKEND}")
@@ -38,6 +39,34 @@ def fused(forward: int, backward: int = 0) -> Iterator[None]:
     after = _core.fused_calls()
     assert {name: after[name] - before[name] for name in after} == {"forward": forward, "backward": backward}
     assert lstm_fast.status().fallbacks == fallbacks
+
+
+def everything_in(layer: keras.Layer) -> list[Any]:
+    """All variables of a layer or model: weights, random numbers, and the states of stateful layers.
+
+    Keras does not count these states among the variables; on JAX, our layers do.
+    """
+    return [*variables_without(layer), *_states(layer)]
+
+
+def variables_without(layer: Any) -> list[Any]:
+    """The variables of a layer or model but for the states of stateful layers in it."""
+    kept = {id(state) for state in _states(layer)}
+    return [variable for variable in layer.variables if id(variable) not in kept]
+
+
+def _states(layer: Any) -> list[Any]:
+    return [
+        state for part in layer._flatten_layers() if isinstance(part, keras.layers.RNN) for state in states.of(part)
+    ]
+
+
+def keras_copy(layer: Any) -> Any:
+    """A copy of a layer or model that has Keras's layers for ours, and the values of all variables."""
+    plain = lstm_fast.to_keras(copy.deepcopy(layer))
+    for new, value in zip(everything_in(plain), everything_in(layer), strict=True):
+        new.assign(to_numpy(value))  # a file has neither random numbers nor states, and JAX would share the array
+    return plain
 
 
 def expected_of_layer(problem: Problem) -> Expected:
@@ -90,12 +119,9 @@ def run(
 
     `seeds(output)` is the incoming gradient of an output; None: no gradients.
     """
-    # Keras does not count the states of a stateful layer among its variables; on JAX, ours does.
-    kept = [
-        state for part in layer._flatten_layers() if isinstance(part, keras.layers.RNN) for state in part.states or ()
-    ]
-    states = list({id(state): state for state in [*layer.non_trainable_variables, *kept]}.values())
-    outputs, gradients = framework.run(call, inputs, layer.trainable_variables, states, seeds, mode)
+    trained = {id(variable) for variable in layer.trainable_variables}
+    others = [variable for variable in everything_in(layer) if id(variable) not in trained]
+    outputs, gradients = framework.run(call, inputs, layer.trainable_variables, others, seeds, mode)
     return [*map(to_numpy, outputs)], [*map(to_numpy, gradients)]
 
 

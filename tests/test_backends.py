@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 import tolerances
 from cases import assert_same_bits, make_problem, with_other_bytes
-from keras_side import BACKEND, MODES, fused, solve_by_layer, to_numpy
+from keras_side import BACKEND, MODES, fused, keras_copy, solve_by_layer, to_numpy
 
 import lstm_fast
 from lstm_fast import FastBidirectional, FastLSTM
+from lstm_fast.fused import cudnn_asked
+from lstm_fast.layers import directions_of
 
 pytestmark = pytest.mark.backends("tensorflow", "jax", "torch")
 
@@ -151,16 +153,26 @@ def test_cudnn_does_not_take_the_layers_place(wrapper: type, x: np.ndarray, monk
 
 @pytest.mark.parametrize("use_cudnn", ["auto", False, True])
 def test_use_cudnn_is_kept(use_cudnn: Any) -> None:
-    layer = FastLSTM(UNITS, use_cudnn=use_cudnn)
-    for copy in (
+    layer, plain = (layer_class(UNITS, use_cudnn=use_cudnn) for layer_class in (FastLSTM, keras.layers.LSTM))
+    for kept in (
+        layer,
         FastLSTM.from_config(layer.get_config()),
         FastBidirectional(layer).forward_layer,
+        FastBidirectional(plain).backward_layer,
         keras.layers.Bidirectional(layer).backward_layer,
-        lstm_fast.accelerate(lstm_fast.to_keras(layer)),
-        lstm_fast.accelerate(keras.layers.Bidirectional(keras.layers.LSTM(UNITS, use_cudnn=use_cudnn))).forward_layer,
+        lstm_fast.accelerate(keras.layers.Bidirectional(plain)).forward_layer,
+        lstm_fast.accelerate(plain),
     ):
-        assert copy.cudnn_of_keras == use_cudnn
-    assert lstm_fast.to_keras(FastBidirectional(layer)).forward_layer.use_cudnn == use_cudnn
+        assert cudnn_asked(kept) == use_cudnn
+        assert type(kept) is FastLSTM
+        assert lstm_fast.to_keras(kept).use_cudnn == use_cudnn
+        assert cudnn_asked(lstm_fast.accelerate(kept)) == use_cudnn
+    # Only a wrapper that asks the kernels first is to see it, outside of calls that run as Keras's.
+    assert not any(direction.use_cudnn for direction in (layer, *directions_of(keras.layers.Bidirectional(layer))))
+    assert all(direction.use_cudnn == use_cudnn for direction in directions_of(FastBidirectional(layer)))
+    for wrapper in (FastBidirectional, keras.layers.Bidirectional):
+        for direction in directions_of(lstm_fast.to_keras(wrapper(layer))):
+            assert (type(direction), direction.use_cudnn) == (keras.layers.LSTM, use_cudnn)
 
 
 # Compilation
@@ -172,6 +184,11 @@ def test_jit_compile_auto() -> None:
     assert model.jit_compile == (BACKEND == "jax")
     model.compile("sgd", "mse", jit_compile=True)
     assert model.jit_compile
+    plain = keras_copy(model)
+    plain.compile("sgd", "mse")
+    assert plain.jit_compile == (BACKEND == "jax")
+    lstm_fast.accelerate(plain).compile("sgd", "mse")
+    assert plain.jit_compile == (BACKEND == "jax")
 
 
 @pytest.mark.backends("tensorflow")
@@ -194,6 +211,10 @@ def test_jit_compile_auto_with_a_gpu(options: dict[str, Any], monkeypatch: pytes
     assert not resolved(FastLSTM(UNITS, **options))
     assert not resolved(FastBidirectional(FastLSTM(UNITS, **options)))
     assert not resolved(keras.layers.Bidirectional(FastLSTM(UNITS, **options)))
+    plain = keras.layers.LSTM(UNITS, **options)
+    before = resolved(plain)
+    assert not resolved(lstm_fast.accelerate(plain))
+    assert resolved(lstm_fast.to_keras(plain)) == before
 
 
 # Imports

@@ -1,17 +1,18 @@
-"""accelerate and to_keras: what is replaced, what is kept, what is refused."""
+"""accelerate and to_keras: what changes its class, what is kept, what is said, what is refused."""
 
+import contextlib
 import logging
-import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
 import tolerances
-from keras_side import fused, to_numpy
+from keras_side import everything_in, fused, to_numpy, variables_without
 
-from lstm_fast import FastBidirectional, FastLSTM, accelerate, states, to_keras
+from lstm_fast import FastBidirectional, FastLSTM, FastRNN, accelerate, as_keras, status, to_keras
+from lstm_fast.convert import Change
 
 pytestmark = pytest.mark.backends("tensorflow", "jax", "torch")
 
@@ -77,8 +78,19 @@ def mixed() -> keras.Model:
     )
 
 
+class Subclassed(keras.Model):
+    """Layers that Keras knows of by attributes, lists and dicts."""
+
+    def __init__(self) -> None:
+        super().__init__(name="subclassed")
+        self.parts = [LSTM(UNITS, return_sequences=True), {"both": Bidirectional(LSTM(2))}]
+
+    def call(self, x: Any, training: bool | None = None) -> Any:
+        return self.parts[1]["both"](self.parts[0](x, training=training), training=training)
+
+
 def others() -> keras.Model:
-    """Recurrent layers that are not to be replaced, beside one that is."""
+    """Recurrent layers that are not to be changed, beside one that is."""
 
     class OwnLSTM(LSTM):
         pass
@@ -86,23 +98,24 @@ def others() -> keras.Model:
     return keras.Sequential(
         [
             keras.Input((None, FEATURES)),
-            Bidirectional(keras.layers.GRU(UNITS, return_sequences=True)),
-            OwnLSTM(UNITS, return_sequences=True),
-            LSTM(UNITS, activation="relu", implementation=1, use_cudnn=False, dropout=0.5),
+            Bidirectional(keras.layers.GRU(UNITS, return_sequences=True), name="gru"),
+            OwnLSTM(UNITS, return_sequences=True, name="own"),
+            LSTM(UNITS, activation="relu", implementation=1, use_cudnn=False, dropout=0.5, name="relu"),
         ]
     )
 
 
-# The model, and which layers `accelerate` replaces in it, by class, nested ones included.
+# The model, and which classes layers get in it, nested ones included.
 MODELS: dict[str, tuple[Callable[[], keras.Model], list[type]]] = {
     "sequential": (sequential, [FastBidirectional, FastLSTM, FastLSTM, FastLSTM]),
     "shared": (shared, [FastLSTM, FastLSTM, FastBidirectional, FastLSTM, FastLSTM]),
     "wrapped": (wrapped, [FastLSTM, FastBidirectional, FastLSTM, FastLSTM]),
     "stateful": (stateful, [FastLSTM, FastBidirectional, FastLSTM, FastLSTM]),
     "mixed": (mixed, [FastBidirectional, FastLSTM, FastLSTM]),
+    "subclassed": (Subclassed, [FastLSTM, FastBidirectional, FastLSTM, FastLSTM]),
     "others": (others, [FastLSTM]),
 }
-models = pytest.mark.parametrize(("make", "replaced"), MODELS.values(), ids=MODELS)
+models = pytest.mark.parametrize(("make", "changed"), MODELS.values(), ids=MODELS)
 
 
 @pytest.fixture(autouse=True)
@@ -119,138 +132,132 @@ def inputs_of(model: keras.Model) -> Any:
             return rng.integers(0, WORDS, sizes, np.int32)  # of int64, JAX warns in Keras
         return rng.standard_normal(sizes).astype(np.float32)
 
+    if isinstance(model, Subclassed):
+        return array((None, None, FEATURES))
     arrays = {tensor.name: array(tensor.shape) for tensor in model.inputs}
     return arrays if len(arrays) > 1 else next(iter(arrays.values()))
 
 
-def fast_layers(model: keras.Model) -> list[type]:
-    classes = [type(layer) for layer in model._flatten_layers()]
-    return [cls for cls in classes if cls in (FastLSTM, FastBidirectional)]
+def fast_classes(model: keras.Layer) -> list[str]:
+    found = [type(layer) for layer in model._flatten_layers()]
+    return names(cls for cls in found if cls in (FastLSTM, FastRNN, FastBidirectional))
 
 
-def assert_same_variables(a: keras.Layer, b: keras.Layer) -> None:
-    # On JAX, the states of our layers are variables of the model: those have a test of their own.
-    pairs = zip(states.variables_without(a), states.variables_without(b), strict=True)
-    for found, expected in pairs:
-        assert found.trainable == expected.trainable
-        assert found.dtype == expected.dtype
-        np.testing.assert_array_equal(to_numpy(found), to_numpy(expected))
+def names(classes: Iterable[type]) -> list[str]:
+    return sorted(cls.__qualname__ for cls in classes)
 
 
 def assert_close(found: Any, expected: Any, dtype: str = "float32") -> None:
-    expected = to_numpy(expected)
-    np.testing.assert_allclose(
-        to_numpy(found), expected, rtol=0.0, atol=tolerances.between_layers(dtype, TERMS, expected)
-    )
+    found, expected = to_numpy(found), to_numpy(expected)
+    np.testing.assert_allclose(found, expected, rtol=0.0, atol=tolerances.between_layers(dtype, TERMS, expected))
 
 
-def seeded(call: Callable[[], Any]) -> Any:
-    """Keras on PyTorch draws dropout without a seed from PyTorch's own generator, which models share."""
-    keras.utils.set_random_seed(5)
-    return call()
+def values_of(model: keras.Layer) -> list[np.ndarray]:
+    return [to_numpy(variable) for variable in everything_in(model)]
+
+
+def outputs_of(model: keras.Model, x: Any) -> list[np.ndarray]:
+    """What a model computes, which afterwards is as it was: random numbers and states are set back."""
+    before = values_of(model)
+    outputs = [to_numpy(model(x)) for _ in range(2)]  # twice, for stateful layers
+    keras.utils.set_random_seed(5)  # Keras on PyTorch draws dropout without a seed from PyTorch's own generator
+    outputs.append(to_numpy(model(x, training=True)))
+    for variable, value in zip(everything_in(model), before, strict=True):
+        variable.assign(value)
+    return outputs
 
 
 @models
-def test_accelerate(make: Callable[[], keras.Model], replaced: list[type]) -> None:
+def test_there_and_back(make: Callable[[], keras.Model], changed: list[type]) -> None:
     model = make()
-    before = [keras.ops.convert_to_numpy(variable) for variable in model.variables]
-    fast = accelerate(model)
-    assert sorted(cls.__qualname__ for cls in fast_layers(fast)) == sorted(cls.__qualname__ for cls in replaced)
-    assert fast_layers(model) == []
-    assert type(fast) is type(model)
-    assert fast.name == model.name
-    assert [layer.name for layer in fast._flatten_layers()] == [layer.name for layer in model._flatten_layers()]
-    assert_same_variables(fast, model)
-    for found, expected in zip(model.variables, before, strict=True):
-        np.testing.assert_array_equal(to_numpy(found), to_numpy(expected))
     x = inputs_of(model)
-    dtype = "bfloat16" if make is mixed else "float32"
-    for _ in range(2):  # twice, for stateful layers
-        assert_close(fast(x), model(x), dtype)
-    # The same dropout: the random number generators go on alike.
-    assert_close(*(seeded(lambda m=m: m(x, training=True)) for m in (fast, model)), dtype)
-    fast.set_weights([weight + 1.0 for weight in fast.get_weights()])
-    assert not np.array_equal(fast.get_weights()[0], model.get_weights()[0])
+    model(x)  # builds it, and has states go on from something
+    plain, values = outputs_of(model, x), values_of(model)
+    layers = model._flatten_layers()
+    classes, names_of_layers = [type(layer) for layer in layers], [layer.name for layer in layers]
+    config = None if isinstance(model, Subclassed) else model.to_json()
+    # On JAX, states become variables of another kind: with their values, as is seen in those of everything.
+    variables = [id(variable) for variable in variables_without(model)]
+    trainable = [id(variable) for variable in model.trainable_variables]
 
+    def assert_same() -> None:
+        assert all(a is b for a, b in zip(model._flatten_layers(), layers, strict=True))
+        assert [layer.name for layer in layers] == names_of_layers
+        assert [id(variable) for variable in variables_without(model)] == variables
+        assert [id(variable) for variable in model.trainable_variables] == trainable
+        for found, expected in zip(values_of(model), values, strict=True):
+            np.testing.assert_array_equal(found, expected)
 
-@models
-def test_to_keras_is_the_inverse(make: Callable[[], keras.Model], replaced: list[type]) -> None:
-    del replaced
-    model = make()
-    back = to_keras(accelerate(model))
-    assert fast_layers(back) == []
-    assert [type(layer) for layer in back._flatten_layers()] == [type(layer) for layer in model._flatten_layers()]
-    assert back.to_json() == model.to_json()
-    assert_same_variables(back, model)
+    assert accelerate(model) is model
+    assert fast_classes(model) == names(changed)
+    assert_same()
+    calls = status().fused_calls["forward"]
+    for found, expected in zip(outputs_of(model, x), plain, strict=True):
+        assert_close(found, expected, "bfloat16" if make is mixed else "float32")
+    assert (status().fused_calls["forward"] > calls) == (make is not others)
+
+    assert to_keras(model) is model
+    assert [type(layer) for layer in layers] == classes
+    assert config is None or model.to_json() == config
+    assert_same()
+    for found, expected in zip(outputs_of(model, x), plain, strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_arguments_that_keras_lacks_are_dropped() -> None:
     model = keras.Sequential([keras.Input((None, FEATURES)), FastBidirectional(FastLSTM(UNITS, recompute=True))])
     assert "recompute" not in to_keras(model).to_json()
-    again = accelerate(model)
-    assert again.layers[0].forward_layer.recompute
+    accelerate(model)
+    assert model.layers[0].forward_layer.recompute
 
 
-def test_states_are_kept() -> None:
-    model = stateful()
-    x = inputs_of(model)
-    model(x)
-    fast = accelerate(model)
-    for plain_layer, fast_layer in zip(model.layers, fast.layers, strict=True):
-        for expected, found in zip(plain_layer.states, fast_layer.states, strict=True):
-            assert np.any(to_numpy(expected))
-            np.testing.assert_array_equal(to_numpy(found), to_numpy(expected))
-    assert_close(fast(x), model(x))
+# On JAX, each operation is compiled by itself otherwise; torch.compile is slow.
+COMPILED = {"tensorflow": [False, True], "jax": [True], "torch": [False]}[keras.backend.backend()]
 
 
-def test_settings_outside_of_the_config_are_kept() -> None:
-    fast = accelerate(others()).layers[-1]
-    assert (fast.cell.implementation, fast.cell.dropout_mask_count, fast.use_cudnn) == (1, 4, False)
+@pytest.mark.parametrize("jit_compile", COMPILED)
+def test_training_goes_on_where_it_was(jit_compile: bool) -> None:
+    """As in a model that stays Keras's. The functions that Keras has made for the model are made anew."""
+    x, y, steps = inputs_of(sequential()), np.arange(BATCH, dtype=np.int32) % 2, 3
 
+    def trained(change: Callable[[Any], Any]) -> tuple[keras.Model, list[float]]:
+        keras.utils.set_random_seed(3)
+        model = sequential()
+        loss = keras.losses.BinaryCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.Adam(0.01), loss, metrics=["accuracy"], jit_compile=jit_compile)
+        model.fit(x, y, epochs=2, shuffle=False, verbose=0)
+        model.evaluate(x, y, verbose=0)
+        model.predict(x, verbose=0)
+        model.optimizer.learning_rate = 0.02
+        parts = [model.optimizer, model.loss, *model.metrics, *model.optimizer.variables]
+        values = [to_numpy(variable) for variable in model.optimizer.variables]
+        assert change(model) is model
+        now = [model.optimizer, model.loss, *model.metrics, *model.optimizer.variables]
+        assert list(map(id, now)) == list(map(id, parts))
+        for variable, value in zip(model.optimizer.variables, values, strict=True):
+            np.testing.assert_array_equal(to_numpy(variable), value)
+        keras.utils.set_random_seed(5)
+        history = model.fit(x, y, epochs=steps, shuffle=False, verbose=0).history
+        assert set(history) == {"loss", "accuracy"}
+        return model, [*history["loss"], *model.evaluate(x, y, verbose=0)]
 
-def test_sharing_is_kept() -> None:
-    fast = accelerate(shared())
-    assert len(fast.get_weights()) == len(shared().get_weights())
-    assert sum(isinstance(layer, keras.Model) for layer in fast.layers) == 1
-
-
-def test_training_goes_on_where_it_was() -> None:
-    model = sequential()
-    model.compile(keras.optimizers.Adam(0.01), keras.losses.BinaryCrossentropy(from_logits=True), metrics=["accuracy"])
-    x, y = inputs_of(model), np.arange(BATCH, dtype=np.int32) % 2
-    model.fit(x, y, epochs=2, verbose=0)
-    model.optimizer.learning_rate = 0.02
-    fast = accelerate(model)
-    assert type(fast.optimizer) is type(model.optimizer)
-    for found, expected in zip(fast.optimizer.variables, model.optimizer.variables, strict=True):
-        np.testing.assert_array_equal(to_numpy(found), to_numpy(expected))
-    steps = 3
-    with fused(forward=2, backward=2):  # traced once, run often: counted where the kernel runs, below
-        seeded(lambda: fast.train_on_batch(x, y))
-    seeded(lambda: model.train_on_batch(x, y))
-    histories = [seeded(lambda m=m: m.fit(x, y, epochs=steps, shuffle=False, verbose=0).history) for m in (fast, model)]
-    assert set(histories[0]) == set(histories[1]) == {"loss", "accuracy"}
-    drift = tolerances.DRIFT_PER_STEP * (steps + 1) * tolerances.ROUNDOFF["float32"] * max(histories[1]["loss"])
-    np.testing.assert_allclose(histories[0]["loss"], histories[1]["loss"], rtol=0.0, atol=drift)
-
-
-def test_lambda_layers() -> None:
-    factor = 3.0
-    model = keras.Sequential(
-        [keras.Input((None, FEATURES)), LSTM(UNITS), keras.layers.Lambda(lambda y: factor * y, output_shape=(UNITS,))]
-    )
-    x = inputs_of(model)
-    assert_close(accelerate(model)(x), model(x))
-
-
-def test_unbuilt_sequential() -> None:
-    fast = accelerate(keras.Sequential([LSTM(UNITS)]))
-    assert not fast.built
-    assert type(fast.layers[0]) is FastLSTM
+    plain, expected = trained(lambda model: model)
+    with fused(forward=2 * (steps + 1), backward=2 * steps):
+        fast, found = trained(accelerate)
+    drift = tolerances.DRIFT_PER_STEP * (steps + 1) * tolerances.ROUNDOFF["float32"] * max(expected)
+    np.testing.assert_allclose(found, expected, rtol=0.0, atol=drift)
+    with fused(forward=2):
+        predicted = fast.predict(x, verbose=0)
+    np.testing.assert_allclose(predicted, plain.predict(x, verbose=0), rtol=0.0, atol=drift)
+    with fused(forward=0):
+        to_keras(fast).predict(x, verbose=0)
+        fast.fit(x, y, verbose=0)
+    assert int(to_numpy(fast.optimizer.iterations)) == 2 + steps + 1
 
 
 LAYERS: dict[str, Callable[[], keras.Layer]] = {
     "lstm": lambda: LSTM(UNITS, recurrent_dropout=0.1),
+    "rnn": lambda: keras.layers.RNN(keras.layers.LSTMCell(UNITS)),
     "bidirectional": lambda: Bidirectional(LSTM(UNITS), merge_mode="ave"),
     "time_distributed": lambda: keras.layers.TimeDistributed(LSTM(UNITS)),
 }
@@ -260,66 +267,66 @@ LAYERS: dict[str, Callable[[], keras.Layer]] = {
 @pytest.mark.parametrize("built", [True, False])
 def test_single_layers(make: Callable[[], keras.Layer], built: bool) -> None:
     layer = make()
+    cls = type(layer)
     shape = (BATCH, 2, TIME, FEATURES) if isinstance(layer, keras.layers.TimeDistributed) else (BATCH, TIME, FEATURES)
+    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    expected = layer(x) if built else None
+    variables = list(map(id, layer.variables))
+    assert accelerate(layer) is layer
+    assert layer.built == built
+    assert fast_classes(layer)
+    assert list(map(id, layer.variables)) == variables
     if built:
-        layer.build(shape)
-    fast = accelerate(layer)
-    assert fast.built == built
-    assert fast_layers(fast)
-    if built:
-        assert_same_variables(fast, layer)
-        x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-        assert_close(fast(x), layer(x))
-    assert type(to_keras(fast)) is type(layer)
+        assert_close(layer(x), expected)
+    assert type(to_keras(layer)) is cls
 
 
-def test_nothing_to_replace(caplog: pytest.LogCaptureFixture) -> None:
-    model = keras.Sequential([keras.Input((FEATURES,)), keras.layers.Dense(2)])
-    with caplog.at_level(logging.WARNING, "lstm_fast"):
-        copy = accelerate(model)
-    assert copy is not model
-    assert_same_variables(copy, model)
-    assert "accelerate: nothing to replace" in caplog.text
+def test_report_and_log(caplog: pytest.LogCaptureFixture) -> None:
+    """One line for each call, and a warning if anything is slower than somebody may expect."""
+    model, both = others(), Bidirectional(LSTM(UNITS, name="one"), name="both")
+    dense = keras.Sequential([keras.Input((FEATURES,)), keras.layers.Dense(2)], name="dense")
+    with caplog.at_level(logging.INFO, "lstm_fast"):
+        found, report = accelerate(model, return_report=True)
+        assert accelerate(both) is both
+        assert accelerate(both, return_report=False) is both
+        nothing = accelerate(dense, return_report=True)
+        to_keras(both)
+    assert found is model
+    assert nothing == (dense, ())
+    assert str(nothing[1]) == "no recurrent layer"
+    assert [change.done for change in report] == ["left"] * 4 + ["runs as Keras's"]
+    assert [change.layer for change in report] == ["Bidirectional", "GRU", "GRU", "OwnLSTM", "LSTM"]
+    assert all(change.reason for change in report)
+    assert report[-1] == Change("relu", "LSTM", "runs as Keras's", "activation=relu: the kernel computes tanh")
+    assert str(report).splitlines() == list(map(str, report))
+    assert str(report[-1]) == "'relu' (LSTM): runs as Keras's, activation=relu: the kernel computes tanh"
+    names_of_both = "fast: both, forward_one, backward_one"
+    assert [(record.levelno, record.getMessage()) for record in caplog.records] == [
+        (logging.WARNING, f"accelerate: layers of '{model.name}' changed: 1; {'; '.join(map(str, report))}"),
+        (logging.INFO, f"accelerate: layers of 'both' changed: 3; {names_of_both}"),
+        (logging.INFO, f"accelerate: layers of 'both' changed: none; {names_of_both}"),
+        (logging.WARNING, "accelerate: layers of 'dense' changed: none"),
+    ]
 
 
-class Subclassed(keras.Model):
-    def __init__(self) -> None:
-        super().__init__()
-        self.lstm = LSTM(UNITS)
-
-    def call(self, x: Any) -> Any:
-        return self.lstm(x)
-
-
-class FixedFunctional(keras.Model):
-    """A Functional model that makes its own layers."""
-
-    def __init__(self) -> None:
-        x = keras.Input((None, FEATURES))
-        super().__init__(x, LSTM(UNITS)(x))
-
-
-class OwnSequential(keras.Sequential):
-    def __init__(self) -> None:
-        super().__init__([LSTM(UNITS)])
-
-
-@pytest.mark.parametrize("convert", [accelerate, to_keras])
-@pytest.mark.parametrize("make", [Subclassed, FixedFunctional, OwnSequential])
-def test_subclassed_models_are_refused(convert: Callable[[Any], Any], make: Callable[[], keras.Model]) -> None:
-    with pytest.raises(TypeError, match=rf"{convert.__name__}: `model`: .*found {make.__name__}, a subclassed model"):
-        convert(make())
-
-
-@pytest.mark.parametrize("convert", [accelerate, to_keras])
+@pytest.mark.parametrize("convert", [accelerate, to_keras, as_keras])
 def test_other_things_are_refused(convert: Callable[[Any], Any]) -> None:
-    with pytest.raises(TypeError, match=f"{convert.__name__}: `model`: expected a Keras model or layer, found str"):
-        convert("model.keras")
+    with (
+        pytest.raises(TypeError, match=f"{convert.__name__}: `model`: expected a Keras model or layer, found str"),
+        contextlib.ExitStack() as stack,
+    ):
+        stack.enter_context(convert("model.keras"))
 
 
-def test_file_of_a_keras_model_is_accelerated(tmp_path: pathlib.Path) -> None:
-    model = sequential()
-    model.save(tmp_path / "model.keras")
-    fast = accelerate(keras.models.load_model(tmp_path / "model.keras"))
-    x = inputs_of(model)
-    assert_close(fast(x), model(x))
+def test_subclasses_of_our_layers_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    class Own(FastLSTM):
+        pass
+
+    model = keras.Sequential(
+        [keras.Input((None, FEATURES)), FastLSTM(UNITS, return_sequences=True), Own(UNITS, name="a")]
+    )
+    with caplog.at_level(logging.WARNING, "lstm_fast"):
+        to_keras(model)
+    assert [type(layer) for layer in model.layers] == [LSTM, Own]
+    (message,) = caplog.messages
+    assert message.startswith("to_keras: subclasses of this package's layers stay as they are, and need it: 'a' (")

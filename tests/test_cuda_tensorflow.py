@@ -25,7 +25,7 @@ from cuda_side import (
 from keras_side import fused
 
 import lstm_fast
-from lstm_fast import backends, functional, layers
+from lstm_fast import backends, functional
 from lstm_fast.backends import LibraryError
 
 tf = pytest.importorskip("tensorflow")
@@ -34,6 +34,7 @@ from tensorflow_side import solve_by_tensorflow  # noqa: E402
 
 from lstm_fast.backends import tensorflow as backend  # noqa: E402
 from lstm_fast.backends import tensorflow_cuda, tensorflow_xla  # noqa: E402
+from lstm_fast.fused import fallback as choose  # noqa: E402
 
 # How the kernels are reached, and in which of TensorFlow's modes. XLA also serves where it compiles nothing else.
 WAYS = (("op", "eager"), ("op", "graph"), ("xla", "eager"), ("xla", "graph"), ("xla", "jit"))
@@ -409,7 +410,7 @@ def test_cudnn_where_it_is_expected_to_be_faster(monkeypatch: pytest.MonkeyPatch
 
     def reason(mode: str = "auto", x: tf.Tensor = x, mask: tf.Tensor | None = None, **options: Any) -> str | None:
         monkeypatch.setenv("LSTM_FAST_KERNEL", mode)
-        fallback = layers._fallback(lstm_fast.FastLSTM(4, **options), x, mask)
+        fallback = choose(lstm_fast.FastLSTM(4, **options), x, mask)
         return fallback.reason if fallback else None
 
     assert reason() is None
@@ -429,7 +430,7 @@ def test_cudnn_where_it_is_expected_to_be_faster(monkeypatch: pytest.MonkeyPatch
 
     @tf.function(jit_compile=True)
     def trace(x: tf.Tensor) -> tf.Tensor:
-        compiled.append(layers._fallback(layer, x, None))
+        compiled.append(choose(layer, x, None))
         return x
 
     trace(x)

@@ -43,6 +43,13 @@ def on_two_devices():
             model = compiled(make_model(masked))
         with recorded(folder / f"mirrored-{masked}.npz", model.get_weights):
             model.fit(x, y, batch_size=BATCH, shuffle=False, verbose=0)
+        with strategy.scope():
+            model = compiled(model_around(keras.layers.Bidirectional(keras.layers.LSTM(6)), masked), jit_compile=False)
+        with recorded(folder / f"accelerated-{masked}.npz", model.get_weights):
+            half = len(x) // 2
+            model.fit(x[:half], y[:half], batch_size=BATCH, shuffle=False, verbose=0)
+            lstm_fast.accelerate(model)  # outside of the scope
+            model.fit(x[half:], y[half:], batch_size=BATCH, shuffle=False, verbose=0)
     for name, layer_class in (("dropout", lstm_fast.FastLSTM), ("dropout of Keras", keras.layers.LSTM)):
         with strategy.scope():
             layer = layer_class(6, dropout=0.4, recurrent_dropout=0.4, seed=2)
@@ -98,6 +105,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_mirrored_strategy(trained: Path, masked: bool) -> None:
     """Two logical devices in one process, by `Model.fit`."""
     check(trained, f"mirrored-{masked}", f"whole-{masked}", passes=2 * 2 * STEPS, alone=f"half-{masked}")
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_mirrored_model_made_fast_halfway(trained: Path, masked: bool) -> None:
+    check(trained, f"accelerated-{masked}", f"whole-{masked}", passes=2 * STEPS // 2, alone=f"half-{masked}")
 
 
 def test_dropout_of_mirrored_replicas(trained: Path) -> None:

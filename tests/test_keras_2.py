@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from lstm_fast import FastBidirectional, FastLSTM, accelerate, layers, to_keras
+from lstm_fast import FastBidirectional, FastLSTM, accelerate, checks, to_keras
 
 pytestmark = pytest.mark.backends("tensorflow")  # Keras 2 has no other backend
 
@@ -58,4 +58,4 @@ def test_own_classes_are_not_refused() -> None:
 
     Model.__module__ = "keras_engine.tf_keras_tools"
     for value in (Model(), keras.Input((TIME, FEATURES)), np.ones(3), "tf_keras"):
-        assert layers.of_keras_2(value) == ""
+        assert checks.of_keras_2(value) == ""

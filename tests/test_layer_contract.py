@@ -14,10 +14,11 @@ import keras
 import numpy as np
 import pytest
 import tolerances
-from keras_side import BACKEND, MODES, framework, fused, run, to_numpy
+from keras_side import BACKEND, MODES, framework, fused, keras_copy, run, to_numpy
 
 import lstm_fast
-from lstm_fast import FastBidirectional, FastLSTM, layers
+from lstm_fast import FastBidirectional, FastLSTM
+from lstm_fast import fused as fused_layers
 
 pytestmark = pytest.mark.backends("tensorflow", "jax", "torch")
 
@@ -74,10 +75,10 @@ def model_of(*layers: keras.Layer) -> keras.Sequential:
     return keras.Sequential([keras.Input((None, FEATURES)), *layers, keras.layers.Dense(1)])
 
 
-@pytest.mark.parametrize("name", ["FastLSTM", "FastBidirectional", "lstm"])
+@pytest.mark.parametrize("name", ["FastLSTM", "FastRNN", "FastBidirectional", "lstm"])
 def test_documented_examples_run(name: str) -> None:
     finder, runner = doctest.DocTestFinder(recurse=False), doctest.DocTestRunner()
-    (example,) = finder.find(getattr(lstm_fast, name), name, globs={"np": np, "lstm_fast": lstm_fast})
+    (example,) = finder.find(getattr(lstm_fast, name), name, globs={"np": np, "keras": keras, "lstm_fast": lstm_fast})
     assert runner.run(example).failed == 0
     assert runner.tries > 0
 
@@ -256,12 +257,26 @@ def test_a_keras_that_calls_cudnn_by_another_method_is_not_shown_it(
     x: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = {"activity_regularizer": "l2"}  # two calls, one after the other
-    assert FastBidirectional(FastLSTM(UNITS, **options)).forward_layer.use_cudnn == "auto"
-    monkeypatch.delattr(keras.layers.Bidirectional, "_call_fused_lstm", raising=False)
     layer = FastBidirectional(FastLSTM(UNITS, **options))
-    assert (layer.forward_layer.use_cudnn, layer.backward_layer.use_cudnn) == (False, False)
+    layer.build(x.shape)
+    call, shown = keras.layers.Bidirectional.call, []
+
+    def seen() -> tuple[Any, Any]:
+        return layer.forward_layer.use_cudnn, layer.backward_layer.use_cudnn
+
+    def recorded(self: FastBidirectional, *args: Any, **kwargs: Any) -> Any:
+        shown.append(seen())
+        return call(self, *args, **kwargs)
+
+    monkeypatch.setattr(keras.layers.Bidirectional, "call", recorded)
+    monkeypatch.setattr(keras.layers.Bidirectional, "_call_fused_lstm", None, raising=False)
     with fused(2):
         layer(x)
+    monkeypatch.delattr(keras.layers.Bidirectional, "_call_fused_lstm")
+    with fused(2):
+        layer(x)
+    assert shown == [("auto", "auto"), (False, False)]
+    assert seen() == (False, False)
 
 
 @pytest.mark.backends("tensorflow", "jax")  # torch.compile is slow: its test is in test_torch.py
@@ -322,24 +337,32 @@ def test_bidirectional_kernel_calls(make: Callable[[], keras.Layer], calls: int,
     with fused(forward=calls):
         y = layer(x)
     assert len(layer.losses) == 2 * (layer.forward_layer.activity_regularizer is not None)
-    plain = keras.layers.Bidirectional.from_config(lstm_fast.to_keras(layer).get_config())
-    plain.build(x.shape)
-    plain.set_weights(layer.get_weights())
+    plain = keras_copy(layer)
+    assert type(plain) is keras.layers.Bidirectional
     y, expected = to_numpy(y), to_numpy(plain(x))
     dtype = layer.forward_layer.compute_dtype
     np.testing.assert_allclose(y, expected, rtol=0.0, atol=tolerances.between_layers(dtype, TERMS, expected))
 
 
-def test_bidirectional_around_another_layer(x: np.ndarray) -> None:
-    assert FastBidirectional(keras.layers.GRU(UNITS))(x).shape == (BATCH, 2 * UNITS)
+def test_bidirectional_around_another_layer(x: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, reason = FastBidirectional(keras.layers.GRU(UNITS)), "GRU in FastBidirectional"
+    with pytest.raises(RuntimeError, match=f"LSTM_FAST_KERNEL=fused.*{reason}"):
+        layer(x)
+    monkeypatch.setenv("LSTM_FAST_KERNEL", "auto")
+    before = count(reason)
+    assert layer(x).shape == (BATCH, 2 * UNITS)
+    assert count(reason) == before + 2
 
 
 def test_built_backward_layer_keeps_its_weights(x: np.ndarray) -> None:
     backward = keras.layers.LSTM(UNITS, go_backwards=True)
     backward.build(x.shape)
+    before = backward.get_weights()
     layer = FastBidirectional(FastLSTM(UNITS), backward_layer=backward)
     layer.build(x.shape)
-    for found, expected in zip(layer.backward_layer.get_weights(), backward.get_weights(), strict=True):
+    assert layer.backward_layer is backward
+    assert type(backward) is FastLSTM
+    for found, expected in zip(backward.get_weights(), before, strict=True):
         np.testing.assert_array_equal(found, expected)
 
 
@@ -445,7 +468,11 @@ def test_masks_of_any_dtype(dtype: type, shape: tuple[int, ...], x: np.ndarray) 
 
 BAD_CALLS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "rank": ({"sequences": np.ones((BATCH, FEATURES))}, ValueError, "expected ndim=3, found ndim=2"),
-    "features": ({"sequences": np.ones((BATCH, TIME, 2))}, ValueError, "axis -1 .* to have value 4.*3, 5, 2"),
+    "features": (
+        {"sequences": np.ones((BATCH, TIME, 2))},
+        ValueError,
+        r"`sequences`: .*features=4\), found \(3, 5, 2\)",
+    ),
     "state count": ({"initial_state": [np.ones((BATCH, UNITS))] * 3}, ValueError, "`initial_state`: .*found 3"),
     "state shape": (
         {"initial_state": [np.ones((BATCH, UNITS)), np.ones((BATCH, 2))] * 2},
@@ -491,7 +518,7 @@ def test_mask_of_strings(x: np.ndarray) -> None:
 def test_feature_size_is_checked_symbolically(x: np.ndarray) -> None:
     layer = FastLSTM(UNITS)
     layer.build(x.shape)
-    with pytest.raises(ValueError, match="to have value 4"):
+    with pytest.raises(ValueError, match=r"`sequences`: .*features=4\), found \(None, None, 5\)"):
         layer(keras.Input((None, FEATURES + 1)))
 
 
@@ -614,7 +641,7 @@ def test_states_are_those_of_the_call(x: np.ndarray, monkeypatch: pytest.MonkeyP
     """A call with states keeps them when another thread calls the layer without, and so does the next one."""
     plain, fast = pair()
     expected = plain(x, initial_state=states())
-    choose, meanwhile = layers._fallback, []
+    choose, meanwhile = fused_layers.fallback, []
 
     def interrupted(layer: FastLSTM, sequences: Any, mask: Any) -> Any:
         if not meanwhile:
@@ -623,7 +650,7 @@ def test_states_are_those_of_the_call(x: np.ndarray, monkeypatch: pytest.MonkeyP
                 meanwhile.append(pool.submit(fast, x).result())
         return choose(layer, sequences, mask)
 
-    monkeypatch.setattr(layers, "_fallback", interrupted)
+    monkeypatch.setattr(fused_layers, "fallback", interrupted)
     with fused(forward=2):
         found = fast(x, initial_state=states())
     assert_close(found, expected)

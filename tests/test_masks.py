@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import pytest
 import tolerances
-from keras_side import BACKEND, MODES, fused, run, to_numpy
+from keras_side import BACKEND, MODES, fused, keras_copy, run, to_numpy
 
 import lstm_fast
 from lstm_fast import FastBidirectional, FastLSTM, ReversedMaskWarning
@@ -55,7 +55,7 @@ def deep_mask() -> np.ndarray:
 @wrappers
 def test_deep_masks_are_reduced(wrap: Callable[[Any], Any], dtype: type, x: np.ndarray) -> None:
     layer = wrap(FastLSTM(UNITS, return_sequences=True, return_state=True))
-    plain = lstm_fast.to_keras(layer)
+    plain = keras_copy(layer)
     plain.build(x.shape)
     layer.build(x.shape)
     layer.set_weights(plain.get_weights())
@@ -142,7 +142,7 @@ def by_hand(model: keras.Model, words: np.ndarray) -> np.ndarray:
     y = to_numpy(embedding(words))
 
     def plain(layer: Any, **options: Any) -> Any:
-        copy = lstm_fast.to_keras(layer)
+        copy = keras_copy(layer)
         assert copy.built
         return to_numpy(copy(**options))
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tolerances
 from cases import DTYPES, KINDS, Expected, Problem, Solution, label, make_mask, make_problem, pairwise
-from keras_side import MODES, POLICIES, expected_of_layer, framework, fused, plain_mode, solve_by_layer
+from keras_side import MODES, POLICIES, expected_of_layer, framework, fused, keras_copy, plain_mode, solve_by_layer
 from keras_side import run as run_layer
 
 import lstm_fast
@@ -375,7 +375,7 @@ def padded_text(seed: int, batch: int = 32, time: int = 11) -> np.ndarray:
 )
 def test_fit(options):
     plain = text_model(**options)
-    fast = lstm_fast.accelerate(plain)
+    fast = lstm_fast.accelerate(keras_copy(plain))
     assert not any(type(layer) is keras.layers.Bidirectional for layer in fast.layers)
     x, y = padded_text(0), np.random.default_rng(0).integers(0, 2, (32, 1)).astype(np.float32)
     steps = 8
@@ -391,7 +391,7 @@ def test_fit(options):
 
 def test_evaluate_and_predict_with_another_length_each_time():
     plain = text_model(stacked=True, policy="float32")
-    fast = lstm_fast.accelerate(plain)
+    fast = lstm_fast.accelerate(keras_copy(plain))
     for time in (3, 11, 5):
         x = padded_text(time, time=time)
         with fused(forward=2):

@@ -1,11 +1,17 @@
-"""A model that leaves through `to_keras` runs where this package is not."""
+"""A model that is exported as Keras's, by `to_keras` or inside of `as_keras`, runs where this package is not."""
 
+import contextlib
+import pathlib
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
+import pytest
 import tolerances
+from keras_side import fused
 
 import lstm_fast
 
@@ -20,18 +26,38 @@ np.save(folder + "/served.npy", model.serve(tf.constant(np.load(folder + "/x.npy
 """
 
 
-def test_exported_model_runs_without_this_package(tmp_path):
-    model = keras.Sequential(
+def make_model() -> keras.Model:
+    return keras.Sequential(
         [
             keras.Input((None,), dtype="int32"),
             keras.layers.Embedding(30, 4, mask_zero=True),
             lstm_fast.FastBidirectional(lstm_fast.FastLSTM(5, return_sequences=True)),
+            lstm_fast.FastRNN(keras.layers.LSTMCell(4), return_sequences=True),
             lstm_fast.FastLSTM(3),
         ]
     )
+
+
+def classes(model: keras.Model) -> list[type]:
+    return [type(layer) for layer in model._flatten_layers()]
+
+
+@pytest.mark.parametrize(
+    "converted",
+    [lambda model: contextlib.nullcontext(lstm_fast.to_keras(model)), lstm_fast.as_keras],
+    ids=["to_keras", "as_keras"],
+)
+def test_exported_model_runs_without_this_package(
+    converted: Callable[[Any], contextlib.AbstractContextManager[Any]], tmp_path: pathlib.Path
+) -> None:
+    model = make_model()
+    before = classes(model)
     x = np.random.default_rng(0).integers(0, 30, (4, 9)).astype(np.int32)
     expected = model.predict(x, verbose=0)
-    lstm_fast.to_keras(model).export(tmp_path / "model", verbose=False)
+    with converted(model) as plain:
+        assert plain is model
+        assert not set(classes(plain)) & {lstm_fast.FastLSTM, lstm_fast.FastRNN, lstm_fast.FastBidirectional}
+        plain.export(tmp_path / "model", verbose=False)
     np.save(tmp_path / "x.npy", x)
     subprocess.run([sys.executable, "-c", SERVE, str(tmp_path)], check=True, timeout=120)
     np.testing.assert_allclose(
@@ -40,3 +66,31 @@ def test_exported_model_runs_without_this_package(tmp_path):
         rtol=0.0,
         atol=tolerances.between_layers("float32", x.size, expected),
     )
+    if converted is lstm_fast.as_keras:
+        assert classes(model) == before
+        with fused(3):
+            np.testing.assert_array_equal(model.predict(x, verbose=0), expected)
+
+
+@pytest.mark.backends("tensorflow", "jax", "torch")
+def test_as_keras_is_over_after_an_exception() -> None:
+    model = make_model()
+    model.layers[-1].recompute = True
+    before = classes(model)
+    x = np.random.default_rng(0).integers(0, 30, (4, 9)).astype(np.int32)
+    expected = model.predict(x, verbose=0)
+    variables = list(map(id, model.variables))
+
+    def fails() -> None:
+        with lstm_fast.as_keras(model):
+            tolerance = tolerances.between_layers("float32", x.size, expected)
+            np.testing.assert_allclose(model.predict(x, verbose=0), expected, rtol=0.0, atol=tolerance)
+            raise ZeroDivisionError
+
+    with fused(0), pytest.raises(ZeroDivisionError):
+        fails()
+    assert classes(model) == before
+    assert model.layers[-1].recompute
+    assert list(map(id, model.variables)) == variables
+    with fused(3):
+        np.testing.assert_array_equal(model.predict(x, verbose=0), expected)

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tolerances
-from keras_side import BACKEND, fused, to_numpy
+from keras_side import BACKEND, fused, keras_copy, to_numpy
 
 import lstm_fast
 from lstm_fast import FastBidirectional, FastLSTM
@@ -362,14 +362,50 @@ def test_files(
     assert_close(loaded(x[:BATCH]), saved(x[:BATCH]))
 
 
+def assert_same_states(model: keras.Model, other: keras.Model, exact: bool = True) -> None:
+    pairs = [[to_numpy(state) for layer in each.layers[:-1] for state in layer.states] for each in (model, other)]
+    for found, expected in zip(*pairs, strict=True):
+        assert np.any(expected)
+        np.testing.assert_array_equal(found, expected) if exact else assert_close(found, expected)
+
+
 def test_conversion_keeps_the_states(x: np.ndarray) -> None:
     model = stateful_model("stacked")
     model.predict(x, batch_size=BATCH, verbose=0)
-    plain = lstm_fast.to_keras(model)
-    again = lstm_fast.accelerate(plain)
-    expected = plain(x[:BATCH])
-    assert_close(model.predict(x[:BATCH], batch_size=BATCH, verbose=0), expected)
-    assert_close(again.predict(x[:BATCH], batch_size=BATCH, verbose=0), expected)
+    copies = [keras_copy(model) for _ in range(3)]
+    for convert in (lstm_fast.to_keras, lstm_fast.accelerate, lstm_fast.to_keras, lstm_fast.accelerate):
+        assert convert(copies[0]) is copies[0]
+        assert_same_states(copies[0], model)
+    expected = copies[1](x[:BATCH])
+    with lstm_fast.as_keras(lstm_fast.accelerate(copies[2])):
+        assert_same_states(copies[2], model)
+        assert_close(copies[2](x[:BATCH]), expected)
+    assert_same_states(copies[2], copies[1], exact=False)
+    for fast in (model, copies[0]):
+        with fused(forward=3):
+            found = fast.predict(x[:BATCH], batch_size=BATCH, verbose=0)
+        assert_close(found, expected)
+        assert_same_states(fast, copies[1], exact=False)
+
+
+@stacks
+def test_accelerated_after_it_ran_as_keras(name: str, x: np.ndarray, y: np.ndarray) -> None:
+    layers = STACKS[name][0](lambda units: LSTM(units, stateful=True, return_sequences=True), Bidirectional)
+    inputs = keras.Input((None, FEATURES), batch_size=BATCH)
+    model = compiled(keras.Sequential([inputs, *layers, keras.layers.Dense(1)]))
+    model.predict(x, batch_size=BATCH, verbose=0)
+    if BACKEND != "torch":  # Keras's layer cannot be trained there with stateful=True
+        model.fit(x, y, batch_size=BATCH, shuffle=False, verbose=0)
+    lstm_fast.accelerate(model)
+    for layer in layers:
+        layer.reset_states()
+    by_hand = ByHand(name, model)
+    calls = BATCHES * min(STACKS[name][1], len(layers))
+    with fused(forward=calls, backward=calls):
+        model.fit(x, y, batch_size=BATCH, shuffle=False, verbose=0)
+    for part in batches(x, y):
+        by_hand.train(*part)
+    assert_trained_alike(model, by_hand, steps=BATCHES)
 
 
 # States of the last batch as outputs

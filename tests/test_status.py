@@ -175,7 +175,7 @@ def test_numpy_needs_no_framework(copied_package: pathlib.Path) -> None:
     """With Keras on NumPy, layers run fused for inference, and so does the function; TensorFlow is not imported."""
     pytest.importorskip("jax", reason="Keras's NumPy backend imports it")
     script = f"""
-import sys
+import copy, sys
 import keras, numpy as np, lstm_fast
 close = dict(rtol=0.0, atol={tolerances.between_layers("float32", 2 * 3 * 9, 1.0)})
 x, mask = np.random.default_rng(0).random((2, 3, 4), "float32"), np.array([[False, True, True], [False] * 3])
@@ -187,7 +187,7 @@ np.testing.assert_array_equal(found, y)
 assert "tensorflow" not in sys.modules  # which Keras imports when it copies a layer
 for wrap in (lambda layer: layer, lstm_fast.FastBidirectional):
     fast = wrap(lstm_fast.FastLSTM(5))
-    plain = lstm_fast.to_keras(fast)
+    plain = lstm_fast.to_keras(copy.deepcopy(fast))
     fast.build(x.shape), plain.build(x.shape)
     fast.set_weights(plain.get_weights())
     states = [h] * (len(plain.weights) // 3 * 2)

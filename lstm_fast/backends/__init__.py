@@ -39,6 +39,8 @@ IN_THEIR_PLACE = (
 
 # What a backend says where a backward pass is differentiated.
 SECOND_ORDER = f"lstm_fast: gradients of gradients are not implemented; for them {IN_THEIR_PLACE}"
+# TensorFlow computes forward mode, too, by a backward pass that it differentiates.
+SECOND_ORDER_OR_FORWARD = SECOND_ORDER.replace("are not", "and forward mode (tf.autodiff.ForwardAccumulator) are not")
 
 _PACKAGE = pathlib.Path(__file__).parent.parent
 

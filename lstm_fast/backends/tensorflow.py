@@ -10,7 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from lstm_fast.backends import (
-    SECOND_ORDER,
+    SECOND_ORDER_OR_FORWARD,
     Direction,
     LibraryError,
     Unavailable,
@@ -246,4 +246,4 @@ def _gradient(op: Any, *gradients: tf.Tensor | None) -> list[tf.Tensor | None]:
 
 @tf.RegisterGradient("LstmFastBackward")  # type: ignore[untyped-decorator]
 def _second_gradient(*_: Any) -> None:
-    raise NotImplementedError(SECOND_ORDER)
+    raise NotImplementedError(SECOND_ORDER_OR_FORWARD)

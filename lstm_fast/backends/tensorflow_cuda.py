@@ -17,7 +17,7 @@ import tensorflow as tf
 from lstm_fast.backends import (
     PRECISIONS,
     RESERVE_GATES,
-    SECOND_ORDER,
+    SECOND_ORDER_OR_FORWARD,
     Direction,
     LibraryError,
     LstmFastWarning,
@@ -346,7 +346,7 @@ def _gradients(
         }
 
         def second(*_: Any) -> None:
-            raise NotImplementedError(SECOND_ORDER)
+            raise NotImplementedError(SECOND_ORDER_OR_FORWARD)
 
         return (dz, *(computed[field][n] for n, field in wanted)), second
 

@@ -12,7 +12,15 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from lstm_fast.backends import RESERVE_NONE, RESERVE_RECOMPUTE, SECOND_ORDER, Direction, LibraryError, core, once
+from lstm_fast.backends import (
+    RESERVE_NONE,
+    RESERVE_RECOMPUTE,
+    SECOND_ORDER_OR_FORWARD,
+    Direction,
+    LibraryError,
+    core,
+    once,
+)
 
 # Version of XlaCallModule's own interface, the oldest that has all that is used here.
 _VERSION = 9
@@ -161,7 +169,7 @@ def _backward(attributes: dict[str, int], operands: list[Any]) -> list[Any]:
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def run(*given: tf.Tensor) -> Any:
         def second(*_: Any) -> None:
-            raise NotImplementedError(SECOND_ORDER)
+            raise NotImplementedError(SECOND_ORDER_OR_FORWARD)
 
         return call("lstm_fast_backward", attributes, _typed(spread(operands, given), n), results), second
 

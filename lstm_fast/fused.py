@@ -1,0 +1,361 @@
+"""A recurrent layer's call on the kernels, or, with the reason, as Keras's.
+
+`accelerate` and `to_keras` may change the class of a layer while another thread is in the middle of a call, which then
+goes on by either class, to the same result. So no method here asks Python for `super()` on the way.
+"""
+
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from typing import Any
+
+import keras
+from keras import ops
+from keras.layers import RNN
+
+from lstm_fast import cells, checks, functional, masks, states
+from lstm_fast.backends import (
+    DTYPES,
+    FRAMEWORKS,
+    Direction,
+    LibraryError,
+    Unavailable,
+    UnavailableError,
+    kernel_mode,
+)
+from lstm_fast.status import record_fallback
+
+# Where masked outputs repeat the one before, what Keras puts out before the first real timestep differs: with these
+# backends the initial state, with the others zero, as the kernel does.
+_STARTS_FROM_STATE = ("jax", "numpy")
+
+# Whether the call under way begins with the zeros that keras.layers.RNN makes. Not an attribute of the layer: threads
+# may call one layer at the same time, with states and without.
+_from_zero: ContextVar[bool] = ContextVar("_from_zero", default=False)
+
+# Whether the call under way has come to `inner_loop`, and whether Keras is to see what was asked of cuDNN. Not
+# attributes either.
+_reached: ContextVar[bool] = ContextVar("_reached", default=False)
+cudnn_shown: ContextVar[bool] = ContextVar("cudnn_shown", default=False)
+
+# How often a layer has changed its class, counted before each change: see `changed_since`.
+class_changes = 0
+
+
+class Fused:
+    """What `FastLSTM` and `FastRNN` do, each before the class of Keras that it extends, `of_keras`."""
+
+    of_keras: type = RNN
+    recompute = False  # of a layer that was made without
+    warned_of_mask = False
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls the layer as Keras does, and notes who gave the mask: see `compute_mask`."""
+        layer: Any = self
+        if not (layer.go_backwards and layer.return_sequences):
+            return RNN.__call__(layer, *args, **kwargs)
+        token = masks.given.set("mask" in kwargs or len(args) > 2)
+        try:
+            return RNN.__call__(layer, *args, **kwargs)
+        finally:
+            masks.given.reset(token)
+
+    @property
+    def supports_jit(self) -> bool:
+        """Whether `jit_compile="auto"` may have XLA compile a model with the layer."""
+        return not _compiles_every_length_anew()
+
+    @supports_jit.setter
+    def supports_jit(self, value: bool) -> None:
+        vars(self)["supports_jit"] = value  # which holds where the layer is Keras's
+
+    @property
+    def variables(self) -> list[Any]:
+        """All variables, on JAX with the states of a stateful layer; these are not among the weights."""
+        layer: Any = self
+        variables: list[Any] = RNN.variables.fget(layer)
+        return [*variables, *states.of(layer)] if states.carried() else variables
+
+    def reset_state(self) -> None:
+        """Sets the states of a stateful layer to zero."""
+        states.reset(self)
+
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
+        """Returns what a symbolic call returns, after the checks of a call."""
+        checks.check_symbolic_call(self, args, kwargs, [self])
+        return RNN.compute_output_spec(self, *args, **kwargs)
+
+    def compute_mask(self, sequences: Any, mask: Any) -> Any:
+        """Returns the mask of the outputs, as Keras does; warns if they are in another order."""
+        layer: Any = self
+        if layer.go_backwards and layer.return_sequences and not masks.given.get() and masks.unnested(mask) is not None:
+            masks.warn_of_reversed(layer)
+        return RNN.compute_mask(layer, sequences, mask)
+
+    def call(self, sequences: Any, initial_state: Any = None, mask: Any = None, training: bool | None = False) -> Any:
+        """Runs the layer; the arguments are described with the class."""
+        layer: Any = self
+        changes = class_changes
+        cls: Any = type(layer)
+        keras_call = cls.of_keras.call if isinstance(layer, Fused) else cls.call
+        sequences, initial_state, mask = checks.checked_call(layer, sequences, initial_state, mask, [layer])
+        # A subclass may have states of its own making.
+        from_zero = initial_state is None and not layer.stateful and is_ours(layer) and cells.starts_from_zero(layer)
+        token, reached = _from_zero.set(from_zero), _reached.set(False)
+        try:
+            empty = sequences.shape[1] == 0 and not cells.other_cell(layer)
+            run = _call_without_timesteps if empty else _call
+            result = run(layer, keras_call, sequences, initial_state, mask, training)
+            # A subclass may have a loop of its own.
+            if not _reached.get() and cls.inner_loop is Fused.inner_loop and not changed_since(changes, layer, cls):
+                missed = Unavailable(f"Keras {keras.__version__} does not call inner_loop, in which the kernel runs")
+                record_fallback(fallback(layer, sequences, mask) or missed, layer.name)
+            return result
+        finally:
+            _from_zero.reset(token)
+            _reached.reset(reached)
+            cells.forget_dropout(layer)
+
+    def inner_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs over all timesteps: what keras.layers.RNN calls between its dropout and state handling.
+
+        The arguments are `sequences`, `initial_state`, `mask` and `training`, as in Keras. With others, of a Keras to
+        come, it runs as Keras's.
+        """
+        layer: Any = self
+        cls: Any = type(layer)
+        keras_inner_loop = cls.of_keras.inner_loop if isinstance(layer, Fused) else cls.inner_loop
+        _reached.set(True)
+        try:
+            given = _of_inner_loop(*args, **kwargs)
+        except TypeError as error:
+            reason = Unavailable(f"Keras {keras.__version__} calls inner_loop otherwise: {error}")
+        else:
+            unusable = fallback(layer, given[0], given[2])
+            try:
+                if unusable is None:
+                    return _inner_loop(layer, *given)
+                reason = unusable
+            except UnavailableError as error:
+                reason = Unavailable(str(error))
+        record_fallback(reason, layer.name)
+        token = cudnn_shown.set(True)
+        try:
+            return keras_inner_loop(layer, *args, **kwargs)
+        finally:
+            cudnn_shown.reset(token)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
+        layer: Any = self
+        return {**type(layer).of_keras.get_config(layer), "recompute": layer.recompute}
+
+    def _create_state_variables(self, batch_size: int) -> None:
+        """Makes the states of a stateful layer: a hook of keras.layers.RNN."""
+        if states.carried():
+            states.make(self, batch_size)
+        else:
+            RNN._create_state_variables(self, batch_size)
+
+
+def changed_since(changes: int, layer: Any, cls: type) -> bool:
+    """Whether a layer may have been of another class than `cls` meanwhile, and a call so have missed `inner_loop`.
+
+    Args:
+        changes: `class_changes` before that.
+        layer: The layer.
+        cls: Its class, read after `changes`.
+    """
+    # A change that was counted before `changes` was read, and done after it, shows in the class.
+    return type(layer) is not cls or changes != class_changes
+
+
+def recomputes(layer: Any) -> bool:
+    """Whether a layer has `recompute`; one that is Keras's by now may have been ours when the call began."""
+    return bool(getattr(layer, "recompute", False))
+
+
+def is_ours(layer: Any) -> bool:
+    """Whether a layer is of one of this package's own classes, not of a subclass that a user made."""
+    return isinstance(layer, Fused) and "of_keras" in vars(type(layer))
+
+
+def fallback(layer: Any, sequences: Any, mask: Any) -> Unavailable | None:
+    """Returns why a layer cannot run fused here and now, None if it can. Without sequences: as far as that is known."""
+    if kernel_mode() == "keras":
+        return Unavailable("LSTM_FAST_KERNEL=keras", announced=True)
+    reason = cells.unfit(layer)
+    if layer.unroll:
+        reason = reason or "unroll=True"
+    elif layer.cell.compute_dtype not in DTYPES:
+        reason = reason or f"compute dtype {layer.cell.compute_dtype}: the kernel has {', '.join(DTYPES)}"
+    elif keras.backend.backend() not in FRAMEWORKS:
+        reason = reason or f"no kernel for the Keras backend {keras.backend.backend()}"
+    if reason:
+        return Unavailable(reason)
+    if sequences is None:
+        return functional.unavailable_in(keras.backend.backend())
+    return functional.unavailable(sequences) or _cudnn_instead(layer, sequences, mask)
+
+
+def _of_inner_loop(sequences: Any, initial_state: Any, mask: Any, training: bool | None = False) -> Sequence[Any]:
+    """Returns the arguments of `inner_loop` in order; raises TypeError if they are others."""
+    return sequences, initial_state, mask, training
+
+
+def _call(
+    layer: Any, keras_call: Callable[..., Any], sequences: Any, initial_state: Any, mask: Any, training: bool | None
+) -> Any:
+    return keras_call(layer, sequences, initial_state=initial_state, mask=mask, training=training)
+
+
+def _call_without_timesteps(
+    layer: Any, keras_call: Callable[..., Any], sequences: Any, initial_state: Any, mask: Any, training: bool | None
+) -> Any:
+    """Runs over one masked timestep, which leaves the states alone, and drops its output."""
+    batch, _, features = ops.shape(sequences)
+    # With the empty sequences in it, such that they have a gradient.
+    sequences = ops.concatenate([sequences, ops.zeros((batch, 1, features), dtype=sequences.dtype)], axis=1)
+    mask = ops.zeros((batch, 1), dtype="bool")
+    result = _call(layer, keras_call, sequences, initial_state, mask, training)
+    if not layer.return_sequences:
+        return result
+    if not layer.return_state:
+        return result[:, :0]
+    output, *last = result
+    return output[:, :0], *last
+
+
+def _inner_loop(layer: Any, sequences: Any, initial_state: Any, mask: Any, training: bool | None) -> Any:
+    """Runs the kernel: once, or for each cell of a stack. Where a mask is false, all cells of a stack stand still."""
+    from_zero, go_backwards = _from_zero.get(), layer.go_backwards
+    all_cells = cells.of(layer)
+    stacked = layer.cell is not all_cells[0]
+    last = []
+    sequences = ops.cast(sequences, layer.cell.compute_dtype)
+    mask = masks.prepared(mask, sequences)
+    for n, cell in enumerate(all_cells):
+        state = initial_state[n] if stacked else initial_state
+        direction = direction_of(layer, cell, sequences, state, training, from_zero=from_zero)
+        if direction.input_dropout is not None and len(direction.input_dropout.shape) == 2:
+            sequences = sequences * ops.expand_dims(direction.input_dropout, axis=1)
+            direction = direction._replace(input_dropout=None)
+        return_sequences = layer.return_sequences or n + 1 < len(all_cells)
+        outputs, (h,), (c,) = functional.run(
+            sequences,
+            mask,
+            [direction],
+            go_backwards=go_backwards,
+            return_sequences=return_sequences,
+            zero_output_for_mask=layer.zero_output_for_mask,
+            recompute=recomputes(layer),
+            training=bool(training),
+        )
+        last.append([h, c])
+        if n + 1 < len(all_cells):
+            sequences = outputs
+            if go_backwards and mask is not None:  # the outputs come in the order in which the layer runs
+                mask = ops.flip(mask, axis=1)
+            go_backwards = False
+    if not layer.zero_output_for_mask and direction.h0 is not None:
+        outputs = started(outputs, mask, [direction], layer.return_sequences, go_backwards)
+    return outputs[:, -1], outputs, last if len(last) > 1 else last[0]
+
+
+def _cudnn_instead(layer: Any, sequences: Any, mask: Any) -> Unavailable | None:
+    """Returns why Keras's layer is expected to be the faster one, which on TensorFlow has cuDNN; None if it is not."""
+    if keras.backend.backend() != "tensorflow" or kernel_mode() == "fused" or not cudnn_asked(layer):
+        return None
+    if mask is not None or layer.cell.recurrent_dropout or not layer.cell.use_bias:  # which cuDNN has not
+        return None
+    backend: Any = functional.backend_of("tensorflow")
+    reason = backend.slower_than_cudnn(layer.cell.compute_dtype, sequences.shape[0], layer.units)
+    return Unavailable(reason) if reason else None
+
+
+def cudnn_asked(layer: Any) -> bool | str:
+    """Returns what the user has asked of cuDNN for a layer: the argument `use_cudnn` of keras.layers.LSTM."""
+    asked: bool | str = vars(layer).get("use_cudnn", False)
+    return asked
+
+
+def direction_of(
+    layer: Any,
+    cell: Any,
+    sequences: Any,
+    initial_state: Sequence[Any],
+    training: bool | None,
+    *,
+    from_zero: bool,
+) -> Direction:
+    """Returns what the kernel needs of a layer and one of its cells.
+
+    `input_dropout` is [B, D] where one mask serves all gates.
+
+    States of zero are left out: the kernel then has nothing to multiply in the first timestep, and no gradient of them.
+    """
+    # Drawn in this order and whether training or not, as keras.layers.RNN does, for the same random numbers. The cell
+    # keeps what it has drawn until the call is over.
+    input_dropout = cell.get_dropout_mask(sequences[:, 0, :]) if cell.dropout else None
+    recurrent_dropout = cell.get_recurrent_dropout_mask(initial_state[0])
+    if recurrent_dropout is not None and not isinstance(recurrent_dropout, list):  # Keras before 3.6
+        recurrent_dropout = per_gate(recurrent_dropout)
+    h0, c0 = (None, None) if from_zero else initial_state
+    if layer.stateful and keras.backend.backend() == "torch":
+        # PyTorch's variables are assigned to in place, and the backward pass needs these states.
+        h0, c0 = ops.copy(h0), ops.copy(c0)
+    return Direction(
+        ops.cast(cell.kernel, cell.compute_dtype),
+        ops.cast(cell.recurrent_kernel, cell.compute_dtype),
+        None if cell.bias is None else ops.cast(cell.bias, cell.compute_dtype),
+        h0,
+        c0,
+        _multipliers(input_dropout, cell.dropout, training),
+        _multipliers(recurrent_dropout, cell.recurrent_dropout, training),
+    )
+
+
+def _multipliers(drawn: Any, rate: float, training: bool | None) -> Any:
+    """Returns dropout masks as the kernel takes them, None where LSTMCell.call would not apply them."""
+    if not training or not 0.0 < rate < 1.0:
+        return None
+    return ops.stack(drawn) if isinstance(drawn, list) else drawn
+
+
+def per_gate(multipliers: Any) -> Any:
+    """Returns dropout multipliers [B, n] that serve all gates as [4, B, n]."""
+    return ops.repeat(ops.expand_dims(multipliers, axis=0), 4, axis=0)
+
+
+def started(
+    outputs: Any, mask: Any, directions: Sequence[Direction], return_sequences: bool, go_backwards: bool = False
+) -> Any:
+    """Returns the outputs with what the Keras backend has for them before the first real timestep."""
+    if mask is None or keras.backend.backend() not in _STARTS_FROM_STATE:
+        return outputs
+    batch, time = ops.shape(mask)[:2]
+    mask = ops.cast(ops.reshape(mask, (batch, time)), "bool")
+    mask = ops.not_equal(ops.cast(mask, "uint8"), 0)  # of a boolean, XLA reads now the whole byte, now its lowest bit
+    halves = []
+    for n, (direction, output) in enumerate(zip(directions, ops.split(outputs, len(directions), axis=-1), strict=True)):
+        # One direction puts its outputs out in the order in which it runs, two do so in the order of the input.
+        real = ops.flip(mask, axis=1) if go_backwards or n == 1 else mask
+        started = ops.any(real, axis=1, keepdims=True)
+        if return_sequences:
+            started = started & (ops.arange(time) >= ops.expand_dims(ops.argmax(ops.cast(real, "int8"), axis=1), 1))
+            started = ops.flip(started, axis=1) if n == 1 else started
+        # Spread out in no less than float32: the gradient of this is a sum over time.
+        dtype = keras.backend.standardize_dtype(output.dtype)
+        state = ops.cast(ops.expand_dims(direction.h0, 1), dtype if dtype == "float64" else "float32")
+        state = ops.cast(ops.broadcast_to(state, ops.shape(output)), dtype)
+        halves.append(ops.where(ops.expand_dims(started, -1), output, state))
+    return ops.concatenate(halves, axis=-1)
+
+
+def _compiles_every_length_anew() -> bool:
+    """Whether `jit_compile="auto"` would compile a model for every padded length: on TensorFlow, with a GPU."""
+    if keras.backend.backend() != "tensorflow":
+        return False
+    try:
+        return bool(functional.backend_of("tensorflow").gpus())
+    except LibraryError:  # which is a reason when the layer is called
+        return False
