@@ -46,13 +46,17 @@ def of(layer: Any) -> Sequence[Any]:
 
 def other_cell(layer: Any) -> str:
     """Returns why the cells of a recurrent layer compute something else than LSTMs; empty if they do not."""
-    cell = layer.cell
-    return _other(cell) or next((other for inner in getattr(cell, "cells", ()) if (other := _other(inner))), "")
+    if type(layer.cell) is not StackedRNNCells:
+        return _other(layer.cell, LSTMCell)
+    if not layer.cell.cells:
+        return "it has no cells"
+    reasons = (_other(layer.cell, StackedRNNCells), *(_other(cell, LSTMCell) for cell in layer.cell.cells))
+    return next(filter(None, reasons), "")
 
 
-def _other(cell: Any) -> str:
+def _other(cell: Any, expected: type) -> str:
     cls = type(cell)
-    if cls not in _METHODS:
+    if cls is not expected:
         return f"its cell is a {cls.__qualname__}, not a keras.layers.LSTMCell"
     for name, of_keras in _METHODS[cls].items():
         if name in vars(cell) or getattr(cls, name) is not of_keras:

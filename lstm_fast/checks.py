@@ -27,6 +27,8 @@ def checked_call(
 ) -> tuple[Any, Any, Any]:
     """Returns the arguments of a call, checked, and spread over the batch where Keras would do so on the way."""
     with _named(layer):
+        if not hasattr(sequences, "shape"):
+            raise TypeError(f"`sequences`: expected a tensor, found {type(sequences).__name__}")
         mask = masks.prepared(mask, sequences)
         initial_state = states.one_for_all(initial_state, sequences)
     _check_call(layer, sequences, initial_state, mask, directions)
@@ -46,8 +48,7 @@ def _check_call(layer: Any, sequences: Any, initial_state: Any, mask: Any, direc
         if mask is not None:
             masks.check(mask, batch, time)
         if initial_state is not None:
-            units = [cell.units for direction in directions for cell in cells.of(direction) for _ in ("h", "c")]
-            states.check_initial(initial_state, batch, units)
+            states.check_initial(initial_state, batch, directions)
 
 
 def _features(directions: Sequence[Any]) -> int | None:

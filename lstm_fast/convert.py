@@ -1,10 +1,12 @@
 """Models to lstm_fast and back: their layers change class, where they stand."""
 
 import contextlib
+import inspect
 import logging
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple, overload
 
+import keras
 from keras.layers import RNN, Bidirectional, Layer
 
 from lstm_fast import fused, layers
@@ -137,6 +139,7 @@ def as_keras(model: Any) -> Iterator[Any]:
     try:
         yield model
     finally:
+        _sync(model)
         for layer in reversed(changed):
             layers.make_fast(layer, again=True)
         _trace_anew(model)
@@ -151,7 +154,8 @@ def _check(name: str, model: Any) -> None:
             f"call {name}(new)"
         )
     if not isinstance(model, Layer):
-        raise TypeError(f"{name}: `model`: expected a Keras model or layer, found {type(model).__qualname__}")
+        found = f"the class {model.__qualname__}" if isinstance(model, type) else type(model).__qualname__
+        raise TypeError(f"{name}: `model`: expected a Keras model or layer, found {found}")
 
 
 def _parts(model: Any) -> list[Any]:
@@ -168,6 +172,7 @@ def _parts(model: Any) -> list[Any]:
 
 def _change(model: Any, change: Callable[[Any], bool]) -> list[Any]:
     """Changes the classes of the layers of a model; returns those that were changed, in that order."""
+    _sync(model)
     parts = _parts(model)
     wrappers = [part for part in parts if isinstance(part, Bidirectional)]
     inner = [part for part in parts if isinstance(part, RNN)]
@@ -187,12 +192,29 @@ def _change_to_plain(name: str, model: Any) -> list[Any]:
     return changed
 
 
+def _models(model: Any) -> list[Any]:
+    return [part for part in _parts(model) if isinstance(part, keras.Model)]
+
+
+def _sync(model: Any) -> None:
+    """Has Keras's trainer on JAX give back the values of variables that it has taken: in a callback of `fit`."""
+    for part in _models(model):
+        if hasattr(part, "jax_state_sync"):
+            part.jax_state_sync()
+
+
 def _trace_anew(model: Any) -> None:
     """Has Keras make the functions anew that it has made for `fit`, `evaluate` and `predict`."""
-    for part in _parts(model):
+    for part in _models(model):
         for name in ("train", "test", "predict"):
-            if getattr(part, f"{name}_function", None) is not None:
-                getattr(part, f"make_{name}_function")(force=True)
+            if getattr(part, f"{name}_function", None) is None:
+                continue
+            make = getattr(part, f"make_{name}_function")
+            if "force" in inspect.signature(make).parameters:
+                make(force=True)  # another thread may be about to call it
+            else:  # a method of the user's
+                setattr(part, f"{name}_function", None)
+                make()
 
 
 def _change_of(layer: Any) -> Change:

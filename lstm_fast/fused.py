@@ -169,6 +169,13 @@ def changed_since(changes: int, layer: Any, cls: type) -> bool:
     return type(layer) is not cls or changes != class_changes
 
 
+def checked_recompute(recompute: Any) -> bool:
+    """Returns the argument `recompute` of a layer; raises TypeError if it is no boolean."""
+    if not isinstance(recompute, bool):
+        raise TypeError(f"`recompute`: expected True or False, found {recompute!r}")
+    return recompute
+
+
 def recomputes(layer: Any) -> bool:
     """Whether a layer has `recompute`; one that is Keras's by now may have been ours when the call began."""
     return bool(getattr(layer, "recompute", False))

@@ -103,7 +103,7 @@ class FastLSTM(fused.Fused, LSTM):  # type: ignore[misc]
 
     def __init__(self, units: int, *args: Any, recompute: bool = False, **kwargs: Any) -> None:
         super().__init__(units, *args, **kwargs)
-        self.recompute = recompute
+        self.recompute = fused.checked_recompute(recompute)
 
     @property
     def use_cudnn(self) -> Any:
@@ -154,7 +154,7 @@ class FastRNN(fused.Fused, RNN):  # type: ignore[misc]
 
     def __init__(self, cell: Any, *args: Any, recompute: bool = False, **kwargs: Any) -> None:
         super().__init__(cell, *args, **kwargs)
-        self.recompute = recompute
+        self.recompute = fused.checked_recompute(recompute)
 
 
 @keras.saving.register_keras_serializable(package="lstm_fast", name="FastBidirectional")
@@ -251,16 +251,26 @@ for _cls in (FastLSTM, FastRNN, FastBidirectional):
 
 def left_alone(layer: Any) -> str:
     """Returns why a recurrent layer of Keras does not become one of this package; empty if it can."""
-    if type(layer) is Bidirectional:
+    if (ours := _ours_for(layer)) is None:
+        base = next((cls for cls in (LSTM, RNN, Bidirectional) if isinstance(layer, cls) and _has_lstm(layer)), None)
+        fast = f"Fast{base.__name__}" if base else ""
+        return f"a subclass of {base.__name__}; if it computes the same, base it on {fast}" if base else NO_LSTM
+    if ours is FastBidirectional:
         others = [direction for direction in directions_of(layer) if not isinstance(direction, fused.Fused)]
         return f"{INSIDE} {others[0].name}" if others else _patched(layer, "call")
-    if isinstance(layer, LSTM) and type(layer) is not LSTM:
-        return "a subclass of LSTM; if it computes one, make it a subclass of FastLSTM in its code"
-    if type(layer) not in (LSTM, RNN):
-        return NO_LSTM
-    if not any(isinstance(cell, LSTMCell) for cell in cells.of(layer)):
+    if not _has_lstm(layer):
         return f"{NO_LSTM}: {cells.other_cell(layer)}"
     return cells.other_cell(layer) or _patched(layer, "call", "inner_loop", "get_initial_state")
+
+
+def _ours_for(layer: Any) -> Any:
+    """Returns the class of this package for the class of a layer, None if there is none."""
+    return next((cls for cls in (FastLSTM, FastRNN, FastBidirectional) if type(layer) is cls.of_keras), None)
+
+
+def _has_lstm(layer: Any) -> bool:
+    """Whether there is an LSTM in a recurrent layer, or what its author calls one."""
+    return any(isinstance(part, LSTMCell) for part in layer._flatten_layers())
 
 
 def make_fast(layer: Any, *, again: bool = False) -> bool:
@@ -268,14 +278,14 @@ def make_fast(layer: Any, *, again: bool = False) -> bool:
 
     Again: a layer that had this class before gets it back, whatever it is.
     """
-    fast = next((cls for cls in (FastLSTM, FastRNN, FastBidirectional) if type(layer) is cls.of_keras), None)
+    fast = _ours_for(layer)
     if fast is None or (left_alone(layer) and not again):
         return False
-    _change_class(layer, fast)
     if fast is FastBidirectional:
         _show_cudnn(layer, shown=True)
-    if states.carried() and isinstance(layer, RNN) and states.of(layer):
+    elif states.carried() and states.are_of_keras(layer):
         states.make_anew(layer)
+    _change_class(layer, fast)
     return True
 
 

@@ -39,7 +39,7 @@ def unnested(mask: Any) -> Any:
 
 def one_for_all(value: Any, sequences: Any) -> Any:
     """Returns a tensor that has one row for the whole batch with a row for each of the sequences."""
-    if not value.shape or value.shape[0] != 1 or sequences.shape[0] == 1:
+    if len(value.shape) == 0 or value.shape[0] != 1 or sequences.shape[0] == 1:
         return value
     return ops.broadcast_to(value, (ops.shape(sequences)[0], *ops.shape(value)[1:]))
 

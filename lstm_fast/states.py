@@ -1,12 +1,14 @@
 """The states of stateful layers: where they are kept, and the batch size that they have."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
 from keras import ops
+from keras.layers import StackedRNNCells
 
-from lstm_fast import functional, masks
+from lstm_fast import cells, functional, masks
 from lstm_fast.backends import LibraryError
 
 
@@ -48,9 +50,15 @@ def make(layer: Any, batch: int) -> None:
     object.__setattr__(layer, "states", keras.tree.pack_sequence_as(layer.get_initial_state(batch), made))
 
 
+def are_of_keras(layer: Any) -> bool:
+    """Whether a layer has states that Keras has made, and not `make`: all of one name."""
+    return bool(of(layer)) and len({state.name for state in of(layer)}) == 1
+
+
 def make_anew(layer: Any) -> None:
     """Makes variables of the package's kind of the states that Keras has made, with their values."""
-    values = [ops.copy(state) for state in of(layer)]
+    with _at_hand(layer):
+        values = [ops.copy(state) for state in of(layer)]
     make(layer, values[0].shape[0])
     for state, value in zip(of(layer), values, strict=True):
         state.assign(value)
@@ -58,15 +66,22 @@ def make_anew(layer: Any) -> None:
 
 def reset(layer: Any) -> None:
     """Sets the states of a layer to zero, with the way out in the message where they are not at hand."""
-    try:
+    with _at_hand(layer):
         for state in of(layer):
             state.assign(ops.zeros_like(state.value))
+
+
+@contextlib.contextmanager
+def _at_hand(layer: Any) -> Iterator[None]:
+    """Names the cause where the values of states are not there."""
+    try:
+        yield
     except TypeError as error:
         if not carried():
             raise
         # Keras's trainer takes the values of all variables for the time of an epoch; their initializers are gone.
         raise RuntimeError(
-            f"{type(layer).__qualname__} '{layer.name}': its states cannot be reset now, as Keras's trainer on JAX has "
+            f"{type(layer).__qualname__} '{layer.name}': its states are not at hand now, as Keras's trainer on JAX has "
             "them. In a callback, take the layer from `self.model`, or call `model.jax_state_sync()` first"
         ) from error
 
@@ -102,16 +117,51 @@ def one_for_all(initial_state: Any, sequences: Any) -> Any:
     return keras.tree.pack_sequence_as(initial_state, flat)
 
 
-def check_initial(initial_state: Any, batch: int | None, units: Sequence[int]) -> None:
-    """Raises TypeError or ValueError if initial states, which may be symbolic, do not fit."""
-    given = keras.tree.flatten(initial_state) if isinstance(initial_state, (list, tuple)) else [initial_state]
-    if len(given) != len(units):
-        raise ValueError(f"`initial_state`: expected {len(units)} tensors (h, c per layer), found {len(given)}")
-    for i, (value, size) in enumerate(zip(given, units, strict=True)):
+def check_initial(initial_state: Any, batch: int | None, layers: Sequence[Any]) -> None:
+    """Raises TypeError or ValueError if the initial states of layers, which may be symbolic, do not fit."""
+    # Where a layer has a stack of cells, a list of the two of each cell; else the two themselves.
+    units = [_units(layer) for layer in layers]
+    expected = [size for sizes in units for size in sizes]
+    kind = (
+        "lists [h, c], one for each cell"
+        if any(isinstance(size, list) for size in expected)
+        else "tensors (h, c per layer)"
+    )
+    if not isinstance(initial_state, (list, tuple)):
+        raise ValueError(
+            f"`initial_state`: expected a list of {len(expected)} {kind}, found {_described(initial_state)}"
+        )
+    if len(initial_state) != len(expected):
+        raise ValueError(f"`initial_state`: expected {len(expected)} {kind}, found {len(initial_state)}")
+    for i, (given, size) in enumerate(zip(initial_state, expected, strict=True)):
         name = f"initial_state[{i}]"
-        state = value if isinstance(value, keras.KerasTensor) else masks.tensor(name, value)
-        rows = None if tuple(state.shape[:1]) == (1,) else batch  # one row is spread over the batch
-        functional.check_shape(name, state, batch=rows, units=size)
+        if not isinstance(size, list):
+            _check_state(name, given, batch, size)
+            continue
+        if not isinstance(given, (list, tuple)) or len(given) != len(size):
+            raise ValueError(f"`{name}`: expected [h, c] of a cell, found {_described(given)}")
+        for k, (state, of_state) in enumerate(zip(given, size, strict=True)):
+            _check_state(f"{name}[{k}]", state, batch, of_state)
+
+
+def _units(layer: Any) -> list[Any]:
+    """Returns the units of the states of a layer, nested as its `initial_state` is."""
+    sizes = [[cell.units, cell.units] for cell in cells.of(layer)]
+    return sizes if isinstance(layer.cell, StackedRNNCells) else sizes[0]
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return f"a {type(value).__name__} of {len(value)}"
+    return f"a {type(value).__name__}"
+
+
+def _check_state(name: str, value: Any, batch: int | None, units: int) -> None:
+    if isinstance(value, (list, tuple, dict, str)):
+        raise ValueError(f"`{name}`: expected a tensor (batch, units={units}), found {_described(value)}")
+    state = value if isinstance(value, keras.KerasTensor) else masks.tensor(name, value)
+    rows = None if tuple(state.shape[:1]) == (1,) else batch  # one row is spread over the batch
+    functional.check_shape(name, state, batch=rows, units=units)
 
 
 def _size(layer: Any) -> int | None:

@@ -35,6 +35,7 @@ with_strings = pytest.mark.backends("tensorflow")  # the other frameworks have n
 
 K = keras.layers
 BATCH, TIME, FEATURES, UNITS = 4, 5, 3, 2
+JIT = "auto" if BACKEND == "jax" else False  # with TensorFlow, XLA takes seconds for each model: see test_xla.py
 X, Y = random(BATCH, TIME, FEATURES), random(BATCH, 1, seed=1)
 
 
@@ -50,7 +51,9 @@ def sequential(*layers: keras.Layer, shape: tuple[int | None, ...] = (TIME, FEAT
 def regression(**compiled: Any) -> Callable[[], keras.Model]:
     def make() -> keras.Model:
         model = sequential(K.LSTM(UNITS), K.Dense(1))
-        model.compile(**{"optimizer": "adam", "loss": "mse", **{k: v() for k, v in compiled.items()}})
+        model.compile(
+            **{"optimizer": "adam", "loss": "mse", "jit_compile": JIT, **{k: v() for k, v in compiled.items()}}
+        )
         return model
 
     return make
@@ -301,7 +304,7 @@ def test_own_classes_in_training() -> None:
             K.Dense(1),
         )
         model.layers[0].cell.bias.constraint = Halved()  # of which no config knows
-        model.compile("adam", "mse")
+        model.compile("adam", "mse", jit_compile=JIT)
         return model
 
     assert_trains_alike(make, X, Y, per_step=3)
@@ -926,7 +929,7 @@ def test_lora() -> None:
         model(words)
         model.layers[0].enable_lora(2)
         model.layers[-1].enable_lora(1)
-        model.compile("adam", "mse")
+        model.compile("adam", "mse", jit_compile=JIT)
         return model
 
     words = np.arange(BATCH * TIME, dtype=np.int32).reshape(BATCH, TIME) % 7
@@ -938,11 +941,11 @@ def test_frozen_after_training() -> None:
     def trained(change: Callable[[Any], Any]) -> tuple[keras.Model, list[np.ndarray], list[float]]:
         keras.utils.set_random_seed(2)
         model = sequential(K.LSTM(4, return_sequences=True), K.LSTM(UNITS), K.Dense(1))
-        model.compile("adam", "mse")
+        model.compile("adam", "mse", jit_compile=JIT)
         model.fit(X, Y, verbose=0)
         model.layers[0].trainable = False
         model.layers[1].cell.bias.trainable = False
-        model.compile("sgd", "mse")
+        model.compile("sgd", "mse", jit_compile=JIT)
         change(model)
         frozen = [np.array(to_numpy(v)) for v in (*model.layers[0].variables, model.layers[1].cell.bias)]
         return model, frozen, model.fit(X, Y, epochs=2, batch_size=BATCH, verbose=0).history["loss"]

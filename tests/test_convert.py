@@ -330,3 +330,86 @@ def test_subclasses_of_our_layers_are_named(caplog: pytest.LogCaptureFixture) ->
     assert [type(layer) for layer in model.layers] == [LSTM, Own]
     (message,) = caplog.messages
     assert message.startswith("to_keras: subclasses of this package's layers stay as they are, and need it: 'a' (")
+
+
+class OwnRNN(keras.layers.RNN):
+    pass
+
+
+class OwnBidirectional(Bidirectional):
+    pass
+
+
+def nested_stack() -> keras.Layer:
+    stack = keras.layers.StackedRNNCells([keras.layers.LSTMCell(2), keras.layers.LSTMCell(3)])
+    return keras.layers.RNN([stack, keras.layers.LSTMCell(UNITS)])
+
+
+LEFT: dict[str, tuple[Callable[[], keras.Layer], str]] = {
+    "stack in a stack": (nested_stack, "its cell is a StackedRNNCells, not a keras.layers.LSTMCell"),
+    "rnn": (
+        lambda: OwnRNN(keras.layers.LSTMCell(UNITS)),
+        "a subclass of RNN; if it computes the same, base it on FastRNN",
+    ),
+    "bidirectional": (
+        lambda: OwnBidirectional(LSTM(UNITS)),
+        "a subclass of Bidirectional; if it computes the same, base it on FastBidirectional",
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "reason"), LEFT.values(), ids=LEFT)
+def test_left_with_a_reason(make: Callable[[], keras.Layer], reason: str) -> None:
+    model = keras.Sequential([keras.Input((TIME, FEATURES)), make()])
+    x = inputs_of(model)
+    before, kind = to_numpy(model(x)), type(model.layers[0])
+    _, report = accelerate(model, return_report=True)
+    assert report[0] == Change(model.layers[0].name, kind.__name__, "left", reason)
+    assert type(model.layers[0]) is kind
+    assert_close(model(x), before)
+
+
+def test_a_layer_with_an_attribute_of_the_trainers_name() -> None:
+    class Own(keras.layers.Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.train_function, self.lstm = np.sum, LSTM(UNITS)
+
+        def call(self, x: Any) -> Any:
+            return self.lstm(x)
+
+    layer = Own()
+    layer(np.zeros((BATCH, TIME, FEATURES), np.float32))
+    assert type(accelerate(layer).lstm) is FastLSTM
+    assert layer.train_function is np.sum
+
+
+def test_states_of_our_own_are_kept() -> None:
+    layer = FastLSTM(UNITS, stateful=True)
+    layer(np.ones((BATCH, TIME, FEATURES), np.float32))
+    before = list(layer.states)
+    with as_keras(layer):
+        assert type(layer) is LSTM
+    assert all(state is one for state, one in zip(layer.states, before, strict=True))
+
+
+@pytest.mark.parametrize("hook", ["on_train_batch_begin", "on_train_batch_end", "on_epoch_end"])
+def test_in_callbacks_that_hold_the_model(hook: str) -> None:
+    """On JAX, Keras's trainer has the values of the model's variables then, and so far of no states."""
+    model = stateful()
+    model.add(keras.layers.Dense(1))
+    model.compile("sgd", "mse")
+    x = np.concatenate([inputs_of(model)] * 2)
+
+    def change(*_: Any, **__: Any) -> None:
+        with as_keras(model):
+            assert type(model.layers[0]) is LSTM
+        accelerate(model)
+
+    callback = keras.callbacks.Callback()
+    setattr(callback, hook, change)
+    if keras.backend.backend() == "torch":  # where Keras's own stateful layers do not train
+        accelerate(model)
+    history = model.fit(x, x[:, 0, :1], BATCH, epochs=2, shuffle=False, verbose=0, callbacks=[callback]).history
+    assert np.isfinite(history["loss"]).all()
+    assert [type(layer) for layer in model.layers[:2]] == [FastLSTM, FastBidirectional]

@@ -128,47 +128,41 @@ def assert_changes_nothing(
 
 
 def assert_trains_alike(
-    make: Callable[[], Any], x: Any, y: Any, *, before: int = 2, after: int = 2, per_step: int | None = None
+    make: Callable[[], Any], x: Any, y: Any, *, before: int = 2, after: int = 2, per_step: int
 ) -> None:
-    """Trains a model twice from the same weights: as Keras's, and accelerated midway.
+    """Trains a model as Keras's, and goes on from there twice: as Keras's, and accelerated.
 
     Args:
         make: Makes the compiled model.
         x: Its inputs, one batch.
         y: The targets.
-        before: Number of steps before `accelerate`.
-        after: Number of steps after it.
-        per_step: Kernel calls in a step, forward, and as many backward; None: not counted.
+        before: Number of steps that are trained first.
+        after: Number of steps that are compared.
+        per_step: Kernel calls in a step, forward, and as many backward.
     """
     batch = len(next(iter(keras.tree.flatten(x))))
 
-    def made() -> Any:
-        keras.utils.set_random_seed(3)
-        model = make()
-        seeded(lambda: model(keras.tree.map_structure(lambda array: array[:batch], x)))
-        return model
-
-    def fit(model: Any, steps: int, first: int = 0) -> list[float]:
-        keras.utils.set_random_seed(11 + first)
+    def fit(steps: int) -> list[float]:
         options = {"epochs": steps, "batch_size": batch, "shuffle": False, "verbose": 0}
-        return list(model.fit(x, y, **options).history["loss"])
+        return seeded(lambda: list(model.fit(x, y, **options).history["loss"]))
 
-    def counted(model: Any, steps: int, first: int = 0) -> list[float]:
-        if per_step is None:
-            return fit(model, steps, first)
-        with fused(forward=per_step * steps, backward=per_step * steps):
-            return fit(model, steps, first)
-
-    plain, midway = made(), made()
+    keras.utils.set_random_seed(3)
+    model = make()
     with fused(forward=0):
-        right = fit(plain, before) + fit(plain, after, before)
-        losses = fit(midway, before)
-    optimizer = midway.optimizer
-    assert accelerate(midway) is midway
-    assert midway.optimizer is optimizer
-    assert int(to_numpy(optimizer.iterations)) == before
-    losses += counted(midway, after, before)
-    assert int(to_numpy(optimizer.iterations)) == before + after
-    assert right[-1] != right[0]
-    atol = tolerances.DRIFT_PER_STEP * (before + after) * tolerances.ROUNDOFF["float32"] * max(1.0, *map(abs, right))
+        first = fit(before)
+        with undone(model):
+            right = fit(after)
+            expected = [np.array(to_numpy(variable)) for variable in variables_of(model)]
+    what = described(model)
+    assert accelerate(model) is model
+    assert described(model) == what
+    assert int(to_numpy(model.optimizer.iterations)) == before
+    with fused(forward=per_step * after, backward=per_step * after):
+        losses = fit(after)
+    assert int(to_numpy(model.optimizer.iterations)) == before + after
+    assert len({*first, *right}) > 2
+    atol = tolerances.DRIFT_PER_STEP * after * tolerances.ROUNDOFF["float32"] * max(1.0, *map(abs, right))
     np.testing.assert_allclose(losses, right, rtol=0.0, atol=atol)
+    for variable, value in zip(variables_of(model), expected, strict=True):
+        if not np.issubdtype(value.dtype, np.floating):  # counters, and the states of random number generators
+            np.testing.assert_array_equal(to_numpy(variable), value, err_msg=variable.path)
