@@ -155,7 +155,10 @@ def _check(name: str, model: Any) -> None:
         )
     if not isinstance(model, Layer):
         found = f"the class {model.__qualname__}" if isinstance(model, type) else type(model).__qualname__
-        raise TypeError(f"{name}: `model`: expected a Keras model or layer, found {found}")
+        raise TypeError(
+            f"{name}: `model`: expected a Keras model or layer, found {found}"
+            + (f"; call {name}(keras.models.load_model({model!r}))" if isinstance(model, str) else "")
+        )
 
 
 def _parts(model: Any) -> list[Any]:
@@ -236,6 +239,8 @@ def _log(model: Any, changed: list[Any], report: Report) -> None:
     parts = [f"accelerate: layers of '{model.name}' changed: {len(changed) or 'none'}"]
     if fast := [change.name for change in report if change.done == "fast"]:
         parts.append(f"fast: {', '.join(fast)}")
+    if not report:
+        parts.append("there is no recurrent layer in it")
     others = [change for change in report if change.done != "fast"]
     parts += map(str, others)
     expected = all(change.reason.startswith((layers.NO_LSTM, layers.INSIDE)) for change in others)

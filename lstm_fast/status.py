@@ -56,7 +56,7 @@ def record_fallback(fallback: Unavailable, layer: str) -> None:
         first = _fallbacks[fallback.reason] == 1
     if first:
         level = logging.INFO if fallback.announced else logging.WARNING
-        logger.log(level, "FastLSTM '%s' runs as keras.layers.LSTM: %s", layer, fallback.reason)
+        logger.log(level, "Layer '%s' runs as Keras's: %s", layer, fallback.reason)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -435,7 +435,7 @@ OTHERS: dict[str, tuple[Callable[[], Any], str]] = {
     "cell_of_a_subclass": (lambda: exchanged(OwnCell(UNITS)), "its cell is a OwnCell, not a keras.layers.LSTMCell"),
     "cell_of_another_kind": (
         lambda: exchanged(K.GRUCell(UNITS), K.RNN(K.LSTMCell(UNITS))),
-        f"{NO_LSTM}: its cell is a GRUCell, not a",
+        "its cell is a GRUCell, not a keras.layers.LSTMCell",
     ),
     "cell_with_states": (lambda: exchanged(CellWithState(UNITS)), "its cell is a CellWithState, not a"),
     "subclass_with_cell": (lambda: LayerWithCell(UNITS), "a subclass of LSTM"),

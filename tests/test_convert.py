@@ -305,7 +305,7 @@ def test_report_and_log(caplog: pytest.LogCaptureFixture) -> None:
         (logging.WARNING, f"accelerate: layers of '{model.name}' changed: 1; {'; '.join(map(str, report))}"),
         (logging.INFO, f"accelerate: layers of 'both' changed: 3; {names_of_both}"),
         (logging.INFO, f"accelerate: layers of 'both' changed: none; {names_of_both}"),
-        (logging.WARNING, "accelerate: layers of 'dense' changed: none"),
+        (logging.WARNING, "accelerate: layers of 'dense' changed: none; there is no recurrent layer in it"),
     ]
 
 
