@@ -112,8 +112,9 @@ class FastLSTM(fused.Fused, LSTM):  # type: ignore[misc]
         That would call cuDNN itself in the place of two LSTMs that allow it, where FastBidirectional asks the kernels
         first.
         """
-        shown = fused.cudnn_shown.get() or vars(self).get("in_fast_wrapper", False)
-        return fused.cudnn_asked(self) if shown else _WITHHELD
+        # A Keras that calls cuDNN by another method could not be stopped there.
+        asks_first = vars(self).get("in_fast_wrapper", False) and hasattr(Bidirectional, "_call_fused_lstm")
+        return fused.cudnn_asked(self) if fused.cudnn_shown.get() or asks_first else _WITHHELD
 
     @use_cudnn.setter
     def use_cudnn(self, value: Any) -> None:
@@ -301,8 +302,6 @@ def make_plain(layer: Any) -> bool:
 
 def _show_cudnn(wrapper: Any, *, shown: bool) -> None:
     """Lets a wrapper see what was asked of cuDNN for its layers, or not."""
-    # A Keras that calls cuDNN by another method could not be stopped there.
-    shown = shown and hasattr(Bidirectional, "_call_fused_lstm")
     for direction in directions_of(wrapper):
         vars(direction)["in_fast_wrapper"] = shown
 
