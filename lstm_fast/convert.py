@@ -86,7 +86,7 @@ def accelerate(model: Any, *, return_report: bool = False) -> Any:
     """
     _check("accelerate", model)
     changed = _change(model, layers.make_fast)
-    report = Report(_change_of(part) for part in _parts(model) if isinstance(part, (RNN, Bidirectional)))
+    report = Report(_change_of(part) for part in layers.parts_of(model) if isinstance(part, (RNN, Bidirectional)))
     _log(model, changed, report)
     return (model, report) if return_report else model
 
@@ -159,24 +159,17 @@ def _check(name: str, model: Any) -> None:
             f"{name}: `model`: expected a Keras model or layer, found {found}"
             + (f"; call {name}(keras.models.load_model({model!r}))" if isinstance(model, str) else "")
         )
-
-
-def _parts(model: Any) -> list[Any]:
-    """Returns a layer and all that Keras knows of in it, in their order, each once."""
-    parts: dict[int, Any] = {}
-    to_come = [model]
-    while to_come:
-        part = to_come.pop()
-        if id(part) not in parts:
-            parts[id(part)] = part
-            to_come += reversed(part._layers)
-    return list(parts.values())
+    if not hasattr(model, "_layers"):
+        raise NotImplementedError(
+            f"{name}: Keras {keras.__version__} does not tell what layers are in a model; nothing was changed. Write "
+            "FastLSTM and FastBidirectional in the model's code, or install an older Keras"
+        )
 
 
 def _change(model: Any, change: Callable[[Any], bool]) -> list[Any]:
     """Changes the classes of the layers of a model; returns those that were changed, in that order."""
     _sync(model)
-    parts = _parts(model)
+    parts = layers.parts_of(model)
     wrappers = [part for part in parts if isinstance(part, Bidirectional)]
     inner = [part for part in parts if isinstance(part, RNN)]
     # A wrapper becomes fast only around layers that are, and in no moment is one around layers that are not.
@@ -189,14 +182,14 @@ def _change(model: Any, change: Callable[[Any], bool]) -> list[Any]:
 
 def _change_to_plain(name: str, model: Any) -> list[Any]:
     changed = _change(model, layers.make_plain)
-    if left := [f"'{part.name}' ({type(part).__qualname__})" for part in _parts(model) if _is_fast(part)]:
+    if left := [f"'{part.name}' ({type(part).__qualname__})" for part in layers.parts_of(model) if _is_fast(part)]:
         text = "%s: subclasses of this package's layers stay as they are, and need it: %s"
         logger.warning(text, name, ", ".join(left))
     return changed
 
 
 def _models(model: Any) -> list[Any]:
-    return [part for part in _parts(model) if isinstance(part, keras.Model)]
+    return [part for part in layers.parts_of(model) if isinstance(part, keras.Model)]
 
 
 def _sync(model: Any) -> None:

@@ -250,6 +250,18 @@ for _cls in (FastLSTM, FastRNN, FastBidirectional):
     _cls.__name__ = _cls.of_keras.__name__
 
 
+def parts_of(model: Any) -> list[Any]:
+    """Returns a layer and all that Keras knows of in it, in their order, each once."""
+    parts: dict[int, Any] = {}
+    to_come = [model]
+    while to_come:
+        part = to_come.pop()
+        if id(part) not in parts:
+            parts[id(part)] = part
+            to_come += reversed(part._layers)
+    return list(parts.values())
+
+
 def left_alone(layer: Any) -> str:
     """Returns why a recurrent layer of Keras does not become one of this package; empty if it can."""
     if (ours := _ours_for(layer)) is None:
@@ -271,7 +283,7 @@ def _ours_for(layer: Any) -> Any:
 
 def _has_lstm(layer: Any) -> bool:
     """Whether there is an LSTM in a recurrent layer, or what its author calls one."""
-    return any(isinstance(part, LSTMCell) for part in layer._flatten_layers())
+    return any(isinstance(part, LSTMCell) for part in parts_of(layer))
 
 
 def make_fast(layer: Any, *, again: bool = False) -> bool:

@@ -413,3 +413,18 @@ def test_in_callbacks_that_hold_the_model(hook: str) -> None:
     history = model.fit(x, x[:, 0, :1], BATCH, epochs=2, shuffle=False, verbose=0, callbacks=[callback]).history
     assert np.isfinite(history["loss"]).all()
     assert [type(layer) for layer in model.layers[:2]] == [FastLSTM, FastBidirectional]
+
+
+@pytest.mark.parametrize("convert", [accelerate, to_keras])
+def test_a_keras_that_does_not_tell_its_layers(convert: Callable[[Any], Any]) -> None:
+    class Silent(keras.layers.Layer):
+        @property
+        def _layers(self) -> Any:
+            raise AttributeError("_layers")
+
+        @_layers.setter
+        def _layers(self, value: Any) -> None:
+            pass
+
+    with pytest.raises(NotImplementedError, match=f"{convert.__name__}: Keras .* nothing was changed"):
+        convert(Silent())
