@@ -95,7 +95,7 @@ def to_keras(model: Any) -> Any:
     """Makes the layers of this package in a model Keras's own, and returns the model: the same object.
 
     The way back from `accelerate`, with the same promises. The model then does not need this package: it can be saved,
-    exported and served without. For the time of an export only, use `as_keras`.
+    converted and served without. For the time of that only, use `as_keras`.
 
     Args:
         model: A model or layer of Keras 3.
@@ -118,8 +118,9 @@ def to_keras(model: Any) -> Any:
 def as_keras(model: Any) -> Iterator[Any]:
     """Makes the layers of this package in a model Keras's own inside of a `with`, and fast again after it.
 
-    For what cannot take the kernels with it: `model.export`, other converters, files for machines without this package.
-    After an exception the layers are fast again as well.
+    For what cannot take the kernels with it: files for machines without this package, and converters. `model.export`,
+    `tf.saved_model.save`, tf2onnx and TensorFlow Lite write Keras's operations without it. After an exception the
+    layers are fast again as well.
 
     Args:
         model: A model or layer of Keras 3.
@@ -132,7 +133,7 @@ def as_keras(model: Any) -> Iterator[Any]:
 
     Example:
     >>> with lstm_fast.as_keras(model):
-    ...     model.export("saved_model")
+    ...     model.save("plain.keras")
     """
     _check("as_keras", model)
     changed = _change_to_plain("as_keras", model)

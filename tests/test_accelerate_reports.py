@@ -94,6 +94,19 @@ def test_adapted_normalization(make: Callable[[], keras.Model]) -> None:
     assert np.all(to_numpy(parts[0].mean) != 0.0)
 
 
+@pytest.mark.backends("tensorflow", "torch")  # JAX compiles it for 20 s
+def test_adapted_normalization_inside_of_a_model_of_keras_applications() -> None:
+    images = np.random.default_rng(0).normal(90.0, 30.0, (2, 3, 32, 32, 3)).astype(np.float32)
+    frames = keras.applications.EfficientNetB0(
+        weights=None, include_top=False, input_shape=images.shape[2:], pooling="avg", name="frames"
+    )
+    norm = next(layer for layer in frames.layers if isinstance(layer, K.Normalization))
+    norm.adapt(images[0] / 255.0)
+    model = keras.Sequential([keras.Input(images.shape[1:]), K.TimeDistributed(frames), K.LSTM(UNITS)])
+    assert_changes_nothing(model, images, forward=1)
+    assert np.all(to_numpy(norm.mean) > 0.1)
+
+
 def test_normalization_is_adapted_again_after_accelerate() -> None:
     model = accelerate(sequential(adapted(X), K.LSTM(UNITS)))
     model.layers[0].adapt(FAR)
@@ -866,19 +879,25 @@ def test_as_keras_leaves_plain_layers_plain() -> None:
 
 
 @with_strings
-def test_export_inside_of_as_keras(tmp_path: pathlib.Path) -> None:
+def test_export_inside_of_as_keras_and_outside(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = accelerate(sequential(K.Bidirectional(K.LSTM(UNITS, return_sequences=True)), K.LSTM(3)))
     expected = computed(lambda: model(X))
     model.predict(X, verbose=0)  # Keras keeps what it has traced
     with as_keras(model):
         model.export(tmp_path / "plain", verbose=False)
+    with pytest.raises(RuntimeError, match=r"LSTM_FAST_KERNEL=fused, but .* written to a file by keras"):
+        model.export(tmp_path / "fast", verbose=False)
+    monkeypatch.setenv("LSTM_FAST_KERNEL", "auto")
+    before = lstm_fast.status().fallbacks
     model.export(tmp_path / "fast", verbose=False)
-    assert b"LstmFast" in (tmp_path / "fast" / "saved_model.pb").read_bytes()
-    assert b"LstmFast" not in (tmp_path / "plain" / "saved_model.pb").read_bytes()
+    new = {reason for reason, count in lstm_fast.status().fallbacks.items() if count != before.get(reason)}
+    assert new == {"written to a file by keras: it cannot contain the kernel"}
     import tensorflow as tf
 
-    loaded = tf.saved_model.load(tmp_path / "plain")
-    assert_close(computed(lambda: loaded.serve(X)), expected)
+    for name in ("plain", "fast"):
+        assert b"LstmFast" not in (tmp_path / name / "saved_model.pb").read_bytes()
+        loaded = tf.saved_model.load(tmp_path / name)
+        assert_close(computed(lambda: loaded.serve(X)), expected)  # noqa: B023
 
 
 @pytest.mark.backends("torch")

@@ -1,4 +1,4 @@
-"""A model that is exported as Keras's, by `to_keras` or inside of `as_keras`, runs where this package is not."""
+"""An exported model runs where this package is not: as it is, by `to_keras`, and inside of `as_keras`."""
 
 import contextlib
 import pathlib
@@ -26,6 +26,23 @@ np.save(folder + "/served.npy", model.serve(tf.constant(np.load(folder + "/x.npy
 """
 
 
+pytestmark = [
+    pytest.mark.filterwarnings(f"ignore:{warning}")
+    for warning in (
+        "The `native_serialization` parameter is deprecated",
+        "In the future `np.object`",
+        "__array__",
+        "jax",
+    )
+]
+
+
+@pytest.fixture(autouse=True)
+def fallbacks_are_no_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What counts the calls of the kernels is `fused`."""
+    monkeypatch.setenv("LSTM_FAST_KERNEL", "auto")
+
+
 def make_model() -> keras.Model:
     return keras.Sequential(
         [
@@ -44,9 +61,10 @@ def classes(model: keras.Model) -> list[type]:
 
 @pytest.mark.parametrize(
     "converted",
-    [lambda model: contextlib.nullcontext(lstm_fast.to_keras(model)), lstm_fast.as_keras],
-    ids=["to_keras", "as_keras"],
+    [contextlib.nullcontext, lambda model: contextlib.nullcontext(lstm_fast.to_keras(model)), lstm_fast.as_keras],
+    ids=["as_it_is", "to_keras", "as_keras"],
 )
+@pytest.mark.backends("tensorflow", "jax")
 def test_exported_model_runs_without_this_package(
     converted: Callable[[Any], contextlib.AbstractContextManager[Any]], tmp_path: pathlib.Path
 ) -> None:
@@ -56,7 +74,8 @@ def test_exported_model_runs_without_this_package(
     expected = model.predict(x, verbose=0)
     with converted(model) as plain:
         assert plain is model
-        assert not set(classes(plain)) & {lstm_fast.FastLSTM, lstm_fast.FastRNN, lstm_fast.FastBidirectional}
+        fast = set(classes(plain)) & {lstm_fast.FastLSTM, lstm_fast.FastRNN, lstm_fast.FastBidirectional}
+        assert bool(fast) == (converted is contextlib.nullcontext)
         plain.export(tmp_path / "model", verbose=False)
     np.save(tmp_path / "x.npy", x)
     subprocess.run([sys.executable, "-c", SERVE, str(tmp_path)], check=True, timeout=120)
@@ -66,10 +85,46 @@ def test_exported_model_runs_without_this_package(
         rtol=0.0,
         atol=tolerances.between_layers("float32", x.size, expected),
     )
-    if converted is lstm_fast.as_keras:
+    if converted in (contextlib.nullcontext, lstm_fast.as_keras):
         assert classes(model) == before
         with fused(3):
             np.testing.assert_array_equal(model.predict(x, verbose=0), expected)
+
+
+def test_onnx_file_runs_without_this_package(tmp_path: pathlib.Path) -> None:
+    """The converter would write an op that ONNX does not have, and report success."""
+    pytest.importorskip("tf2onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model = make_model()
+    x = np.random.default_rng(0).integers(0, 30, (4, 9)).astype(np.int32)
+    with fused(3):
+        expected = model.predict(x, verbose=0)
+    model.export(tmp_path / "model.onnx", format="onnx", verbose=False)
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    (found,) = session.run(None, {session.get_inputs()[0].name: x})
+    np.testing.assert_allclose(found, expected, rtol=0.0, atol=tolerances.between_layers("float32", x.size, expected))
+
+
+def test_tensorflow_saves_as_keras(tmp_path: pathlib.Path) -> None:
+    """A function that is traced when it is saved; one that was traced before stays as it was traced."""
+    import tensorflow as tf
+
+    model = make_model()
+    x = np.random.default_rng(0).integers(0, 30, (4, 9)).astype(np.int32)
+    expected = model.predict(x, verbose=0)
+    module = tf.Module()
+    module.model = model
+    module.serve = tf.function(model.call, input_signature=[tf.TensorSpec((None, None), tf.int32)])
+    tf.saved_model.save(module, tmp_path / "model")
+    assert b"LstmFast" not in (tmp_path / "model" / "saved_model.pb").read_bytes()
+    np.save(tmp_path / "x.npy", x)
+    subprocess.run([sys.executable, "-c", SERVE, str(tmp_path)], check=True, timeout=120)
+    np.testing.assert_allclose(
+        np.load(tmp_path / "served.npy"),
+        expected,
+        rtol=0.0,
+        atol=tolerances.between_layers("float32", x.size, expected),
+    )
 
 
 @pytest.mark.backends("tensorflow", "jax", "torch")
