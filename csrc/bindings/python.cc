@@ -295,6 +295,19 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
         return result;
       },
       "How often the kernels have run in this process, through any binding.");
+  m.def(
+      "timesteps",
+      [] {
+        const TimestepCounts counts = GetTimestepCounts();
+        py::dict result;
+        result["given"] = counts.given;
+        result["computed"] = counts.computed;
+        return result;
+      },
+      "Real timesteps of all forward passes in this process, and those of them that did not repeat others.");
+  m.def("skips_repeats", &SkipsRepeats,
+        "Whether timesteps that repeat are left out: LSTM_FAST_SKIP_REPEATS; ValueError if that is neither 0 nor 1.");
+  m.def("set_skips_repeats", &SetSkipsRepeats, py::arg("skips"), "Sets skips_repeats().");
   m.attr("checkpoint_interval") = kCheckpointInterval;
   m.def("reserve_step_bytes", &StepBytes, py::arg("reserve_mode"), py::arg("dtype"), py::arg("units"),
         "Last size of a reserve that is laid out by row: [B, N, steps, this], where steps is T or, for reserve_mode 2, "

@@ -1,6 +1,9 @@
 // The backward pass of one tile of rows in one direction: chunks of timesteps from the last to the first. Within a
 // chunk the recurrence in reverse gives dz; the products with W^T, x^T and h^T follow while dz is in cache. Where x is
 // projected already, W has no rows, so that its two products come to nothing, and dx is dz.
+//
+// Timesteps that the forward pass skipped have the gates of those that they repeat. dz differs from one to the next, but
+// x and h do not, or only with the period: there dz is summed first, and multiplied once in a chunk.
 namespace lstm_fast {
 namespace {
 
@@ -8,21 +11,50 @@ namespace {
 constexpr int64_t kGroup = 12;
 static_assert(kGroup % kMicroRows == 0);
 
+// How far the backward pass has come in a row.
+struct Remaining {
+  int64_t timesteps;  // real ones, from the first on
+  int64_t slots;      // those of them that were computed
+  int64_t skips;      // where others were not
+  Skip skip;          // the last of these; {} if there is none
+  int64_t skipped;    // how many of its timesteps are left
+  bool covered;       // a whole period of them has been gone through
+
+  bool InSkip() const { return skipped > 0 && slots == skip.slot; }
+};
+
+// A row's part of a chunk.
+template <class Real>
+struct BackwardPart {
+  const Real* gates;  // of its first step; in a skip, of the first step of the period
+  int64_t slot;       // of its first step; in a skip, of the step that would come next if nothing were skipped
+  int64_t period;     // of the skip that it is in; 0: it is in none
+  int64_t phase;      // of its first step in the period
+
+  const Real* Gates(int64_t step, int64_t size) const {
+    return gates + (period > 0 ? (phase + step) % period : step) * size;
+  }
+  // Of the step before; in a skip, or from its second step on.
+  const Real* GatesBefore(int64_t step, int64_t size) const {
+    return gates + (period > 0 ? (phase + step + period - 1) % period : step - 1) * size;
+  }
+};
+
 template <class Real>
 struct BackwardScratch {
   BackwardScratch(Real* base, const Direction<Real>& d, int64_t row_count)
       : scratch(base),
-        chunk(TakeChunk(scratch, d)),
+        chunk(TakeChunk(scratch, d, row_count)),
         input(scratch, d, row_count),
         state(scratch, d, d.reserve_mode == Reserve::kRecompute ? row_count : 0) {
     const Sizes<Real> sizes(d);
     const int64_t pairs = row_count * d.chunk_steps;
+    remaining = scratch.template Take<Remaining>(row_count);
+    part = scratch.template Take<BackwardPart<Real>>(row_count);
     dz = scratch.template Take<Real>(pairs * sizes.panels * sizes.width);
     dh = scratch.template Take<Real>(row_count * sizes.units);
     dc = scratch.template Take<Real>(row_count * sizes.units);
-    h_start = scratch.template Take<Real>(row_count * sizes.units);
     c_start = scratch.template Take<Real>(row_count * sizes.units);
-    gates = scratch.template Take<const Real*>(row_count);
     dy = scratch.template Take<Real>(sizes.units);
     const int64_t h_gates = d.recurrent_dropout ? 4 : 1;
     h_before.rows = scratch.template Take<const Real*>(pairs);
@@ -35,25 +67,31 @@ struct BackwardScratch {
     pair_row = scratch.template Take<int64_t>(pairs);
     pair_offset = scratch.template Take<int64_t>(pairs);
     packed = scratch.template Take<Real>((packed_x > packed_h ? packed_x : packed_h) * pairs * kGroup);
+    if (d.repeats) dz_sums = scratch.template Take<Real>(pairs * sizes.panels * sizes.width);
     if (d.reserve_mode == Reserve::kRecompute) {
       recomputed = scratch.template Take<Real>(pairs * 5 * sizes.units);
+      if (d.repeats) again = TakeChunk(scratch, d, row_count);
     }
   }
 
   Scratch<Real> scratch;
   Chunk chunk;
   InputRows<Real> input;
-  Recurrence<Real> state;   // for recomputing gates
+  Remaining* remaining;      // by row
+  BackwardPart<Real>* part;  // by row
+  Recurrence<Real> state;    // for recomputing gates
+  Chunk again{};             // what is recomputed for the chunk
   Real* dz;                 // gate rows of the chunk
   Real *dh, *dc;            // [rows][Hp], flowing back from the step after
-  Real *h_start, *c_start;  // [rows][Hp], before the chunk's first step
-  const Real** gates;       // per row: where its gates lie, from its first step on, or the chunk's if recomputed
+  Real* c_start;            // [rows][Hp], before the first step of a part that is in no skip
   Real* dy;                 // [Hp]
   Operand<Real> h_before;   // h before each (step, row) pair, times the dropout masks
   Real* h_rows;
   Real* masks = nullptr;            // [rows][4][Hp]
   int64_t *pair_row, *pair_offset;  // the row of each pair, and where its dx goes
   Real* packed;                     // [gates][groups][pairs][kGroup]
+  int kernel_is_finite = -1;        // of W; -1: nobody has looked
+  Real* dz_sums = nullptr;          // gate rows: dz, summed over the pairs with one input or state
   Real* recomputed = nullptr;
 };
 
@@ -62,24 +100,12 @@ int64_t BackwardScratchSize(const Direction<Real>& d, int64_t row_count) {
   return BackwardScratch<Real>(nullptr, d, row_count).scratch.elements();
 }
 
-// Adds the gradient that y's consumers send to a row's step k, whose h is y at its own time and, unless masked outputs
-// are zero, at the masked timesteps that follow it; for `units` units from first_unit on, where dh points.
-template <class Real>
-void AddOutputGradient(const Direction<Real>& d, const Row& row, int64_t k, int64_t first_unit, int64_t units,
-                       Real* scratch, Real* dh) {
-  if (!d.dy.data) return;
-  const auto add = [&](int64_t time) {
-    const int64_t offset = row.batch * d.dy.batch_stride + time * d.dy.time_stride + first_unit;
-    const Real* values = scratch;
-    if (IsReal<Real>(d.dtype)) {
-      values = static_cast<const Real*>(d.dy.data) + offset;
-    } else {
-      LoadRow(d.dtype, d.dy.data, offset, units, scratch);
-    }
-    for (int64_t j = 0; j < units; ++j) dh[j] += values[j];
-  };
+// body(time) for each time of y that holds h of a row's step k: its own and, unless masked outputs are zero, the masked
+// timesteps that follow it.
+template <class Real, class Body>
+LSTM_FAST_INLINE void ForOutputs(const Direction<Real>& d, const Row& row, int64_t k, const Body& body) {
   if (!d.return_sequences) {
-    if (k + 1 == row.count && (!d.zero_output_for_mask || LastStepIsReal(d, row))) add(0);
+    if (k + 1 == row.count && (!d.zero_output_for_mask || LastStepIsReal(d, row))) body(0);
     return;
   }
   const int64_t t = TimeOf(d, row, k), direction = d.reversed ? -1 : 1;
@@ -88,7 +114,36 @@ void AddOutputGradient(const Direction<Real>& d, const Row& row, int64_t k, int6
     const int64_t after = d.reversed ? -1 : d.time;
     end = k + 1 < row.count ? TimeOf(d, row, k + 1) : after;
   }
-  for (int64_t s = t; s != end; s += direction) add(OutputTime(d, s));
+  for (int64_t s = t; s != end; s += direction) body(OutputTime(d, s));
+}
+
+// Adds the gradient that y's consumers send to a row's step k, for `units` units from first_unit on, where dh points.
+template <class Real>
+void AddOutputGradient(const Direction<Real>& d, const Row& row, int64_t k, int64_t first_unit, int64_t units,
+                       Real* scratch, Real* dh) {
+  if (!d.dy.data) return;
+  ForOutputs(d, row, k, [&](int64_t time) {
+    const int64_t offset = row.batch * d.dy.batch_stride + time * d.dy.time_stride + first_unit;
+    const Real* values = scratch;
+    if (IsReal<Real>(d.dtype)) {
+      values = static_cast<const Real*>(d.dy.data) + offset;
+    } else {
+      LoadRow(d.dtype, d.dy.data, offset, units, scratch);
+    }
+    for (int64_t j = 0; j < units; ++j) dh[j] += values[j];
+  });
+}
+
+// Whether y's consumers send anything but zero to a row's step k.
+template <class Real>
+bool HasOutputGradient(const Direction<Real>& d, const Row& row, int64_t k, Real* scratch) {
+  bool found = false;
+  if (!d.dy.data) return found;
+  ForOutputs(d, row, k, [&](int64_t time) {
+    LoadRow(d.dtype, d.dy.data, row.batch * d.dy.batch_stride + time * d.dy.time_stride, d.units, scratch);
+    for (int64_t j = 0; j < d.units; ++j) found = found || scratch[j] != 0;  // NaN is not zero
+  });
+  return found;
 }
 
 // Rows of dy lie as far apart as whole sequences, and are read backward: no processor foresees it.
@@ -101,17 +156,16 @@ LSTM_FAST_INLINE void PrefetchOutputGradient(const Direction<Real>& d, const Row
 }
 
 // One row, one step back: dh and dc of this step give dz and the dc of the step before. h = o * tanh(c) is computed
-// again rather than kept; `h` receives it.
+// again rather than kept; `h` receives it. The gates of the steps that come soon lie `ahead` elements on.
 template <class Real>
 LSTM_FAST_INLINE void StepBack(const Sizes<Real>& sizes, const Share& share, int64_t units, const Real* gates,
-                               const Real* c_before, int64_t c_before_stride, const Real* dh, Real* dc, Real* dz,
-                               int64_t dz_stride, Real* h) {
+                               int64_t ahead, const Real* c_before, int64_t c_before_stride, const Real* dh, Real* dc,
+                               Real* dz, int64_t dz_stride, Real* h) {
   constexpr int64_t kL = kLanes<Real>;
   const Vector<Real> one = Broadcast(Real(1));
   for (int64_t p = share.first; p < share.last; ++p) {
     const Real* kept = gates + p * 5 * kL;
-    // Two steps ahead, as c of the step before is read in this one; before the first: no harm.
-    Prefetch(kept, -10 * sizes.units, 5 * kL);
+    Prefetch(kept, ahead, 5 * kL);  // before the first: no harm
     const Vector<Real> in = Load(kept), forget = Load(kept + kL), candidate = Load(kept + 2 * kL);
     const Vector<Real> out = Load(kept + 3 * kL), tanh_c = TanhOf<Real>(Load(kept + 4 * kL));
     const Vector<Real> dh_p = Load(dh + p * kL);
@@ -428,54 +482,211 @@ void ClearGradient(const Sizes<Real>& sizes, const Share& share, int64_t columns
                    static_cast<size_t>((share.last - share.first) * size) * sizeof(Real));
 }
 
-// Makes the chunk's gates, and h and c before its first step, available: from the reserve, or by running forward again
-// from the checkpoint.
 template <class Real>
-void PrepareGates(const Direction<Real>& d, const Row* rows, int64_t row_count, BackwardScratch<Real>& s) {
-  const Sizes<Real> sizes(d);
-  const int64_t step_size = 5 * sizes.units, active = s.chunk.active[0];
-  if (d.reserve_mode == Reserve::kRecompute) {
-    Recurrence<Real>& state = s.state;
-    state.kept_from = s.chunk.begin;
-    for (int64_t r = 0; r < active; ++r) {
-      const Real* kept = d.reserve + rows[r].reserve_offset + s.chunk.begin / kCheckpointInterval * 2 * sizes.units;
-      for (int64_t j = 0; j < sizes.units; ++j) {
-        state.h[r * sizes.units + j] = s.h_start[r * sizes.units + j] = kept[j];
-        state.c[r * sizes.units + j] = s.c_start[r * sizes.units + j] = kept[sizes.units + j];
-      }
-      state.gates[r] = s.recomputed + r * d.chunk_steps * step_size;
-      s.gates[r] = state.gates[r];
-    }
-    RunChunk(d, s.chunk, rows, s.input.operand(), state, Share(d, {0, 1, nullptr, nullptr}), [](int64_t, int64_t) {});
-    return;
-  }
-  for (int64_t r = 0; r < active; ++r) s.gates[r] = d.reserve + rows[r].reserve_offset;
-  if (s.chunk.begin == 0) {
-    LoadState(d, d.h0, rows, row_count, s.h_start);
-    LoadState(d, d.c0, rows, row_count, s.c_start);
-    return;
-  }
-  constexpr int64_t kL = kLanes<Real>;
-  for (int64_t r = 0; r < active; ++r) {
-    for (int64_t p = 0; p < sizes.panels; ++p) {
-      const Real* kept = s.gates[r] + (s.chunk.begin - 1) * step_size + p * 5 * kL;
-      const Vector<Real> c = Load(kept + 4 * kL);
-      Store(s.c_start + r * sizes.units + p * kL, c);
-      Store(s.h_start + r * sizes.units + p * kL, Load(kept + 3 * kL) * TanhOf<Real>(c));
+void ZeroInputGradient(const Direction<Real>& d, const Row& row, int64_t time) {
+  ZeroRow(d.dx_dtype, d.dx.data, row.batch * d.dx.batch_stride + time * d.dx.time_stride,
+          d.projected ? 4 * d.units : d.input);
+}
+
+template <class Real>
+void ZeroMaskedInputGradient(const Direction<Real>& d, const Row& row) {
+  int64_t next = 0;
+  for (int64_t t = 0; t < d.time; ++t) {
+    if (next < row.count && row.steps[next] == t) {
+      ++next;
+    } else {
+      ZeroInputGradient(d, row, t);
     }
   }
 }
 
-// dh of the step before: dz U^T, for the rows that are active in step k.
+// Whether the gradients of a row's states, subnormal numbers aside, have come to nothing.
 template <class Real>
-void PropagateState(const Direction<Real>& d, const Share& share, int64_t k, BackwardScratch<Real>& s) {
+bool Vanished(const Real* values, int64_t count) {
+  constexpr Real kLeastNormal = sizeof(Real) == 8 ? Real(0x1p-1022) : Real(0x1p-126f);
+  Real most = 0;
+  bool ordered = true;
+  for (int64_t j = 0; j < count; ++j) {
+    const Real magnitude = values[j] < 0 ? -values[j] : values[j];
+    ordered = ordered && magnitude == magnitude;
+    most = magnitude > most ? magnitude : most;
+  }
+  return ordered && most < kLeastNormal;
+}
+
+template <class Real>
+bool AllFinite(const Real* values, int64_t count) {
+  Real sum = 0;
+  for (int64_t j = 0; j < count; ++j) sum += values[j] * 0;  // NaN if one is not
+  return sum == 0;
+}
+
+// Whether nothing of a row's input and of W is infinite or NaN, which no gradient may multiply unseen, zero or not.
+template <class Real>
+bool ProductsAreFinite(const Direction<Real>& d, const Row& row, int64_t k, BackwardScratch<Real>& s) {
+  if (d.projected) return true;
+  const int64_t offset = row.batch * d.x.batch_stride + TimeOf(d, row, k) * d.x.time_stride;
+  Real* x = s.packed;  // which is not in use between chunks, and has room for a row
+  LoadRow(d.dtype, d.x.data, offset, d.input, x);
+  if (!AllFinite(x, d.input)) return false;
+  if (s.kernel_is_finite < 0) {
+    const Sizes<Real> sizes(d);
+    const int64_t columns = d.in_place ? d.input : CeilDivide(d.input, kLanes<Real>) * kLanes<Real>;
+    const int64_t count = columns * (d.in_place ? 4 * d.units : sizes.panels * sizes.width);
+    s.kernel_is_finite = !d.dx.data || AllFinite(d.kernel_transposed, count) ? 1 : 0;
+  }
+  return s.kernel_is_finite > 0;
+}
+
+template <class Real>
+void LoadSkip(const Direction<Real>& d, const Row& row, Remaining& left) {
+  left.skip = left.skips > 0 ? Skips<Real>(d, row).Get(left.skips - 1) : Skip{};
+  left.skipped = left.skip.steps;
+  left.covered = false;
+}
+
+// Takes some of the last timesteps of a skip.
+template <class Real>
+void TakeSkipped(const Direction<Real>& d, const Row& row, int64_t count, Remaining& left) {
+  left.timesteps -= count;
+  left.skipped -= count;
+  left.covered = left.covered || count >= left.skip.period;
+  if (left.skipped > 0) return;
+  --left.skips;
+  LoadSkip(d, row, left);
+}
+
+// In a skip, once the gradients of the states have come to nothing, and as long as y's consumers send nothing, all
+// gradients are zero: passes over these timesteps. Whatever is not finite in the states shows in a whole period.
+template <class Real>
+void PassZeros(const Direction<Real>& d, const Row& row, int64_t r, BackwardScratch<Real>& s) {
   const int64_t padded = Sizes<Real>(d).units;
-  const auto mask_of = [&](int64_t r) { return s.masks + r * 4 * padded; };
-  const auto store = [&](int64_t r, int64_t column, const Real* values, int64_t valid) {
-    Real* to = s.dh + r * padded + column;
+  Remaining& left = s.remaining[r];
+  Real *dh = s.dh + r * padded, *dc = s.dc + r * padded;
+  if (!left.InSkip() || !left.covered || d.input_dropout || d.recurrent_dropout) return;
+  if (!Vanished(dh, padded) || !Vanished(dc, padded) || !ProductsAreFinite(d, row, left.timesteps - 1, s)) return;
+  int64_t count = 0;
+  while (count < left.skipped && !HasOutputGradient(d, row, left.timesteps - count - 1, s.dy)) ++count;
+  for (int64_t k = left.timesteps - count; k < left.timesteps && d.dx.data && !d.dx_accumulates; ++k) {
+    ZeroInputGradient(d, row, TimeOf(d, row, k));
+  }
+  for (int64_t j = 0; j < padded; ++j) dh[j] = dc[j] = 0;
+  if (count > 0) TakeSkipped(d, row, count, left);
+}
+
+// Makes the gates of the chunk, from the checkpoints.
+template <class Real>
+void RecomputeGates(const Direction<Real>& d, const Row* rows, BackwardScratch<Real>& s) {
+  const Sizes<Real> sizes(d);
+  const Chunk* again = &s.chunk;
+  if (d.repeats) {  // of a skip, one period
+    s.again.Clear();
+    for (int64_t position = 0; position < s.chunk.rows; ++position) {
+      const int64_t r = s.chunk.row[position], period = s.part[r].period;
+      s.again.Add(r, s.chunk.from[position], period > 0 ? period : s.chunk.count[position]);
+    }
+    s.again.Close();
+    again = &s.again;
+  }
+  Recurrence<Real>& state = s.state;
+  for (int64_t position = 0; position < again->rows; ++position) {
+    const int64_t r = again->row[position];
+    const Real* kept = d.reserve + rows[r].reserve_offset + s.part[r].slot / kCheckpointInterval * 2 * sizes.units;
+    for (int64_t j = 0; j < sizes.units; ++j) {
+      state.h[r * sizes.units + j] = kept[j];
+      state.c[r * sizes.units + j] = kept[sizes.units + j];
+    }
+    state.kept[position] = s.recomputed + r * d.chunk_steps * 5 * sizes.units;
+  }
+  s.input.Gather(*again, rows);
+  RunChunk(d, *again, rows, s.input.operand(), state, Share(d, {0, 1, nullptr, nullptr}), [](int64_t, int64_t) {});
+}
+
+// Makes h and c before the first step of the chunk available; its gates are.
+template <class Real>
+void PrepareStart(const Direction<Real>& d, const Row* rows, BackwardScratch<Real>& s) {
+  constexpr int64_t kL = kLanes<Real>;
+  const Sizes<Real> sizes(d);
+  const int64_t step_size = 5 * sizes.units;
+  const bool recompute = d.reserve_mode == Reserve::kRecompute;
+  for (int64_t position = 0; position < s.chunk.rows; ++position) {
+    const int64_t r = s.chunk.row[position];
+    const BackwardPart<Real>& part = s.part[r];
+    Real *h = s.h_rows + s.chunk.StateOf(position) * sizes.units, *c = s.c_start + r * sizes.units;
+    if (part.period == 0 && part.slot == 0) {
+      LoadState(d, d.h0, rows + r, 1, h);
+      LoadState(d, d.c0, rows + r, 1, c);
+      continue;
+    }
+    if (recompute && part.period == 0) {
+      const Real* kept = d.reserve + rows[r].reserve_offset + part.slot / kCheckpointInterval * 2 * sizes.units;
+      for (int64_t j = 0; j < sizes.units; ++j) {
+        h[j] = kept[j];
+        c[j] = kept[sizes.units + j];
+      }
+      continue;
+    }
+    const Real* gates = part.GatesBefore(0, step_size);
+    for (int64_t p = 0; p < sizes.panels; ++p) {
+      const Vector<Real> c_p = Load(gates + (p * 5 + 4) * kL);
+      Store(c + p * kL, c_p);
+      Store(h + p * kL, Load(gates + (p * 5 + 3) * kL) * TanhOf<Real>(c_p));
+    }
+  }
+}
+
+// Chooses what the rows do in the next chunk, which is in no row more than a skip or what lies between two, and takes it
+// off what they have to do.
+template <class Real>
+void NextBackwardChunk(const Direction<Real>& d, const Row* rows, int64_t row_count, BackwardScratch<Real>& s) {
+  const int64_t step_size = 5 * Sizes<Real>(d).units;
+  const bool recompute = d.reserve_mode == Reserve::kRecompute;
+  const auto least = [](int64_t a, int64_t b) { return a < b ? a : b; };
+  Chunk& chunk = s.chunk;
+  chunk.Clear();
+  for (int64_t r = 0; r < row_count; ++r) {
+    const Row& row = rows[r];
+    Remaining& left = s.remaining[r];
+    PassZeros(d, row, r, s);
+    if (left.timesteps == 0) continue;
+    BackwardPart<Real>& part = s.part[r];
+    const int64_t timesteps = left.timesteps;
+    part = {recompute ? s.recomputed + r * d.chunk_steps * step_size : d.reserve + row.reserve_offset, left.slots, 0, 0};
+    if (left.InSkip()) {
+      const int64_t count = least(d.chunk_steps, left.skipped);
+      part.period = left.skip.period;
+      part.phase = (left.skipped - count) % part.period;
+      if (!recompute) part.gates += (left.slots - part.period) * step_size;
+      TakeSkipped(d, row, count, left);
+    } else {
+      int64_t count = least(d.chunk_steps, left.slots - left.skip.slot);
+      if (recompute) count = least(count, (left.slots - 1) % kCheckpointInterval + 1);
+      left.timesteps -= count;
+      left.slots -= count;
+      part.slot = left.slots;
+      if (!recompute) part.gates += part.slot * step_size;
+    }
+    chunk.Add(r, left.timesteps, timesteps - left.timesteps);
+  }
+  chunk.Close();
+  NumberInputs(d, rows, chunk, [&](int64_t position) { return s.part[chunk.row[position]].period > 0; });
+  NumberStates(d, chunk, [&](int64_t position) { return s.part[chunk.row[position]].period; });
+  if (recompute && chunk.rows > 0) RecomputeGates(d, rows, s);
+  PrepareStart(d, rows, s);
+  if (!recompute || d.repeats) s.input.Gather(chunk, rows);
+  chunk.Publish();
+}
+
+// dh of the step before: dz U^T, for the rows that are active in a step.
+template <class Real>
+void PropagateState(const Direction<Real>& d, const Share& share, int64_t step, BackwardScratch<Real>& s) {
+  const int64_t padded = Sizes<Real>(d).units;
+  const auto mask_of = [&](int64_t position) { return s.masks + s.chunk.row[position] * 4 * padded; };
+  const auto store = [&](int64_t position, int64_t column, const Real* values, int64_t valid) {
+    Real* to = s.dh + s.chunk.row[position] * padded + column;
     for (int64_t j = 0; j < valid; ++j) to[j] = values[j];
   };
-  const int64_t first = s.chunk.first[k - s.chunk.begin], count = s.chunk.active[k - s.chunk.begin];
+  const int64_t first = s.chunk.first[step], count = s.chunk.active[step];
   if (d.recurrent_dropout) {
     ForTransposedProduct<Real, true>(d, s.dz, s.chunk.total, first, count, d.recurrent_kernel_transposed, d.units,
                                      share.first_unit, share.first_unit + share.units, mask_of, padded, store);
@@ -489,13 +700,10 @@ void PropagateState(const Direction<Real>& d, const Share& share, int64_t k, Bac
 template <class Real>
 void StoreInputGradient(const Direction<Real>& d, const Row* rows, BackwardScratch<Real>& s, const Team& team) {
   if (team.rank == 0) {
-    for (int64_t k = s.chunk.begin; k < s.chunk.end; ++k) {
-      for (int64_t r = 0; r < s.chunk.active[k - s.chunk.begin]; ++r) {
-        const int64_t offset = rows[r].batch * d.dx.batch_stride + TimeOf(d, rows[r], k) * d.dx.time_stride;
-        s.pair_row[s.chunk.first[k - s.chunk.begin] + r] = r;
-        s.pair_offset[s.chunk.first[k - s.chunk.begin] + r] = offset;
-      }
-    }
+    ForPairsByRow(s.chunk, [&](int64_t r, int64_t k, int64_t pair) {
+      s.pair_row[pair] = r;
+      s.pair_offset[pair] = rows[r].batch * d.dx.batch_stride + TimeOf(d, rows[r], k) * d.dx.time_stride;
+    });
   }
   team.Wait();
   const int64_t first = team.First(s.chunk.total), count = team.Last(s.chunk.total) - first;
@@ -538,34 +746,75 @@ void StoreProjectedGradient(const Direction<Real>& d, const Row* rows, const Bac
   });
 }
 
-template <class Real>
-void ZeroMaskedInputGradient(const Direction<Real>& d, const Row& row) {
-  const int64_t features = d.projected ? 4 * d.units : d.input;
-  int64_t next = 0;
-  for (int64_t t = 0; t < d.time; ++t) {
-    if (next < row.count && row.steps[next] == t) {
-      ++next;
-    } else {
-      ZeroRow(d.dx_dtype, d.dx.data, row.batch * d.dx.batch_stride + t * d.dx.time_stride, features);
-    }
-  }
-}
-
 // h before each pair, times the dropout masks, becomes the left operand of the recurrent kernel's gradient.
 template <class Real>
 void PrepareStates(const Direction<Real>& d, BackwardScratch<Real>& s) {
   const int64_t padded = Sizes<Real>(d).units;
-  for (int64_t k = s.chunk.begin; k < s.chunk.end; ++k) {
-    for (int64_t r = 0; r < s.chunk.active[k - s.chunk.begin]; ++r) {
-      const int64_t pair = s.chunk.first[k - s.chunk.begin] + r;
-      Real* h = s.h_rows + pair * padded;
-      s.h_before.rows[pair] = h;
+  int64_t next = 0;
+  for (int64_t step = 0; step < s.chunk.steps; ++step) {
+    for (int64_t position = 0; position < s.chunk.active[step]; ++position) {
+      const int64_t n = s.chunk.StateOf(s.chunk.Pair(step, position));
+      if (n < next) continue;
+      ++next;
+      Real* h = s.h_rows + n * padded;
+      s.h_before.rows[n] = h;
       if (!d.recurrent_dropout) continue;
       for (int64_t gate = 3; gate >= 0; --gate) {  // gate 0, which overwrites h, last
-        const Real* mask = s.masks + (r * 4 + gate) * padded;
+        const Real* mask = s.masks + (s.chunk.row[position] * 4 + gate) * padded;
         for (int64_t j = 0; j < padded; ++j) h[gate * s.h_before.gate_stride + j] = h[j] * mask[j];
       }
     }
+  }
+}
+
+// Sums dz, of this member's units, over the pairs that have one number; they are numbered in the order of the pairs.
+template <class Real>
+const Real* SumByNumber(const Sizes<Real>& sizes, const Share& share, const Chunk& chunk, const int64_t* number_of,
+                        int64_t numbers, const Real* dz, Real* sums) {
+  constexpr int64_t kL = kLanes<Real>;
+  if (numbers == chunk.total) return dz;
+  for (int64_t p = share.first; p < share.last; ++p) {
+    const Real* from = dz + p * chunk.total * sizes.width;
+    int64_t next = 0;
+    for (int64_t pair = 0; pair < chunk.total; ++pair) {
+      Real* to = sums + (p * numbers + number_of[pair]) * sizes.width;
+      const bool first = number_of[pair] == next;
+      next += first ? 1 : 0;
+      LSTM_FAST_UNROLL
+      for (int v = 0; v < 4; ++v) {
+        Store(to + v * kL, first ? Load(from + v * kL) : Load(to + v * kL) + Load(from + v * kL));
+      }
+      from += sizes.width;
+    }
+  }
+  return sums;
+}
+
+// Whether any row's timestep in a step of the chunk is not its first.
+inline bool AnyFollows(const Chunk& chunk, int64_t step) {
+  for (int64_t position = 0; position < chunk.active[step]; ++position) {
+    if (chunk.from[position] + step > 0) return true;
+  }
+  return false;
+}
+
+// Adds the chunk's part of the gradients of the weights.
+template <class Real>
+void AccumulateWeights(const Direction<Real>& d, const Share& share, BackwardScratch<Real>& s, bool fresh,
+                       const WeightGradient<Real>& gradient, const Team& team) {
+  const Sizes<Real> sizes(d);
+  const Chunk& chunk = s.chunk;
+  if (team.rank == 0) PrepareStates(d, s);
+  const Real* of_inputs = SumByNumber(sizes, share, chunk, chunk.input_of, chunk.inputs, s.dz, s.dz_sums);
+  AccumulateMatrix(d, share, s.input.operand(), d.input, of_inputs, chunk.inputs, s.packed, fresh, gradient.in_place,
+                   gradient.kernel, team);
+  AccumulateBias(sizes, share, of_inputs, chunk.inputs, fresh, gradient.in_place, gradient.bias);
+  if (chunk.steps > 1 || d.h0 || AnyFollows(chunk, 0)) {
+    const Real* of_states = SumByNumber(sizes, share, chunk, chunk.state_of, chunk.states, s.dz, s.dz_sums);
+    AccumulateMatrix(d, share, s.h_before, d.units, of_states, chunk.states, s.packed, fresh, gradient.in_place,
+                     gradient.recurrent_kernel, team);
+  } else if (fresh) {  // a single step, from no state
+    ClearGradient(sizes, share, d.units, gradient.recurrent_kernel);
   }
 }
 
@@ -577,6 +826,7 @@ void BackwardTile(const Direction<Real>& d, const Row* rows, int64_t row_count, 
   const Sizes<Real> sizes(d);
   const Share share(d, team);
   constexpr int64_t kL = kLanes<Real>;
+  const int64_t step_size = 5 * sizes.units;
   const bool leads = team.rank == 0;
 
   if (leads) {
@@ -588,66 +838,52 @@ void BackwardTile(const Direction<Real>& d, const Row* rows, int64_t row_count, 
     LoadState(d, d.dh_n, rows, row_count, s.dh);
     LoadState(d, d.dc_n, rows, row_count, s.dc);
     for (int64_t r = 0; r < row_count; ++r) {
+      Remaining& left = s.remaining[r];
+      left = {rows[r].count, rows[r].count, Skips<Real>(d, rows[r]).Count(), {}, 0, false};
+      for (int64_t n = 0; n < left.skips; ++n) left.slots -= Skips<Real>(d, rows[r]).Get(n).steps;
+      LoadSkip(d, rows[r], left);
       if (d.dx.data && !d.dx_accumulates && rows[r].count < d.time) ZeroMaskedInputGradient(d, rows[r]);
     }
   }
 
-  const int64_t steps = rows[0].count;
   bool fresh = gradient.fresh;
-  if (steps == 0 && fresh) {
-    ClearGradient(sizes, share, d.input, gradient.kernel);
-    ClearGradient(sizes, share, d.units, gradient.recurrent_kernel);
-    ClearGradient(sizes, share, 1, gradient.bias);
-  }
-  for (int64_t begin = CeilDivide(steps, d.chunk_steps) * d.chunk_steps - d.chunk_steps; begin >= 0;
-       begin -= d.chunk_steps) {
-    const int64_t end = begin + d.chunk_steps < steps ? begin + d.chunk_steps : steps;
-    chunk.Span(begin, end);
-    const int64_t kept_from = d.reserve_mode == Reserve::kRecompute ? begin : 0;
-    const auto h_of = [&](int64_t k, int64_t r) {  // h before step k, unmasked
-      return s.h_rows + (chunk.first[k - begin] + r) * sizes.units;
-    };
-    if (leads) {
-      chunk.Fill(rows, row_count);
-      chunk.Count();
-      s.input.Gather(chunk, rows);
-      PrepareGates(d, rows, row_count, s);
-      for (int64_t r = 0; r < chunk.active[0]; ++r) {
-        for (int64_t j = 0; j < sizes.units; ++j) h_of(begin, r)[j] = s.h_start[r * sizes.units + j];
-      }
-    }
+  for (;;) {
+    if (leads) NextBackwardChunk(d, rows, row_count, s);
     team.Wait();
-    chunk.Count();
-    for (int64_t k = end - 1; k >= begin; --k) {
-      for (int64_t r = 0; r < chunk.active[k - begin]; ++r) {
+    chunk.Read();
+    if (chunk.rows == 0) break;
+    for (int64_t step = chunk.steps - 1; step >= 0; --step) {
+      for (int64_t position = 0; position < chunk.active[step]; ++position) {
+        const int64_t r = chunk.row[position], k = chunk.from[position] + step;
+        const BackwardPart<Real>& part = s.part[r];
         Real* dh = s.dh + r * sizes.units;
         AddOutputGradient(d, rows[r], k, share.first_unit, share.units, s.dy + share.first_unit, dh + share.first_unit);
-        const Real* gates = s.gates[r] + (k - kept_from) * 5 * sizes.units;
-        const bool first = k == begin;
-        const Real* c_before = first ? s.c_start + r * sizes.units : gates - 5 * sizes.units + 4 * kL;
-        const bool next_in_chunk = k + 1 < end && r < chunk.active[k + 1 - begin];
         if (k > 0) PrefetchOutputGradient(d, rows[r], k - 1, share);
-        StepBack<Real>(sizes, share, d.units, gates, c_before, first ? kL : 5 * kL, dh, s.dc + r * sizes.units,
-                       s.dz + (chunk.first[k - begin] + r) * sizes.width, chunk.total * sizes.width,
-                       next_in_chunk ? h_of(k + 1, r) : nullptr);
+        const bool from_start = step == 0 && part.period == 0;
+        const Real* c_before =
+            from_start ? s.c_start + r * sizes.units : part.GatesBefore(step, step_size) + 4 * kL;
+        // This step's h is the state before the next one. In a skip, that of a later period is the same.
+        const int64_t next = step + 1;
+        const bool wanted = next < chunk.count[position] && (part.period == 0 || next < part.period);
+        // c of the step before is read in this one.
+        const int64_t ahead = part.period == 0 ? -2 * step_size : 0;
+        StepBack<Real>(sizes, share, d.units, part.Gates(step, step_size), ahead, c_before, from_start ? kL : 5 * kL, dh,
+                       s.dc + r * sizes.units, s.dz + chunk.Pair(step, position) * sizes.width,
+                       chunk.total * sizes.width,
+                       wanted ? s.h_rows + chunk.StateOf(chunk.Pair(next, position)) * sizes.units : nullptr);
       }
       team.Wait();  // for the whole of dz
-      if (k > 0 || d.dh0) PropagateState(d, share, k, s);
+      if (d.dh0 || AnyFollows(chunk, step)) PropagateState(d, share, step, s);
     }
-
-    if (leads) PrepareStates(d, s);
-    AccumulateMatrix(d, share, s.input.operand(), d.input, s.dz, chunk.total, s.packed, fresh, gradient.in_place,
-                     gradient.kernel, team);
-    if (end > 1 || d.h0) {
-      AccumulateMatrix(d, share, s.h_before, d.units, s.dz, chunk.total, s.packed, fresh, gradient.in_place,
-                       gradient.recurrent_kernel, team);
-    } else if (fresh) {  // a single step, from no state
-      ClearGradient(sizes, share, d.units, gradient.recurrent_kernel);
-    }
-    AccumulateBias(sizes, share, s.dz, chunk.total, fresh, gradient.in_place, gradient.bias);
+    AccumulateWeights(d, share, s, fresh, gradient, team);
     fresh = false;
     if (d.dx.data) d.projected ? StoreProjectedGradient(d, rows, s, share) : StoreInputGradient(d, rows, s, team);
     team.Wait();  // before the next chunk overwrites this one, or the last dh is read
+  }
+  if (fresh) {  // no row has a timestep
+    ClearGradient(sizes, share, d.input, gradient.kernel);
+    ClearGradient(sizes, share, d.units, gradient.recurrent_kernel);
+    ClearGradient(sizes, share, 1, gradient.bias);
   }
 
   for (int64_t r = 0; r < row_count && leads; ++r) {

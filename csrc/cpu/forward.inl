@@ -13,7 +13,7 @@ struct Recurrence {
     h = scratch.template Take<Real>(row_count * sizes.units);
     h_next = scratch.template Take<Real>(row_count * sizes.units);
     c = scratch.template Take<Real>(row_count * sizes.units);
-    gates = scratch.template Take<Real*>(row_count);
+    kept = scratch.template Take<Real*>(row_count);
     if (d.recurrent_dropout) {
       masks = scratch.template Take<Real>(row_count * 4 * sizes.units);
       h_masked = scratch.template Take<Real>(row_count * 4 * sizes.units);
@@ -23,13 +23,12 @@ struct Recurrence {
   int64_t rows;
   Real* z;               // gate rows of the chunk
   Real *h, *h_next, *c;  // [rows][Hp]
-  Real** gates;          // per row: where the gates of its step `kept_from` and later go; null: not kept
-  int64_t kept_from = 0;
+  Real** kept;           // by position: where the gates of its steps in the chunk go; null: not kept
   Real* masks = nullptr;     // [rows][4][Hp]
   Real* h_masked = nullptr;  // [4][rows][Hp]
 };
 
-// z += left * matrix, for this member's units. The matrix [K, 4H] is read as it was given, a few of its rows at a time:
+// z += left * matrix, for this member's units, for `count` rows. The matrix [K, 4H] is read as it was given, a few of its rows at a time:
 // column after column would touch a page for each part of a line. z is kept in between, and so summed in the order of
 // the packed panels, to the bit. left_of(i, gate) is row i of the left operand.
 template <class Real, class LeftOf>
@@ -113,7 +112,10 @@ template <class Real>
 void CopyProjected(const Direction<Real>& d, const Chunk& chunk, const Row* rows, Real* z, const Share& share) {
   constexpr int64_t kL = kLanes<Real>;
   const Sizes<Real> sizes(d);
+  int64_t input = -1;
   ForPairsByRow(chunk, [&](int64_t r, int64_t k, int64_t pair) {
+    if (chunk.InputOf(pair) == input) return;
+    input = chunk.InputOf(pair);
     const int64_t offset = rows[r].batch * d.x.batch_stride + TimeOf(d, rows[r], k) * d.x.time_stride;
     ForGateRuns<Real>(share, [&](int64_t gate, int64_t unit, int64_t count) {
       alignas(64) Real converted[kRun<Real>];
@@ -123,70 +125,59 @@ void CopyProjected(const Direction<Real>& d, const Chunk& chunk, const Row* rows
       } else {
         LoadRow(d.dtype, d.x.data, offset + gate * d.units + unit, count, converted);
       }
-      Real* to = z + (unit / kL * chunk.total + pair) * sizes.width + gate * kL;
+      Real* to = z + (unit / kL * chunk.inputs + input) * sizes.width + gate * kL;
       const Real* bias = d.bias + unit * 4 + gate * kL;
       for (int64_t i = 0; i < count; i += kL) {
         Store(to, LoadPart(from + i, count - i) + Load(bias));
-        to += chunk.total * sizes.width;
+        to += chunk.inputs * sizes.width;
         bias += sizes.width;
       }
     });
   });
 }
 
-// One timestep of the rows that are active in it: h -> h_next, c in place.
+// One step of the rows at the positions [begin, end): h -> h_next, c in place. `terms` of h count: all or none.
 template <class Real, bool kPerGate>
-void Step(const Direction<Real>& d, const Chunk& chunk, int64_t k, Recurrence<Real>& state, const Share& share) {
+void StepRows(const Direction<Real>& d, const Chunk& chunk, int64_t step, int64_t begin, int64_t end, int64_t terms,
+              Recurrence<Real>& state, const Share& share) {
   constexpr int64_t kL = kLanes<Real>;
   const Sizes<Real> sizes(d);
-  const int64_t active = chunk.active[k - chunk.begin], first_pair = chunk.first[k - chunk.begin];
-  // There is nothing to multiply before the first step if no state was given.
-  const int64_t terms = k == 0 && !d.h0 ? 0 : d.units;
   const Extent extent = {1, d.in_place ? 0 : terms, 0, 0, sizes.width};
-  const int64_t gate_stride = state.rows * sizes.units;
-  if constexpr (kPerGate) {
-    for (int64_t gate = 0; gate < 4; ++gate) {
-      for (int64_t r = 0; r < active; ++r) {
-        for (int64_t j = 0; j < sizes.units; ++j) {
-          state.h_masked[gate * gate_stride + r * sizes.units + j] =
-              state.h[r * sizes.units + j] * state.masks[(r * 4 + gate) * sizes.units + j];
-        }
-      }
-    }
-  }
+  const int64_t gate_stride = state.rows * sizes.units, first_pair = chunk.first[step];
   const Real* h = kPerGate ? state.h_masked : state.h;
   if (d.in_place) {
     const auto left_of = [&](int64_t i, int64_t gate) {
-      return h + (kPerGate ? gate * gate_stride : 0) + i * sizes.units;
+      return h + (kPerGate ? gate * gate_stride : 0) + chunk.row[begin + i] * sizes.units;
     };
-    MultiplyInPlace(share, d.units, d.recurrent_kernel, terms, active, left_of, state.z + first_pair * sizes.width,
-                    chunk.total * sizes.width);
+    MultiplyInPlace(share, d.units, d.recurrent_kernel, terms, end - begin, left_of,
+                    state.z + (first_pair + begin) * sizes.width, chunk.inputs * sizes.width);
   }
   for (int64_t p = share.first; p < share.last; ++p) {
     const Real* panel = d.recurrent_kernel + p * d.units * sizes.width;
-    ForRowTiles(active, [&](auto tile, int64_t first) {
+    ForRowTiles(end - begin, [&](auto tile, int64_t offset) {
       constexpr int kRows = decltype(tile)::value;
+      const int64_t first = begin + offset;
       const Real* left[kRows];
       Vector<Real> sums[kRows][4];
       LSTM_FAST_UNROLL
       for (int i = 0; i < kRows; ++i) {
-        left[i] = h + (first + i) * sizes.units;
-        const Real* z = state.z + (p * chunk.total + first_pair + first + i) * sizes.width;
+        left[i] = h + chunk.row[first + i] * sizes.units;
+        const Real* z = state.z + (p * chunk.inputs + chunk.InputOf(first_pair + first + i)) * sizes.width;
         LSTM_FAST_UNROLL
         for (int v = 0; v < 4; ++v) sums[i][v] = Load(z + v * kL);
       }
       MultiplyPanel<Real, kRows, 4, 1, kPerGate>(left, gate_stride, extent, panel, sums);
       LSTM_FAST_UNROLL
       for (int i = 0; i < kRows; ++i) {
-        Real* c_row = state.c + (first + i) * sizes.units + p * kL;
+        Real* c_row = state.c + chunk.row[first + i] * sizes.units + p * kL;
         const Vector<Real> in = SigmoidOf<Real>(sums[i][0]), forget = SigmoidOf<Real>(sums[i][1]);
         const Vector<Real> candidate = TanhOf<Real>(sums[i][2]), out = SigmoidOf<Real>(sums[i][3]);
         const Vector<Real> c = MultiplyAdd(forget, Load(c_row), in * candidate);
         Store(c_row, c);
         sums[i][0] = c;
         sums[i][3] = out;
-        if (state.gates[first + i]) {
-          Real* kept = state.gates[first + i] + ((k - state.kept_from) * sizes.panels + p) * 5 * kL;
+        if (state.kept[first + i]) {
+          Real* kept = state.kept[first + i] + (step * sizes.panels + p) * 5 * kL;
           Store(kept, in);
           Store(kept + kL, forget);
           Store(kept + 2 * kL, candidate);
@@ -197,13 +188,36 @@ void Step(const Direction<Real>& d, const Chunk& chunk, int64_t k, Recurrence<Re
       }
       LSTM_FAST_UNROLL
       for (int i = 0; i < kRows; ++i) {
-        Store(state.h_next + (first + i) * sizes.units + p * kL, sums[i][3] * TanhOf<Real>(sums[i][0]));
+        Store(state.h_next + chunk.row[first + i] * sizes.units + p * kL, sums[i][3] * TanhOf<Real>(sums[i][0]));
       }
     });
   }
 }
 
-// Projects a chunk and runs the recurrence over it. After each step on_step(k, active) sees this member's units of
+// One step of the rows that are active in it.
+template <class Real, bool kPerGate>
+void Step(const Direction<Real>& d, const Chunk& chunk, int64_t step, Recurrence<Real>& state, const Share& share) {
+  const int64_t active = chunk.active[step], padded = Sizes<Real>(d).units;
+  for (int64_t position = 0; position < active && kPerGate; ++position) {
+    const int64_t r = chunk.row[position];
+    for (int64_t gate = 0; gate < 4; ++gate) {
+      for (int64_t j = 0; j < padded; ++j) {
+        state.h_masked[(gate * state.rows + r) * padded + j] =
+            state.h[r * padded + j] * state.masks[(r * 4 + gate) * padded + j];
+      }
+    }
+  }
+  // There is nothing to multiply before a row's first timestep if no state was given.
+  const auto starts = [&](int64_t position) { return step == 0 && !d.h0 && chunk.from[position] == 0; };
+  for (int64_t begin = 0; begin < active;) {
+    int64_t end = step == 0 ? begin + 1 : active;
+    while (end < active && starts(end) == starts(begin)) ++end;
+    StepRows<Real, kPerGate>(d, chunk, step, begin, end, starts(begin) ? 0 : d.units, state, share);
+    begin = end;
+  }
+}
+
+// Projects a chunk and runs the recurrence over it. After each step on_step(step, active) sees this member's units of
 // h_next and c; it waits for the team.
 template <class Real, class OnStep>
 LSTM_FAST_INLINE void RunChunk(const Direction<Real>& d, const Chunk& chunk, const Row* rows, const Operand<Real>& x,
@@ -211,12 +225,13 @@ LSTM_FAST_INLINE void RunChunk(const Direction<Real>& d, const Chunk& chunk, con
   if (d.projected) {
     CopyProjected(d, chunk, rows, state.z, share);
   } else {
-    x.per_gate ? Project<Real, true>(d, x, chunk.total, state.z, share)
-               : Project<Real, false>(d, x, chunk.total, state.z, share);
+    x.per_gate ? Project<Real, true>(d, x, chunk.inputs, state.z, share)
+               : Project<Real, false>(d, x, chunk.inputs, state.z, share);
   }
-  for (int64_t k = chunk.begin; k < chunk.end; ++k) {
-    d.recurrent_dropout ? Step<Real, true>(d, chunk, k, state, share) : Step<Real, false>(d, chunk, k, state, share);
-    on_step(k, chunk.active[k - chunk.begin]);
+  for (int64_t step = 0; step < chunk.steps; ++step) {
+    d.recurrent_dropout ? Step<Real, true>(d, chunk, step, state, share)
+                        : Step<Real, false>(d, chunk, step, state, share);
+    on_step(step, chunk.active[step]);
     Real* previous = state.h;
     state.h = state.h_next;
     state.h_next = previous;
@@ -261,11 +276,21 @@ void StoreFinal(const Direction<Real>& d, const Row& row, const Real* h, const R
 template <class Real>
 struct ForwardScratch {
   ForwardScratch(Real* base, const Direction<Real>& d, int64_t row_count)
-      : scratch(base), chunk(TakeChunk(scratch, d)), input(scratch, d, row_count), state(scratch, d, row_count) {}
+      : scratch(base),
+        chunk(TakeChunk(scratch, d, row_count)),
+        input(scratch, d, row_count),
+        state(scratch, d, row_count),
+        orbits(scratch, d, row_count) {
+    done = scratch.template Take<int64_t>(row_count);
+    slot = scratch.template Take<int64_t>(row_count);
+  }
   Scratch<Real> scratch;
   Chunk chunk;
   InputRows<Real> input;
   Recurrence<Real> state;
+  Orbits<Real> orbits;
+  int64_t* done;  // by row: real timesteps that are done
+  int64_t* slot;  // by row: those of them that were computed
 };
 
 template <class Real>
@@ -274,11 +299,58 @@ int64_t ForwardScratchSize(const Direction<Real>& d, int64_t row_count) {
 }
 
 template <class Real>
+void KeepCheckpoint(const Direction<Real>& d, const Row& row, int64_t slot, const Real* h, const Real* c) {
+  const int64_t padded = Sizes<Real>(d).units;
+  Real* kept = d.reserve + row.reserve_offset + slot / kCheckpointInterval * 2 * padded;
+  for (int64_t j = 0; j < padded; ++j) {
+    kept[j] = h[j];
+    kept[padded + j] = c[j];
+  }
+}
+
+// Chooses what the rows do in the next chunk, and takes it off what they have to do.
+template <class Real>
+void NextForwardChunk(const Direction<Real>& d, const Row* rows, int64_t row_count, ForwardScratch<Real>& s,
+                      const Team& team) {
+  const int64_t padded = Sizes<Real>(d).units;
+  Chunk& chunk = s.chunk;
+  chunk.Clear();
+  for (int64_t r = 0; r < row_count; ++r) {
+    const Row& row = rows[r];
+    if (s.done[r] == row.count) continue;
+    const Real *h = s.state.h + r * padded, *c = s.state.c + r * padded;
+    if (const int64_t skipped = s.orbits.Leave(row, r, s.done[r], s.slot[r], team)) {
+      s.done[r] += skipped;
+      if (d.reserve_mode == Reserve::kRecompute) KeepCheckpoint(d, row, s.slot[r], h, c);
+      if (s.done[r] == row.count) {
+        StoreFinal(d, row, h, c);
+        continue;
+      }
+    }
+    const int64_t left = row.count - s.done[r], count = left < d.chunk_steps ? left : d.chunk_steps;
+    if (d.reserve_mode == Reserve::kRecompute) KeepCheckpoint(d, row, s.slot[r], h, c);  // chunks lie between two
+    chunk.Add(r, s.done[r], count);
+    s.done[r] += count;
+    s.slot[r] += count;
+  }
+  chunk.Close();
+  NumberInputs(d, rows, chunk, [](int64_t) { return false; });
+  s.orbits.Watch(rows, chunk, s.state.h, s.state.c);
+  for (int64_t position = 0; position < chunk.rows; ++position) {
+    const int64_t r = chunk.row[position], slot = s.slot[r] - chunk.count[position];
+    s.state.kept[position] =
+        d.reserve_mode == Reserve::kGates ? d.reserve + rows[r].reserve_offset + slot * 5 * padded : nullptr;
+  }
+  s.input.Gather(chunk, rows);
+  chunk.Publish();
+}
+
+template <class Real>
 void ForwardTile(const Direction<Real>& d, const Row* rows, int64_t row_count, Real* scratch_memory, const Team& team) {
   ForwardScratch<Real> scratch(scratch_memory, d, row_count);
   Chunk& chunk = scratch.chunk;
   Recurrence<Real>& state = scratch.state;
-  const Sizes<Real> sizes(d);
+  const int64_t padded = Sizes<Real>(d).units;
   const bool leads = team.rank == 0;
   const Share share(d, team);
 
@@ -287,41 +359,31 @@ void ForwardTile(const Direction<Real>& d, const Row* rows, int64_t row_count, R
     if (d.recurrent_dropout) LoadRecurrentMasks(d, rows, row_count, state.masks);
     LoadState(d, d.h0, rows, row_count, state.h);
     LoadState(d, d.c0, rows, row_count, state.c);
+    scratch.orbits.Start();
     for (int64_t r = 0; r < row_count; ++r) {
-      state.gates[r] = d.reserve_mode == Reserve::kGates ? d.reserve + rows[r].reserve_offset : nullptr;
-      if (rows[r].count == 0) StoreFinal(d, rows[r], state.h + r * sizes.units, state.c + r * sizes.units);
+      scratch.done[r] = scratch.slot[r] = 0;
+      if (rows[r].count == 0) StoreFinal(d, rows[r], state.h + r * padded, state.c + r * padded);
     }
   }
 
-  const int64_t steps = rows[0].count;
-  for (int64_t begin = 0; begin < steps; begin += d.chunk_steps) {
-    const int64_t end = begin + d.chunk_steps < steps ? begin + d.chunk_steps : steps;
-    chunk.Span(begin, end);
-    if (leads) {
-      chunk.Fill(rows, row_count);
-      scratch.input.Gather(chunk, rows);
-    }
+  for (;;) {
+    if (leads) NextForwardChunk(d, rows, row_count, scratch, team);
     team.Wait();
-    chunk.Count();
-    if (d.reserve_mode == Reserve::kRecompute) {  // here chunk_steps is kCheckpointInterval
-      for (int64_t r = 0; r < chunk.active[0]; ++r) {
-        Real* kept = d.reserve + rows[r].reserve_offset + begin / kCheckpointInterval * 2 * sizes.units;
-        for (int64_t j = 0; j < sizes.units; ++j) {
-          kept[j] = state.h[r * sizes.units + j];
-          kept[sizes.units + j] = state.c[r * sizes.units + j];
-        }
-      }
-    }
-    RunChunk(d, chunk, rows, scratch.input.operand(), state, share, [&](int64_t k, int64_t active) {
-      for (int64_t r = 0; r < active && d.return_sequences && d.y.data; ++r) {
-        const int64_t time = OutputTime(d, TimeOf(d, rows[r], k));
+    chunk.Read();
+    if (chunk.rows == 0) return;
+    RunChunk(d, chunk, rows, scratch.input.operand(), state, share, [&](int64_t step, int64_t active) {
+      for (int64_t position = 0; position < active && d.return_sequences && d.y.data; ++position) {
+        const int64_t r = chunk.row[position];
+        const int64_t time = OutputTime(d, TimeOf(d, rows[r], chunk.from[position] + step));
         const int64_t offset = rows[r].batch * d.y.batch_stride + time * d.y.time_stride + share.first_unit;
-        StoreRow(d.dtype, d.y.data, offset, share.units, state.h_next + r * sizes.units + share.first_unit);
+        StoreRow(d.dtype, d.y.data, offset, share.units, state.h_next + r * padded + share.first_unit);
       }
+      scratch.orbits.Compare(chunk, step, state.h_next, state.c, share, team);
       team.Wait();
-      for (int64_t r = 0; r < active && leads; ++r) {  // a finished row's h and c stay as they are
-        if (k + 1 < rows[r].count) continue;
-        StoreFinal(d, rows[r], state.h_next + r * sizes.units, state.c + r * sizes.units);
+      for (int64_t position = 0; position < active && leads; ++position) {  // a finished row's h and c stay as they are
+        const int64_t r = chunk.row[position];
+        if (chunk.from[position] + step + 1 < rows[r].count) continue;
+        StoreFinal(d, rows[r], state.h_next + r * padded, state.c + r * padded);
       }
     });
   }

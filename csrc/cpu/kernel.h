@@ -9,6 +9,8 @@
 //                                          rounded up to L
 //   reserve, kGates    per row and step: [P][5][L], gates i, f, g, o and then c
 //   reserve, kRecompute  per row and checkpoint: [2][Hp], h and c before the step
+// In the reserve, a row's steps are those that were computed; what it leaves free at its end tells where others were
+// not: see repeats.inl.
 #ifndef LSTM_FAST_CPU_KERNEL_H_
 #define LSTM_FAST_CPU_KERNEL_H_
 
@@ -24,6 +26,7 @@ struct Row {
   int64_t count;           // real timesteps
   const int32_t* steps;    // their times in input order
   int64_t reserve_offset;  // where its reserve starts, in elements of Real
+  int64_t repeated;        // about how many of them have the input of the one before; 0: nobody has looked, or too few
 };
 
 // A sequence [B, time, features] in memory; strides in elements, features contiguous.
@@ -42,8 +45,10 @@ struct Direction {
   bool reversed;     // runs backward in time
   bool input_order;  // y is in input order even so
   bool return_sequences, zero_output_for_mask, masked;
+  bool repeats;  // there may be timesteps that repeat: rows say which
   Reserve reserve_mode;
-  int64_t chunk_steps;  // timesteps projected at once
+  int64_t chunk_steps;     // timesteps projected at once
+  int64_t* skipped_steps;  // counts timesteps that the forward pass does not compute, as they repeat; shared by threads
 
   Sequence x;
   bool in_place;                  // all kernels here are [K, 4H] as they were given; H is a multiple of L
@@ -101,7 +106,7 @@ struct Kernels {
   int64_t (*forward_scratch)(const Direction<Real>&, int64_t rows);
   int64_t (*backward_scratch)(const Direction<Real>&, int64_t rows);
 
-  // Rows must be sorted by falling count. Every member of a team calls with the same arguments but for its rank. With
+  // Rows of similar length share the work best. Every member of a team calls with the same arguments but for its rank. With
   // recurrent dropout or kRecompute the team is one thread.
   void (*forward)(const Direction<Real>&, const Row* rows, int64_t row_count, Real* scratch, const Team&);
   void (*backward)(const Direction<Real>&, const Row* rows, int64_t row_count, const WeightGradient<Real>&,

@@ -1,6 +1,6 @@
 // The layer's schedule: which rows run where and when, over the kernels of the active instruction set.
 //
-// Rows are sorted by their number of real timesteps and cut into tiles; a tile runs all its timesteps on one thread, so
+// Rows are sorted by the number of timesteps that they will take and cut into tiles; a tile runs all its timesteps on one thread, so
 // that a call forks and joins once per phase. Where there are fewer tiles than threads, a team of threads runs a tile,
 // each on its own units, and meets at a barrier once a timestep. The backward pass adds the gradients of the weights up
 // in "slots", each a fixed list of tiles with accumulators of its own, whose number depends on the shape alone: so do
@@ -8,10 +8,13 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
-#include <numeric>
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "cpu/kernel.h"
+#include "cpu/plan.h"
 #include "cpu/spin.h"
 #include "lstm_fast/isa.h"
 #include "lstm_fast/lstm.h"
@@ -21,65 +24,23 @@
 namespace lstm_fast {
 namespace {
 
-std::atomic<int64_t> forward_calls{0}, backward_calls{0};
+std::atomic<int64_t> forward_calls{0}, backward_calls{0}, timesteps_given{0}, timesteps_computed{0};
+
+bool InitialSkipsRepeats() {
+  const char* text = std::getenv("LSTM_FAST_SKIP_REPEATS");
+  const std::string value = text && *text ? text : "1";
+  if (value != "0" && value != "1") {
+    throw std::invalid_argument("LSTM_FAST_SKIP_REPEATS: expected 0 or 1; found '" + value + "'");
+  }
+  return value == "1";
+}
+
+std::atomic<bool>& SkipsRepeatsSetting() {
+  static std::atomic<bool> setting{InitialSkipsRepeats()};
+  return setting;
+}
 
 int64_t CeilDivide(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-// The real timesteps of every row.
-struct Plan {
-  std::vector<Row> rows;  // by falling count
-  std::vector<int32_t> steps;
-  int64_t timesteps = 0;         // real ones, over all rows
-  int64_t reserve_elements = 0;  // per direction
-};
-
-int64_t ReserveElements(Reserve mode, int64_t count, int64_t padded_units) {
-  switch (mode) {
-    case Reserve::kNone:
-      return 0;
-    case Reserve::kGates:
-      return count * 5 * padded_units;
-    case Reserve::kRecompute:
-      return CeilDivide(count, kCheckpointInterval) * 2 * padded_units;
-  }
-  return 0;
-}
-
-// Elements from one direction of a row to the next, where the reserve is laid out by row.
-int64_t ReserveStride(const Problem& problem) {
-  return ReserveSteps(problem.reserve, problem.time) * ReserveStepBytes(problem.reserve, problem.dtype, problem.units) /
-         std::max<int64_t>(4, SizeOf(problem.dtype));
-}
-
-Plan MakePlan(const Problem& problem, const MaskByte* mask, int64_t padded_units) {
-  Plan plan;
-  plan.rows.resize(static_cast<size_t>(problem.batch));
-  const size_t time = static_cast<size_t>(problem.time);
-  // Rows whose real timesteps are a prefix share the first `time` entries, 0, 1, 2, ...; others have their own list.
-  plan.steps.resize(mask ? time * (plan.rows.size() + 1) : time);
-  std::iota(plan.steps.begin(), plan.steps.begin() + problem.time, 0);
-  for (size_t b = 0; b < plan.rows.size(); ++b) {
-    Row& row = plan.rows[b];
-    row = {static_cast<int64_t>(b), problem.time, plan.steps.data(), 0};
-    if (mask) {
-      int32_t* own = plan.steps.data() + time * (b + 1);
-      int64_t count = 0;
-      for (size_t t = 0; t < time; ++t) {
-        own[count] = static_cast<int32_t>(t);
-        count += TimestepIsReal(mask[b * time + t]) ? 1 : 0;
-      }
-      row.count = count;
-      row.steps = own;
-    }
-    row.reserve_offset = problem.reserve_by_row ? static_cast<int64_t>(b) * problem.directions * ReserveStride(problem)
-                                                : plan.reserve_elements;
-    plan.reserve_elements += ReserveElements(problem.reserve, row.count, padded_units);
-    plan.timesteps += row.count;
-  }
-  if (!mask) return plan;
-  std::stable_sort(plan.rows.begin(), plan.rows.end(), [](const Row& a, const Row& b) { return a.count > b.count; });
-  return plan;
-}
 
 // Consecutive sorted rows.
 struct Tile {
@@ -132,7 +93,7 @@ void ForEachByTeams(Parallel& parallel, int64_t workers, int64_t members, int64_
 template <class Real>
 class Layer {
  public:
-  Layer(const Inputs& inputs, const Kernels<Real>& kernels, Parallel& parallel)
+  Layer(const Inputs& inputs, const Kernels<Real>& kernels, Parallel& parallel, bool find_repeats)
       : inputs_(inputs),
         problem_(inputs.problem),
         kernels_(kernels),
@@ -140,7 +101,7 @@ class Layer {
         parallel_(parallel),
         panels_(CeilDivide(problem_.units, kernels.lanes)),
         width_(4 * kernels.lanes),
-        plan_(MakePlan(problem_, inputs.mask, panels_ * kernels.lanes)) {
+        plan_(MakePlan(inputs, panels_ * kernels.lanes, find_repeats)) {
     for (int n = 0; n < problem_.directions; ++n) direction_[n] = Describe(n);
   }
 
@@ -154,18 +115,20 @@ class Layer {
       direction_[n].h_n = output.h_n[n];
       direction_[n].c_n = output.c_n[n];
       direction_[n].reserve = static_cast<Real*>(output.reserve) + n * ReserveOfDirection();
+      direction_[n].skipped_steps = &skipped_;
     }
     const int64_t directions = problem_.directions, threads = parallel_.threads();
     // A row's result does not depend on its tile, so tiles may follow the number of threads. More than 32 rows, in very
     // short sequences 128, do not read the weights less often to any effect. Rows of unequal length need smaller tiles
     // to share them out evenly. Threads with a few rows each would wait for the weights: they share a tile's units.
-    const int64_t pieces = inputs_.mask && threads > 1 ? 4 * threads : threads;
+    const int64_t pieces = (inputs_.mask || plan_.repeats) && threads > 1 ? 4 * threads : threads;
     const int64_t share = CeilDivide(problem_.batch * directions, pieces);
     const int64_t most_rows = std::max<int64_t>(32, 128 / std::max<int64_t>(1, problem_.time));
     const int64_t tile_rows = std::max<int64_t>(TeamsPay() ? FewRows() : 1, std::min(share, most_rows));
     const std::vector<Tile> tiles = CutTiles(problem_.batch, std::min(problem_.batch, tile_rows));
     if (tiles.empty()) return;
     SetChunkSteps(tiles[0].rows);
+    SetChunkStepsOfRepeats();
     // Read in place, weights cost more per timestep, least where panels would not stay in a cache either.
     ReadInPlace(GatePanelsSize() * static_cast<int64_t>(sizeof(Real)) > 12 * 1024 * 1024 ? 12 : 2);
     const Workspace weights(PackedWeightsSize() * sizeof(Real));
@@ -180,6 +143,8 @@ class Layer {
       kernels_.forward(direction_[task % directions], plan_.rows.data() + tile.first, tile.rows,
                        scratch.data<Real>() + worker * scratch_size, team);
     });
+    timesteps_given += problem_.directions * plan_.timesteps;
+    timesteps_computed += problem_.directions * plan_.timesteps - skipped_;
   }
 
   void Backward(const BackwardInput& gradient, const BackwardOutput& output) {
@@ -334,6 +299,7 @@ class Layer {
     d.return_sequences = problem_.return_sequences;
     d.zero_output_for_mask = problem_.zero_output_for_mask;
     d.masked = inputs_.mask != nullptr;
+    d.repeats = plan_.repeats;
     d.reserve_mode = problem_.reserve;
     d.x = {PartOfInput(const_cast<void*>(inputs_.x), n), inputs_.x_batch_stride, inputs_.x_time_stride};
     d.h0 = in.h0;
@@ -367,6 +333,13 @@ class Layer {
                           ? kCheckpointInterval
                           : std::max<int64_t>(1, std::min(pairs / tile_rows, problem_.time));
     }
+  }
+
+  // Where rows may skip timesteps, the chunks of the forward pass must not depend on the tiles. Periods of up to so many
+  // steps are found, half a chunk late.
+  void SetChunkStepsOfRepeats() {
+    if (!plan_.repeats || problem_.reserve == Reserve::kRecompute) return;
+    for (Direction<Real>& d : direction_) d.chunk_steps = 8;
   }
 
   // Elements of one direction's packed weights.
@@ -438,7 +411,7 @@ class Layer {
 
   // Whether any step multiplies a state by the recurrent kernel: a single step from no state does not.
   bool ReadsState(const DirectionInput& direction) const {
-    return direction.h0 || (!plan_.rows.empty() && plan_.rows[0].count > 1);
+    return direction.h0 || plan_.longest > 1;
   }
 
   void PackTransposedWeights(Real* to, bool with_kernel) {
@@ -516,6 +489,7 @@ class Layer {
   Parallel& parallel_;
   const int64_t panels_, width_;
   const Plan plan_;
+  int64_t skipped_ = 0;  // real timesteps that the forward pass did not compute
   Direction<Real> direction_[2];
 };
 
@@ -531,7 +505,7 @@ void BackwardWithoutReserve(Inputs inputs, const Kernels<Real>& kernels, Backwar
                             const BackwardOutput& output, Parallel& parallel) {
   inputs.problem.reserve = Reserve::kGates;
   inputs.problem.reserve_by_row = false;
-  Layer<Real> layer(inputs, kernels, parallel);
+  Layer<Real> layer(inputs, kernels, parallel, SkipsRepeats());
   const Workspace reserve(static_cast<size_t>(layer.ReserveSize()));
   ForwardOutput forward{};
   forward.reserve = reserve.data<void>();
@@ -568,7 +542,8 @@ int64_t ReserveBytes(const Problem& problem, const MaskByte* mask) {
 
 void Forward(const Inputs& inputs, const ForwardOutput& output, Parallel& parallel) {
   ++forward_calls;
-  Dispatch(inputs.problem.dtype, [&](const auto& kernels) { Layer(inputs, kernels, parallel).Forward(output); });
+  Dispatch(inputs.problem.dtype,
+           [&](const auto& kernels) { Layer(inputs, kernels, parallel, SkipsRepeats()).Forward(output); });
 }
 
 void Backward(const Inputs& inputs, const BackwardInput& gradient, const BackwardOutput& output, Parallel& parallel) {
@@ -577,11 +552,18 @@ void Backward(const Inputs& inputs, const BackwardInput& gradient, const Backwar
     if (inputs.problem.reserve == Reserve::kNone) {
       BackwardWithoutReserve(inputs, kernels, gradient, output, parallel);
     } else {
-      Layer(inputs, kernels, parallel).Backward(gradient, output);
+      // What the forward pass has skipped is in the reserve, whatever the setting is by now.
+      Layer(inputs, kernels, parallel, true).Backward(gradient, output);
     }
   });
 }
 
 CallCounts GetCallCounts() { return {forward_calls.load(), backward_calls.load()}; }
+
+TimestepCounts GetTimestepCounts() { return {timesteps_given.load(), timesteps_computed.load()}; }
+
+bool SkipsRepeats() { return SkipsRepeatsSetting(); }
+
+void SetSkipsRepeats(bool skips) { SkipsRepeatsSetting() = skips; }
 
 }  // namespace lstm_fast

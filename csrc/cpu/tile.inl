@@ -45,36 +45,83 @@ struct Share {
   int64_t first_unit, units;  // real ones
 };
 
-// Real timesteps [begin, end) of a tile, whose active rows at each step are a prefix of the sorted rows. Pair
-// (step k, row r) has index first[k - begin] + r.
+// Some consecutive real timesteps of each of some rows of a tile. Its steps are counted from 0, and a row with few of
+// them leaves early: the rows of a chunk are in the order of falling counts, so that those that are active in a step
+// are a prefix. Pair (step, position) has index first[step] + position.
 struct Chunk {
-  int64_t begin, end, total;
-  int64_t *first, *active;  // shared by a team, whose leader fills them
+  struct Shape {
+    int64_t steps;   // of the row with the most
+    int64_t rows;    // that have any
+    int64_t total;   // pairs
+    int64_t inputs;  // different inputs, as far as is known
+    int64_t states;  // different states before a step, likewise
+  };
 
-  void Span(int64_t from, int64_t to) {
-    begin = from;
-    end = to;
-  }
+  int64_t steps, rows, total, inputs, states;
+  int64_t *first, *active;       // by step
+  int64_t *row, *from, *count;   // by position: which row of the tile, its first timestep, how many
+  int64_t *input_of, *state_of;  // by pair: the number of its input and state, where there are fewer than pairs
+  Shape* shape;                  // the sizes, for the other members of a team
 
-  void Fill(const Row* rows, int64_t row_count) const {
-    int64_t pairs = 0, count = row_count;
-    for (int64_t k = begin; k < end; ++k) {
-      while (count > 0 && rows[count - 1].count <= k) --count;
-      first[k - begin] = pairs;
-      active[k - begin] = count;
-      pairs += count;
+  // Is given the tile's row, its first timestep and the number of its timesteps, which is not 0.
+  void Add(int64_t tile_row, int64_t first_timestep, int64_t timesteps) {
+    int64_t position = rows++;
+    for (; position > 0 && count[position - 1] < timesteps; --position) {
+      row[position] = row[position - 1];
+      from[position] = from[position - 1];
+      count[position] = count[position - 1];
     }
+    row[position] = tile_row;
+    from[position] = first_timestep;
+    count[position] = timesteps;
   }
 
-  // Once it is filled.
-  void Count() { total = first[end - begin - 1] + active[end - begin - 1]; }
+  void Clear() { rows = 0; }
+
+  // Once all rows have been added.
+  void Close() {
+    steps = rows > 0 ? count[0] : 0;
+    total = 0;
+    int64_t in_step = rows;
+    for (int64_t step = 0; step < steps; ++step) {
+      while (count[in_step - 1] <= step) --in_step;
+      first[step] = total;
+      active[step] = in_step;
+      total += in_step;
+    }
+    inputs = states = total;
+  }
+
+  // What the leader of a team has made is what the others read after they have met.
+  void Publish() const { *shape = {steps, rows, total, inputs, states}; }
+  void Read() {
+    steps = shape->steps;
+    rows = shape->rows;
+    total = shape->total;
+    inputs = shape->inputs;
+    states = shape->states;
+  }
+
+  int64_t Pair(int64_t step, int64_t position) const { return first[step] + position; }
+  bool SharesInputs() const { return inputs < total; }
+  bool SharesStates() const { return states < total; }
+  int64_t InputOf(int64_t pair) const { return SharesInputs() ? input_of[pair] : pair; }
+  int64_t StateOf(int64_t pair) const { return SharesStates() ? state_of[pair] : pair; }
 };
 
 template <class Real>
-Chunk TakeChunk(Scratch<Real>& scratch, const Direction<Real>& d) {
+Chunk TakeChunk(Scratch<Real>& scratch, const Direction<Real>& d, int64_t row_count) {
   Chunk chunk{};
   chunk.first = scratch.template Take<int64_t>(d.chunk_steps);
   chunk.active = scratch.template Take<int64_t>(d.chunk_steps);
+  chunk.row = scratch.template Take<int64_t>(row_count);
+  chunk.from = scratch.template Take<int64_t>(row_count);
+  chunk.count = scratch.template Take<int64_t>(row_count);
+  chunk.shape = scratch.template Take<Chunk::Shape>(1);
+  if (d.repeats) {
+    chunk.input_of = scratch.template Take<int64_t>(row_count * d.chunk_steps);
+    chunk.state_of = scratch.template Take<int64_t>(row_count * d.chunk_steps);
+  }
   return chunk;
 }
 
@@ -95,12 +142,12 @@ LSTM_FAST_INLINE bool LastStepIsReal(const Direction<Real>& d, const Row& row) {
   return row.count > 0 && TimeOf(d, row, row.count - 1) == (d.reversed ? 0 : d.time - 1);
 }
 
-// body(r, k, pair) for every pair of a chunk, row by row: in memory, the timesteps of a row follow each other.
+// body(row, timestep, pair) for every pair of a chunk, row by row: in memory, the timesteps of a row follow each other.
 template <class Body>
 LSTM_FAST_INLINE void ForPairsByRow(const Chunk& chunk, const Body& body) {
-  for (int64_t r = 0; r < chunk.active[0]; ++r) {
-    for (int64_t k = chunk.begin; k < chunk.end && r < chunk.active[k - chunk.begin]; ++k) {
-      body(r, k, chunk.first[k - chunk.begin] + r);
+  for (int64_t position = 0; position < chunk.rows; ++position) {
+    for (int64_t step = 0; step < chunk.count[position]; ++step) {
+      body(chunk.row[position], chunk.from[position] + step, chunk.Pair(step, position));
     }
   }
 }
@@ -149,12 +196,17 @@ class InputRows {
 
   const Operand<Real>& operand() const { return operand_; }
 
+  // Equal inputs, of which the chunk knows, are read once.
   void Gather(const Chunk& chunk, const Row* rows) const {
     if (d_.projected) return;
-    for (int64_t k = chunk.begin; k < chunk.end; ++k) {
-      for (int64_t r = 0; r < chunk.active[k - chunk.begin]; ++r) {
-        const int64_t index = chunk.first[k - chunk.begin] + r;
-        const int64_t offset = rows[r].batch * d_.x.batch_stride + TimeOf(d_, rows[r], k) * d_.x.time_stride;
+    int64_t next = 0;
+    for (int64_t step = 0; step < chunk.steps; ++step) {
+      for (int64_t position = 0; position < chunk.active[step]; ++position) {
+        const int64_t index = chunk.InputOf(chunk.Pair(step, position));
+        if (index < next) continue;
+        ++next;
+        const int64_t r = chunk.row[position], time = TimeOf(d_, rows[r], chunk.from[position] + step);
+        const int64_t offset = rows[r].batch * d_.x.batch_stride + time * d_.x.time_stride;
         if (!copies_) {
           operand_.rows[index] = static_cast<const Real*>(d_.x.data) + offset;
           continue;

@@ -24,6 +24,18 @@ struct CallCounts {
 };
 LSTM_FAST_EXPORT CallCounts GetCallCounts();
 
+// Real timesteps of all forward passes in this process, and those of them that were computed: others repeat, bit for
+// bit, what came before them in their row.
+struct TimestepCounts {
+  int64_t given, computed;
+};
+LSTM_FAST_EXPORT TimestepCounts GetTimestepCounts();
+
+// Whether timesteps that repeat are left out, for comparison. Throws std::invalid_argument when LSTM_FAST_SKIP_REPEATS,
+// which says it at first, is neither 0 nor 1.
+LSTM_FAST_EXPORT bool SkipsRepeats();
+LSTM_FAST_EXPORT void SetSkipsRepeats(bool skips);
+
 // The active instruction set's own sigmoid and tanh, elementwise over `count` values, so that tests can bound their
 // error. dtype must be kFloat32 or kFloat64.
 LSTM_FAST_EXPORT void Sigmoid(DType dtype, const void* x, void* y, int64_t count);

@@ -1,0 +1,87 @@
+#include "cpu/plan.h"
+
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+
+namespace lstm_fast {
+namespace {
+
+// Real timesteps from one probe of a row's input to the next. Padding that repeats for less is not worth finding.
+constexpr int64_t kProbe = 32;
+// What an orbit of states usually takes to close, in trained models 120 to 200 timesteps; it only orders the rows.
+constexpr int64_t kUsualOrbit = 128;
+
+int64_t CeilDivide(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// How many timesteps of a row have, by its probes, the input of the one before.
+int64_t RepeatedSteps(const Inputs& inputs, const Row& row) {
+  const int64_t size = SizeOf(inputs.problem.dtype);
+  const auto at = [&](int64_t k) {
+    return static_cast<const char*>(inputs.x) +
+           (row.batch * inputs.x_batch_stride + row.steps[k] * inputs.x_time_stride) * size;
+  };
+  int64_t equal = 0;
+  for (int64_t k = kProbe; k < row.count; k += kProbe) {
+    equal += std::memcmp(at(k), at(k - kProbe), static_cast<size_t>(inputs.problem.input * size)) == 0 ? 1 : 0;
+  }
+  return equal < 2 ? 0 : equal * kProbe;
+}
+
+}  // namespace
+
+int64_t ReserveElements(Reserve mode, int64_t count, int64_t padded_units) {
+  switch (mode) {
+    case Reserve::kNone:
+      return 0;
+    case Reserve::kGates:
+      return count * 5 * padded_units;
+    case Reserve::kRecompute:
+      return CeilDivide(count, kCheckpointInterval) * 2 * padded_units;
+  }
+  return 0;
+}
+
+int64_t ReserveStride(const Problem& problem) {
+  return ReserveSteps(problem.reserve, problem.time) * ReserveStepBytes(problem.reserve, problem.dtype, problem.units) /
+         std::max<int64_t>(4, SizeOf(problem.dtype));
+}
+
+Plan MakePlan(const Inputs& inputs, int64_t padded_units, bool find_repeats) {
+  const Problem& problem = inputs.problem;
+  const MaskByte* mask = inputs.mask;
+  Plan plan;
+  plan.rows.resize(static_cast<size_t>(problem.batch));
+  const size_t time = static_cast<size_t>(problem.time);
+  // Rows whose real timesteps are a prefix share the first `time` entries, 0, 1, 2, ...; others have their own list.
+  plan.steps.resize(mask ? time * (plan.rows.size() + 1) : time);
+  std::iota(plan.steps.begin(), plan.steps.begin() + problem.time, 0);
+  for (size_t b = 0; b < plan.rows.size(); ++b) {
+    Row& row = plan.rows[b];
+    row = {static_cast<int64_t>(b), problem.time, plan.steps.data(), 0, 0};
+    if (mask) {
+      int32_t* own = plan.steps.data() + time * (b + 1);
+      int64_t count = 0;
+      for (size_t t = 0; t < time; ++t) {
+        own[count] = static_cast<int32_t>(t);
+        count += TimestepIsReal(mask[b * time + t]) ? 1 : 0;
+      }
+      row.count = count;
+      row.steps = own;
+    }
+    if (find_repeats) row.repeated = RepeatedSteps(inputs, row);
+    row.reserve_offset = problem.reserve_by_row ? static_cast<int64_t>(b) * problem.directions * ReserveStride(problem)
+                                                : plan.reserve_elements;
+    plan.reserve_elements += ReserveElements(problem.reserve, row.count, padded_units);
+    plan.timesteps += row.count;
+    plan.longest = std::max(plan.longest, row.count);
+    plan.repeats = plan.repeats || row.repeated > 0;
+  }
+  if (!mask && !plan.repeats) return plan;
+  const auto expected = [](const Row& row) { return row.count - std::max<int64_t>(0, row.repeated - kUsualOrbit); };
+  std::stable_sort(plan.rows.begin(), plan.rows.end(),
+                   [&](const Row& a, const Row& b) { return expected(a) > expected(b); });
+  return plan;
+}
+
+}  // namespace lstm_fast

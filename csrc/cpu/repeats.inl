@@ -1,0 +1,205 @@
+// Timesteps that repeat. While a row's input stays the same, bit for bit, one step is a fixed function of h and c. So
+// once h and c are what they were `period` steps before, all that follows repeats these steps until the input changes,
+// and is copied, not computed. What was skipped is a multiple of the period, which leaves the states as they are.
+//
+// Rows skip between chunks only, and the chunks of a problem with repeats have one length: where they skip follows from
+// their own numbers, and neither from the other rows nor from the threads.
+namespace lstm_fast {
+namespace {
+
+// So many timesteps, or none: they leave room in the reserve for the note of it, and for a checkpoint.
+constexpr int64_t kLeastSkip = 64;
+
+// `steps` real timesteps that follow the first `slot` computed ones and repeat the last `period` of these.
+struct Skip {
+  int32_t slot, period, steps;
+};
+
+// The skips of a row, in the order of the forward pass, in the part of its reserve that they have left free: the last
+// entry says that there are any, by a number that neither a gate nor a state can be, and how many; they lie before it.
+template <class Real>
+class Skips {
+ public:
+  Skips(const Direction<Real>& d, const Row& row) {
+    const int64_t padded = Sizes<Real>(d).units;
+    if (!d.repeats || row.count < kLeastSkip || d.reserve_mode == Reserve::kNone) return;
+    const bool gates = d.reserve_mode == Reserve::kGates;
+    const int64_t last = gates ? row.count - 1 : CeilDivide(row.count, kCheckpointInterval) - 1;
+    end_ = reinterpret_cast<char*>(d.reserve + row.reserve_offset + last * (gates ? 5 : 2) * padded);
+  }
+
+  int64_t Count() const {
+    if (!end_) return 0;
+    Real first;
+    int32_t count;
+    __builtin_memcpy(&first, end_, sizeof first);
+    __builtin_memcpy(&count, end_ + sizeof first, sizeof count);
+    return first == kMark ? count : 0;
+  }
+
+  Skip Get(int64_t n) const {
+    Skip skip;
+    __builtin_memcpy(&skip, end_ - (n + 1) * kSize, sizeof skip);
+    return skip;
+  }
+
+  // Is given the number of skips before it.
+  void Put(int64_t n, const Skip& skip) const {
+    if (!end_) return;
+    const Real first = kMark;
+    const int32_t count = static_cast<int32_t>(n) + 1;
+    __builtin_memcpy(end_, &first, sizeof first);
+    __builtin_memcpy(end_ + sizeof first, &count, sizeof count);
+    __builtin_memcpy(end_ - (n + 1) * kSize, &skip, sizeof skip);
+  }
+
+ private:
+  static constexpr Real kMark = 2;
+  static constexpr int64_t kSize = static_cast<int64_t>(sizeof(Skip));
+  char* end_ = nullptr;
+};
+
+// Whether a row has the same input at its k-th real timestep, in processing order, as at the one before.
+template <class Real>
+bool RepeatsInput(const Direction<Real>& d, const Row& row, int64_t k) {
+  if (k == 0) return false;
+  const int64_t size = SizeOf(d.dtype), features = d.projected ? 4 * d.units : d.input;
+  const auto at = [&](int64_t step) {
+    return static_cast<const char*>(d.x.data) +
+           (row.batch * d.x.batch_stride + TimeOf(d, row, step) * d.x.time_stride) * size;
+  };
+  return __builtin_memcmp(at(k), at(k - 1), static_cast<size_t>(features * size)) == 0;
+}
+
+// Numbers the different inputs of a chunk in the order of its pairs. known(position) says that all inputs of a row are
+// the same, and that nobody needs to look.
+template <class Real, class Known>
+void NumberInputs(const Direction<Real>& d, const Row* rows, Chunk& chunk, const Known& known) {
+  if (!d.repeats) return;
+  int64_t inputs = 0;
+  for (int64_t step = 0; step < chunk.steps; ++step) {
+    for (int64_t position = 0; position < chunk.active[step]; ++position) {
+      const Row& row = rows[chunk.row[position]];
+      const bool repeats = step > 0 && row.repeated > 0 &&
+                           (known(position) || RepeatsInput(d, row, chunk.from[position] + step));
+      const int64_t before = step > 0 ? chunk.input_of[chunk.Pair(step - 1, position)] : 0;
+      chunk.input_of[chunk.Pair(step, position)] = repeats ? before : inputs++;
+    }
+  }
+  chunk.inputs = inputs;
+}
+
+// Numbers the different states before the steps of a chunk, likewise. period_of(position) is that of the skip that a row
+// is in, or 0.
+template <class PeriodOf, class Real>
+void NumberStates(const Direction<Real>& d, Chunk& chunk, const PeriodOf& period_of) {
+  if (!d.repeats) return;
+  int64_t states = 0;
+  for (int64_t step = 0; step < chunk.steps; ++step) {
+    for (int64_t position = 0; position < chunk.active[step]; ++position) {
+      const int64_t period = period_of(position);
+      const bool repeats = period > 0 && step >= period;
+      chunk.state_of[chunk.Pair(step, position)] =
+          repeats ? chunk.state_of[chunk.Pair(step - period, position)] : states++;
+    }
+  }
+  chunk.states = states;
+}
+
+// Follows the states of the rows of a tile in the forward pass, and lets them skip what would repeat.
+template <class Real>
+class Orbits {
+ public:
+  Orbits(Scratch<Real>& scratch, const Direction<Real>& d, int64_t row_count)
+      : d_(d), padded_(Sizes<Real>(d).units), row_count_(row_count) {
+    if (!d.repeats) return;
+    watched_ = scratch.template Take<bool>(row_count);
+    since_ = scratch.template Take<int64_t>(row_count);
+    skips_ = scratch.template Take<int64_t>(row_count);
+    returns_ = scratch.template Take<uint32_t>(row_count * Sizes<Real>(d).panels);
+    h_ = scratch.template Take<Real>(row_count * padded_);
+    c_ = scratch.template Take<Real>(row_count * padded_);
+  }
+
+  void Start() {
+    for (int64_t r = 0; r < row_count_ && d_.repeats; ++r) {
+      watched_[r] = false;
+      since_[r] = skips_[r] = 0;
+    }
+  }
+
+  // Chooses the rows to watch in a chunk: those whose inputs are the same in all of it. Keeps their states before it.
+  void Watch(const Row* rows, const Chunk& chunk, const Real* h, const Real* c) {
+    if (!d_.repeats) return;
+    for (int64_t position = 0; position < chunk.rows; ++position) {
+      const int64_t r = chunk.row[position], from = chunk.from[position], end = from + chunk.count[position];
+      watched_[r] = false;
+      if (rows[r].repeated == 0) continue;
+      if (!RepeatsInput(d_, rows[r], from)) since_[r] = from;
+      for (int64_t step = 1; step < chunk.count[position]; ++step) {
+        const bool repeats = chunk.SharesInputs() &&
+                             chunk.input_of[chunk.Pair(step, position)] == chunk.input_of[chunk.Pair(step - 1, position)];
+        if (!repeats) since_[r] = from + step;
+      }
+      watched_[r] = since_[r] <= from && chunk.count[position] == d_.chunk_steps && rows[r].count - end >= kLeastSkip;
+      if (!watched_[r]) continue;
+      __builtin_memcpy(h_ + r * padded_, h + r * padded_, static_cast<size_t>(padded_) * sizeof(Real));
+      __builtin_memcpy(c_ + r * padded_, c + r * padded_, static_cast<size_t>(padded_) * sizeof(Real));
+    }
+  }
+
+  // Notes, for this member's units, which rows are after a step of the chunk where they were before it.
+  void Compare(const Chunk& chunk, int64_t step, const Real* h, const Real* c, const Share& share,
+               const Team& team) const {
+    if (!d_.repeats) return;
+    const int64_t first = share.first * kLanes<Real>;
+    const size_t bytes = static_cast<size_t>((share.last - share.first) * kLanes<Real>) * sizeof(Real);
+    for (int64_t position = 0; position < chunk.active[step]; ++position) {
+      const int64_t r = chunk.row[position], at = r * padded_ + first;
+      if (!watched_[r]) continue;
+      uint32_t& returns = returns_[team.rank * row_count_ + r];
+      const bool same = __builtin_memcmp(h + at, h_ + at, bytes) == 0 && __builtin_memcmp(c + at, c_ + at, bytes) == 0;
+      returns = (step == 0 ? 0 : returns) | static_cast<uint32_t>(same) << step;
+    }
+  }
+
+  // After a chunk: how many of the timesteps from `step` on a row may skip, after `slot` computed ones. Copies their
+  // outputs, and makes a note in the reserve.
+  int64_t Leave(const Row& row, int64_t r, int64_t step, int64_t slot, const Team& team) {
+    if (!d_.repeats || !watched_[r]) return 0;
+    uint32_t returns = ~0u;
+    for (int64_t member = 0; member < team.size; ++member) returns &= returns_[member * row_count_ + r];
+    if (returns == 0) return 0;
+    const int64_t period = __builtin_ctz(returns) + 1;
+    int64_t end = step;
+    while (end < row.count && RepeatsInput(d_, row, end)) ++end;
+    const int64_t steps = (end - step) / period * period;
+    if (steps < kLeastSkip) return 0;
+    Skips<Real>(d_, row).Put(skips_[r]++, {static_cast<int32_t>(slot), static_cast<int32_t>(period),
+                                           static_cast<int32_t>(steps)});
+    __atomic_fetch_add(d_.skipped_steps, steps, __ATOMIC_RELAXED);
+    for (int64_t k = step; k < step + steps && d_.return_sequences && d_.y.data; ++k) CopyOutput(row, k - period, k);
+    return steps;
+  }
+
+ private:
+  void CopyOutput(const Row& row, int64_t from, int64_t to) const {
+    const int64_t size = SizeOf(d_.dtype);
+    const auto at = [&](int64_t k) {
+      return static_cast<char*>(d_.y.data) +
+             (row.batch * d_.y.batch_stride + OutputTime(d_, TimeOf(d_, row, k)) * d_.y.time_stride) * size;
+    };
+    __builtin_memcpy(at(to), at(from), static_cast<size_t>(d_.units * size));
+  }
+
+  const Direction<Real>& d_;
+  const int64_t padded_, row_count_;
+  bool* watched_ = nullptr;
+  int64_t* since_ = nullptr;      // from which timestep on a row's input is what it is
+  int64_t* skips_ = nullptr;      // how many a row has made
+  uint32_t* returns_ = nullptr;   // [members][rows]: bit n, that the states after step n are those before the chunk
+  Real *h_ = nullptr, *c_ = nullptr;  // [rows][Hp], the states before the chunk
+};
+
+}  // namespace
+}  // namespace lstm_fast
