@@ -90,7 +90,7 @@ def test_same_results(runs: str, reserve: str) -> None:
 @pytest.mark.parametrize("runs", ["end", "middle"])
 @every_isa
 def test_every_dtype(runs: str, dtype: str) -> None:
-    time = 2 * TIME if dtype == "float64" else TIME  # twice the digits
+    time = 4 * TIME if dtype == "float64" else TIME  # twice the digits
     assert_skipped(with_runs(make_problem(3, time, 9, 17, dtype=dtype), RUNS[runs], weight=0.1), "gates", least=0.2)
 
 

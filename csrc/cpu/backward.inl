@@ -2,8 +2,8 @@
 // chunk the recurrence in reverse gives dz; the products with W^T, x^T and h^T follow while dz is in cache. Where x is
 // projected already, W has no rows, so that its two products come to nothing, and dx is dz.
 //
-// Timesteps that the forward pass skipped have the gates of those that they repeat. dz differs from one to the next, but
-// x and h do not, or only with the period: there dz is summed first, and multiplied once in a chunk.
+// Timesteps that the forward pass skipped have the gates of those that they repeat. dz differs from one to the next,
+// but x and h do not, or only with the period: there dz is summed first, and multiplied once in a chunk.
 namespace lstm_fast {
 namespace {
 
@@ -46,7 +46,8 @@ struct BackwardScratch {
       : scratch(base),
         chunk(TakeChunk(scratch, d, row_count)),
         input(scratch, d, row_count),
-        state(scratch, d, d.reserve_mode == Reserve::kRecompute ? row_count : 0) {
+        state(scratch, d, d.reserve_mode == Reserve::kRecompute ? row_count : 0),
+        skip(scratch, d) {
     const Sizes<Real> sizes(d);
     const int64_t pairs = row_count * d.chunk_steps;
     remaining = scratch.template Take<Remaining>(row_count);
@@ -70,8 +71,8 @@ struct BackwardScratch {
     if (d.repeats) dz_sums = scratch.template Take<Real>(pairs * sizes.panels * sizes.width);
     if (d.reserve_mode == Reserve::kRecompute) {
       recomputed = scratch.template Take<Real>(pairs * 5 * sizes.units);
-      if (d.repeats) again = TakeChunk(scratch, d, row_count);
     }
+    if (d.repeats) again = TakeChunk(scratch, d, row_count);
   }
 
   Scratch<Real> scratch;
@@ -80,12 +81,13 @@ struct BackwardScratch {
   Remaining* remaining;      // by row
   BackwardPart<Real>* part;  // by row
   Recurrence<Real> state;    // for recomputing gates
-  Chunk again{};             // what is recomputed for the chunk
-  Real* dz;                 // gate rows of the chunk
-  Real *dh, *dc;            // [rows][Hp], flowing back from the step after
-  Real* c_start;            // [rows][Hp], before the first step of a part that is in no skip
-  Real* dy;                 // [Hp]
-  Operand<Real> h_before;   // h before each (step, row) pair, times the dropout masks
+  SkipScratch<Real> skip;
+  Chunk again{};           // what is recomputed for the chunk, or for a skip
+  Real* dz;                // gate rows of the chunk
+  Real *dh, *dc;           // [rows][Hp], flowing back from the step after
+  Real* c_start;           // [rows][Hp], before the first step of a part that is in no skip
+  Real* dy;                // [Hp]
+  Operand<Real> h_before;  // h before each (step, row) pair, times the dropout masks
   Real* h_rows;
   Real* masks = nullptr;            // [rows][4][Hp]
   int64_t *pair_row, *pair_offset;  // the row of each pair, and where its dx goes
@@ -482,6 +484,18 @@ void ClearGradient(const Sizes<Real>& sizes, const Share& share, int64_t columns
                    static_cast<size_t>((share.last - share.first) * size) * sizeof(Real));
 }
 
+// Writes some values of dx, or adds them to what the other direction wrote.
+template <class Real>
+LSTM_FAST_INLINE void StoreInputGradientPart(const Direction<Real>& d, int64_t offset, int64_t count,
+                                             const Real* values) {
+  if (!d.dx_accumulates) {
+    StoreRow(d.dx_dtype, d.dx.data, offset, count, values);
+    return;
+  }
+  Real* to = static_cast<Real*>(d.dx.data) + offset;
+  for (int64_t j = 0; j < count; ++j) to[j] += values[j];
+}
+
 template <class Real>
 void ZeroInputGradient(const Direction<Real>& d, const Row& row, int64_t time) {
   ZeroRow(d.dx_dtype, d.dx.data, row.batch * d.dx.batch_stride + time * d.dx.time_stride,
@@ -574,23 +588,13 @@ void PassZeros(const Direction<Real>& d, const Row& row, int64_t r, BackwardScra
   if (count > 0) TakeSkipped(d, row, count, left);
 }
 
-// Makes the gates of the chunk, from the checkpoints.
+// Makes the gates of some timesteps, from the checkpoints.
 template <class Real>
-void RecomputeGates(const Direction<Real>& d, const Row* rows, BackwardScratch<Real>& s) {
+void RecomputeGates(const Direction<Real>& d, const Chunk& chunk, const Row* rows, BackwardScratch<Real>& s) {
   const Sizes<Real> sizes(d);
-  const Chunk* again = &s.chunk;
-  if (d.repeats) {  // of a skip, one period
-    s.again.Clear();
-    for (int64_t position = 0; position < s.chunk.rows; ++position) {
-      const int64_t r = s.chunk.row[position], period = s.part[r].period;
-      s.again.Add(r, s.chunk.from[position], period > 0 ? period : s.chunk.count[position]);
-    }
-    s.again.Close();
-    again = &s.again;
-  }
   Recurrence<Real>& state = s.state;
-  for (int64_t position = 0; position < again->rows; ++position) {
-    const int64_t r = again->row[position];
+  for (int64_t position = 0; position < chunk.rows; ++position) {
+    const int64_t r = chunk.row[position];
     const Real* kept = d.reserve + rows[r].reserve_offset + s.part[r].slot / kCheckpointInterval * 2 * sizes.units;
     for (int64_t j = 0; j < sizes.units; ++j) {
       state.h[r * sizes.units + j] = kept[j];
@@ -598,8 +602,21 @@ void RecomputeGates(const Direction<Real>& d, const Row* rows, BackwardScratch<R
     }
     state.kept[position] = s.recomputed + r * d.chunk_steps * 5 * sizes.units;
   }
-  s.input.Gather(*again, rows);
-  RunChunk(d, *again, rows, s.input.operand(), state, Share(d, {0, 1, nullptr, nullptr}), [](int64_t, int64_t) {});
+  s.input.Gather(chunk, rows);
+  RunChunk(d, chunk, rows, s.input.operand(), state, Share(d, {0, 1, nullptr, nullptr}), [](int64_t, int64_t) {});
+}
+
+// Of a skip, one period is recomputed.
+template <class Real>
+const Chunk& ChunkToRecompute(const Direction<Real>& d, BackwardScratch<Real>& s) {
+  if (!d.repeats) return s.chunk;
+  s.again.Clear();
+  for (int64_t position = 0; position < s.chunk.rows; ++position) {
+    const int64_t r = s.chunk.row[position], period = s.part[r].period;
+    s.again.Add(r, s.chunk.from[position], period > 0 ? period : s.chunk.count[position]);
+  }
+  s.again.Close();
+  return s.again;
 }
 
 // Makes h and c before the first step of the chunk available; its gates are.
@@ -635,10 +652,144 @@ void PrepareStart(const Direction<Real>& d, const Row* rows, BackwardScratch<Rea
   }
 }
 
-// Chooses what the rows do in the next chunk, which is in no row more than a skip or what lies between two, and takes it
-// off what they have to do.
+// Makes what a row needs to go through a skip.
 template <class Real>
-void NextBackwardChunk(const Direction<Real>& d, const Row* rows, int64_t row_count, BackwardScratch<Real>& s) {
+void PrepareSkip(const Direction<Real>& d, const Row* rows, int64_t r, BackwardScratch<Real>& s) {
+  const Sizes<Real> sizes(d);
+  const int64_t padded = sizes.units, step_size = 5 * padded;
+  const Remaining& left = s.remaining[r];
+  const int64_t period = left.skip.period;
+  SkipScratch<Real>& skip = s.skip;
+  const bool recompute = d.reserve_mode == Reserve::kRecompute;
+  BackwardPart<Real>& part = s.part[r];
+  part = {recompute ? s.recomputed + r * d.chunk_steps * step_size
+                    : d.reserve + rows[r].reserve_offset + (left.slots - period) * step_size,
+          left.slots, period, 0};
+  s.again.Clear();
+  s.again.Add(r, left.timesteps - left.skipped, period);
+  s.again.Close();
+  if (recompute) {
+    RecomputeGates(d, s.again, rows, s);
+  } else {
+    s.input.Gather(s.again, rows);
+  }
+  for (int64_t phase = 0; phase < period; ++phase) {
+    const Real* before = part.GatesBefore(phase, step_size);
+    Real* factors = skip.factors + phase * SkipScratch<Real>::kFactors * padded;
+    MakeFactors(d, part.Gates(phase, step_size), before, factors);
+    CombineGates(d, factors, d.recurrent_kernel_transposed, d.units,
+                 d.recurrent_dropout ? s.masks + r * 4 * padded : nullptr, padded,
+                 skip.of_state + phase * skip.MatrixSize(d, d.units));
+    if (d.dx.data && !d.projected) {
+      CombineGates(d, factors, d.kernel_transposed, d.input, d.input_dropout ? s.input.mask(r, 0) : nullptr, d.input,
+                   skip.of_input + phase * skip.MatrixSize(d, d.input));
+    }
+    Real* h = skip.states + phase * padded;
+    for (int64_t p = 0; p < sizes.panels; ++p) {
+      const Real* kept = before + p * 5 * kLanes<Real>;
+      Store(h + p * kLanes<Real>, Load(kept + 3 * kLanes<Real>) * TanhOf<Real>(Load(kept + 4 * kLanes<Real>)));
+    }
+    s.h_before.rows[phase] = h;
+    for (int64_t gate = 3; gate >= 0 && d.recurrent_dropout; --gate) {  // gate 0, which overwrites h, last
+      const Real* mask = s.masks + (r * 4 + gate) * padded;
+      for (int64_t j = 0; j < padded; ++j) h[gate * kMostPeriod * padded + j] = h[j] * mask[j];
+    }
+  }
+  for (int64_t j = 0; j < period * 2 * padded; ++j) skip.sums[j] = 0;
+}
+
+// Takes a row back through `count` timesteps of a skip, of which `left` remain, and stores their dx.
+template <class Real>
+void StepsBackInSkip(const Direction<Real>& d, const Row& row, int64_t r, int64_t count, BackwardScratch<Real>& s) {
+  using S = SkipScratch<Real>;
+  const int64_t padded = Sizes<Real>(d).units;
+  const Remaining& left = s.remaining[r];
+  SkipScratch<Real>& skip = s.skip;
+  Real *dh = s.dh + r * padded, *dc = s.dc + r * padded;
+  const int64_t period = left.skip.period, first = left.skipped - count;
+  const auto phase_of = [&](int64_t n) { return (first + n) % period; };
+  const auto factors_of = [&](int64_t phase) { return skip.factors + phase * S::kFactors * padded; };
+  for (int64_t n = count - 1; n >= 0; --n) {
+    const int64_t k = left.timesteps - count + n, phase = phase_of(n);
+    const Real* factors = factors_of(phase);
+    Real *flow = skip.flow + n * 2 * padded, *sums = skip.sums + phase * 2 * padded;
+    AddOutputGradient(d, row, k, 0, d.units, s.dy, dh);
+    if (k > 0) PrefetchOutputGradient(d, row, k - 1, Share(d, {0, 1, nullptr, nullptr}));
+    for (int64_t j = 0; j < padded; j += kLanes<Real>) {
+      const Vector<Real> dh_j = Load(dh + j);
+      const Vector<Real> dc_j = MultiplyAdd(dh_j, Load(factors + S::kCell * padded + j), Load(dc + j));
+      Store(flow + j, dc_j);
+      Store(flow + padded + j, dh_j);
+      Store(sums + j, Load(sums + j) + dc_j);
+      Store(sums + padded + j, Load(sums + padded + j) + dh_j);
+      Store(dc + j, dc_j * Load(factors + S::kKept * padded + j));
+    }
+    FlowBack(d, flow, skip.of_state + phase * skip.MatrixSize(d, d.units), dh);
+  }
+  if (!d.dx.data) return;
+  const auto offset_of = [&](int64_t n) {
+    return row.batch * d.dx.batch_stride + TimeOf(d, row, left.timesteps - count + n) * d.dx.time_stride;
+  };
+  for (int64_t n = 0; n < count && d.projected; ++n) {
+    FlowToProjected(d, skip.flow + n * 2 * padded, factors_of(phase_of(n)),
+                    [&](int64_t column, const Real* values, int64_t valid) {
+                      StoreInputGradientPart(d, offset_of(n) + column, valid, values);
+                    });
+  }
+  for (int64_t start = 0; start < period && start < count && !d.projected; ++start) {
+    FlowToInput(d, skip.flow + start * 2 * padded, period, CeilDivide(count - start, period),
+                skip.of_input + phase_of(start) * skip.MatrixSize(d, d.input),
+                [&](int64_t n, int64_t column, const Real* values, int64_t valid) {
+                  StoreInputGradientPart(d, offset_of(start + n * period) + column, valid, values);
+                });
+  }
+}
+
+// Takes a row back through a skip, and adds its part of the gradients of the weights.
+template <class Real>
+void BackThroughSkip(const Direction<Real>& d, const Row* rows, int64_t r, BackwardScratch<Real>& s, bool fresh,
+                     const WeightGradient<Real>& gradient) {
+  constexpr int64_t kL = kLanes<Real>;
+  const Sizes<Real> sizes(d);
+  const Team alone = {0, 1, nullptr, nullptr};
+  const Share share(d, alone);
+  PrepareSkip(d, rows, r, s);
+  SkipScratch<Real>& skip = s.skip;
+  Remaining& left = s.remaining[r];
+  const int64_t period = left.skip.period, skips = left.skips;
+  while (left.skips == skips) {
+    PassZeros(d, rows[r], r, s);
+    if (left.skips != skips) break;
+    const int64_t count = left.skipped < skip.kBlock ? left.skipped : skip.kBlock;
+    StepsBackInSkip(d, rows[r], r, count, s);
+    TakeSkipped(d, rows[r], count, left);
+  }
+  for (int64_t p = 0; p < sizes.panels; ++p) {
+    for (int64_t phase = 0; phase < period; ++phase) {
+      const Real* sums = skip.sums + phase * 2 * sizes.units + p * kL;
+      const Real* factors = skip.factors + phase * skip.kFactors * sizes.units + p * kL;
+      Real* to = skip.dz + (p * period + phase) * sizes.width;
+      for (int64_t gate = 0; gate < 4; ++gate) {
+        Store(to + gate * kL, Load(sums + (gate == 3 ? sizes.units : 0)) * Load(factors + gate * sizes.units));
+        for (int64_t lane = 0; lane < kL; ++lane) {
+          if (p * kL + lane >= d.units) to[gate * kL + lane] = 0;
+        }
+      }
+    }
+  }
+  const Operand<Real> states = {s.h_before.rows, kMostPeriod * sizes.units, s.h_before.per_gate};
+  AccumulateMatrix(d, share, s.input.operand(), d.input, skip.dz, period, s.packed, fresh, gradient.in_place,
+                   gradient.kernel, alone);
+  AccumulateMatrix(d, share, states, d.units, skip.dz, period, s.packed, fresh, gradient.in_place,
+                   gradient.recurrent_kernel, alone);
+  AccumulateBias(sizes, share, skip.dz, period, fresh, gradient.in_place, gradient.bias);
+}
+
+// Chooses what the rows do in the next chunk, which is in no row more than a skip or what lies between two, and takes
+// it off what they have to do. Rows that go through skips by themselves do so here.
+template <class Real>
+void NextBackwardChunk(const Direction<Real>& d, const Row* rows, int64_t row_count, BackwardScratch<Real>& s,
+                       bool& fresh, const WeightGradient<Real>& gradient) {
   const int64_t step_size = 5 * Sizes<Real>(d).units;
   const bool recompute = d.reserve_mode == Reserve::kRecompute;
   const auto least = [](int64_t a, int64_t b) { return a < b ? a : b; };
@@ -647,11 +798,16 @@ void NextBackwardChunk(const Direction<Real>& d, const Row* rows, int64_t row_co
   for (int64_t r = 0; r < row_count; ++r) {
     const Row& row = rows[r];
     Remaining& left = s.remaining[r];
+    if (left.InSkip() && d.skips_by_row) {
+      BackThroughSkip(d, rows, r, s, fresh, gradient);
+      fresh = false;
+    }
     PassZeros(d, row, r, s);
     if (left.timesteps == 0) continue;
     BackwardPart<Real>& part = s.part[r];
     const int64_t timesteps = left.timesteps;
-    part = {recompute ? s.recomputed + r * d.chunk_steps * step_size : d.reserve + row.reserve_offset, left.slots, 0, 0};
+    part = {recompute ? s.recomputed + r * d.chunk_steps * step_size : d.reserve + row.reserve_offset, left.slots, 0,
+            0};
     if (left.InSkip()) {
       const int64_t count = least(d.chunk_steps, left.skipped);
       part.period = left.skip.period;
@@ -671,7 +827,7 @@ void NextBackwardChunk(const Direction<Real>& d, const Row* rows, int64_t row_co
   chunk.Close();
   NumberInputs(d, rows, chunk, [&](int64_t position) { return s.part[chunk.row[position]].period > 0; });
   NumberStates(d, chunk, [&](int64_t position) { return s.part[chunk.row[position]].period; });
-  if (recompute && chunk.rows > 0) RecomputeGates(d, rows, s);
+  if (recompute && chunk.rows > 0) RecomputeGates(d, ChunkToRecompute(d, s), rows, s);
   PrepareStart(d, rows, s);
   if (!recompute || d.repeats) s.input.Gather(chunk, rows);
   chunk.Publish();
@@ -709,13 +865,7 @@ void StoreInputGradient(const Direction<Real>& d, const Row* rows, BackwardScrat
   const int64_t first = team.First(s.chunk.total), count = team.Last(s.chunk.total) - first;
   const auto mask_of = [&](int64_t pair) { return s.input.mask(s.pair_row[first + pair], 0); };
   const auto store = [&](int64_t pair, int64_t column, const Real* values, int64_t valid) {
-    const int64_t offset = s.pair_offset[first + pair] + column;
-    if (!d.dx_accumulates) {
-      StoreRow(d.dx_dtype, d.dx.data, offset, valid, values);
-      return;
-    }
-    Real* to = static_cast<Real*>(d.dx.data) + offset;
-    for (int64_t j = 0; j < valid; ++j) to[j] += values[j];
+    StoreInputGradientPart(d, s.pair_offset[first + pair] + column, valid, values);
   };
   if (d.input_dropout) {
     ForTransposedProduct<Real, true>(d, s.dz, s.chunk.total, first, count, d.kernel_transposed, d.input, 0, d.input,
@@ -848,7 +998,7 @@ void BackwardTile(const Direction<Real>& d, const Row* rows, int64_t row_count, 
 
   bool fresh = gradient.fresh;
   for (;;) {
-    if (leads) NextBackwardChunk(d, rows, row_count, s);
+    if (leads) NextBackwardChunk(d, rows, row_count, s, fresh, gradient);
     team.Wait();
     chunk.Read();
     if (chunk.rows == 0) break;
@@ -860,15 +1010,14 @@ void BackwardTile(const Direction<Real>& d, const Row* rows, int64_t row_count, 
         AddOutputGradient(d, rows[r], k, share.first_unit, share.units, s.dy + share.first_unit, dh + share.first_unit);
         if (k > 0) PrefetchOutputGradient(d, rows[r], k - 1, share);
         const bool from_start = step == 0 && part.period == 0;
-        const Real* c_before =
-            from_start ? s.c_start + r * sizes.units : part.GatesBefore(step, step_size) + 4 * kL;
+        const Real* c_before = from_start ? s.c_start + r * sizes.units : part.GatesBefore(step, step_size) + 4 * kL;
         // This step's h is the state before the next one. In a skip, that of a later period is the same.
         const int64_t next = step + 1;
         const bool wanted = next < chunk.count[position] && (part.period == 0 || next < part.period);
         // c of the step before is read in this one.
         const int64_t ahead = part.period == 0 ? -2 * step_size : 0;
-        StepBack<Real>(sizes, share, d.units, part.Gates(step, step_size), ahead, c_before, from_start ? kL : 5 * kL, dh,
-                       s.dc + r * sizes.units, s.dz + chunk.Pair(step, position) * sizes.width,
+        StepBack<Real>(sizes, share, d.units, part.Gates(step, step_size), ahead, c_before, from_start ? kL : 5 * kL,
+                       dh, s.dc + r * sizes.units, s.dz + chunk.Pair(step, position) * sizes.width,
                        chunk.total * sizes.width,
                        wanted ? s.h_rows + chunk.StateOf(chunk.Pair(next, position)) * sizes.units : nullptr);
       }
@@ -880,6 +1029,7 @@ void BackwardTile(const Direction<Real>& d, const Row* rows, int64_t row_count, 
     if (d.dx.data) d.projected ? StoreProjectedGradient(d, rows, s, share) : StoreInputGradient(d, rows, s, team);
     team.Wait();  // before the next chunk overwrites this one, or the last dh is read
   }
+  team.Wait();  // before the next tile tells of its first chunk
   if (fresh) {  // no row has a timestep
     ClearGradient(sizes, share, d.input, gradient.kernel);
     ClearGradient(sizes, share, d.units, gradient.recurrent_kernel);

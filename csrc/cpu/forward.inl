@@ -21,16 +21,16 @@ struct Recurrence {
   }
 
   int64_t rows;
-  Real* z;               // gate rows of the chunk
-  Real *h, *h_next, *c;  // [rows][Hp]
-  Real** kept;           // by position: where the gates of its steps in the chunk go; null: not kept
+  Real* z;                   // gate rows of the chunk
+  Real *h, *h_next, *c;      // [rows][Hp]
+  Real** kept;               // by position: where the gates of its steps in the chunk go; null: not kept
   Real* masks = nullptr;     // [rows][4][Hp]
   Real* h_masked = nullptr;  // [4][rows][Hp]
 };
 
-// z += left * matrix, for this member's units, for `count` rows. The matrix [K, 4H] is read as it was given, a few of its rows at a time:
-// column after column would touch a page for each part of a line. z is kept in between, and so summed in the order of
-// the packed panels, to the bit. left_of(i, gate) is row i of the left operand.
+// z += left * matrix, for this member's units, for `count` rows. The matrix [K, 4H] is read as it was given, a few of
+// its rows at a time: column after column would touch a page for each part of a line. z is kept in between, and so
+// summed in the order of the packed panels, to the bit. left_of(i, gate) is row i of the left operand.
 template <class Real, class LeftOf>
 void MultiplyInPlace(const Share& share, int64_t units, const Real* matrix, int64_t k, int64_t count,
                      const LeftOf& left_of, Real* z, int64_t z_stride) {

@@ -45,7 +45,8 @@ struct Direction {
   bool reversed;     // runs backward in time
   bool input_order;  // y is in input order even so
   bool return_sequences, zero_output_for_mask, masked;
-  bool repeats;  // there may be timesteps that repeat: rows say which
+  bool repeats;       // there may be timesteps that repeat: rows say which
+  bool skips_by_row;  // the backward pass goes through skipped timesteps row by row; then teams are of one thread
   Reserve reserve_mode;
   int64_t chunk_steps;     // timesteps projected at once
   int64_t* skipped_steps;  // counts timesteps that the forward pass does not compute, as they repeat; shared by threads
@@ -106,8 +107,8 @@ struct Kernels {
   int64_t (*forward_scratch)(const Direction<Real>&, int64_t rows);
   int64_t (*backward_scratch)(const Direction<Real>&, int64_t rows);
 
-  // Rows of similar length share the work best. Every member of a team calls with the same arguments but for its rank. With
-  // recurrent dropout or kRecompute the team is one thread.
+  // Rows of similar length share the work best. Every member of a team calls with the same arguments but for its rank.
+  // With recurrent dropout or kRecompute the team is one thread.
   void (*forward)(const Direction<Real>&, const Row* rows, int64_t row_count, Real* scratch, const Team&);
   void (*backward)(const Direction<Real>&, const Row* rows, int64_t row_count, const WeightGradient<Real>&,
                    Real* scratch, const Team&);

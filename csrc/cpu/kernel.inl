@@ -11,6 +11,7 @@
 #include "cpu/tile.inl"
 #include "cpu/repeats.inl"
 #include "cpu/forward.inl"
+#include "cpu/backward_skip.inl"
 #include "cpu/backward.inl"
 #include "cpu/pack.inl"
 // clang-format on

@@ -1,10 +1,10 @@
 // The layer's schedule: which rows run where and when, over the kernels of the active instruction set.
 //
-// Rows are sorted by the number of timesteps that they will take and cut into tiles; a tile runs all its timesteps on one thread, so
-// that a call forks and joins once per phase. Where there are fewer tiles than threads, a team of threads runs a tile,
-// each on its own units, and meets at a barrier once a timestep. The backward pass adds the gradients of the weights up
-// in "slots", each a fixed list of tiles with accumulators of its own, whose number depends on the shape alone: so do
-// the bits.
+// Rows are sorted by the number of timesteps that they will take and cut into tiles; a tile runs all its timesteps on
+// one thread, so that a call forks and joins once per phase. Where there are fewer tiles than threads, a team of
+// threads runs a tile, each on its own units, and meets at a barrier once a timestep. The backward pass adds the
+// gradients of the weights up in "slots", each a fixed list of tiles with accumulators of its own, whose number depends
+// on the shape alone: so do the bits.
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
@@ -228,6 +228,8 @@ class Layer {
   // Rows of a backward tile, and the most slots: both decide what is summed first, so neither follows the thread count.
   static constexpr int64_t kBackwardTileRows = 16;
   static constexpr int64_t kSlots = 8;
+  // Timesteps in a chunk where rows may skip some: as many as the longest period that is looked for, at least.
+  static constexpr int64_t kRepeatSteps = 8;
   int64_t RecurrentKernelBytes() const {
     return problem_.units * panels_ * width_ * static_cast<int64_t>(sizeof(Real));
   }
@@ -300,6 +302,8 @@ class Layer {
     d.zero_output_for_mask = problem_.zero_output_for_mask;
     d.masked = inputs_.mask != nullptr;
     d.repeats = plan_.repeats;
+    // Its matrices, a half of U, then stay in L1, and there are no teams: see TeamsPay().
+    d.skips_by_row = RecurrentKernelBytes() <= 64 * 1024;
     d.reserve_mode = problem_.reserve;
     d.x = {PartOfInput(const_cast<void*>(inputs_.x), n), inputs_.x_batch_stride, inputs_.x_time_stride};
     d.h0 = in.h0;
@@ -329,17 +333,18 @@ class Layer {
     const int64_t pair_bytes = panels_ * width_ * static_cast<int64_t>(sizeof(Real));
     const int64_t pairs = std::max<int64_t>(128, 192 * 1024 / pair_bytes);
     for (Direction<Real>& d : direction_) {
-      d.chunk_steps = problem_.reserve == Reserve::kRecompute
-                          ? kCheckpointInterval
-                          : std::max<int64_t>(1, std::min(pairs / tile_rows, problem_.time));
+      d.chunk_steps =
+          problem_.reserve == Reserve::kRecompute
+              ? kCheckpointInterval
+              : std::max<int64_t>(plan_.repeats ? kRepeatSteps : 1, std::min(pairs / tile_rows, problem_.time));
     }
   }
 
-  // Where rows may skip timesteps, the chunks of the forward pass must not depend on the tiles. Periods of up to so many
-  // steps are found, half a chunk late.
+  // Where rows may skip timesteps, the chunks of the forward pass must not depend on the tiles. Periods of up to so
+  // many steps are found, half a chunk late.
   void SetChunkStepsOfRepeats() {
     if (!plan_.repeats || problem_.reserve == Reserve::kRecompute) return;
-    for (Direction<Real>& d : direction_) d.chunk_steps = 8;
+    for (Direction<Real>& d : direction_) d.chunk_steps = kRepeatSteps;
   }
 
   // Elements of one direction's packed weights.
@@ -410,9 +415,7 @@ class Layer {
   }
 
   // Whether any step multiplies a state by the recurrent kernel: a single step from no state does not.
-  bool ReadsState(const DirectionInput& direction) const {
-    return direction.h0 || plan_.longest > 1;
-  }
+  bool ReadsState(const DirectionInput& direction) const { return direction.h0 || plan_.longest > 1; }
 
   void PackTransposedWeights(Real* to, bool with_kernel) {
     struct Job {

@@ -10,6 +10,9 @@ namespace {
 // So many timesteps, or none: they leave room in the reserve for the note of it, and for a checkpoint.
 constexpr int64_t kLeastSkip = 64;
 
+// Longer periods are not looked for.
+constexpr int64_t kMostPeriod = 8;
+
 // `steps` real timesteps that follow the first `slot` computed ones and repeat the last `period` of these.
 struct Skip {
   int32_t slot, period, steps;
@@ -80,8 +83,8 @@ void NumberInputs(const Direction<Real>& d, const Row* rows, Chunk& chunk, const
   for (int64_t step = 0; step < chunk.steps; ++step) {
     for (int64_t position = 0; position < chunk.active[step]; ++position) {
       const Row& row = rows[chunk.row[position]];
-      const bool repeats = step > 0 && row.repeated > 0 &&
-                           (known(position) || RepeatsInput(d, row, chunk.from[position] + step));
+      const bool repeats =
+          step > 0 && row.repeated > 0 && (known(position) || RepeatsInput(d, row, chunk.from[position] + step));
       const int64_t before = step > 0 ? chunk.input_of[chunk.Pair(step - 1, position)] : 0;
       chunk.input_of[chunk.Pair(step, position)] = repeats ? before : inputs++;
     }
@@ -89,8 +92,8 @@ void NumberInputs(const Direction<Real>& d, const Row* rows, Chunk& chunk, const
   chunk.inputs = inputs;
 }
 
-// Numbers the different states before the steps of a chunk, likewise. period_of(position) is that of the skip that a row
-// is in, or 0.
+// Numbers the different states before the steps of a chunk, likewise. period_of(position) is that of the skip that a
+// row is in, or 0.
 template <class PeriodOf, class Real>
 void NumberStates(const Direction<Real>& d, Chunk& chunk, const PeriodOf& period_of) {
   if (!d.repeats) return;
@@ -137,8 +140,8 @@ class Orbits {
       if (rows[r].repeated == 0) continue;
       if (!RepeatsInput(d_, rows[r], from)) since_[r] = from;
       for (int64_t step = 1; step < chunk.count[position]; ++step) {
-        const bool repeats = chunk.SharesInputs() &&
-                             chunk.input_of[chunk.Pair(step, position)] == chunk.input_of[chunk.Pair(step - 1, position)];
+        const bool repeats = chunk.SharesInputs() && chunk.input_of[chunk.Pair(step, position)] ==
+                                                         chunk.input_of[chunk.Pair(step - 1, position)];
         if (!repeats) since_[r] = from + step;
       }
       watched_[r] = since_[r] <= from && chunk.count[position] == d_.chunk_steps && rows[r].count - end >= kLeastSkip;
@@ -171,12 +174,13 @@ class Orbits {
     for (int64_t member = 0; member < team.size; ++member) returns &= returns_[member * row_count_ + r];
     if (returns == 0) return 0;
     const int64_t period = __builtin_ctz(returns) + 1;
+    if (period > kMostPeriod) return 0;
     int64_t end = step;
     while (end < row.count && RepeatsInput(d_, row, end)) ++end;
     const int64_t steps = (end - step) / period * period;
     if (steps < kLeastSkip) return 0;
-    Skips<Real>(d_, row).Put(skips_[r]++, {static_cast<int32_t>(slot), static_cast<int32_t>(period),
-                                           static_cast<int32_t>(steps)});
+    Skips<Real>(d_, row).Put(skips_[r]++,
+                             {static_cast<int32_t>(slot), static_cast<int32_t>(period), static_cast<int32_t>(steps)});
     __atomic_fetch_add(d_.skipped_steps, steps, __ATOMIC_RELAXED);
     for (int64_t k = step; k < step + steps && d_.return_sequences && d_.y.data; ++k) CopyOutput(row, k - period, k);
     return steps;
@@ -195,9 +199,9 @@ class Orbits {
   const Direction<Real>& d_;
   const int64_t padded_, row_count_;
   bool* watched_ = nullptr;
-  int64_t* since_ = nullptr;      // from which timestep on a row's input is what it is
-  int64_t* skips_ = nullptr;      // how many a row has made
-  uint32_t* returns_ = nullptr;   // [members][rows]: bit n, that the states after step n are those before the chunk
+  int64_t* since_ = nullptr;          // from which timestep on a row's input is what it is
+  int64_t* skips_ = nullptr;          // how many a row has made
+  uint32_t* returns_ = nullptr;       // [members][rows]: bit n, that the states after step n are those before the chunk
   Real *h_ = nullptr, *c_ = nullptr;  // [rows][Hp], the states before the chunk
 };
 
