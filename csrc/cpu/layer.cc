@@ -263,7 +263,8 @@ class Layer {
     const int64_t least_rows = RecurrentKernelBytes() > 8 * 1024 * 1024 ? 2 * kBackwardTileRows : kBackwardTileRows;
     int64_t tiles = CeilDivide(batch, std::max(least_rows, short_rows));
     if (tiles == 1 && 2 * Flop() >= 8'000'000 && (batch >= 2 * FewRows() || !TeamsPay())) tiles = 2;
-    if (tiles > 2) tiles = tiles <= 4 ? 4 : CeilDivide(tiles, kSlots) * kSlots;
+    // Rows that skip timesteps leave tiles of unequal work: 8 of them are shared out better than 4.
+    if (tiles > 2) tiles = tiles <= 4 && !plan_.repeats ? 4 : CeilDivide(tiles, kSlots) * kSlots;
     return std::max<int64_t>(1, CeilDivide(batch, std::max<int64_t>(1, tiles)));
   }
 
