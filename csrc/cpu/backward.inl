@@ -959,6 +959,7 @@ void AccumulateWeights(const Direction<Real>& d, const Share& share, BackwardScr
   AccumulateMatrix(d, share, s.input.operand(), d.input, of_inputs, chunk.inputs, s.packed, fresh, gradient.in_place,
                    gradient.kernel, team);
   AccumulateBias(sizes, share, of_inputs, chunk.inputs, fresh, gradient.in_place, gradient.bias);
+  if (chunk.SharesStates()) team.Wait();  // before the sums are overwritten, which then lie in other places
   if (chunk.steps > 1 || d.h0 || AnyFollows(chunk, 0)) {
     const Real* of_states = SumByNumber(sizes, share, chunk, chunk.state_of, chunk.states, s.dz, s.dz_sums);
     AccumulateMatrix(d, share, s.h_before, d.units, of_states, chunk.states, s.packed, fresh, gradient.in_place,

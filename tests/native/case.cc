@@ -1,6 +1,7 @@
 #include "case.h"
 
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <sstream>
 
@@ -58,6 +59,23 @@ Guarded MakeMask(const Options& options, Random& random) {
   return mask;
 }
 
+// Whether a row has the same input at a timestep as at the one before.
+bool Repeats(const Options& o, int64_t b, int64_t t) {
+  const int64_t later = 1 + b % 5, tenth = o.time / 10;
+  switch (o.repeated) {
+    case Repeated::kEnd:
+      return t > tenth + later;
+    case Repeated::kBeginning:
+      return t < o.time - tenth - later;
+    case Repeated::kMiddle:
+      return t > tenth + later && t < o.time - tenth - later;
+    case Repeated::kTwice:
+      return t < o.time / 2 - later || t > o.time / 2 + later;
+    default:
+      return false;
+  }
+}
+
 }  // namespace
 
 std::string Describe(const Options& o) {
@@ -86,8 +104,8 @@ std::string Describe(const Options& o) {
   flag(!o.dstates, "no_dstates");
   flag(o.nan_in_padding, "nan_in_padding");
   text << " layout=" << static_cast<int>(o.layout) << " shift=" << o.shift << " masked=" << static_cast<int>(o.masked)
-       << " real_byte=" << static_cast<int>(o.real_byte) << " spoiled=" << static_cast<int>(o.spoiled) << ':'
-       << o.spoiler << " seed=" << o.seed;
+       << " repeated=" << static_cast<int>(o.repeated) << " real_byte=" << static_cast<int>(o.real_byte)
+       << " spoiled=" << static_cast<int>(o.spoiled) << ':' << o.spoiler << " seed=" << o.seed;
   return text.str();
 }
 
@@ -124,12 +142,25 @@ Case::Case(const Options& given) : options(given) {
     }
   }
 
+  for (int64_t b = 0; b < o.batch; ++b) {
+    int64_t before = -1;  // the real timestep before
+    for (int64_t t = 0; t < o.time; ++t) {
+      if (!real(b, t)) continue;
+      if (before >= 0 && Repeats(o, b, t)) {
+        std::memcpy(x.data() + XOffset(b, t) * size, x.data() + XOffset(b, before) * size,
+                    static_cast<size_t>(features * size));
+      }
+      before = t;
+    }
+  }
+
   const int64_t units = o.units, outputs = o.return_sequences ? o.time : 1;
   for (int n = 0; n < o.directions; ++n) {
     DirectionArrays& a = direction[n];
     const double width = static_cast<double>(features + units);
     if (!o.projected) a.kernel = Numbers(o, features * 4 * units, 1 / std::sqrt(width), random);
-    a.recurrent_kernel = Numbers(o, units * 4 * units, 1 / std::sqrt(static_cast<double>(units)), random);
+    const double scale = o.repeated == Repeated::kNo ? 1.0 : 0.3;
+    a.recurrent_kernel = Numbers(o, units * 4 * units, scale / std::sqrt(static_cast<double>(units)), random);
     if (o.bias) a.bias = Numbers(o, 4 * units, 1.0, random);
     if (o.h0) a.h0 = Numbers(o, o.batch * units, 0.5, random);
     if (o.c0) a.c0 = Numbers(o, o.batch * units, 1.0, random);

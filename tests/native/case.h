@@ -17,6 +17,10 @@ enum class Layout : int { kDense, kGaps, kTimeMajor, kBackward, kCount };
 // Which timesteps are real.
 enum class Masked : int { kNo, kRight, kLeft, kHoles, kEveryOtherRow, kAll, kNothing, kCount };
 
+// Where every row has the same input for long, a bit later in each. The recurrent kernels are then small enough for the
+// states to come to rest.
+enum class Repeated : int { kNo, kEnd, kBeginning, kMiddle, kTwice, kCount };
+
 // A number that is not finite, in one place of the first row with a real timestep.
 enum class Spoiled : int { kNo, kX, kState, kCell, kGradient, kCount };
 
@@ -36,7 +40,8 @@ struct Options {
   Layout layout = Layout::kDense;
   int shift = 0;  // elements that every array lies off a cache line
   Masked masked = Masked::kNo;
-  uint8_t real_byte = 1;        // what stands for real in the mask; 0 for any byte but 0
+  uint8_t real_byte = 1;  // what stands for real in the mask; 0 for any byte but 0
+  Repeated repeated = Repeated::kNo;
   bool nan_in_padding = false;  // in whatever belongs to masked timesteps and is not to be read
   Spoiled spoiled = Spoiled::kNo;
   double spoiler = 0.0;

@@ -87,6 +87,13 @@ Trial Decode(Bytes bytes) {
     o.units = 65 + o.units % 16;
     o.time = 20 + o.time;
   }
+  if (bytes.OneOf(16)) {  // long enough for timesteps to be left out
+    o.batch = o.batch % 4;
+    o.time = 160 + 8 * o.time;
+    o.input %= 8;
+    o.units = 1 + o.units % 20;
+    o.repeated = bytes.Any<Repeated>();
+  }
   o.directions = 1 + static_cast<int>(bytes.Below(2));
   o.projected = bytes.OneOf(4);
   o.reserve = static_cast<Reserve>(bytes.Below(3));

@@ -19,7 +19,7 @@ class Outputs {
   explicit Outputs(const Case& problem);
 
   // Both passes, of which each throws what the kernels throw. Whatever was written before is forgotten.
-  void Run(const Case& problem, Parallel& parallel = OwnThreads());
+  void Run(const Case& problem, Parallel& parallel = OwnThreads(), const std::function<void()>& between = [] {});
 
   // That nothing outside of the arrays was written, and everything inside.
   void ExpectWhole() const;
@@ -30,6 +30,9 @@ class Outputs {
   // That all bytes are the same; `row`, if any, is left out, and with it the gradients of the weights, to which every
   // row contributes. The reserve, which padding leaves unwritten, is not compared.
   void ExpectSameBits(const Outputs& other, const std::string& when, int64_t but_row = -1) const;
+
+  // The same of what the forward pass puts out.
+  void ExpectSameForwardBits(const Outputs& other, const std::string& when) const;
 
   int64_t reserve_bytes() const { return reserve_.bytes(); }
 
@@ -55,6 +58,9 @@ class Outputs {
 // cases that differ in what does not change the result.
 Outputs RunAndCheck(const Case& problem, const Solution& exact);
 
+// How many timesteps the kernels have left out so far in this process, as they repeat others.
+int64_t SkippedTimesteps();
+
 // Options of a run that are the library's: put back at the end of the scope.
 class Settings {
  public:
@@ -64,6 +70,7 @@ class Settings {
  private:
   std::string isa_;
   int threads_;
+  bool skips_repeats_;
 };
 
 }  // namespace lstm_fast::testing
