@@ -29,6 +29,7 @@ ENVIRONMENT = (
     "LSTM_FAST_NUM_THREADS",
     "LSTM_FAST_KEEP_MIB",
     "LSTM_FAST_PRECISION",
+    "LSTM_FAST_SKIP_REPEATS",
 )
 
 # Of `lstm_fast._cuda.describe`: dtype, precision, batch, units, directions, dropout.
@@ -79,6 +80,9 @@ class Status:
         gpus: Names of the GPUs that the framework sees.
         environment: The LSTM_FAST_* variables that are set.
         fused_calls: Calls of the compiled forward and backward pass in this process, on CPU and GPU.
+        timesteps: Real timesteps of the forward passes in this process on the CPU, "given" and "computed". The others
+            repeat, bit for bit, what came before them in their row, as padding that is not masked does for most of its
+            length.
         fallbacks: Calls that ran as Keras's own, by reason. In a graph one call is one tracing.
         problems: What keeps the fused kernels from running, and what to do.
     """
@@ -97,6 +101,7 @@ class Status:
     gpus: tuple[str, ...]
     environment: dict[str, str]
     fused_calls: dict[str, int]
+    timesteps: dict[str, int]
     fallbacks: dict[str, int]
     problems: tuple[str, ...]
 
@@ -122,6 +127,7 @@ class Status:
             "gpus": ", ".join(self.gpus) or "none",
             "environment": pairs(self.environment),
             "fused calls": pairs(self.fused_calls),
+            "timesteps": ", ".join(f"{count:,} {name}" for name, count in self.timesteps.items()) or "none",
         }
         lines = [f"lstm_fast {self.version}"]
         lines += [f"  {name:<16} {value}" for name, value in rows.items()]
@@ -176,6 +182,7 @@ def status() -> Status:
 
     attempt(kernel_mode, None)
     attempt(forced_precision, None)
+    attempt(lambda: core().skips_repeats(), None)
     active = keras.backend.backend()
     libraries = {}
     for framework in FRAMEWORKS:
@@ -204,6 +211,7 @@ def status() -> Status:
         gpus=gpus,
         environment={name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
         fused_calls=attempt(_fused_calls, {}),
+        timesteps=attempt(lambda: core().timesteps(), {}),
         fallbacks=fallbacks,
         problems=tuple(problems),
     )

@@ -85,6 +85,7 @@ BAD_SETTINGS = [
     ("LSTM_FAST_ISA", "sse9"),
     ("LSTM_FAST_ISA", "AVX2"),
     ("LSTM_FAST_KEEP_MIB", "-1"),
+    ("LSTM_FAST_SKIP_REPEATS", "no"),
     ("LSTM_FAST_NUM_THREADS", "0"),
     ("LSTM_FAST_NUM_THREADS", "-2"),
     ("LSTM_FAST_NUM_THREADS", "two"),
@@ -92,11 +93,12 @@ BAD_SETTINGS = [
     ("LSTM_FAST_NUM_THREADS", "99999999999999999999"),
     ("LSTM_FAST_KEEP_MIB", "much"),
     ("LSTM_FAST_KEEP_MIB", "99999999999"),
-][: None if keras.backend.backend() == "tensorflow" else 5]
+][: None if keras.backend.backend() == "tensorflow" else 6]
 GOOD_SETTINGS = {
     "LSTM_FAST_ISA": "generic",
     "LSTM_FAST_NUM_THREADS": "3",
     "LSTM_FAST_KEEP_MIB": "0",
+    "LSTM_FAST_SKIP_REPEATS": "0",
     "LSTM_FAST_KERNEL": "fused",
 }
 

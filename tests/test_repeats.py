@@ -17,7 +17,7 @@ from cases import (
     solve_by_kernel,
     solve_by_reference,
 )
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lstm_fast import _core
@@ -47,7 +47,7 @@ def with_runs(problem: Problem, runs: list[tuple[float, float]], *, weight: floa
     x = problem.x.copy()
     batch, time, _ = x.shape
     for row, (begin, end) in itertools.product(range(batch), runs):
-        first, last = int(begin * time) + row % 7, int(end * time)
+        first, last = min(int(begin * time) + row % 7, time - 1), int(end * time)
         x[row, first:last] = x[row, first]
     kernels = [(weight * kernel.astype(np.float64)).astype(kernel.dtype) for kernel in problem.recurrent_kernels]
     return replace(problem, x=x, recurrent_kernels=kernels)
@@ -59,8 +59,8 @@ def solve(problem: Problem, *, skips: bool, **options: Any) -> tuple[Solution, i
     before = _core.timesteps()
     solution = solve_by_kernel(problem, **options)
     after = _core.timesteps()
-    given, computed = (after[name] - before[name] for name in ("given", "computed"))
-    return solution, given - computed
+    there, computed = (after[name] - before[name] for name in ("given", "computed"))
+    return solution, there - computed
 
 
 def forward(solution: Solution) -> Solution:
@@ -116,3 +116,125 @@ def test_every_dtype(runs: str, dtype: str) -> None:
 def test_every_option(options: dict[str, Any], reserve: str) -> None:
     problem = with_runs(make_problem(6, TIME, 5, 6, **options), RUNS["end"])
     assert_skipped(problem, reserve, least=0.1)
+
+
+def rotating(period: int, batch: int = 3) -> Problem:
+    """States that go round: each unit takes on, almost, the last state of the one before it, and forgets its own."""
+    problem = make_problem(batch, TIME, 4, period, dtype="float32")
+    kernel, recurrent_kernel = np.zeros((4, 4 * period), np.float32), np.zeros((period, 4 * period), np.float32)
+    bias = np.zeros(4 * period, np.float32)
+    for unit in range(period):
+        recurrent_kernel[unit - 1, 2 * period + unit] = 6.0
+    bias[:period] = bias[3 * period :] = 5.0
+    bias[period : 2 * period] = -5.0
+    state = np.full((batch, period), -0.7, np.float32)
+    state[:, 0] = 0.7
+    return with_runs(
+        replace(problem, kernels=[kernel], recurrent_kernels=[recurrent_kernel], biases=[bias], h0=[state], c0=[state]),
+        RUNS["end"],
+        weight=1.0,
+    )
+
+
+@pytest.mark.parametrize("period", range(1, 9))
+@pytest.mark.parametrize("reserve", RESERVE_MODES)
+@every_isa
+def test_every_period(period: int, reserve: str) -> None:
+    problem = rotating(period)
+    states = solve_by_kernel(problem, backward=False).y[0, -2 * period :]
+    assert len(np.unique(states, axis=0)) == period
+    assert_skipped(problem, reserve, least=0.5)
+
+
+@pytest.mark.parametrize("reserve", RESERVE_MODES)
+def test_longer_periods_are_computed(reserve: str) -> None:
+    problem = rotating(11)
+    found, skipped = solve(problem, skips=True, reserve=reserve)
+    assert skipped == 0
+    solve_by_reference(problem).check(found)
+
+
+@pytest.mark.parametrize("reserve", RESERVE_MODES)
+def test_states_that_come_to_no_rest(reserve: str) -> None:
+    problem = with_runs(make_problem(4, TIME, 6, 40, bias=False), RUNS["end"], weight=4.0)
+    found, skipped = solve(problem, skips=True, reserve=reserve)
+    every, _ = solve(problem, skips=False, reserve=reserve)
+    assert skipped == 0
+    assert_same_bits(forward(found), forward(every))
+
+
+@pytest.mark.parametrize("where", ["in_the_run", "before_it"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@every_isa
+def test_numbers_that_are_not_finite(value: float, where: str) -> None:
+    problem = with_runs(make_problem(3, 2 * TIME, 5, 6), RUNS["middle"])
+    x = problem.x.copy()
+    steps = slice(80, 520) if where == "in_the_run" else 20
+    x[1, steps, 2] = value
+    problem = replace(problem, x=x)
+    found, skipped = solve(problem, skips=True)
+    every, _ = solve(problem, skips=False)
+    assert skipped > 0
+    assert_same_bits(forward(found), forward(every))
+    for name, array in every.named().items():
+        np.testing.assert_array_equal(np.isfinite(found.named()[name]), np.isfinite(array), err_msg=name)
+
+
+def test_zeros_that_flow_back_meet_infinite_weights() -> None:
+    """What no gradient flows through is passed over, but not where zero times a weight is not zero."""
+    problem = with_runs(make_problem(2, 4 * TIME, 3, 4, return_sequences=False), RUNS["end"], weight=0.1)
+    kernel = problem.kernels[0].copy()
+    kernel[1, 2] = np.inf
+    x = problem.x.copy()
+    x[..., 1] = np.abs(x[..., 1]) + 1.0
+    for kernels in (problem.kernels, [kernel]):
+        spoiled = replace(problem, x=x, kernels=kernels)
+        found, skipped = solve(spoiled, skips=True)
+        every, _ = solve(spoiled, skips=False)
+        assert skipped > 0
+        assert_same_bits(forward(found), forward(every))
+        np.testing.assert_array_equal(np.isfinite(found.dx), np.isfinite(every.dx))
+
+
+@given(
+    shape=st.tuples(st.integers(1, 20), st.integers(60, 400), st.integers(1, 20), st.integers(1, 80)),
+    runs=st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)).map(sorted).map(tuple), max_size=3),
+    weight=st.sampled_from([0.1, 0.4, 1.0]),
+    mask=st.sampled_from(["none", "right", "left", "holes", "masked_rows"]),
+    directions=st.integers(1, 2),
+    reserve=st.sampled_from(list(RESERVE_MODES)),
+    threads=st.integers(1, 5),
+    seed=st.integers(0, 99),
+    flags=st.fixed_dictionaries(
+        {
+            name: st.booleans()
+            for name in ("go_backwards", "return_sequences", "zero_output_for_mask", "states", "projected")
+        }
+    ),
+)
+@settings(max_examples=60)
+def test_any_problem(
+    shape: tuple[int, int, int, int],
+    runs: list[tuple[float, float]],
+    weight: float,
+    mask: str,
+    directions: int,
+    reserve: str,
+    threads: int,
+    seed: int,
+    flags: dict[str, bool],
+) -> None:
+    problem = make_problem(*shape, mask=mask, directions=directions, seed=seed, **flags)
+    problem = with_runs(problem, runs, weight=weight)
+    before = _core.threads()
+    try:
+        _core.set_threads(threads)
+        found, _ = solve(problem, skips=True, reserve=reserve)
+        _core.set_threads(1)
+        alone, _ = solve(problem, skips=True, reserve=reserve)
+        every, _ = solve(problem, skips=False, reserve=reserve)
+    finally:
+        _core.set_threads(before)
+    assert_same_bits(found, alone)
+    assert_same_bits(forward(found), forward(every))
+    solve_by_reference(problem).check(found)

@@ -184,6 +184,7 @@ def check_settings() -> None:
     library.isa()  # LSTM_FAST_ISA
     library.threads()  # LSTM_FAST_NUM_THREADS
     library.kept_bytes_limit()  # LSTM_FAST_KEEP_MIB
+    library.skips_repeats()  # LSTM_FAST_SKIP_REPEATS
 
 
 @functools.cache

@@ -62,6 +62,7 @@ class Comparison:
         fused_calls: calls of the fused kernels, forward and backward, while FastLSTM was at work.
         expected_calls: how many there had to be at least.
         fallbacks: why FastLSTM ran as Keras's LSTM, if it did.
+        computed: share of the real timesteps that FastLSTM computed; the others repeat those before, bit for bit.
     """
 
     model: str
@@ -78,6 +79,7 @@ class Comparison:
     fused_calls: dict[str, int]
     expected_calls: dict[str, int]
     fallbacks: list[str]
+    computed: float
 
     @property
     def gradient_difference(self) -> float:
@@ -187,7 +189,14 @@ def compare(
         # Of each layer: the pass for the logits, then training and prediction.
         expected_calls={"forward": lstms * (1 + 2 * len(batches)), "backward": lstms * len(batches)},
         fallbacks=[r for r, count in after.fallbacks.items() if count > before.fallbacks.get(r, 0)],
+        computed=_share(before.timesteps, after.timesteps),
     )
+
+
+def _share(before: dict[str, int], after: dict[str, int]) -> float:
+    """Returns the share of the timesteps given between two counts that was computed."""
+    given, computed = (after[name] - before[name] for name in ("given", "computed"))
+    return computed / given if given else 1.0
 
 
 class _Side:
