@@ -55,6 +55,14 @@ def make_model() -> keras.Model:
     )
 
 
+def assert_serves(folder: pathlib.Path, x: np.ndarray, expected: np.ndarray) -> None:
+    """Asserts that the SavedModel in a folder computes what is expected, in a process without this package."""
+    np.save(folder / "x.npy", x)
+    subprocess.run([sys.executable, "-c", SERVE, str(folder)], check=True, timeout=120)
+    tolerance = tolerances.between_layers("float32", x.size, expected)
+    np.testing.assert_allclose(np.load(folder / "served.npy"), expected, rtol=0.0, atol=tolerance)
+
+
 def classes(model: keras.Model) -> list[type]:
     return [type(layer) for layer in model._flatten_layers()]
 
@@ -77,14 +85,7 @@ def test_exported_model_runs_without_this_package(
         fast = set(classes(plain)) & {lstm_fast.FastLSTM, lstm_fast.FastRNN, lstm_fast.FastBidirectional}
         assert bool(fast) == (converted is contextlib.nullcontext)
         plain.export(tmp_path / "model", verbose=False)
-    np.save(tmp_path / "x.npy", x)
-    subprocess.run([sys.executable, "-c", SERVE, str(tmp_path)], check=True, timeout=120)
-    np.testing.assert_allclose(
-        np.load(tmp_path / "served.npy"),
-        expected,
-        rtol=0.0,
-        atol=tolerances.between_layers("float32", x.size, expected),
-    )
+    assert_serves(tmp_path, x, expected)
     if converted in (contextlib.nullcontext, lstm_fast.as_keras):
         assert classes(model) == before
         with fused(3):
@@ -117,14 +118,7 @@ def test_tensorflow_saves_as_keras(tmp_path: pathlib.Path) -> None:
     module.serve = tf.function(model.call, input_signature=[tf.TensorSpec((None, None), tf.int32)])
     tf.saved_model.save(module, tmp_path / "model")
     assert b"LstmFast" not in (tmp_path / "model" / "saved_model.pb").read_bytes()
-    np.save(tmp_path / "x.npy", x)
-    subprocess.run([sys.executable, "-c", SERVE, str(tmp_path)], check=True, timeout=120)
-    np.testing.assert_allclose(
-        np.load(tmp_path / "served.npy"),
-        expected,
-        rtol=0.0,
-        atol=tolerances.between_layers("float32", x.size, expected),
-    )
+    assert_serves(tmp_path, x, expected)
 
 
 @pytest.mark.backends("tensorflow", "jax", "torch")
