@@ -16,6 +16,7 @@ int64_t CeilDivide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // How many timesteps of a row have, by its probes, the input of the one before.
 int64_t RepeatedSteps(const Inputs& inputs, const Row& row) {
+  if (inputs.problem.input == 0) return 0;  // there may be no memory for x
   const int64_t size = SizeOf(inputs.problem.dtype);
   const auto at = [&](int64_t k) {
     return static_cast<const char*>(inputs.x) +
