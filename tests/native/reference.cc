@@ -56,7 +56,7 @@ class Direction {
     out.dkernel.resize(kernel_.size());
     out.drecurrent_kernel.resize(recurrent_kernel_.size());
     out.dbias.resize(Index(4 * H));
-    out.dz.resize(Index(B * T * 4 * H));
+    out.dz_terms.resize(Index(B * T * 4 * H));
     out.h_n = h0_;
     out.c_n = c0_;
     out.dh0 = dh_n_;
@@ -139,6 +139,8 @@ class Direction {
   void Backward(int64_t b, const std::vector<Step>& steps, const Numbers& dy, Solution& solution, double* dh,
                 double* dc) const {
     auto step = steps.rbegin();
+    Numbers dc_terms;  // magnitudes of what dc sums
+    for (int64_t j = 0; j < H; ++j) dc_terms.push_back(std::fabs(dc[j]));
     Numbers repeated(Index(H));  // gradient of masked outputs, which repeat that of the real timestep before them
     for (int64_t position = T - 1; position >= 0; --position) {
       const bool real = step != steps.rend() && step->t == TimeOf(position);
@@ -149,23 +151,29 @@ class Direction {
       if (!real) continue;
       for (int64_t j = 0; j < H; ++j) dh[j] += repeated[Index(j)];
       repeated.assign(Index(H), 0.0);
-      StepBack(b, *step, solution, dh, dc);
+      StepBack(b, *step, solution, dh, dc, dc_terms);
       ++step;
     }
   }
 
-  void StepBack(int64_t b, const Step& step, Solution& solution, double* dh, double* dc) const {
+  void StepBack(int64_t b, const Step& step, Solution& solution, double* dh, double* dc, Numbers& dc_terms) const {
     Solution::Direction& out = solution.direction[n_];
-    double* dz = &out.dz[Index((b * T + step.t) * 4 * H)];
+    Numbers dz_here(Index(4 * H));
+    double *dz = dz_here.data(), *terms = &out.dz_terms[Index((b * T + step.t) * 4 * H)];
     for (int64_t j = 0; j < H; ++j) {
       const double i = step.i[Index(j)], f = step.f[Index(j)], g = step.g[Index(j)], o = step.o[Index(j)];
       const double tanh_c = std::tanh(step.c[Index(j)]);
-      const double dc_here = dc[j] + dh[j] * o * (1 - tanh_c * tanh_c);
-      dz[j] = dc_here * g * i * (1 - i);
-      dz[H + j] = dc_here * step.c_before[Index(j)] * f * (1 - f);
-      dz[2 * H + j] = dc_here * i * (1 - g * g);
+      const double of_h = dh[j] * o * (1 - tanh_c * tanh_c), dc_here = dc[j] + of_h;
+      const double slope[3] = {g * i * (1 - i), step.c_before[Index(j)] * f * (1 - f), i * (1 - g * g)};
+      dc_terms[Index(j)] += std::fabs(of_h);
+      for (int64_t gate = 0; gate < 3; ++gate) {
+        dz[gate * H + j] = dc_here * slope[gate];
+        terms[gate * H + j] = dc_terms[Index(j)] * std::fabs(slope[gate]);
+      }
       dz[3 * H + j] = dh[j] * tanh_c * o * (1 - o);
+      terms[3 * H + j] = std::fabs(dz[3 * H + j]);
       dc[j] = dc_here * f;
+      dc_terms[Index(j)] *= f;
       dh[j] = 0.0;
     }
     double* dx = solution.dx.data() + (b * T + step.t) * problem_.features;

@@ -15,7 +15,9 @@ struct Solution {
   std::vector<double> y, dx;
   struct Direction {
     std::vector<double> h_n, c_n, dkernel, drecurrent_kernel, dbias, dh0, dc0;
-    std::vector<double> dz;  // [B, T, 4H]: of the pre-activations
+    // [B, T, 4H]: the gradients of the pre-activations, had the terms that make dc one sign. They cancel where dc_n and
+    // dy oppose each other, and the roundings of dc are those of its terms.
+    std::vector<double> dz_terms;
   } direction[2];
 };
 

@@ -99,7 +99,7 @@ Tolerance ToleranceOf(const Case& problem, const Solution& exact) {
     const Numbers recurrent_dropout = values(a.recurrent_dropout);
     const Norms kernel = NormsOf(values(a.kernel), 4 * o.units);
     const Norms recurrent_kernel = NormsOf(values(a.recurrent_kernel), 4 * o.units);
-    const Norms dz = NormsOf(e.dz, 4 * o.units);
+    const Norms dz = NormsOf(e.dz_terms, 4 * o.units);
     const double x_scale = Largest(1.0, {&input_dropout});
     const double h_scale = Largest(1.0, {&h0}) * Largest(1.0, {&recurrent_dropout});
     const double preactivation = (o.projected ? Largest(0.0, {&x}) : x_scale * of_x.rows * kernel.columns) +
