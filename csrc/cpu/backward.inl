@@ -26,17 +26,16 @@ struct Remaining {
 // A row's part of a chunk.
 template <class Real>
 struct BackwardPart {
-  const Real* gates;  // of its first step; in a skip, of the first step of the period
-  int64_t slot;       // of its first step; in a skip, of the step that would come next if nothing were skipped
+  Slots<Real> slots;  // its row's, or those recomputed for the chunk
+  int64_t first;      // slot of its first step; in a skip, of the first step of the period
+  int64_t slot;       // slot of its row; in a skip, of the step that would come next if nothing were skipped
   int64_t period;     // of the skip that it is in; 0: it is in none
   int64_t phase;      // of its first step in the period
 
-  const Real* Gates(int64_t step, int64_t size) const {
-    return gates + (period > 0 ? (phase + step) % period : step) * size;
-  }
+  const Real* Gates(int64_t step) const { return slots.At(first + (period > 0 ? (phase + step) % period : step)); }
   // Of the step before; in a skip, or from its second step on.
-  const Real* GatesBefore(int64_t step, int64_t size) const {
-    return gates + (period > 0 ? (phase + step + period - 1) % period : step - 1) * size;
+  const Real* GatesBefore(int64_t step) const {
+    return slots.At(first + (period > 0 ? (phase + step + period - 1) % period : step - 1));
   }
 };
 
@@ -94,7 +93,12 @@ struct BackwardScratch {
   Real* packed;                     // [gates][groups][pairs][kGroup]
   int kernel_is_finite = -1;        // of W; -1: nobody has looked
   Real* dz_sums = nullptr;          // gate rows: dz, summed over the pairs with one input or state
-  Real* recomputed = nullptr;
+  Real* recomputed = nullptr;       // [rows][chunk_steps][P][5][L]
+
+  Slots<Real> RecomputedSlots(const Direction<Real>& d, int64_t r) const {
+    const int64_t size = 5 * Sizes<Real>(d).units;
+    return {recomputed + r * d.chunk_steps * size, nullptr, size};
+  }
 };
 
 template <class Real>
@@ -595,12 +599,14 @@ void RecomputeGates(const Direction<Real>& d, const Chunk& chunk, const Row* row
   Recurrence<Real>& state = s.state;
   for (int64_t position = 0; position < chunk.rows; ++position) {
     const int64_t r = chunk.row[position];
-    const Real* kept = d.reserve + rows[r].reserve_offset + s.part[r].slot / kCheckpointInterval * 2 * sizes.units;
+    const Real* kept = SlotsOf(d, rows[r]).At(s.part[r].slot / kCheckpointInterval);
     for (int64_t j = 0; j < sizes.units; ++j) {
       state.h[r * sizes.units + j] = kept[j];
       state.c[r * sizes.units + j] = kept[sizes.units + j];
     }
-    state.kept[position] = s.recomputed + r * d.chunk_steps * 5 * sizes.units;
+    for (int64_t step = 0; step < chunk.count[position]; ++step) {
+      state.kept[chunk.Pair(step, position)] = s.part[r].slots.At(step);
+    }
   }
   s.input.Gather(chunk, rows);
   RunChunk(d, chunk, rows, s.input.operand(), state, Share(d, {0, 1, nullptr, nullptr}), [](int64_t, int64_t) {});
@@ -624,7 +630,6 @@ template <class Real>
 void PrepareStart(const Direction<Real>& d, const Row* rows, BackwardScratch<Real>& s) {
   constexpr int64_t kL = kLanes<Real>;
   const Sizes<Real> sizes(d);
-  const int64_t step_size = 5 * sizes.units;
   const bool recompute = d.reserve_mode == Reserve::kRecompute;
   for (int64_t position = 0; position < s.chunk.rows; ++position) {
     const int64_t r = s.chunk.row[position];
@@ -636,14 +641,14 @@ void PrepareStart(const Direction<Real>& d, const Row* rows, BackwardScratch<Rea
       continue;
     }
     if (recompute && part.period == 0) {
-      const Real* kept = d.reserve + rows[r].reserve_offset + part.slot / kCheckpointInterval * 2 * sizes.units;
+      const Real* kept = SlotsOf(d, rows[r]).At(part.slot / kCheckpointInterval);
       for (int64_t j = 0; j < sizes.units; ++j) {
         h[j] = kept[j];
         c[j] = kept[sizes.units + j];
       }
       continue;
     }
-    const Real* gates = part.GatesBefore(0, step_size);
+    const Real* gates = part.GatesBefore(0);
     for (int64_t p = 0; p < sizes.panels; ++p) {
       const Vector<Real> c_p = Load(gates + (p * 5 + 4) * kL);
       Store(c + p * kL, c_p);
@@ -656,15 +661,14 @@ void PrepareStart(const Direction<Real>& d, const Row* rows, BackwardScratch<Rea
 template <class Real>
 void PrepareSkip(const Direction<Real>& d, const Row* rows, int64_t r, BackwardScratch<Real>& s) {
   const Sizes<Real> sizes(d);
-  const int64_t padded = sizes.units, step_size = 5 * padded;
+  const int64_t padded = sizes.units;
   const Remaining& left = s.remaining[r];
   const int64_t period = left.skip.period;
   SkipScratch<Real>& skip = s.skip;
   const bool recompute = d.reserve_mode == Reserve::kRecompute;
   BackwardPart<Real>& part = s.part[r];
-  part = {recompute ? s.recomputed + r * d.chunk_steps * step_size
-                    : d.reserve + rows[r].reserve_offset + (left.slots - period) * step_size,
-          left.slots, period, 0};
+  part = {recompute ? s.RecomputedSlots(d, r) : SlotsOf(d, rows[r]), recompute ? 0 : left.slots - period, left.slots,
+          period, 0};
   s.again.Clear();
   s.again.Add(r, left.timesteps - left.skipped, period);
   s.again.Close();
@@ -674,9 +678,9 @@ void PrepareSkip(const Direction<Real>& d, const Row* rows, int64_t r, BackwardS
     s.input.Gather(s.again, rows);
   }
   for (int64_t phase = 0; phase < period; ++phase) {
-    const Real* before = part.GatesBefore(phase, step_size);
+    const Real* before = part.GatesBefore(phase);
     Real* factors = skip.factors + phase * SkipScratch<Real>::kFactors * padded;
-    MakeFactors(d, part.Gates(phase, step_size), before, factors);
+    MakeFactors(d, part.Gates(phase), before, factors);
     CombineGates(d, factors, d.recurrent_kernel_transposed, d.units,
                  d.recurrent_dropout ? s.masks + r * 4 * padded : nullptr, padded,
                  skip.of_state + phase * skip.MatrixSize(d, d.units));
@@ -790,7 +794,6 @@ void BackThroughSkip(const Direction<Real>& d, const Row* rows, int64_t r, Backw
 template <class Real>
 void NextBackwardChunk(const Direction<Real>& d, const Row* rows, int64_t row_count, BackwardScratch<Real>& s,
                        bool& fresh, const WeightGradient<Real>& gradient) {
-  const int64_t step_size = 5 * Sizes<Real>(d).units;
   const bool recompute = d.reserve_mode == Reserve::kRecompute;
   const auto least = [](int64_t a, int64_t b) { return a < b ? a : b; };
   Chunk& chunk = s.chunk;
@@ -806,13 +809,12 @@ void NextBackwardChunk(const Direction<Real>& d, const Row* rows, int64_t row_co
     if (left.timesteps == 0) continue;
     BackwardPart<Real>& part = s.part[r];
     const int64_t timesteps = left.timesteps;
-    part = {recompute ? s.recomputed + r * d.chunk_steps * step_size : d.reserve + row.reserve_offset, left.slots, 0,
-            0};
+    part = {recompute ? s.RecomputedSlots(d, r) : SlotsOf(d, row), 0, left.slots, 0, 0};
     if (left.InSkip()) {
       const int64_t count = least(d.chunk_steps, left.skipped);
       part.period = left.skip.period;
       part.phase = (left.skipped - count) % part.period;
-      if (!recompute) part.gates += (left.slots - part.period) * step_size;
+      if (!recompute) part.first = left.slots - part.period;
       TakeSkipped(d, row, count, left);
     } else {
       int64_t count = least(d.chunk_steps, left.slots - left.skip.slot);
@@ -820,7 +822,7 @@ void NextBackwardChunk(const Direction<Real>& d, const Row* rows, int64_t row_co
       left.timesteps -= count;
       left.slots -= count;
       part.slot = left.slots;
-      if (!recompute) part.gates += part.slot * step_size;
+      if (!recompute) part.first = part.slot;
     }
     chunk.Add(r, left.timesteps, timesteps - left.timesteps);
   }
@@ -977,7 +979,6 @@ void BackwardTile(const Direction<Real>& d, const Row* rows, int64_t row_count, 
   const Sizes<Real> sizes(d);
   const Share share(d, team);
   constexpr int64_t kL = kLanes<Real>;
-  const int64_t step_size = 5 * sizes.units;
   const bool leads = team.rank == 0;
 
   if (leads) {
@@ -1011,14 +1012,14 @@ void BackwardTile(const Direction<Real>& d, const Row* rows, int64_t row_count, 
         AddOutputGradient(d, rows[r], k, share.first_unit, share.units, s.dy + share.first_unit, dh + share.first_unit);
         if (k > 0) PrefetchOutputGradient(d, rows[r], k - 1, share);
         const bool from_start = step == 0 && part.period == 0;
-        const Real* c_before = from_start ? s.c_start + r * sizes.units : part.GatesBefore(step, step_size) + 4 * kL;
+        const Real* c_before = from_start ? s.c_start + r * sizes.units : part.GatesBefore(step) + 4 * kL;
         // This step's h is the state before the next one. In a skip, that of a later period is the same.
         const int64_t next = step + 1;
         const bool wanted = next < chunk.count[position] && (part.period == 0 || next < part.period);
         // c of the step before is read in this one.
-        const int64_t ahead = part.period == 0 ? -2 * step_size : 0;
-        StepBack<Real>(sizes, share, d.units, part.Gates(step, step_size), ahead, c_before, from_start ? kL : 5 * kL,
-                       dh, s.dc + r * sizes.units, s.dz + chunk.Pair(step, position) * sizes.width,
+        const Real *gates = part.Gates(step), *soon = step < 2 || part.period > 0 ? gates : part.Gates(step - 2);
+        StepBack<Real>(sizes, share, d.units, gates, soon - gates, c_before, from_start ? kL : 5 * kL, dh,
+                       s.dc + r * sizes.units, s.dz + chunk.Pair(step, position) * sizes.width,
                        chunk.total * sizes.width,
                        wanted ? s.h_rows + chunk.StateOf(chunk.Pair(next, position)) * sizes.units : nullptr);
       }

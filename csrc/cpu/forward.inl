@@ -13,7 +13,7 @@ struct Recurrence {
     h = scratch.template Take<Real>(row_count * sizes.units);
     h_next = scratch.template Take<Real>(row_count * sizes.units);
     c = scratch.template Take<Real>(row_count * sizes.units);
-    kept = scratch.template Take<Real*>(row_count);
+    kept = scratch.template Take<Real*>(row_count * d.chunk_steps);
     if (d.recurrent_dropout) {
       masks = scratch.template Take<Real>(row_count * 4 * sizes.units);
       h_masked = scratch.template Take<Real>(row_count * 4 * sizes.units);
@@ -23,7 +23,7 @@ struct Recurrence {
   int64_t rows;
   Real* z;                   // gate rows of the chunk
   Real *h, *h_next, *c;      // [rows][Hp]
-  Real** kept;               // by position: where the gates of its steps in the chunk go; null: not kept
+  Real** kept;               // by pair of the chunk: where its gates go; null: they are not kept
   Real* masks = nullptr;     // [rows][4][Hp]
   Real* h_masked = nullptr;  // [4][rows][Hp]
 };
@@ -176,8 +176,8 @@ void StepRows(const Direction<Real>& d, const Chunk& chunk, int64_t step, int64_
         Store(c_row, c);
         sums[i][0] = c;
         sums[i][3] = out;
-        if (state.kept[first + i]) {
-          Real* kept = state.kept[first + i] + (step * sizes.panels + p) * 5 * kL;
+        if (Real* kept = state.kept[first_pair + first + i]) {
+          kept += p * 5 * kL;
           Store(kept, in);
           Store(kept + kL, forget);
           Store(kept + 2 * kL, candidate);
@@ -301,7 +301,7 @@ int64_t ForwardScratchSize(const Direction<Real>& d, int64_t row_count) {
 template <class Real>
 void KeepCheckpoint(const Direction<Real>& d, const Row& row, int64_t slot, const Real* h, const Real* c) {
   const int64_t padded = Sizes<Real>(d).units;
-  Real* kept = d.reserve + row.reserve_offset + slot / kCheckpointInterval * 2 * padded;
+  Real* kept = SlotsOf(d, row).At(slot / kCheckpointInterval);
   for (int64_t j = 0; j < padded; ++j) {
     kept[j] = h[j];
     kept[padded + j] = c[j];
@@ -338,8 +338,12 @@ void NextForwardChunk(const Direction<Real>& d, const Row* rows, int64_t row_cou
   s.orbits.Watch(rows, chunk, s.state.h, s.state.c);
   for (int64_t position = 0; position < chunk.rows; ++position) {
     const int64_t r = chunk.row[position], slot = s.slot[r] - chunk.count[position];
-    s.state.kept[position] =
-        d.reserve_mode == Reserve::kGates ? d.reserve + rows[r].reserve_offset + slot * 5 * padded : nullptr;
+    const bool keeps = d.reserve_mode == Reserve::kGates;
+    if (keeps) TakeBlocks(d, rows[r], slot, s.slot[r]);
+    const Slots<Real> slots = SlotsOf(d, rows[r]);
+    for (int64_t step = 0; step < chunk.count[position]; ++step) {
+      s.state.kept[chunk.Pair(step, position)] = keeps ? slots.At(slot + step) : nullptr;
+    }
   }
   s.input.Gather(chunk, rows);
   chunk.Publish();
@@ -362,6 +366,7 @@ void ForwardTile(const Direction<Real>& d, const Row* rows, int64_t row_count, R
     scratch.orbits.Start();
     for (int64_t r = 0; r < row_count; ++r) {
       scratch.done[r] = scratch.slot[r] = 0;
+      if (rows[r].table_elements > 0) Skips<Real>(d, rows[r]).PutCount(0);
       if (rows[r].count == 0) StoreFinal(d, rows[r], state.h + r * padded, state.c + r * padded);
     }
   }

@@ -9,8 +9,7 @@
 //                                          rounded up to L
 //   reserve, kGates    per row and step: [P][5][L], gates i, f, g, o and then c
 //   reserve, kRecompute  per row and checkpoint: [2][Hp], h and c before the step
-// In the reserve, a row's steps are those that were computed; what it leaves free at its end tells where others were
-// not: see repeats.inl.
+// In the reserve, a row's steps are those that were computed: see reserve.inl.
 #ifndef LSTM_FAST_CPU_KERNEL_H_
 #define LSTM_FAST_CPU_KERNEL_H_
 
@@ -20,12 +19,19 @@
 
 namespace lstm_fast {
 
+// So many timesteps that repeat others are skipped at once, or none: they leave room in the reserve for the note of it,
+// and for a checkpoint.
+constexpr int64_t kLeastSkip = 64;
+// Steps of a block of the reserve, and of a chunk of the forward pass where rows may skip some.
+constexpr int64_t kBlockSteps = 8;
+
 // One batch row: its place in the batch and its real timesteps.
 struct Row {
   int64_t batch;
   int64_t count;           // real timesteps
   const int32_t* steps;    // their times in input order
-  int64_t reserve_offset;  // where its reserve starts, in elements of Real
+  int64_t reserve_offset;  // where its part of a direction's reserve starts, in elements of Real
+  int64_t table_elements;  // of it, if it is the table of its blocks; 0: its steps themselves are there
   int64_t repeated;        // about how many of them have the input of the one before; 0: nobody has looked, or too few
 };
 
@@ -60,6 +66,8 @@ struct Direction {
   const void* input_dropout;      // [4, B, D] or null
   const void* recurrent_dropout;  // [4, B, H] or null
   Real* reserve;
+  Real* blocks;         // of the reserve, for both directions
+  int64_t* next_block;  // forward only: the first that is free; shared by threads
 
   // Outputs of the forward pass; null where the backward pass only wants the reserve again.
   Sequence y;  // this direction's H features

@@ -9,6 +9,7 @@
 #include "cpu/convert.inl"
 #include "cpu/product.inl"
 #include "cpu/tile.inl"
+#include "cpu/reserve.inl"
 #include "cpu/repeats.inl"
 #include "cpu/forward.inl"
 #include "cpu/backward_skip.inl"

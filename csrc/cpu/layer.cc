@@ -93,7 +93,7 @@ void ForEachByTeams(Parallel& parallel, int64_t workers, int64_t members, int64_
 template <class Real>
 class Layer {
  public:
-  Layer(const Inputs& inputs, const Kernels<Real>& kernels, Parallel& parallel, bool find_repeats)
+  Layer(const Inputs& inputs, const Kernels<Real>& kernels, Parallel& parallel)
       : inputs_(inputs),
         problem_(inputs.problem),
         kernels_(kernels),
@@ -101,7 +101,7 @@ class Layer {
         parallel_(parallel),
         panels_(CeilDivide(problem_.units, kernels.lanes)),
         width_(4 * kernels.lanes),
-        plan_(MakePlan(inputs, panels_ * kernels.lanes, find_repeats)) {
+        plan_(MakePlan(inputs, panels_ * kernels.lanes)) {
     for (int n = 0; n < problem_.directions; ++n) direction_[n] = Describe(n);
   }
 
@@ -114,8 +114,10 @@ class Layer {
       direction_[n].y = OutputSequence(output.y, n);
       direction_[n].h_n = output.h_n[n];
       direction_[n].c_n = output.c_n[n];
-      direction_[n].reserve = static_cast<Real*>(output.reserve) + n * ReserveOfDirection();
+      PlaceReserve(output.reserve, n);
+      direction_[n].next_block = &blocks_taken_;
       direction_[n].skipped_steps = &skipped_;
+      direction_[n].repeats = plan_.repeats && SkipsRepeats();
     }
     const int64_t directions = problem_.directions, threads = parallel_.threads();
     // A row's result does not depend on its tile, so tiles may follow the number of threads. More than 32 rows, in very
@@ -155,7 +157,7 @@ class Layer {
     ReadInPlace(16);  // packing the transpose takes longer than packing does in the forward pass
     for (int n = 0; n < directions; ++n) {
       Direction<Real>& d = direction_[n];
-      d.reserve = static_cast<Real*>(const_cast<void*>(gradient.reserve)) + n * ReserveOfDirection();
+      PlaceReserve(const_cast<void*>(gradient.reserve), n);
       d.dy = OutputSequence(const_cast<void*>(gradient.dy), n);
       d.dh_n = gradient.dh_n[n];
       d.dc_n = gradient.dc_n[n];
@@ -228,8 +230,6 @@ class Layer {
   // Rows of a backward tile, and the most slots: both decide what is summed first, so neither follows the thread count.
   static constexpr int64_t kBackwardTileRows = 16;
   static constexpr int64_t kSlots = 8;
-  // Timesteps in a chunk where rows may skip some: as many as the longest period that is looked for, at least.
-  static constexpr int64_t kRepeatSteps = 8;
   int64_t RecurrentKernelBytes() const {
     return problem_.units * panels_ * width_ * static_cast<int64_t>(sizeof(Real));
   }
@@ -276,9 +276,11 @@ class Layer {
     return std::max<int64_t>(1, std::min(most, tiles));
   }
 
-  // Elements from one direction's reserve to the other's.
-  int64_t ReserveOfDirection() const {
-    return problem_.reserve_by_row ? ReserveStride(problem_) : plan_.reserve_elements;
+  void PlaceReserve(void* reserve, int n) {
+    if (!reserve) return;
+    const int64_t to_next = problem_.reserve_by_row ? ReserveStride(problem_) : plan_.parts_elements;
+    direction_[n].reserve = static_cast<Real*>(reserve) + n * to_next;
+    direction_[n].blocks = static_cast<Real*>(reserve) + problem_.directions * plan_.parts_elements;
   }
 
   size_t ElementSize() const { return static_cast<size_t>(SizeOf(problem_.dtype)); }
@@ -302,7 +304,7 @@ class Layer {
     d.return_sequences = problem_.return_sequences;
     d.zero_output_for_mask = problem_.zero_output_for_mask;
     d.masked = inputs_.mask != nullptr;
-    d.repeats = plan_.repeats;
+    d.repeats = plan_.repeats;  // of the backward pass: the reserve knows what was skipped, whatever the setting is now
     // Its matrices, a half of U, then stay in L1, and there are no teams: see TeamsPay().
     d.skips_by_row = RecurrentKernelBytes() <= 64 * 1024;
     d.reserve_mode = problem_.reserve;
@@ -334,18 +336,18 @@ class Layer {
     const int64_t pair_bytes = panels_ * width_ * static_cast<int64_t>(sizeof(Real));
     const int64_t pairs = std::max<int64_t>(128, 192 * 1024 / pair_bytes);
     for (Direction<Real>& d : direction_) {
-      d.chunk_steps =
-          problem_.reserve == Reserve::kRecompute
-              ? kCheckpointInterval
-              : std::max<int64_t>(plan_.repeats ? kRepeatSteps : 1, std::min(pairs / tile_rows, problem_.time));
+      d.chunk_steps = problem_.reserve == Reserve::kRecompute
+                          ? kCheckpointInterval
+                          : std::max<int64_t>(d.repeats ? kBlockSteps : 1, std::min(pairs / tile_rows, problem_.time));
     }
   }
 
   // Where rows may skip timesteps, the chunks of the forward pass must not depend on the tiles. Periods of up to so
   // many steps are found, half a chunk late.
   void SetChunkStepsOfRepeats() {
-    if (!plan_.repeats || problem_.reserve == Reserve::kRecompute) return;
-    for (Direction<Real>& d : direction_) d.chunk_steps = kRepeatSteps;
+    for (Direction<Real>& d : direction_) {
+      if (d.repeats && problem_.reserve != Reserve::kRecompute) d.chunk_steps = kBlockSteps;
+    }
   }
 
   // Elements of one direction's packed weights.
@@ -493,7 +495,8 @@ class Layer {
   Parallel& parallel_;
   const int64_t panels_, width_;
   const Plan plan_;
-  int64_t skipped_ = 0;  // real timesteps that the forward pass did not compute
+  int64_t skipped_ = 0;       // real timesteps that the forward pass did not compute
+  int64_t blocks_taken_ = 0;  // of the reserve
   Direction<Real> direction_[2];
 };
 
@@ -509,7 +512,7 @@ void BackwardWithoutReserve(Inputs inputs, const Kernels<Real>& kernels, Backwar
                             const BackwardOutput& output, Parallel& parallel) {
   inputs.problem.reserve = Reserve::kGates;
   inputs.problem.reserve_by_row = false;
-  Layer<Real> layer(inputs, kernels, parallel, SkipsRepeats());
+  Layer<Real> layer(inputs, kernels, parallel);
   const Workspace reserve(static_cast<size_t>(layer.ReserveSize()));
   ForwardOutput forward{};
   forward.reserve = reserve.data<void>();
@@ -546,8 +549,7 @@ int64_t ReserveBytes(const Problem& problem, const MaskByte* mask) {
 
 void Forward(const Inputs& inputs, const ForwardOutput& output, Parallel& parallel) {
   ++forward_calls;
-  Dispatch(inputs.problem.dtype,
-           [&](const auto& kernels) { Layer(inputs, kernels, parallel, SkipsRepeats()).Forward(output); });
+  Dispatch(inputs.problem.dtype, [&](const auto& kernels) { Layer(inputs, kernels, parallel).Forward(output); });
 }
 
 void Backward(const Inputs& inputs, const BackwardInput& gradient, const BackwardOutput& output, Parallel& parallel) {
@@ -556,8 +558,7 @@ void Backward(const Inputs& inputs, const BackwardInput& gradient, const Backwar
     if (inputs.problem.reserve == Reserve::kNone) {
       BackwardWithoutReserve(inputs, kernels, gradient, output, parallel);
     } else {
-      // What the forward pass has skipped is in the reserve, whatever the setting is by now.
-      Layer(inputs, kernels, parallel, true).Backward(gradient, output);
+      Layer(inputs, kernels, parallel).Backward(gradient, output);
     }
   });
 }

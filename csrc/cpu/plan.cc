@@ -29,6 +29,27 @@ int64_t RepeatedSteps(const Inputs& inputs, const Row& row) {
   return equal < 2 ? 0 : equal * kProbe;
 }
 
+// Elements of the table of a row whose gates are in blocks: their numbers, and its skips.
+int64_t TableElements(int64_t count) {
+  // One number for a block, and three for a skip and at the end.
+  const int64_t numbers = CeilDivide(count, kBlockSteps) + 3 * (count / kLeastSkip + 1);
+  return CeilDivide(numbers, 16) * 16;
+}
+
+// Where rows repeat their inputs, nobody knows how many timesteps they will compute: their gates go into blocks as they
+// come, so that what is left of the memory is never touched.
+void PlaceReserve(const Problem& problem, int64_t padded_units, Plan& plan) {
+  const bool in_blocks = plan.repeats && problem.reserve == Reserve::kGates && !problem.reserve_by_row;
+  for (Row& row : plan.rows) {
+    row.reserve_offset =
+        problem.reserve_by_row ? row.batch * problem.directions * ReserveStride(problem) : plan.parts_elements;
+    const int64_t elements = ReserveElements(problem.reserve, row.count, padded_units);
+    if (in_blocks && row.count >= kLeastSkip) row.table_elements = TableElements(row.count);
+    plan.parts_elements += row.table_elements > 0 ? row.table_elements : elements;
+    plan.reserve_elements += elements;
+  }
+}
+
 }  // namespace
 
 int64_t ReserveElements(Reserve mode, int64_t count, int64_t padded_units) {
@@ -36,7 +57,8 @@ int64_t ReserveElements(Reserve mode, int64_t count, int64_t padded_units) {
     case Reserve::kNone:
       return 0;
     case Reserve::kGates:
-      return count * 5 * padded_units;
+      if (count < kLeastSkip) return count * 5 * padded_units;
+      return TableElements(count) + CeilDivide(count, kBlockSteps) * kBlockSteps * 5 * padded_units;
     case Reserve::kRecompute:
       return CeilDivide(count, kCheckpointInterval) * 2 * padded_units;
   }
@@ -48,7 +70,7 @@ int64_t ReserveStride(const Problem& problem) {
          std::max<int64_t>(4, SizeOf(problem.dtype));
 }
 
-Plan MakePlan(const Inputs& inputs, int64_t padded_units, bool find_repeats) {
+Plan MakePlan(const Inputs& inputs, int64_t padded_units) {
   const Problem& problem = inputs.problem;
   const MaskByte* mask = inputs.mask;
   Plan plan;
@@ -59,7 +81,7 @@ Plan MakePlan(const Inputs& inputs, int64_t padded_units, bool find_repeats) {
   std::iota(plan.steps.begin(), plan.steps.begin() + problem.time, 0);
   for (size_t b = 0; b < plan.rows.size(); ++b) {
     Row& row = plan.rows[b];
-    row = {static_cast<int64_t>(b), problem.time, plan.steps.data(), 0, 0};
+    row = {static_cast<int64_t>(b), problem.time, plan.steps.data(), 0, 0, 0};
     if (mask) {
       int32_t* own = plan.steps.data() + time * (b + 1);
       int64_t count = 0;
@@ -70,14 +92,12 @@ Plan MakePlan(const Inputs& inputs, int64_t padded_units, bool find_repeats) {
       row.count = count;
       row.steps = own;
     }
-    if (find_repeats) row.repeated = RepeatedSteps(inputs, row);
-    row.reserve_offset = problem.reserve_by_row ? static_cast<int64_t>(b) * problem.directions * ReserveStride(problem)
-                                                : plan.reserve_elements;
-    plan.reserve_elements += ReserveElements(problem.reserve, row.count, padded_units);
+    row.repeated = RepeatedSteps(inputs, row);
     plan.timesteps += row.count;
     plan.longest = std::max(plan.longest, row.count);
     plan.repeats = plan.repeats || row.repeated > 0;
   }
+  PlaceReserve(problem, padded_units, plan);
   if (!mask && !plan.repeats) return plan;
   const auto expected = [](const Row& row) { return row.count - std::max<int64_t>(0, row.repeated - kUsualOrbit); };
   std::stable_sort(plan.rows.begin(), plan.rows.end(),

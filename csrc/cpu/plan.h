@@ -16,12 +16,13 @@ struct Plan {
   int64_t timesteps = 0;         // real ones, over all rows
   int64_t longest = 0;           // real ones of a row
   int64_t reserve_elements = 0;  // per direction
+  int64_t parts_elements = 0;    // of these, the rows' parts; what follows are blocks
   bool repeats = false;          // in any row
 };
 
-// Plans a batch whose reserve has so many units, padding included. Where rows repeat their inputs is looked for on
-// request: it reads a few rows of x.
-Plan MakePlan(const Inputs& inputs, int64_t padded_units, bool find_repeats);
+// Plans a batch whose reserve has so many units, padding included. To find out where rows repeat their inputs, a few
+// rows of x are read. The plan depends on nothing else than the inputs: the backward pass makes the same.
+Plan MakePlan(const Inputs& inputs, int64_t padded_units);
 
 // Elements of the reserve of one direction of a row with `count` real timesteps.
 int64_t ReserveElements(Reserve mode, int64_t count, int64_t padded_units);

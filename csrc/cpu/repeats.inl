@@ -7,60 +7,9 @@
 namespace lstm_fast {
 namespace {
 
-// So many timesteps, or none: they leave room in the reserve for the note of it, and for a checkpoint.
-constexpr int64_t kLeastSkip = 64;
-
 // Longer periods are not looked for.
 constexpr int64_t kMostPeriod = 8;
-
-// `steps` real timesteps that follow the first `slot` computed ones and repeat the last `period` of these.
-struct Skip {
-  int32_t slot, period, steps;
-};
-
-// The skips of a row, in the order of the forward pass, in the part of its reserve that they have left free: the last
-// entry says that there are any, by a number that neither a gate nor a state can be, and how many; they lie before it.
-template <class Real>
-class Skips {
- public:
-  Skips(const Direction<Real>& d, const Row& row) {
-    const int64_t padded = Sizes<Real>(d).units;
-    if (!d.repeats || row.count < kLeastSkip || d.reserve_mode == Reserve::kNone) return;
-    const bool gates = d.reserve_mode == Reserve::kGates;
-    const int64_t last = gates ? row.count - 1 : CeilDivide(row.count, kCheckpointInterval) - 1;
-    end_ = reinterpret_cast<char*>(d.reserve + row.reserve_offset + last * (gates ? 5 : 2) * padded);
-  }
-
-  int64_t Count() const {
-    if (!end_) return 0;
-    Real first;
-    int32_t count;
-    __builtin_memcpy(&first, end_, sizeof first);
-    __builtin_memcpy(&count, end_ + sizeof first, sizeof count);
-    return first == kMark ? count : 0;
-  }
-
-  Skip Get(int64_t n) const {
-    Skip skip;
-    __builtin_memcpy(&skip, end_ - (n + 1) * kSize, sizeof skip);
-    return skip;
-  }
-
-  // Is given the number of skips before it.
-  void Put(int64_t n, const Skip& skip) const {
-    if (!end_) return;
-    const Real first = kMark;
-    const int32_t count = static_cast<int32_t>(n) + 1;
-    __builtin_memcpy(end_, &first, sizeof first);
-    __builtin_memcpy(end_ + sizeof first, &count, sizeof count);
-    __builtin_memcpy(end_ - (n + 1) * kSize, &skip, sizeof skip);
-  }
-
- private:
-  static constexpr Real kMark = 2;
-  static constexpr int64_t kSize = static_cast<int64_t>(sizeof(Skip));
-  char* end_ = nullptr;
-};
+static_assert(kMostPeriod <= kBlockSteps);
 
 // Whether a row has the same input at its k-th real timestep, in processing order, as at the one before.
 template <class Real>
