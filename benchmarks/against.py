@@ -57,11 +57,11 @@ for line in sys.stdin:
 
 
 class Server:
-    """A process that runs the steps of one tree."""
+    """A process that has one tree's package, and runs a program that answers requests: lines, each a JSON value."""
 
-    def __init__(self, tree: Path) -> None:
+    def __init__(self, tree: Path, program: str = SERVER) -> None:
         environment = {**os.environ, "PYTHONPATH": str(tree)}
-        command = [sys.executable, "-c", SERVER]
+        command = [sys.executable, "-c", program]
         self.tree = tree
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - as long as the process
         self.process = subprocess.Popen(

@@ -3,10 +3,12 @@
 Every case runs in a process forked from one that has imported the framework, but nothing of this package.
 """
 
+import inspect
 import json
 import os
 import subprocess
 import sys
+import textwrap
 from typing import Any, NamedTuple
 
 import keras
@@ -316,3 +318,28 @@ def test_what_the_backend_asks_for_is_gone(monkeypatch: pytest.MonkeyPatch) -> N
     assert count == 1
     with pytest.raises(RuntimeError, match=r"lstm_fast: .*is_there"):
         lstm_fast.lstm(x, *layer.trainable_variables)
+
+
+def test_the_hook_that_makes_states_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """keras.layers.RNN makes the states of stateful layers by another name."""
+    rnn = keras.layers.RNN
+    source = textwrap.dedent(inspect.getsource(rnn.build))
+    assert "self._create_state_variables(" in source
+    moved: dict[str, Any] = {}
+    exec(source.replace("_create_state_variables", "_make_states"), vars(sys.modules[rnn.__module__]), moved)
+    monkeypatch.setattr(rnn, "build", moved["build"])
+    monkeypatch.setattr(rnn, "_make_states", rnn._create_state_variables, raising=False)
+    monkeypatch.delattr(rnn, "_create_state_variables")
+
+    x = np.random.default_rng(0).standard_normal((2, 6, 4)).astype("float32")
+    whole = lstm_fast.FastLSTM(3)
+    whole.build(x.shape)
+    stateful = lstm_fast.FastLSTM(3, stateful=True)
+    model = keras.Sequential([keras.Input(batch_shape=(2, 2, 4)), stateful])
+    stateful.set_weights(whole.get_weights())
+    before = lstm_fast.status().fused_calls["forward"]
+    for start in (0, 2, 4):
+        y = model.predict(x[:, start : start + 2], verbose=0)
+    assert lstm_fast.status().fused_calls["forward"] >= before + 3
+    expected = keras.ops.convert_to_numpy(whole(x))
+    np.testing.assert_allclose(y, expected, atol=tolerances.between_layers("float32", 4 + 3 + 1, 1.0))

@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "cpu/cuts.h"
 #include "cpu/kernel.h"
 #include "cpu/plan.h"
 #include "cpu/spin.h"
@@ -52,11 +53,6 @@ std::vector<Tile> CutTiles(int64_t batch, int64_t tile_rows) {
   for (int64_t first = 0; first < batch; first += tile_rows)
     tiles.push_back({first, std::min(tile_rows, batch - first)});
   return tiles;
-}
-
-// Threads worth waking for so much arithmetic: handing a task over costs about as much as computing 2 MFLOP.
-int64_t Workers(const Parallel& parallel, int64_t tasks, int64_t flop) {
-  return std::max<int64_t>(1, std::min<int64_t>({parallel.threads(), tasks, flop / 4'000'000}));
 }
 
 // Runs task(index, worker) for every index below count; a worker runs one task at a time.
@@ -102,7 +98,7 @@ class Layer {
         panels_(CeilDivide(problem_.units, kernels.lanes)),
         width_(4 * kernels.lanes),
         plan_(MakePlan(inputs, panels_ * kernels.lanes)) {
-    for (int n = 0; n < problem_.directions; ++n) direction_[n] = Describe(n);
+    for (int n = 0; n < problem_.directions; ++n) direction_[n] = MakeDirection(n);
   }
 
   int64_t ReserveSize() const {
@@ -119,28 +115,17 @@ class Layer {
       direction_[n].skipped_steps = &skipped_;
       direction_[n].repeats = plan_.repeats && SkipsRepeats();
     }
-    const int64_t directions = problem_.directions, threads = parallel_.threads();
-    // A row's result does not depend on its tile, so tiles may follow the number of threads. More than 32 rows, in very
-    // short sequences 128, do not read the weights less often to any effect. Rows of unequal length need smaller tiles
-    // to share them out evenly. Threads with a few rows each would wait for the weights: they share a tile's units.
-    const int64_t pieces = (inputs_.mask || plan_.repeats) && threads > 1 ? 4 * threads : threads;
-    const int64_t share = CeilDivide(problem_.batch * directions, pieces);
-    const int64_t most_rows = std::max<int64_t>(32, 128 / std::max<int64_t>(1, problem_.time));
-    const int64_t tile_rows = std::max<int64_t>(TeamsPay() ? FewRows() : 1, std::min(share, most_rows));
-    const std::vector<Tile> tiles = CutTiles(problem_.batch, std::min(problem_.batch, tile_rows));
+    const int64_t directions = problem_.directions;
+    const Cuts cuts = CutForward(Describe(plan_.repeats && SkipsRepeats()), parallel_.threads());
+    const std::vector<Tile> tiles = CutTiles(problem_.batch, cuts.tile_rows);
     if (tiles.empty()) return;
-    SetChunkSteps(tiles[0].rows);
-    SetChunkStepsOfRepeats();
-    // Read in place, weights cost more per timestep, least where panels would not stay in a cache either.
-    ReadInPlace(GatePanelsSize() * static_cast<int64_t>(sizeof(Real)) > 12 * 1024 * 1024 ? 12 : 2);
+    Use(cuts);
     const Workspace weights(PackedWeightsSize() * sizeof(Real));
     PackWeights(weights.data<Real>());
     const int64_t tasks = static_cast<int64_t>(tiles.size()) * directions;
-    const int64_t workers = Workers(parallel_, tasks, Flop());
-    const int64_t members = TeamSize(tasks, tiles[0].rows, Flop());
     const int64_t scratch_size = kernels_.forward_scratch(direction_[0], tiles[0].rows);
-    const Workspace scratch(static_cast<size_t>(workers * scratch_size) * sizeof(Real));
-    ForEachByTeams(parallel_, workers, members, tasks, [&](int64_t task, int64_t worker, const Team& team) {
+    const Workspace scratch(static_cast<size_t>(cuts.workers * scratch_size) * sizeof(Real));
+    ForEachByTeams(parallel_, cuts.workers, cuts.members, tasks, [&](int64_t task, int64_t worker, const Team& team) {
       const Tile& tile = tiles[static_cast<size_t>(task / directions)];
       kernels_.forward(direction_[task % directions], plan_.rows.data() + tile.first, tile.rows,
                        scratch.data<Real>() + worker * scratch_size, team);
@@ -151,10 +136,10 @@ class Layer {
 
   void Backward(const BackwardInput& gradient, const BackwardOutput& output) {
     const int64_t directions = problem_.directions;
-    const std::vector<Tile> tiles = CutTiles(problem_.batch, BackwardTileRows());
-    const int64_t slots = Slots(static_cast<int64_t>(tiles.size()));
-    SetChunkSteps(tiles.empty() ? 1 : tiles[0].rows);
-    ReadInPlace(16);  // packing the transpose takes longer than packing does in the forward pass
+    const Cuts cuts = CutBackward(Describe(plan_.repeats), parallel_.threads());
+    const int64_t slots = cuts.slots;
+    const std::vector<Tile> tiles = CutTiles(problem_.batch, cuts.tile_rows);
+    Use(cuts);
     for (int n = 0; n < directions; ++n) {
       Direction<Real>& d = direction_[n];
       PlaceReserve(const_cast<void*>(gradient.reserve), n);
@@ -169,10 +154,9 @@ class Layer {
     if (packed_size > 0) PackWeights(weights.data<Real>());
     PackTransposedWeights(weights.data<Real>() + packed_size, output.dx != nullptr);
 
-    // With few slots the directions run side by side and their dx are added afterwards; with many, a slot runs one
-    // after the other and the second adds to what the first wrote. Half precision is added in float32 either way. Of a
-    // projected x, each direction has a part of its own.
-    const bool side_by_side = directions == 2 && slots < kSlots / 2;
+    // The dx of both directions are added afterwards, or the second adds to what the first wrote; half precision is
+    // added in float32 either way. Of a projected x, each direction has a part of its own.
+    const bool side_by_side = cuts.side_by_side;
     const bool shared_dx = output.dx && directions == 2 && !problem_.projected;
     const bool own_dx = shared_dx && (side_by_side || sizeof(Real) > ElementSize());
     const int64_t dx_elements = problem_.batch * problem_.time * problem_.input;
@@ -190,19 +174,17 @@ class Layer {
 
     const int64_t gradient_size = GatePanelsSize();
     const int64_t tasks = side_by_side ? slots * 2 : slots;
-    const int64_t workers = Workers(parallel_, tasks, 2 * Flop());
-    const int64_t members = TeamSize(tasks, tiles.empty() ? 1 : tiles[0].rows, 2 * Flop());
     int64_t scratch_size = 0;
     for (int n = 0; n < directions && !tiles.empty(); ++n) {
       scratch_size = std::max(scratch_size, kernels_.backward_scratch(direction_[n], tiles[0].rows));
     }
-    const bool in_place = slots == 1 && !tiles.empty() && GradientsInPlace(output);
+    const bool in_place = cuts.gradients_in_place && AllGradientsWanted(output);
     const Workspace partial(in_place ? 0 : static_cast<size_t>(slots * directions * gradient_size) * sizeof(Real));
-    const Workspace scratch(static_cast<size_t>(workers * scratch_size) * sizeof(Real));
+    const Workspace scratch(static_cast<size_t>(cuts.workers * scratch_size) * sizeof(Real));
     if (tiles.empty()) {  // nobody would write them
       std::fill_n(partial.data<Real>(), slots * directions * gradient_size, Real(0));
     }
-    ForEachByTeams(parallel_, workers, members, tasks, [&](int64_t task, int64_t worker, const Team& team) {
+    ForEachByTeams(parallel_, cuts.workers, cuts.members, tasks, [&](int64_t task, int64_t worker, const Team& team) {
       const int64_t slot = side_by_side ? task / 2 : task;
       const int64_t first = side_by_side ? task % 2 : 0, last = side_by_side ? first + 1 : directions;
       for (size_t i = static_cast<size_t>(slot); i < tiles.size(); i += static_cast<size_t>(slots)) {
@@ -227,53 +209,31 @@ class Layer {
   }
 
  private:
-  // Rows of a backward tile, and the most slots: both decide what is summed first, so neither follows the thread count.
-  static constexpr int64_t kBackwardTileRows = 16;
-  static constexpr int64_t kSlots = 8;
-  int64_t RecurrentKernelBytes() const {
-    return problem_.units * panels_ * width_ * static_cast<int64_t>(sizeof(Real));
+  // What there is to compute. `repeats`: rows may skip timesteps.
+  Work Describe(bool repeats) const {
+    Work work{};
+    work.batch = problem_.batch;
+    work.time = problem_.time;
+    work.directions = problem_.directions;
+    work.units = problem_.units;
+    work.kernel_rows = kernel_rows_;
+    work.panels = panels_;
+    work.width = width_;
+    work.element_bytes = static_cast<int64_t>(sizeof(Real));
+    work.timesteps = plan_.timesteps;
+    work.masked = inputs_.mask != nullptr;
+    work.repeats = repeats;
+    work.recompute = problem_.reserve == Reserve::kRecompute;
+    work.recurrent_dropout = inputs_.direction[0].recurrent_dropout || inputs_.direction[1].recurrent_dropout;
+    work.fits_in_place = ElementSize() == sizeof(Real) && problem_.units % kernels_.lanes == 0;
+    return work;
   }
 
-  // Fewer rows than this make a step wait for the recurrent kernel, from L2 or from beyond, rather than for arithmetic.
-  int64_t FewRows() const { return RecurrentKernelBytes() > 512 * 1024 ? 16 : 4; }
-
-  // Where threads may share a tile: the recurrent kernel does not fit into one thread's L1.
-  bool TeamsPay() const {
-    const bool large = RecurrentKernelBytes() > 64 * 1024;
-    const bool possible = problem_.reserve != Reserve::kRecompute && !inputs_.direction[0].recurrent_dropout &&
-                          !inputs_.direction[1].recurrent_dropout;
-    return large && possible;
-  }
-
-  // Threads per task, where there are fewer tasks than threads. Each needs a part of the units, and in every step some
-  // thousand operations to make up for waiting for the others.
-  int64_t TeamSize(int64_t tasks, int64_t rows, int64_t flop) const {
-    if (!TeamsPay()) return 1;
-    const int64_t step_flop = rows * 8 * problem_.units * problem_.units;
-    return std::max<int64_t>(
-        1, std::min<int64_t>({parallel_.threads() / tasks, panels_, step_flop / 32'000, flop / (tasks * 4'000'000)}));
-  }
-
-  // Tiles of the backward pass: as few as kBackwardTileRows allows; with twice the rows where each step reads a
-  // recurrent kernel from memory, and more in very short sequences, where a pass over the weights and their gradients
-  // would otherwise serve few timesteps. Two where the work is worth it and there is no better way to share it out;
-  // otherwise 1, 4 or a multiple of 8.
-  int64_t BackwardTileRows() const {
-    const int64_t batch = problem_.batch, short_rows = 128 / std::max<int64_t>(1, problem_.time);
-    const int64_t least_rows = RecurrentKernelBytes() > 8 * 1024 * 1024 ? 2 * kBackwardTileRows : kBackwardTileRows;
-    int64_t tiles = CeilDivide(batch, std::max(least_rows, short_rows));
-    if (tiles == 1 && 2 * Flop() >= 8'000'000 && (batch >= 2 * FewRows() || !TeamsPay())) tiles = 2;
-    // Rows that skip timesteps leave tiles of unequal work: 8 of them are shared out better than 4.
-    if (tiles > 2) tiles = tiles <= 4 && !plan_.repeats ? 4 : CeilDivide(tiles, kSlots) * kSlots;
-    return std::max<int64_t>(1, CeilDivide(batch, std::max<int64_t>(1, tiles)));
-  }
-
-  // Accumulators of the weights' gradients. Large ones go through memory, which takes as long as computing some hundred
-  // timesteps: teams share them instead.
-  int64_t Slots(int64_t tiles) const {
-    const bool large = GatePanelsSize() * static_cast<int64_t>(sizeof(Real)) > 4 * 1024 * 1024 && TeamsPay();
-    const int64_t most = large ? std::min<int64_t>(2, plan_.timesteps / 1024) : kSlots;
-    return std::max<int64_t>(1, std::min(most, tiles));
+  void Use(const Cuts& cuts) {
+    for (Direction<Real>& d : direction_) {
+      d.chunk_steps = cuts.chunk_steps;
+      d.in_place = cuts.in_place;
+    }
   }
 
   void PlaceReserve(void* reserve, int n) {
@@ -285,12 +245,7 @@ class Layer {
 
   size_t ElementSize() const { return static_cast<size_t>(SizeOf(problem_.dtype)); }
 
-  // Multiplications and additions of the forward pass, a quarter of those of a training step.
-  int64_t Flop() const {
-    return problem_.directions * plan_.timesteps * 8 * problem_.units * (kernel_rows_ + problem_.units);
-  }
-
-  Direction<Real> Describe(int n) const {
+  Direction<Real> MakeDirection(int n) const {
     const DirectionInput& in = inputs_.direction[n];
     Direction<Real> d{};
     d.dtype = problem_.dtype;
@@ -306,7 +261,7 @@ class Layer {
     d.masked = inputs_.mask != nullptr;
     d.repeats = plan_.repeats;  // of the backward pass: the reserve knows what was skipped, whatever the setting is now
     // Its matrices, a half of U, then stay in L1, and there are no teams: see TeamsPay().
-    d.skips_by_row = RecurrentKernelBytes() <= 64 * 1024;
+    d.skips_by_row = Describe(plan_.repeats).RecurrentKernelBytes() <= 64 * 1024;
     d.reserve_mode = problem_.reserve;
     d.x = {PartOfInput(const_cast<void*>(inputs_.x), n), inputs_.x_batch_stride, inputs_.x_time_stride};
     d.h0 = in.h0;
@@ -330,26 +285,6 @@ class Layer {
     return {part, time * features, features};
   }
 
-  // Timesteps projected at once: as many as keep z of the tile at 192 KiB, within L2, but for large H at least 128
-  // pairs of timestep and row, so that each pass over the weights pays.
-  void SetChunkSteps(int64_t tile_rows) {
-    const int64_t pair_bytes = panels_ * width_ * static_cast<int64_t>(sizeof(Real));
-    const int64_t pairs = std::max<int64_t>(128, 192 * 1024 / pair_bytes);
-    for (Direction<Real>& d : direction_) {
-      d.chunk_steps = problem_.reserve == Reserve::kRecompute
-                          ? kCheckpointInterval
-                          : std::max<int64_t>(d.repeats ? kBlockSteps : 1, std::min(pairs / tile_rows, problem_.time));
-    }
-  }
-
-  // Where rows may skip timesteps, the chunks of the forward pass must not depend on the tiles. Periods of up to so
-  // many steps are found, half a chunk late.
-  void SetChunkStepsOfRepeats() {
-    for (Direction<Real>& d : direction_) {
-      if (d.repeats && problem_.reserve != Reserve::kRecompute) d.chunk_steps = kBlockSteps;
-    }
-  }
-
   // Elements of one direction's packed weights.
   int64_t GatePanelsSize() const { return (kernel_rows_ + problem_.units + 1) * panels_ * width_; }
 
@@ -357,20 +292,11 @@ class Layer {
     return CeilDivide(columns, kernels_.lanes) * kernels_.lanes * panels_ * width_;
   }
 
-  // Whether matrices [K, 4H] may be read and written as they are: rows of whole vectors, no conversion.
-  bool FitsInPlace() const { return ElementSize() == sizeof(Real) && problem_.units % kernels_.lanes == 0; }
-
-  // Reads the kernels as they were given where there are at most so many timesteps: packing takes longer than it saves.
-  void ReadInPlace(int64_t most_timesteps) {
-    for (Direction<Real>& d : direction_) d.in_place = FitsInPlace() && plan_.timesteps <= most_timesteps;
-  }
-
-  // Likewise writes the gradients of the weights, if all are wanted.
-  bool GradientsInPlace(const BackwardOutput& output) const {
+  bool AllGradientsWanted(const BackwardOutput& output) const {
     for (int n = 0; n < problem_.directions; ++n) {
       if (!output.drecurrent_kernel[n] || !output.dbias[n] || (kernel_rows_ > 0 && !output.dkernel[n])) return false;
     }
-    return FitsInPlace() && plan_.timesteps <= 128;
+    return true;
   }
 
   size_t PackedWeightsSize() const {
@@ -458,7 +384,7 @@ class Layer {
   }
 
   // Moving an element costs about as much as 64 floating-point operations.
-  int64_t PackWorkers(int64_t tasks) const { return Workers(parallel_, tasks, 64 * GatePanelsSize()); }
+  int64_t PackWorkers(int64_t tasks) const { return Workers(parallel_.threads(), tasks, 64 * GatePanelsSize()); }
 
   WeightGradient<Real> GradientAt(Real* sums, bool fresh) const {
     Real* recurrent_kernel = sums + kernel_rows_ * panels_ * width_;
@@ -469,16 +395,17 @@ class Layer {
     if (!to) return;
     constexpr int64_t kRows = 16;
     const int64_t tasks = CeilDivide(rows, kRows);
-    ForEach(parallel_, Workers(parallel_, tasks, slots * rows * panels_ * width_), tasks, [&](int64_t task, int64_t) {
-      kernels_.unpack_gates(problem_.dtype, sums, slots, stride, rows, task * kRows, std::min(rows, (task + 1) * kRows),
-                            problem_.units, to);
-    });
+    ForEach(parallel_, Workers(parallel_.threads(), tasks, slots * rows * panels_ * width_), tasks,
+            [&](int64_t task, int64_t) {
+              kernels_.unpack_gates(problem_.dtype, sums, slots, stride, rows, task * kRows,
+                                    std::min(rows, (task + 1) * kRows), problem_.units, to);
+            });
   }
 
   void MergeInputGradients(Real* dx, bool two, int64_t count, void* to) {
     constexpr int64_t kPiece = 16384;
     const int64_t tasks = CeilDivide(count, kPiece);
-    ForEach(parallel_, Workers(parallel_, tasks, count), tasks, [&](int64_t task, int64_t) {
+    ForEach(parallel_, Workers(parallel_.threads(), tasks, count), tasks, [&](int64_t task, int64_t) {
       const int64_t begin = task * kPiece, end = std::min(count, begin + kPiece);
       if (two) {
         for (int64_t i = begin; i < end; ++i) dx[i] += dx[count + i];

@@ -69,8 +69,8 @@ class Orbits {
     since_ = scratch.template Take<int64_t>(row_count);
     skips_ = scratch.template Take<int64_t>(row_count);
     returns_ = scratch.template Take<uint32_t>(row_count * Sizes<Real>(d).panels);
-    h_ = scratch.template Take<Real>(row_count * padded_);
-    c_ = scratch.template Take<Real>(row_count * padded_);
+    first_ = TakeStates(scratch);
+    last_ = TakeStates(scratch);
   }
 
   void Start() {
@@ -94,24 +94,25 @@ class Orbits {
         if (!repeats) since_[r] = from + step;
       }
       watched_[r] = since_[r] <= from && chunk.count[position] == d_.chunk_steps && rows[r].count - end >= kLeastSkip;
-      if (!watched_[r]) continue;
-      __builtin_memcpy(h_ + r * padded_, h + r * padded_, static_cast<size_t>(padded_) * sizeof(Real));
-      __builtin_memcpy(c_ + r * padded_, c + r * padded_, static_cast<size_t>(padded_) * sizeof(Real));
+      if (watched_[r]) Keep(first_, r * padded_, h, c, padded_);
     }
   }
 
-  // Notes, for this member's units, which rows are after a step of the chunk where they were before it.
+  // Notes, for this member's units, which rows are after a step of the chunk where they were before it, and which have
+  // come to rest in its last step: most do so in the end, and need not wait for a whole chunk in which they do.
   void Compare(const Chunk& chunk, int64_t step, const Real* h, const Real* c, const Share& share,
                const Team& team) const {
     if (!d_.repeats) return;
     const int64_t first = share.first * kLanes<Real>;
-    const size_t bytes = static_cast<size_t>((share.last - share.first) * kLanes<Real>) * sizeof(Real);
+    const int64_t units = (share.last - share.first) * kLanes<Real>;
     for (int64_t position = 0; position < chunk.active[step]; ++position) {
       const int64_t r = chunk.row[position], at = r * padded_ + first;
       if (!watched_[r]) continue;
       uint32_t& returns = returns_[team.rank * row_count_ + r];
-      const bool same = __builtin_memcmp(h + at, h_ + at, bytes) == 0 && __builtin_memcmp(c + at, c_ + at, bytes) == 0;
-      returns = (step == 0 ? 0 : returns) | static_cast<uint32_t>(same) << step;
+      if (step == 0) returns = 0;
+      if (Same(first_, at, h, c, units)) returns |= 1u << step;
+      if (step == chunk.steps - 2) Keep(last_, at, h, c, units);
+      if (step == chunk.steps - 1 && Same(last_, at, h, c, units)) returns |= 1u;
     }
   }
 
@@ -136,6 +137,26 @@ class Orbits {
   }
 
  private:
+  struct States {
+    Real *h, *c;  // [rows][Hp]
+  };
+
+  States TakeStates(Scratch<Real>& scratch) const {
+    const int64_t size = row_count_ * padded_;
+    return {scratch.template Take<Real>(size), scratch.template Take<Real>(size)};
+  }
+
+  static void Keep(const States& states, int64_t at, const Real* h, const Real* c, int64_t count) {
+    const size_t bytes = static_cast<size_t>(count) * sizeof(Real);
+    __builtin_memcpy(states.h + at, h + at, bytes);
+    __builtin_memcpy(states.c + at, c + at, bytes);
+  }
+
+  static bool Same(const States& states, int64_t at, const Real* h, const Real* c, int64_t count) {
+    const size_t bytes = static_cast<size_t>(count) * sizeof(Real);
+    return __builtin_memcmp(states.h + at, h + at, bytes) == 0 && __builtin_memcmp(states.c + at, c + at, bytes) == 0;
+  }
+
   void CopyOutput(const Row& row, int64_t from, int64_t to) const {
     const int64_t size = SizeOf(d_.dtype);
     const auto at = [&](int64_t k) {
@@ -148,10 +169,10 @@ class Orbits {
   const Direction<Real>& d_;
   const int64_t padded_, row_count_;
   bool* watched_ = nullptr;
-  int64_t* since_ = nullptr;          // from which timestep on a row's input is what it is
-  int64_t* skips_ = nullptr;          // how many a row has made
-  uint32_t* returns_ = nullptr;       // [members][rows]: bit n, that the states after step n are those before the chunk
-  Real *h_ = nullptr, *c_ = nullptr;  // [rows][Hp], the states before the chunk
+  int64_t* since_ = nullptr;     // from which timestep on a row's input is what it is
+  int64_t* skips_ = nullptr;     // how many a row has made
+  uint32_t* returns_ = nullptr;  // [members][rows]: bit n, that n + 1 steps lead back to the same states
+  States first_{}, last_{};      // before the chunk, and before its last step
 };
 
 }  // namespace

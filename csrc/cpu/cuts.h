@@ -1,0 +1,54 @@
+// How a pass is cut: into tiles of rows, chunks of timesteps and slots of gradients, and for how many threads. It
+// follows from what there is to compute, by arithmetic alone.
+#ifndef LSTM_FAST_CPU_CUTS_H_
+#define LSTM_FAST_CPU_CUTS_H_
+
+#include <cstdint>
+
+namespace lstm_fast {
+
+// What there is to compute.
+struct Work {
+  int64_t batch, time, directions, units;
+  int64_t kernel_rows;     // of W
+  int64_t panels, width;   // of the gates: see kernel.h
+  int64_t element_bytes;   // of the arithmetic
+  int64_t timesteps;       // real ones, over all rows
+  bool masked;             // rows may have unequal numbers of them
+  bool repeats;            // rows may skip some
+  bool recompute;          // Reserve::kRecompute
+  bool recurrent_dropout;  // in any direction
+  bool fits_in_place;      // matrices [K, 4H] may be read and written as they are
+
+  // Multiplications and additions of the forward pass, half of those of the backward pass.
+  int64_t Flop() const { return directions * timesteps * 8 * units * (kernel_rows + units); }
+  int64_t RecurrentKernelBytes() const { return units * panels * width * element_bytes; }
+  // Of W, U and the bias of one direction.
+  int64_t WeightsBytes() const { return (kernel_rows + units + 1) * panels * width * element_bytes; }
+};
+
+struct Cuts {
+  int64_t tile_rows;    // rows of a tile; the last one may have fewer
+  int64_t chunk_steps;  // timesteps projected, or gone back through, at once
+  int64_t workers;      // that take tasks, or teams of them
+  int64_t members;      // threads of a team
+  bool in_place;        // the weights are read as they were given
+
+  // Backward only.
+  int64_t slots;            // accumulators of the weights' gradients, each for a fixed list of tiles
+  bool side_by_side;        // a task is a slot in one direction; else in all, one after the other
+  bool gradients_in_place;  // may be written where they are wanted, if all are
+};
+
+Cuts CutForward(const Work& work, int64_t threads);
+Cuts CutBackward(const Work& work, int64_t threads);
+
+// Where threads may share a tile: the recurrent kernel does not fit into one thread's L1.
+bool TeamsPay(const Work& work);
+
+// Threads worth waking for so much arithmetic.
+int64_t Workers(int64_t threads, int64_t tasks, int64_t flop);
+
+}  // namespace lstm_fast
+
+#endif  // LSTM_FAST_CPU_CUTS_H_
