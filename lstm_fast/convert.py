@@ -203,6 +203,9 @@ def _sync(model: Any) -> None:
 def _trace_anew(model: Any) -> None:
     """Has Keras make the functions anew that it has made for `fit`, `evaluate` and `predict`."""
     for part in _models(model):
+        # Before Keras 3.12, the trainer on JAX notes once in a `fit` where each variable is: there may be more by now.
+        if getattr(part, "_trainable_variable_shardings", None) is not None:
+            part._record_training_state_sharding_spec()
         for name in ("train", "test", "predict"):
             if getattr(part, f"{name}_function", None) is None:
                 continue
