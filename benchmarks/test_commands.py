@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import against, backends, gpu, grid, memory, results, tune, turns
+from benchmarks import against, backends, gpu, grid, memory, results, reviews, tune, turns
 from lstm_fast.bench.scenarios import IMDB_PADDING, Scenario
 
 
@@ -50,6 +50,19 @@ def test_against(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "lstm_fast on NumPy" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         against.main([str(tmp_path)])
+    assert f"expected a source tree of lstm_fast, found {tmp_path}" in " ".join(capsys.readouterr().err.split())
+
+
+def test_reviews(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A tree beside itself, on the package's sample."""
+    options = ["--models", "single", "--steps", "1", "--seconds", "0", "--output", str(tmp_path / "reviews.json")]
+    assert reviews.main([str(reviews.TREE), *options]) == 0
+    (measured,) = json.loads((tmp_path / "reviews.json").read_text())["reviews"].values()
+    assert all(min(seconds[name]) > 0 for seconds in measured["seconds"].values() for name in (reviews.KERAS, "this"))
+    assert all(peak > 0 for peak in measured["peak"].values())
+    assert "peak memory" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        reviews.main([str(tmp_path)])
     assert f"expected a source tree of lstm_fast, found {tmp_path}" in " ".join(capsys.readouterr().err.split())
 
 

@@ -77,6 +77,12 @@ void Outputs::ExpectWhole() const {
   }
 }
 
+int64_t Outputs::untouched_reserve_bytes() const {
+  int64_t end = reserve_.bytes();
+  while (end >= 2 && std::memcmp(reserve_.data() + end - 2, &Guarded::kUnwritten, 2) == 0) end -= 2;
+  return reserve_.bytes() - end;
+}
+
 void Outputs::ExpectClose(const Case& problem, const Solution& exact) const {
   const Tolerance tolerance = ToleranceOf(problem, exact);
   const bool spoiled = problem.SpoiledRow() >= 0, by_nan = spoiled && std::isnan(options_.spoiler);

@@ -35,6 +35,8 @@ class Outputs {
   void ExpectSameForwardBits(const Outputs& other, const std::string& when) const;
 
   int64_t reserve_bytes() const { return reserve_.bytes(); }
+  // At the end of the reserve, how many bytes nobody has written.
+  int64_t untouched_reserve_bytes() const;
 
  private:
   struct Named {

@@ -96,6 +96,35 @@ LSTM_FAST_TEST(repeats_have_the_same_bits_for_any_number_of_threads) {
   }
 }
 
+// Whatever threads and tiles there are, and whichever rows have how much of it.
+LSTM_FAST_TEST(what_is_left_out_takes_no_room_in_the_reserve) {
+  const Settings settings;
+  for (const Repeated repeated : {Repeated::kEnd, Repeated::kBeginning, Repeated::kMiddle, Repeated::kTwice}) {
+    for (const Masked masked : {Masked::kNo, Masked::kRight}) {
+      Options o = Repeating(repeated, 16);
+      o.directions = 2;
+      o.masked = masked;
+      const Case problem(o);
+      for (const int threads : {1, 3}) {
+        SetThreadCount(threads);
+        SetSkipsRepeats(false);
+        Outputs all(problem);
+        all.Run(problem);
+        SetSkipsRepeats(true);
+        const int64_t before = SkippedTimesteps();
+        Outputs found(problem);
+        found.Run(problem);
+        // Memory is taken for 8 timesteps of a row at once.
+        const int64_t skipped = SkippedTimesteps() - before, step = 5 * o.units * static_cast<int64_t>(sizeof(float));
+        const int64_t spared = found.untouched_reserve_bytes() - all.untouched_reserve_bytes();
+        Expect(spared >= (skipped - 8 * o.batch * o.directions) * step,
+               Describe(o) + ": of " + std::to_string(skipped * step) + " only " + std::to_string(spared) +
+                   " bytes are untouched");
+      }
+    }
+  }
+}
+
 // A backward pass finds out by itself what its forward pass has left out.
 LSTM_FAST_TEST(the_setting_may_change_between_the_passes) {
   const Settings settings;

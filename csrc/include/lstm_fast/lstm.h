@@ -70,9 +70,10 @@ struct Problem {
   bool return_sequences;      // y has time T; otherwise 1, the last output in processing order
   bool zero_output_for_mask;  // masked outputs are 0; otherwise the previous output, 0 where there is none
   Reserve reserve;
-  // How the reserve is laid out. False: without gaps. True: [B, N, ReserveSteps(), ReserveStepBytes()], of which
-  // padding leaves the end of every [B, N] entry untouched; the size does not depend on the mask, and such a reserve
-  // may be cut and joined along B, as where a batch is spread over devices.
+  // How the reserve is laid out. False: without gaps; where timesteps repeat, what they leave over lies at its end and
+  // is never touched. True: [B, N, ReserveSteps(), ReserveStepBytes()], of which padding leaves the end of every [B, N]
+  // entry untouched; the size does not depend on the mask, and such a reserve may be cut and joined along B, as where a
+  // batch is spread over devices.
   bool reserve_by_row;
 };
 
