@@ -40,7 +40,7 @@ from lstm_fast.imdb.models import MODELS
 
 
 def load(model, layer, vocabulary, weights, batches):
-    global fit, predict, lap
+    global built, fit, predict, lap
     built = MODELS[model](vocabulary, layer, seed=0)
     built.optimizer.build(built.trainable_variables)
     if weights:
@@ -77,7 +77,10 @@ def peak():
 
 def epoch(path):
     begin = time.perf_counter()
-    losses = [float(fit(*batch)) for batch in lap]
+    losses = []
+    for batch in lap:
+        built.reset_metrics()  # which would give the mean of all batches so far
+        losses.append(float(fit(*batch)[0]))
     taken = time.perf_counter() - begin
     np.save(path, losses)
     return taken
@@ -114,10 +117,10 @@ def save_batches(path: Path, batches: Sequence[tuple[Any, Any]]) -> str:
     return str(path)
 
 
-def started(other: Path, example: Example) -> dict[str, Server]:
+def started(other: Path, example: Example, names: Sequence[str]) -> dict[str, Server]:
     """Processes that have the model, by who computes it."""
     trees = {OTHER: (other, "fast"), THIS: (TREE, "fast"), KERAS: (TREE, "keras")}
-    servers = {name: Server(tree, SERVER) for name, (tree, _) in trees.items()}
+    servers = {name: Server(trees[name][0], SERVER) for name in names}
     for name, server in servers.items():
         server.ask({"do": "load", "layer": trees[name][1], **dataclasses.asdict(example)})
     return servers
@@ -142,7 +145,7 @@ def prepared(server: Server, name: str) -> Prepared:
 
 def measure_steps(other: Path, example: Example, budget: float) -> dict[str, Any]:
     """Peak bytes of training steps, and the seconds of laps, by round."""
-    servers = started(other, example)
+    servers = started(other, example, (OTHER, THIS, KERAS))
     try:
         peaks = {}
         for name, server in servers.items():
@@ -158,10 +161,10 @@ def measure_steps(other: Path, example: Example, budget: float) -> dict[str, Any
 
 def measure_epoch(other: Path, example: Example, folder: Path) -> dict[str, Any]:
     """Seconds and losses of one epoch, from fresh weights: this tree and the other, one after the other."""
-    servers = started(other, example)
+    servers = started(other, example, (OTHER, THIS))
     try:
         found = {}
-        for name in (OTHER, THIS):
+        for name in servers:
             path = folder / f"{name}.npy"
             servers[name].ask({"do": "epoch", "path": str(path)})
             found[name] = {"seconds": servers[name].seconds, "losses": np.load(path).tolist()}
