@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import difflib
 import logging
 import os
 import sys
@@ -183,6 +184,8 @@ def status() -> Status:
     attempt(kernel_mode, None)
     attempt(forced_precision, None)
     attempt(lambda: core().skips_repeats(), None)
+    for problem in _misspelt():
+        note(problem)
     active = keras.backend.backend()
     libraries = {}
     for framework in FRAMEWORKS:
@@ -215,6 +218,17 @@ def status() -> Status:
         fallbacks=fallbacks,
         problems=tuple(problems),
     )
+
+
+def _misspelt() -> list[str]:
+    """Says which variables of the environment look like one of this package's, but are none."""
+    prefix, problems = "LSTM_FAST_", []
+    known = [name.removeprefix(prefix) for name in ENVIRONMENT]
+    for name in sorted(os.environ):
+        last = name.removeprefix(prefix)
+        if name.startswith(prefix) and last not in known and (meant := difflib.get_close_matches(last, known, n=1)):
+            problems.append(f"{name}: nothing reads this variable; did you mean {prefix}{meant[0]}?")
+    return problems
 
 
 def _library_state(framework: str) -> str:

@@ -211,3 +211,13 @@ def test_cut_off_libraries_are_found_before_they_are_mapped(tmp_path: pathlib.Pa
             check_library(path)
     with pytest.raises(LibraryError, match="is missing"):
         check_library(tmp_path / "absent.so")
+
+
+def test_misspelt_variables_are_problems(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LSTM_FAST_THREADS", "4")
+    monkeypatch.setenv("LSTM_FAST_KERNEL_MODE", "fused")
+    monkeypatch.setenv("LSTM_FAST_DATA", "/data")  # of the tests
+    assert lstm_fast.status().problems == (
+        "LSTM_FAST_KERNEL_MODE: nothing reads this variable; did you mean LSTM_FAST_KERNEL?",
+        "LSTM_FAST_THREADS: nothing reads this variable; did you mean LSTM_FAST_NUM_THREADS?",
+    )

@@ -33,12 +33,12 @@ KERNEL_MODES = ("auto", "fused", "keras")
 
 # What to do where Keras's layer can what the kernels cannot. A function has no such path, and no use of the variable.
 IN_THEIR_PLACE = (
-    "in the place of a layer use lstm_fast.to_keras(model), or set LSTM_FAST_KERNEL=keras, in the place of "
-    "lstm_fast.lstm and recurrence use keras.layers.LSTM"
+    "if you need it, use lstm_fast.to_keras(model) or set LSTM_FAST_KERNEL=keras for a layer, and keras.layers.LSTM "
+    "instead of lstm_fast.lstm or recurrence"
 )
 
 # What a backend says where a backward pass is differentiated.
-SECOND_ORDER = f"lstm_fast: gradients of gradients are not implemented; for them {IN_THEIR_PLACE}"
+SECOND_ORDER = f"lstm_fast: gradients of gradients are not implemented; {IN_THEIR_PLACE}"
 # TensorFlow computes forward mode, too, by a backward pass that it differentiates.
 SECOND_ORDER_OR_FORWARD = SECOND_ORDER.replace("are not", "and forward mode (tf.autodiff.ForwardAccumulator) are not")
 

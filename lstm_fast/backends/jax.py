@@ -418,8 +418,8 @@ def _refuse_second_order(*_: Any, **__: Any) -> NoReturn:
 
 def _refuse_forward_mode(*_: Any, **__: Any) -> NoReturn:
     raise NotImplementedError(
-        "lstm_fast: forward-mode differentiation (jvp, jacfwd, linearize) is not implemented; use reverse mode (grad, "
-        f"vjp, jacrev); for this {IN_THEIR_PLACE}"
+        "lstm_fast: forward-mode differentiation (jvp, jacfwd, linearize) is not implemented; reverse mode is (grad, "
+        f"vjp, jacrev); {IN_THEIR_PLACE}"
     )
 
 
