@@ -163,6 +163,38 @@ def test_states_that_come_to_no_rest(reserve: str) -> None:
     assert_same_bits(forward(found), forward(every))
 
 
+@pytest.mark.parametrize("start", range(56, 64))
+@pytest.mark.usefixtures("threads")
+@every_isa
+def test_units_of_one_thread_at_rest_while_those_of_another_move(start: int) -> None:
+    """A 1 that goes round all units: for some steps a thread's own stay what they are, and no thread's in all steps."""
+    units, wide = 128, 100.0
+    problem = make_problem(1, 200, 4, units)
+    kernel, bias = np.zeros((4, 4 * units), np.float32), np.zeros(4 * units, np.float32)
+    recurrent_kernel = np.zeros((units, 4 * units), np.float32)
+    bias[:units] = bias[3 * units :] = wide
+    bias[units : 2 * units] = -wide
+    recurrent_kernel[range(units), [2 * units + (unit + 1) % units for unit in range(units)]] = wide
+    state = np.eye(1, units, start, dtype=np.float32)
+    problem = replace(
+        problem,
+        x=np.ones_like(problem.x),
+        kernels=[kernel],
+        recurrent_kernels=[recurrent_kernel],
+        biases=[bias],
+        h0=[state],
+        c0=[0 * state],
+    )
+    _core.set_threads(1)
+    alone, skipped = solve(problem, skips=True)
+    assert skipped == 0
+    for count in (2, 3, 4, 8):
+        _core.set_threads(count)
+        together, skipped = solve(problem, skips=True)
+        assert skipped == 0
+        assert_same_bits(together, alone)
+
+
 @pytest.mark.parametrize("where", ["in_the_run", "before_it"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @every_isa

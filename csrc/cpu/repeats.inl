@@ -112,7 +112,7 @@ class Orbits {
       if (step == 0) returns = 0;
       if (Same(first_, at, h, c, units)) returns |= 1u << step;
       if (step == chunk.steps - 2) Keep(last_, at, h, c, units);
-      if (step == chunk.steps - 1 && Same(last_, at, h, c, units)) returns |= 1u;
+      if (step == chunk.steps - 1 && Same(last_, at, h, c, units)) returns |= kAtRest;
     }
   }
 
@@ -123,7 +123,7 @@ class Orbits {
     uint32_t returns = ~0u;
     for (int64_t member = 0; member < team.size; ++member) returns &= returns_[member * row_count_ + r];
     if (returns == 0) return 0;
-    const int64_t period = __builtin_ctz(returns) + 1;
+    const int64_t period = returns & kAtRest ? 1 : __builtin_ctz(returns) + 1;
     if (period > kMostPeriod) return 0;
     int64_t end = step;
     while (end < row.count && RepeatsInput(d_, row, end)) ++end;
@@ -137,6 +137,10 @@ class Orbits {
   }
 
  private:
+  // Of `returns_`. Not that of a period of 1: the members of a team must mean the same steps.
+  static constexpr uint32_t kAtRest = 1u << 31;
+  static_assert(kCheckpointInterval < 31);
+
   struct States {
     Real *h, *c;  // [rows][Hp]
   };
@@ -171,7 +175,7 @@ class Orbits {
   bool* watched_ = nullptr;
   int64_t* since_ = nullptr;     // from which timestep on a row's input is what it is
   int64_t* skips_ = nullptr;     // how many a row has made
-  uint32_t* returns_ = nullptr;  // [members][rows]: bit n, that n + 1 steps lead back to the same states
+  uint32_t* returns_ = nullptr;  // [members][rows]: bit n, that the states after step n are those before the chunk
   States first_{}, last_{};      // before the chunk, and before its last step
 };
 

@@ -82,7 +82,8 @@ Trial Decode(Bytes bytes) {
   o.time = Size(bytes, 0, 20);
   o.input = Size(bytes, 0, 40);
   o.units = Size(bytes, 1, 40);
-  if (bytes.OneOf(32)) {  // large enough for threads to share a tile
+  const bool large = bytes.OneOf(32);  // enough for threads to share a tile
+  if (large) {
     o.batch = 1 + o.batch % 4;
     o.units = 65 + o.units % 16;
     o.time = 20 + o.time;
@@ -91,7 +92,7 @@ Trial Decode(Bytes bytes) {
     o.batch = o.batch % 4;
     o.time = 160 + 8 * o.time;
     o.input %= 8;
-    o.units = 1 + o.units % 20;
+    if (!large) o.units = 1 + o.units % 20;
     o.repeated = bytes.Any<Repeated>();
   }
   o.directions = 1 + static_cast<int>(bytes.Below(2));
