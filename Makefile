@@ -29,5 +29,6 @@ clean:
 # The package is installed in place: tests then also see the objects that the build leaves in build/.
 $(VENV)/installed-$(EXTRAS): $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV): downloads TensorFlow and compiles, which takes some minutes."
 	$(PIP) install --quiet --editable '.[$(EXTRAS)]'
 	touch $@

@@ -8,9 +8,10 @@ import importlib.util
 import itertools
 import json
 import logging
+import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -153,22 +154,26 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _positive_int(text: str) -> int:
-    if (value := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1, found {value}")
+def _number(text: str, number: type, holds: Callable[[Any], bool], expected: str) -> Any:
+    try:
+        value = number(text)
+    except ValueError:
+        value = None
+    if value is None or not holds(value):
+        raise argparse.ArgumentTypeError(f"expected {expected}, found {text!r}")
     return value
 
 
-def _natural_int(text: str) -> int:
-    if not 0 <= (value := int(text)) < 2**32:
-        raise argparse.ArgumentTypeError(f"expected 0 to 2**32 - 1, found {value}")
-    return value
+def _positive_int(text: str) -> Any:
+    return _number(text, int, lambda value: value >= 1, "a whole number of at least 1")
 
 
-def _positive_float(text: str) -> float:
-    if not 0 < (value := float(text)) < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a positive number, found {text}")
-    return value
+def _natural_int(text: str) -> Any:
+    return _number(text, int, lambda value: 0 <= value < 2**32, "a whole number from 0 to 2**32 - 1")
+
+
+def _positive_float(text: str) -> Any:
+    return _number(text, float, lambda value: 0 < value < math.inf, "a positive number")
 
 
 def _shape(text: str) -> Scenario:
@@ -181,14 +186,8 @@ def _shape(text: str) -> Scenario:
     return Scenario(batch, time, features, units)
 
 
-def _padding(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 0.99:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to 0.99, found {text!r}")
-    return value
+def _padding(text: str) -> Any:
+    return _number(text, float, lambda value: 0 <= value <= 0.99, "a number from 0 to 0.99")
 
 
 def _train(arguments: argparse.Namespace) -> int:
@@ -311,6 +310,8 @@ def _comparison_tables(result: Comparison) -> tuple[Table, Table]:
         slow, fast = times.median("keras"), times.median("fast")
         speed.add_row(name, f"{fast:.1f}", f"{slow:.1f}", f"[bold]{times.ratio:.2f} x[/bold]")
 
+    speed.caption = f"FastLSTM: {result.computed:.0%} of the timesteps computed, the rest copied"
+
     parity = Table("parity, same weights and batches")
     for heading in ("difference", "allowed"):
         parity.add_column(heading, justify="right")
@@ -326,7 +327,6 @@ def _comparison_tables(result: Comparison) -> tuple[Table, Table]:
         expected = result.expected_calls[name]
         colour = "green" if count >= expected else "red"
         parity.add_row(f"fused {name} calls", f"[{colour}]{count}[/{colour}]", f"{expected} or more")
-    parity.add_row("timesteps computed, the rest repeats", f"{result.computed:.0%}", "")
     return speed, parity
 
 
@@ -421,5 +421,9 @@ def _status(arguments: argparse.Namespace) -> int:
     import lstm_fast
 
     status = lstm_fast.status()
-    print(json.dumps(status.as_dict(), indent=2) if arguments.json else status)
+    if arguments.json:
+        print(json.dumps(status.as_dict(), indent=2))
+        return 0
+    print(status)
+    print("\nThis command runs no model. For calls, timesteps and fallbacks, print lstm_fast.status() in your program.")
     return 0
