@@ -65,7 +65,8 @@ def accelerate(model: Any, *, return_report: bool = False) -> Any:
     Functions that you have traced or compiled yourself, with `tf.function`, `jax.jit` or `torch.compile`, and models
     around this one that have been trained already, go on as they are until they are traced anew: with the same results,
     but at the old speed. Those that Keras has made for the model itself are made anew. Threads may call the model
-    meanwhile; each call takes either path. During `fit`, call this from no other place than a callback.
+    meanwhile; each call takes either path. During `fit`, call this from a callback only, with the model that is in
+    `fit`, not with a part of it.
 
     For a copy, make one first: `accelerate(copy.deepcopy(model))`. A subclassed model that Keras cannot copy, build
     again, and hand it the weights: `new.set_weights(model.get_weights())`.
@@ -204,7 +205,9 @@ def _trace_anew(model: Any) -> None:
     """Has Keras make the functions anew that it has made for `fit`, `evaluate` and `predict`."""
     for part in _models(model):
         # Before Keras 3.12, the trainer on JAX notes once in a `fit` where each variable is: there may be more by now.
-        if getattr(part, "_trainable_variable_shardings", None) is not None:
+        # Where the trainer of a larger model has the values, what this one has noted is left over from another call.
+        noted = getattr(part, "_trainable_variable_shardings", None) is not None
+        if noted and all(variable._value is not None for variable in part.variables):
             part._record_training_state_sharding_spec()
         for name in ("train", "test", "predict"):
             if getattr(part, f"{name}_function", None) is None:

@@ -106,6 +106,7 @@ class Layer {
   }
 
   void Forward(const ForwardOutput& output) {
+    const bool skips = plan_.repeats && SkipsRepeats();  // read once: another thread may change the setting
     for (int n = 0; n < problem_.directions; ++n) {
       direction_[n].y = OutputSequence(output.y, n);
       direction_[n].h_n = output.h_n[n];
@@ -113,10 +114,10 @@ class Layer {
       PlaceReserve(output.reserve, n);
       direction_[n].next_block = &blocks_taken_;
       direction_[n].skipped_steps = &skipped_;
-      direction_[n].repeats = plan_.repeats && SkipsRepeats();
+      direction_[n].repeats = skips;
     }
     const int64_t directions = problem_.directions;
-    const Cuts cuts = CutForward(Describe(plan_.repeats && SkipsRepeats()), parallel_.threads());
+    const Cuts cuts = CutForward(Describe(skips), parallel_.threads());
     const std::vector<Tile> tiles = CutTiles(problem_.batch, cuts.tile_rows);
     if (tiles.empty()) return;
     Use(cuts);
