@@ -106,7 +106,7 @@ class Layer {
   }
 
   void Forward(const ForwardOutput& output) {
-    const bool skips = plan_.repeats && SkipsRepeats();  // read once: another thread may change the setting
+    const bool skips = SkipsRepeats() && plan_.repeats;  // read once: another thread may change the setting
     for (int n = 0; n < problem_.directions; ++n) {
       direction_[n].y = OutputSequence(output.y, n);
       direction_[n].h_n = output.h_n[n];
