@@ -36,6 +36,7 @@ import benchmarks
 import numpy as np
 import tensorflow as tf
 from benchmarks.memory import peak_bytes, reset_peak
+from lstm_fast import _core
 from lstm_fast.imdb.models import MODELS
 
 
@@ -52,6 +53,8 @@ def load(model, layer, vocabulary, weights, batches):
     for rows, steps in ((4, 30), (4, 40), (3, 50), (5, 20)):  # one tracing for all shapes, and the optimizer's slots
         ids, labels = lap[0]
         predict(ids[:rows, :steps], labels[:rows])
+    fused = _core.fused_calls()["forward"]
+    assert (fused > 0) == (layer == "fast"), (layer, fused)  # nothing is measured that is not what it is called
     return 0
 
 

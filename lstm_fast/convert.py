@@ -206,9 +206,10 @@ def _trace_anew(model: Any) -> None:
     for part in _models(model):
         # Before Keras 3.12, the trainer on JAX notes once in a `fit` where each variable is: there may be more by now.
         # Where the trainer of a larger model has the values, what this one has noted is left over from another call.
+        note = getattr(part, "_record_training_state_sharding_spec", None)
         noted = getattr(part, "_trainable_variable_shardings", None) is not None
-        if noted and all(variable._value is not None for variable in part.variables):
-            part._record_training_state_sharding_spec()
+        if note and noted and all(getattr(variable, "_value", None) is not None for variable in part.variables):
+            note()
         for name in ("train", "test", "predict"):
             if getattr(part, f"{name}_function", None) is None:
                 continue
