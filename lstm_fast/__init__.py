@@ -1,16 +1,8 @@
 """Keras LSTMs on fused kernels: the same layer, the same weights, the same results, several times faster."""
 
-# ruff: noqa: E402
+from typing import TYPE_CHECKING
+
 from lstm_fast import environment
-
-environment.prepare()  # before anything imports Keras
-
-from lstm_fast.backends import LstmFastWarning
-from lstm_fast.convert import accelerate, as_keras, to_keras
-from lstm_fast.functional import lstm, recurrence
-from lstm_fast.layers import FastBidirectional, FastLSTM, FastRNN
-from lstm_fast.masks import ReversedMaskWarning
-from lstm_fast.status import status, trim
 
 __version__ = "0.1.0"
 
@@ -29,3 +21,14 @@ __all__ = [
     "to_keras",
     "trim",
 ]
+
+# The command answers what needs no Keras, such as --help, without waiting for its import.
+if TYPE_CHECKING or not environment.IS_COMMAND:
+    environment.prepare()  # before anything imports Keras
+
+    from lstm_fast.backends import LstmFastWarning
+    from lstm_fast.convert import accelerate, as_keras, to_keras
+    from lstm_fast.functional import lstm, recurrence
+    from lstm_fast.layers import FastBidirectional, FastLSTM, FastRNN
+    from lstm_fast.masks import ReversedMaskWarning
+    from lstm_fast.status import status, trim

@@ -1,4 +1,4 @@
-"""What has to be in place before Keras is imported: which backend it runs on, and how much TensorFlow says."""
+"""What has to be in place before Keras is imported: which backend it runs on."""
 
 import importlib.util
 import itertools
@@ -14,26 +14,25 @@ _NEEDED = {"tensorflow": "tensorflow", "jax": "jax", "torch": "torch", "numpy": 
 _TRAINING = ("tensorflow", "jax", "torch")
 
 
+def _is_command() -> bool:
+    """Whether this process is `lstm-fast` or `python -m lstm_fast`."""
+    program = next(iter(sys.argv), "")
+    if program == "-m":  # while Python looks for the module
+        return ("-m", "lstm_fast") in itertools.pairwise(sys.orig_argv)
+    return os.path.basename(program) == "lstm-fast"
+
+
+IS_COMMAND = _is_command()  # now: Python changes the name of the program later
+
+
 def prepare() -> None:
     """Chooses a backend for Keras where nobody has, from what is installed.
 
     Raises:
-        ImportError: There is none to choose, or KERAS_BACKEND names one that is not installed or unknown. In the
-            command `lstm-fast` that is one line on stderr and the exit status 2.
+        ImportError: There is none to choose, or KERAS_BACKEND names one that is not installed or unknown.
     """
-    if command := _is_command():
-        # The command's own output is not to drown in TensorFlow's start-up messages, which can only be turned off
-        # before it is imported.
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    if "keras" in sys.modules:
-        return
-    try:
+    if "keras" not in sys.modules:
         _choose_backend()
-    except ImportError as error:
-        if not command:
-            raise
-        print(f"lstm-fast: error: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 def _choose_backend() -> None:
@@ -93,11 +92,3 @@ def _configured() -> str:
         return str(json.loads((folder / "keras.json").read_text())["backend"])
     except (OSError, ValueError, TypeError, KeyError):
         return "tensorflow"
-
-
-def _is_command() -> bool:
-    """Whether this process is `lstm-fast` or `python -m lstm_fast`."""
-    program = next(iter(sys.argv), "")
-    if program == "-m":  # while Python looks for the module
-        return ("-m", "lstm_fast") in itertools.pairwise(sys.orig_argv)
-    return os.path.basename(program) == "lstm-fast"

@@ -130,6 +130,20 @@ def test_what_cannot_run_is_said_in_one_line(tmp_path: pathlib.Path, case: str) 
         assert (done.returncode, done.stdout, done.stderr) == (2, "", f"lstm-fast: error: {error}\n")
 
 
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["bench", "--help"]])
+def test_help_waits_for_no_framework(tmp_path: pathlib.Path, words: list[str]) -> None:
+    done = run(tmp_path, "-m", "lstm_fast", *words, installed="")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "lstm" in done.stdout
+
+
+@pytest.mark.backends("tensorflow")
+def test_the_start_up_messages_of_tensorflow_are_held_back(tmp_path: pathlib.Path) -> None:
+    assert "oneDNN" in run(tmp_path, "-c", "import tensorflow", installed="tensorflow").stderr, "nothing to hold back"
+    done = run(tmp_path, "-m", "lstm_fast", "status", installed="tensorflow")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_the_command_runs_on_the_only_framework(tmp_path: pathlib.Path) -> None:
     done = run(tmp_path, "-m", "lstm_fast", "status", "--json", installed="jax", configured="tensorflow")
     assert done.returncode == 0, done.stderr

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import lstm_fast
+from lstm_fast.status import status
 
 # Variables that change how fast somebody is: OPENBLAS_CORETYPE=Haswell halves the roofline of a processor with AVX-512.
 VARIABLES = ("OPENBLAS_", "OMP_", "MKL_", "GOMP_", "KMP_", "TF_ENABLE_ONEDNN_OPTS", "ONEDNN_", "DNNL_", "XLA_", "ATEN_")
@@ -16,14 +16,14 @@ PACKAGES = ("tensorflow", "keras", "numpy", "torch", "jax", "onnxruntime", "nvid
 
 def environment() -> dict[str, Any]:
     """Returns the machine, what lstm_fast runs on it, and the versions of all contenders that are installed."""
-    status = lstm_fast.status()
+    found = status()
     return {
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)),
-        "isa": status.isa,
-        "threads": status.threads,
+        "isa": found.isa,
+        "threads": found.threads,
         "python": platform.python_version(),
-        "lstm_fast": status.version,
+        "lstm_fast": found.version,
         **versions(PACKAGES),
         **{name: value for name, value in sorted(os.environ.items()) if name.startswith(VARIABLES)},
     }

@@ -10,13 +10,13 @@ from typing import Any
 import keras
 import numpy as np
 
-import lstm_fast
 from lstm_fast.bench import keras_layers, product
 from lstm_fast.bench.contenders import FAST, KERAS, Contender, keras_contender, users_contenders
 from lstm_fast.bench.parity import TOLERANCE, errors
 from lstm_fast.bench.prepared import Prepared
 from lstm_fast.bench.scenarios import Problem, Scenario, make_problem
 from lstm_fast.bench.turns import ratio, take_turns
+from lstm_fast.status import status
 
 PRODUCT = "matrix product"
 BUDGET_SECONDS = 4.0  # for the turns of a scenario and pass
@@ -195,9 +195,9 @@ def _passes(
     contender: Contender, prepared: Prepared, problem: Problem, exact: Sequence[np.ndarray], found: Measurement
 ) -> bool:
     """Whether the contender is right, and if it is ours, by the fused kernels; tells `found` if it is not."""
-    before = lstm_fast.status()
+    before = status()
     results = prepared.results(prepared.step())
-    after = lstm_fast.status()
+    after = status()
     wrong = dict(errors(results, exact, problem.mask))
     worst = max(wrong, key=lambda name: np.nan_to_num(wrong[name], nan=np.inf))
     found.errors[contender.name] = wrong[worst]

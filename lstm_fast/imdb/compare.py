@@ -12,9 +12,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-import lstm_fast
 from lstm_fast.imdb.data import Data
 from lstm_fast.imdb.models import LEARNING_RATE, MODELS, LayerName
+from lstm_fast.status import status
 
 WARM_UP = 2  # steps that trace and allocate, and are not timed
 LAYERS: tuple[LayerName, ...] = ("keras", "fast")
@@ -124,7 +124,7 @@ class Comparison:
             "gradient_difference": self.gradient_difference,
             "fused": self.fused,
             "problems": self.problems,
-            "status": lstm_fast.status().as_dict(),
+            "status": status().as_dict(),
         }
 
 
@@ -154,7 +154,7 @@ def compare(
         steps: measured training steps, after a warm-up, and as many measured predictions.
         progress: called after every training step and prediction, `total_work(steps)` times in all.
     """
-    before = lstm_fast.status()
+    before = status()
     batches = list(data.train_batches().take(WARM_UP + steps))
     sides = {
         layer: _Side(MODELS[model](data.encoder.vocab_size, layer, mask=mask, learning_rate=learning_rate, seed=seed))
@@ -170,7 +170,7 @@ def compare(
         for side in _in_turn(sides, index):
             side.predict_step(ids)
             progress()
-    after = lstm_fast.status()
+    after = status()
     lstms = sum(isinstance(layer, keras.layers.Bidirectional) for layer in sides["keras"].model.layers)
     padded = [ids.shape[0] * ids.shape[1] for ids, _ in batches]
     return Comparison(

@@ -1,0 +1,1 @@
+"""What `lstm-fast` does: a module for each of its commands, whose `run(arguments)` returns the exit status."""

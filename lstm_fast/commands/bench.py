@@ -1,0 +1,110 @@
+"""`lstm-fast bench`: measures FastLSTM on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib.util
+import itertools
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lstm_fast.commands.exits import FAILED, INTERRUPTED
+from lstm_fast.errors import CommandError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from lstm_fast.bench.measure import Measurement
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the command and returns its exit status."""
+    for package in ("rich", "matplotlib"):
+        if importlib.util.find_spec(package) is None:
+            raise CommandError(f"bench: expected the package {package}, found none; run pip install 'lstm_fast[cli]'")
+    # Frameworks that share a GPU; read when they first use it.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # a graph for every scenario, which it takes for a mistake
+    import keras
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from lstm_fast.bench import measure, scenarios, tables
+    from lstm_fast.bench.environment import driver, environment
+    from lstm_fast.files import prepare_folder, write_json
+    from lstm_fast.status import status
+
+    output: Path = arguments.output
+    backends = ("tensorflow", "jax", "torch")
+    if keras.backend.backend() not in backends:
+        raise CommandError(f"KERAS_BACKEND: expected one of {', '.join(backends)}, found {keras.backend.backend()!r}")
+    prepare_folder(output)
+    given = [scenarios.Scenario(*shape) for shape in arguments.shape or ()]
+    grid = given or (scenarios.FULL if arguments.grid == "full" else scenarios.SHORT)
+    changes = {"bidirectional": True} if arguments.bidirectional else {}
+    changes |= {} if arguments.padding is None else {"padding": arguments.padding}
+    chosen = dict.fromkeys(dataclasses.replace(scenario, **changes) for scenario in grid)
+    cases = list(itertools.product(chosen, (True, False)))
+    where = measure.place(arguments.dtype)
+    around = {**environment(), **({"gpu": where.device, "driver": driver()} if where.device else {})}
+    console = Console()
+    console.print(*tables.about(around, where), sep="\n", highlight=False, soft_wrap=True)
+    results: list[Measurement] = []
+    interrupted = False
+    try:
+        with Progress(console=console, transient=True) as bar:
+            work = measure.total_work(where)
+            task = bar.add_task("", total=work * len(cases))
+
+            def progress(what_comes: str) -> None:
+                bar.update(task, description=what_comes, advance=1)
+
+            for n, (scenario, training) in enumerate(cases, start=1):
+                results.append(measure.measure(scenario, training, where, progress))
+                bar.update(task, completed=n * work)
+                write_json(
+                    output / "bench.json",
+                    {
+                        "environment": around,
+                        "where": dataclasses.asdict(where),
+                        "floor": where.product,
+                        "complete": n == len(cases),
+                        "measurements": [result.as_dict() for result in results],
+                        "status": status().as_dict(),
+                    },
+                )
+    except KeyboardInterrupt:
+        interrupted = True
+    _show(results, output, console)
+    if interrupted:
+        print(f"\nlstm-fast: interrupted after {len(results)} of {len(cases)} measurements", file=sys.stderr)
+        return INTERRUPTED
+    return FAILED if any(result.failures for result in results) else 0
+
+
+def _show(results: list[Measurement], output: Path, console: Console) -> None:
+    """Prints what was measured, and draws it."""
+    from lstm_fast.bench import plots, tables
+    from lstm_fast.files import replace
+
+    panels: dict[str, dict[str, dict[str, float]]] = {}
+    for result in results:
+        if result.ratios:
+            panels.setdefault("training" if result.training else "inference", {})[str(result.scenario)] = result.ratios
+    written = ["bench.json"] if results else []
+    if results:
+        console.print(tables.speed(results))
+        console.print(*tables.caption(results), sep="\n", highlight=False, soft_wrap=True)
+    if panels:
+        replace(output / "bench.svg", lambda part: plots.bars(panels, part))
+        written.append("bench.svg")
+    if written:
+        print(" and ".join(str(output / name) for name in written), "written")
+    for result in results:
+        for name, problem in result.failures.items():
+            print(f"lstm-fast: bench failed: {result}: {name}: {problem}", file=sys.stderr)

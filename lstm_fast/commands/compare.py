@@ -1,0 +1,86 @@
+"""`lstm-fast compare`: FastLSTM beside keras.layers.LSTM."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lstm_fast.commands.exits import FAILED
+from lstm_fast.commands.reviews import DEFAULTS, learning_rate, load
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from lstm_fast.imdb.compare import Comparison
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the command and returns its exit status."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from lstm_fast.files import prepare_folder, replace, write_json
+    from lstm_fast.imdb import plots
+    from lstm_fast.imdb.compare import compare, total_work
+
+    output: Path = arguments.output
+    prepare_folder(output)
+    options = {**DEFAULTS, **vars(arguments)}
+    data = load(options)
+    console = Console()
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task("FastLSTM and keras.layers.LSTM in turn", total=total_work(arguments.steps))
+        result = compare(
+            data,
+            model=options["model"],
+            mask=options["mask"],
+            learning_rate=learning_rate(options, data),
+            seed=options["seed"],
+            steps=arguments.steps,
+            progress=lambda: bar.advance(task),
+        )
+    write_json(output / "compare.json", result.as_dict())
+    replace(output / "compare.png", lambda part: plots.comparison(result, part))
+    console.print(
+        f"{result.model} model, batch {result.batch_size}, {result.timesteps:,.0f} timesteps, "
+        f"{result.padding:.0%} padding{', masked' if result.mask else ''}"
+    )
+    console.print(*_comparison_tables(result))
+    print(f"{output / 'compare.png'} and {output / 'compare.json'} written")
+    for problem in result.problems:
+        print(f"lstm-fast: compare failed: {problem}", file=sys.stderr)
+    return FAILED if result.problems else 0
+
+
+def _comparison_tables(result: Comparison) -> tuple[Table, Table]:
+    from rich.table import Table
+
+    from lstm_fast.imdb import compare
+
+    speed = Table("median ms per batch")
+    for heading in ("FastLSTM", "keras.layers.LSTM", "ratio"):
+        speed.add_column(heading, justify="right")
+    for name, times in (("training step", result.train_ms), ("prediction", result.predict_ms)):
+        slow, fast = times.median("keras"), times.median("fast")
+        speed.add_row(name, f"{fast:.1f}", f"{slow:.1f}", f"[bold]{times.ratio:.2f} x[/bold]")
+
+    speed.caption = f"FastLSTM: {result.computed:.0%} of the timesteps computed, the rest copied"
+
+    parity = Table("parity, same weights and batches")
+    for heading in ("difference", "allowed"):
+        parity.add_column(heading, justify="right")
+    weights, steps = len(result.gradient_differences), len(result.losses["fast"])
+    for name, difference, tolerance in (
+        ("logits", result.logits_difference, compare.LOGITS_TOLERANCE),
+        (f"gradients of {weights} weights", result.gradient_difference, compare.GRADIENT_TOLERANCE),
+        (f"loss over {steps} training steps", result.loss_difference, compare.LOSS_TOLERANCE),
+    ):
+        colour = "green" if difference <= tolerance else "red"
+        parity.add_row(name, f"[{colour}]{difference:.1e}[/{colour}]", f"{tolerance:.0e}")
+    for name, count in result.fused_calls.items():
+        expected = result.expected_calls[name]
+        colour = "green" if count >= expected else "red"
+        parity.add_row(f"fused {name} calls", f"[{colour}]{count}[/{colour}]", f"{expected} or more")
+    return speed, parity

@@ -1,0 +1,3 @@
+"""Exit statuses of the command."""
+
+FAILED, USAGE, INTERRUPTED = 1, 2, 130

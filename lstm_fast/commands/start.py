@@ -1,0 +1,63 @@
+"""What comes before a command's own work: the import of Keras and its backend, without their start-up messages."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+
+from lstm_fast import environment
+from lstm_fast.errors import CommandError
+
+# TensorFlow's own, before and after its log is set up. TF_CPP_MIN_LOG_LEVEL does not turn them off in 2.21.
+_START_UP = re.compile(
+    rb"[IWE]\d{4} |\d{4}-\d\d-\d\d [\d:.]+: [IWE] |"
+    rb"WARNING: All log messages before absl::|To enable the following instructions"
+)
+
+
+def start() -> None:
+    """Imports Keras and its backend, and lets the backend look for devices.
+
+    Raises:
+        CommandError: there is no backend to run on.
+    """
+    try:
+        environment.prepare()
+    except ImportError as error:
+        raise CommandError(str(error)) from error
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # of what is said later
+    with _without_start_up_messages():
+        import keras
+
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            tf.constant(0)
+
+
+@contextlib.contextmanager
+def _without_start_up_messages() -> Iterator[None]:
+    """Holds back what is written to stderr meanwhile, also by compiled code, then writes all but start-up messages.
+
+    All of it where the body raises an error.
+    """
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        failed = True
+        try:
+            yield
+            failed = False
+        finally:
+            sys.stderr.flush()
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            held.seek(0)
+            for line in held:
+                if failed or not _START_UP.match(line):
+                    os.write(2, line)
