@@ -46,9 +46,11 @@ class CMakeBuild(build_ext):
         jobs = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL", str(os.cpu_count() or 1))
         subprocess.run(["cmake", "-ULSTM_FAST_*", "-S", str(HERE), "-B", str(build), *configure], check=True)
         subprocess.run(["cmake", "--build", str(build), "--parallel", jobs], check=True)
+        # Profilers and debuggers want the symbols, users do not: what is built in place keeps them.
+        strip = ["--strip"] if build_type == "Release" and not self.editable_mode else []
         # In an editable installation setuptools itself only brings over the extension module.
         for prefix in [destination, *([HERE / "lstm_fast"] if self.editable_mode else [])]:
-            subprocess.run(["cmake", "--install", str(build), "--prefix", str(prefix)], check=True)
+            subprocess.run(["cmake", "--install", str(build), "--prefix", str(prefix), *strip], check=True)
 
 
 setup(ext_modules=[CMakeExtension("lstm_fast._core")], cmdclass={"build_ext": CMakeBuild})

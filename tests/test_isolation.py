@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import lstm_fast
+from lstm_fast.backends import core
 
 PACKAGE = Path(lstm_fast.__file__).parent
 BUILD = PACKAGE.parent / "build"
@@ -36,3 +37,9 @@ def test_library_exports_its_interface_only():
     exported = [name for _, name in symbols(PACKAGE / "liblstm_fast.so", "-D", "--defined-only")]
     assert exported
     assert [name for name in exported if "lstm_fast::" not in name] == []
+
+
+def test_bindings_export_their_entry_only():
+    """Copies of the standard library's templates would be shared with whatever else the process has loaded."""
+    assert [name for _, name in symbols(Path(str(core().__file__)), "-D", "--defined-only")] == ["PyInit__core"]
+    assert symbols(PACKAGE / "_tensorflow_cpu.so", "-D", "--defined-only") == []
