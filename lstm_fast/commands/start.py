@@ -39,6 +39,19 @@ def start() -> None:
             tf.constant(0)
 
 
+def check_settings() -> None:
+    """Raises CommandError if a variable LSTM_FAST_* has a value that cannot be used."""
+    from lstm_fast import backends
+
+    try:
+        backends.kernel_mode()
+        backends.forced_precision()
+        with contextlib.suppress(backends.LibraryError):  # layers run as Keras's then, and the log says why
+            backends.check_settings()
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+
+
 @contextlib.contextmanager
 def _without_start_up_messages() -> Iterator[None]:
     """Holds back what is written to stderr meanwhile, also by compiled code, then writes all but start-up messages.
