@@ -34,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             check_settings()
         command = importlib.import_module(f"lstm_fast.commands.{arguments.command}")
         status: int = command.run(arguments)
+        sys.stdout.flush()  # here, where a reader that has gone can still be told from an error
     except CommandError as error:
         print(f"lstm-fast: error: {error}", file=sys.stderr)
         return USAGE

@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -182,7 +184,7 @@ def test_stdin_and_a_pipe(two: Path) -> None:
     """In a process of its own, whose output is no terminal, and in a locale without umlauts."""
     command = [sys.executable, "-m", "lstm_fast", "predict", "--model", str(two / "model.keras"), "-"]
     given = "good\r\n\nschön\u2028 \N{GRINNING FACE}\n".encode()
-    environment = {**__import__("os").environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     result = subprocess.run(command, input=given, capture_output=True, check=True, env=environment)
     rows = list(csv.reader(io.StringIO(result.stdout.decode(), newline="")))
     assert [row[:2] for row in rows[1:]] == [["1", "good"], ["2", ""], ["3", "schön\u2028 \N{GRINNING FACE}"]]
@@ -208,7 +210,7 @@ def test_a_terminal_gets_a_table(
     monkeypatch.setenv("COLUMNS", "100")
     source = lines(tmp_path / "texts.txt", ["[bold]good[/nothing] film", "", "bad " * 100])
     assert main(["predict", "--model", str(three), source]) == 0
-    printed = capsys.readouterr().out
+    printed = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)  # colours
     for text in ("prediction", "so-so", "[bold]good[/nothing] film", "no text", "…", "0."):
         assert text in printed
     assert max(map(len, printed.splitlines())) <= 100

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import collections
 import csv
+import io
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -61,8 +62,11 @@ def run(arguments: argparse.Namespace) -> int:
         shown = ", ".join(f"{name} {counts[name]:,}" for name in classifier.classes)
         print(f"{output} written: {len(texts):,} {unit}s, {shown}")
     elif sys.stdout.isatty():
-        Console().print(_table(unit, texts, classifier, found))
+        console = Console()
+        console.print(_table(unit, texts, classifier, found, console.width))
     else:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8")  # as the files are, whatever the locale
         write(sys.stdout, found)
     return 0
 
@@ -84,17 +88,21 @@ def _write_csv(file: TextIO, unit: str, texts: list[Text], classifier: Classifie
             writer.writerow([text.number, text.content, name, *(f"{share:.7g}" for share in shares)])
 
 
-def _table(unit: str, texts: list[Text], classifier: Classifier, found: np.ndarray) -> Table:
+def _table(unit: str, texts: list[Text], classifier: Classifier, found: np.ndarray, width: int) -> Table:
     from rich.table import Table
     from rich.text import Text as Plain
 
     few = len(classifier.classes) <= TABLE_CLASSES
+    names = classifier.classes if few else ("probability",)
+    widest = max(map(len, ("prediction", *classifier.classes)))
+    others = [len(str(texts[-1].number)), widest, *(max(len(name), 5) for name in names)]  # 0.123
+    room = max(width - sum(others) - 3 * len(others) - 7, 20)  # frames and gaps
     table = Table()
     table.add_column(unit, justify="right")
-    table.add_column("text", ratio=1, no_wrap=True, overflow="ellipsis")
-    table.add_column("prediction")
-    for name in classifier.classes if few else ("probability",):
-        table.add_column(Plain(name), justify="right")
+    table.add_column("text", max_width=room, no_wrap=True, overflow="ellipsis")
+    table.add_column("prediction", no_wrap=True)
+    for name in names:
+        table.add_column(Plain(name), justify="right", no_wrap=True)
     for text, shares in _rows(texts, found):
         if shares is None:
             table.add_row(str(text.number), Plain(text.problem, style="dim"))

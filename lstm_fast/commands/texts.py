@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from lstm_fast.commands.packages import require
+from lstm_fast.commands.start import without_start_up_messages
 
 if TYPE_CHECKING:
     from lstm_fast.commands.heartbeat import Heartbeat
@@ -43,12 +45,18 @@ def prepare(
     """
     require(command, packages, "imdb")
     import keras
-    import tensorflow as tf
+
+    if keras.backend.backend() == "jax":  # token ids are int64 on the way to it, and fit into int32
+        warnings.filterwarnings("ignore", "Explicitly requested dtype int64")
+    if keras.backend.backend() != "tensorflow":
+        with without_start_up_messages():
+            import tensorflow as tf
+
+            tf.config.set_visible_devices([], "GPU")  # it would take the memory that the other framework needs
+            tf.constant(0)
     from absl import logging as absl_logging
 
     absl_logging.set_verbosity(absl_logging.ERROR)  # TFDS warns about its own encoders
-    if keras.backend.backend() != "tensorflow":
-        tf.config.set_visible_devices([], "GPU")  # it would take the memory that the other framework needs
 
 
 def warn(line: str) -> None:

@@ -122,7 +122,9 @@ def pad_rows(ids: tf.RaggedTensor) -> tf.Tensor:
 
     JAX compiles the model anew for every length, which takes seconds.
     """
+    padded = ids.to_tensor()
     if keras.backend.backend() != "jax":
-        return ids.to_tensor()
-    longest = tf.reduce_max(ids.row_lengths())
-    return ids.to_tensor(shape=(None, tf.gather(LENGTHS, tf.searchsorted(LENGTHS, longest[None]))[0]))
+        return padded
+    longest = tf.shape(padded, tf.int64)[1:]
+    more = tf.gather(LENGTHS, tf.searchsorted(LENGTHS, longest)) - longest
+    return tf.pad(padded, [[0, 0], [0, more[0]]])
