@@ -381,7 +381,7 @@ def test_bad_rows_of_csv(tmp_path: Path) -> None:
     assert found.skipped == 8
     assert told.warnings == [
         "a.csv: skipped 8 of 12 rows: line 3: an empty line; line 4: no text; line 5: no text; line 6: no label; "
-        "line 7: 3 cells where the header has 2; and 3 more"
+        "line 7: expected 2 cells, found 3; and 3 more"
     ]
 
 

@@ -176,7 +176,7 @@ def test_bad_rows_keep_their_place(two: Path, tmp_path: Path, capsys: pytest.Cap
     ]
     assert warnings == (
         "lstm-fast: warning: no result for 4 of 6 lines: line 3: an empty line; line 4: a quotation mark that nothing "
-        "closes; line 5: 3 cells where the header has 2; line 6: no text\n"
+        "closes; line 5: expected 2 cells, found 3; line 6: no text\n"
     )
 
 

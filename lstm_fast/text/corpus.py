@@ -111,7 +111,7 @@ def read(path: Path, columns: Columns, seed: int, report: Report, warn: Report) 
 def _by_split(path: Path, report: Report) -> dict[str | None, list[Path]]:
     """The tables below a folder by split: that of the file's name or of a folder's, None where no name says one."""
     found: dict[str | None, list[Path]] = {}
-    for file in sorted(file for file in path.rglob("*") if file.is_file() and tables.kind(file)):
+    for file in sorted(file for file in path.rglob("*") if tables.kind(file) and file.is_file()):
         inside = file.relative_to(path)
         if not any(part.startswith(".") for part in inside.parts):
             split = next(filter(None, map(_split_name, (file.name, *inside.parts[-2::-1]))), None)

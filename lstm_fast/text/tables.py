@@ -163,7 +163,7 @@ def _csv(path: Path, text: str, argument: str, *, tabs: bool) -> Table:
 
 def _csv_row(number: int, cells: list[str], columns: tuple[str, ...]) -> Row:
     if len(cells) != len(columns):
-        return Row(number, {}, f"{len(cells)} cells where the header has {len(columns)}" if cells else "an empty line")
+        return Row(number, {}, f"expected {len(columns)} cells, found {len(cells)}" if cells else "an empty line")
     # pandas writes nothing where there is no value, other programs nan.
     values = {
         name: None if cell.strip().lower() in ("", "nan") else cell for name, cell in zip(columns, cells, strict=True)
