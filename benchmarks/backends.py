@@ -33,7 +33,7 @@ def measure(scenario: Scenario) -> dict[str, dict[str, float]]:
     import numpy as np
 
     from lstm_fast import _core
-    from lstm_fast.imdb.models import single
+    from lstm_fast.text.models import single
 
     expected = os.environ["BENCHMARK_BACKEND"]
     assert keras.backend.backend() == expected, f"Keras runs on {keras.backend.backend()}, not on {expected}"

@@ -38,7 +38,7 @@ def measure(contender: str, batch: int, time: int) -> int:
     from keras_side import fused
 
     from lstm_fast import FastBidirectional
-    from lstm_fast.imdb.models import single
+    from lstm_fast.text.models import single
 
     fast = contender != "keras.layers.LSTM"
     model = single(VOCABULARY, "fast" if fast else "keras", seed=0)

@@ -37,7 +37,10 @@ import numpy as np
 import tensorflow as tf
 from benchmarks.memory import peak_bytes, reset_peak
 from lstm_fast import _core
-from lstm_fast.imdb.models import MODELS
+try:
+    from lstm_fast.text.models import MODELS
+except ImportError:  # the other tree is from when the package was called imdb
+    from lstm_fast.imdb.models import MODELS
 
 
 def load(model, layer, vocabulary, weights, batches):
@@ -100,7 +103,7 @@ class Example:
     """A model of the worked example, and what it is given.
 
     Attributes:
-        model: its name in `lstm_fast.imdb.models.MODELS`.
+        model: its name in `lstm_fast.text.models.MODELS`.
         vocabulary: number of token ids.
         weights: those to begin with, and the optimizer's state; empty: fresh ones.
         batches: a file of pairs of ids and labels.
@@ -208,8 +211,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not (given.other / "lstm_fast").is_dir():
         options.error(f"other: expected a source tree of lstm_fast, found {given.other}")
 
-    from lstm_fast.imdb import data
-    from lstm_fast.imdb.models import MODELS
+    from lstm_fast.text import data
+    from lstm_fast.text.models import MODELS
 
     loaded = data.load(given.data, vocabulary=given.vocabulary)
     results: dict[str, Any] = {}

@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 import importlib
 import math
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import lstm_fast
-from lstm_fast.commands.exits import INTERRUPTED, USAGE
-from lstm_fast.commands.start import start
+from lstm_fast.commands.exits import FAILED, INTERRUPTED, USAGE
+from lstm_fast.commands.start import check_settings, start
 from lstm_fast.errors import CommandError
 
 
@@ -29,11 +30,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         start()
+        if arguments.command != "status":  # which names them among the problems that it finds
+            check_settings()
         command = importlib.import_module(f"lstm_fast.commands.{arguments.command}")
         status: int = command.run(arguments)
+        sys.stdout.flush()  # here, where a reader that has gone can still be told from an error
     except CommandError as error:
         print(f"lstm-fast: error: {error}", file=sys.stderr)
         return USAGE
+    except BrokenPipeError:  # who reads has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where Python flushes to at its end
+        return FAILED
     except KeyboardInterrupt:
         print("\nlstm-fast: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -42,38 +49,49 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="lstm-fast", description="Keras LSTMs on fused kernels, and sentiment of film reviews as an example."
+        prog="lstm-fast",
+        description="Keras LSTMs on fused kernels: train a classifier of texts, compare, measure.",
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"lstm_fast {lstm_fast.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
 
-    shared = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    shared = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS, allow_abbrev=False)
     shared.add_argument("--model", choices=("single", "stacked"), help="default: single")
     shared.add_argument(
         "--data",
         metavar="auto|sample|tfds|PATH",
-        help="sample: a corpus that this command makes; tfds: imdb_reviews of TensorFlow Datasets; PATH: a folder or "
-        ".tar.gz in aclImdb's layout; auto (default): tfds where it is already on this machine, else sample",
+        help="PATH: a .csv, .tsv, .jsonl or .parquet file (the text ones perhaps with .gz), a folder of such files, or "
+        "a folder or .tar.gz with a sub-folder of .txt files for each class (aclImdb); sample: a corpus that this "
+        "command makes; tfds: imdb_reviews of TensorFlow Datasets; auto (default): tfds where it is already on this "
+        "machine, else sample",
+    )
+    shared.add_argument("--text-column", metavar="NAME", help="of the data; default: guessed by the usual names")
+    shared.add_argument("--label-column", metavar="NAME", help="of the data; default: guessed by the usual names")
+    shared.add_argument(
+        "--test-share", type=_share, metavar="X", help="of the texts, where there is no test set; default: 0.2"
     )
     shared.add_argument("--data-dir", metavar="DIR", help="the folder of TensorFlow Datasets")
     shared.add_argument(
         "--vocabulary", metavar="FILE", help="a .subwords file; default: the data's own, built if it has none"
     )
     shared.add_argument("--batch-size", type=_positive_int, metavar="N", help="default: 64")
-    shared.add_argument("--limit", type=_positive_int, metavar="N", help="use so many reviews of each split")
+    shared.add_argument("--limit", type=_positive_int, metavar="N", help="use so many texts of each split")
     shared.add_argument("--mask", action=argparse.BooleanOptionalAction, help="mask the padding (mask_zero)")
-    shared.add_argument("--bucket", action=argparse.BooleanOptionalAction, help="batch reviews of like length")
+    shared.add_argument("--bucket", action=argparse.BooleanOptionalAction, help="batch texts of like length")
     shared.add_argument("--seed", type=_natural_int, metavar="N", help="of weights and order; default: 0")
     shared.add_argument(
-        "--learning-rate", type=_positive_float, metavar="X", help="of Adam; default: 1e-4, for the sample 5e-3"
+        "--learning-rate", type=_positive_float, metavar="X", help="of Adam; default: 1e-3, for the sample 5e-3"
     )
 
     train = commands.add_parser(
         "train",
         parents=[shared],
-        help="train a sentiment model",
-        description="Trains a sentiment model. Every epoch leaves model.keras, history.json, history.png, run.json and "
-        "vocabulary.subwords in the output folder.",
+        allow_abbrev=False,
+        help="train a model that tells the classes of texts apart",
+        description="Trains a model on texts, such as film reviews, and their classes, such as negative and positive. "
+        "Every epoch leaves model.keras, history.json, history.png, run.json and vocabulary.subwords in the output "
+        "folder.",
     )
     train.add_argument("--layer", choices=("fast", "keras"), default=argparse.SUPPRESS, help="default: fast")
     train.add_argument("--epochs", type=_positive_int, default=10, metavar="N", help="in total; default: 10")
@@ -85,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     compare = commands.add_parser(
         "compare",
         parents=[shared],
+        allow_abbrev=False,
         help="compare FastLSTM with keras.layers.LSTM",
         description="Trains FastLSTM and keras.layers.LSTM side by side, on the same weights and batches; shows how "
         "far they differ and how long they take; leaves compare.png and compare.json in the output folder.",
@@ -94,8 +113,27 @@ def _parser() -> argparse.ArgumentParser:
         "--output", type=Path, default=Path("runs/compare"), metavar="DIR", help="default: runs/compare"
     )
 
+    predict = commands.add_parser(
+        "predict",
+        allow_abbrev=False,
+        help="tell the classes of texts",
+        description="Tells the classes of texts by a model that train has left: as a table of probabilities on a "
+        "terminal, else as CSV.",
+    )
+    predict.add_argument(
+        "texts", metavar="FILE|-", help="a text a line: .txt, or - for stdin; or .csv, .tsv, .jsonl, .parquet"
+    )
+    predict.add_argument(
+        "--model", type=Path, required=True, metavar="DIR|FILE", help="the folder of a run, or its model.keras"
+    )
+    predict.add_argument("--output", type=Path, metavar="FILE.csv", help="write CSV to this file")
+    predict.add_argument("--text-column", metavar="NAME", help="of the file; default: the run's, or guessed")
+    predict.add_argument("--vocabulary", metavar="FILE", help="a .subwords file; default: the run's")
+    predict.add_argument("--batch-size", type=_positive_int, default=64, metavar="N", help="default: 64")
+
     bench = commands.add_parser(
         "bench",
+        allow_abbrev=False,
         help="measure FastLSTM on this machine",
         description="Measures FastLSTM beside keras.layers.LSTM, as it is and through XLA, and PyTorch's nn.LSTM, "
         "whichever are there, with the backend that Keras runs on (KERAS_BACKEND) and on the device that it finds. Who "
@@ -121,7 +159,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     bench.add_argument("--output", type=Path, default=Path("bench"), metavar="DIR", help="default: bench")
 
-    status = commands.add_parser("status", help="show what is compiled in, what runs and what falls back")
+    status = commands.add_parser(
+        "status", allow_abbrev=False, help="show what is compiled in, what runs and what falls back"
+    )
     status.add_argument("--json", action="store_true", help="for programs")
     return parser
 
@@ -146,6 +186,10 @@ def _natural_int(text: str) -> Any:
 
 def _positive_float(text: str) -> Any:
     return _number(text, float, lambda value: 0 < value < math.inf, "a positive number")
+
+
+def _share(text: str) -> Any:
+    return _number(text, float, lambda value: 0 < value < 1, "a number between 0 and 1")
 
 
 def _shape(text: str) -> tuple[int, ...]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,28 @@ class OutputError(CommandError):
     """An output folder that cannot be used: the message names the argument, what was expected and found."""
 
 
-def prepare_folder(path: Path) -> None:
+@contextlib.contextmanager
+def output_folder(path: Path) -> Iterator[None]:
     """Makes the folder and tries to write in it, so that a problem shows before the work and not after it.
+
+    In the end it takes away again what it has made and nobody has written to.
 
     Raises:
         OutputError: it cannot be made or written.
     """
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path):
             pass
     except OSError as error:
         raise OutputError(f"output: expected a folder that can be written, found {error}") from error
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # not empty
+            for folder in made:
+                folder.rmdir()
 
 
 def replace(path: Path, write: Callable[[Path], object]) -> None:

@@ -231,7 +231,7 @@ def test_import_brings_in_no_other_framework() -> None:
         new = {name.partition(".")[0] for name in set(sys.modules) - before}
         assert new <= {"lstm_fast"} | sys.stdlib_module_names, new
         loaded = {name for name in sys.modules if name.startswith("lstm_fast.")}
-        of_command = ("lstm_fast.imdb", "lstm_fast.cli", "lstm_fast.commands")
+        of_command = ("lstm_fast.text", "lstm_fast.cli", "lstm_fast.commands")
         assert not {name for name in loaded if name.startswith(of_command)}, loaded
         assert "lstm_fast._core" not in loaded
         """

@@ -18,7 +18,7 @@ def environment() -> dict[str, Any]:
     """Returns the machine, what lstm_fast runs on it, and the versions of all contenders that are installed."""
     found = status()
     return {
-        "cpu": _cpu(),
+        "cpu": processor(),
         "cores": len(os.sched_getaffinity(0)),
         "isa": found.isa,
         "threads": found.threads,
@@ -49,7 +49,8 @@ def versions(packages: tuple[str, ...]) -> dict[str, str]:
     return found
 
 
-def _cpu() -> str:
+def processor() -> str:
+    """Returns the name of the CPU."""
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         name, _, value = line.partition(":")
         if name.strip() == "model name":

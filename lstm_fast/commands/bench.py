@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib.util
 import itertools
 import logging
 import os
@@ -13,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lstm_fast.commands.exits import FAILED, INTERRUPTED
+from lstm_fast.commands.packages import require
 from lstm_fast.errors import CommandError
+from lstm_fast.files import output_folder
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,9 +24,12 @@ if TYPE_CHECKING:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command and returns its exit status."""
-    for package in ("rich", "matplotlib"):
-        if importlib.util.find_spec(package) is None:
-            raise CommandError(f"bench: expected the package {package}, found none; run pip install 'lstm_fast[cli]'")
+    require("bench", ("rich", "matplotlib"), "cli")
+    with output_folder(arguments.output):
+        return _measure(arguments)
+
+
+def _measure(arguments: argparse.Namespace) -> int:
     # Frameworks that share a GPU; read when they first use it.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
@@ -36,14 +40,13 @@ def run(arguments: argparse.Namespace) -> int:
 
     from lstm_fast.bench import measure, scenarios, tables
     from lstm_fast.bench.environment import driver, environment
-    from lstm_fast.files import prepare_folder, write_json
+    from lstm_fast.files import write_json
     from lstm_fast.status import status
 
     output: Path = arguments.output
     backends = ("tensorflow", "jax", "torch")
     if keras.backend.backend() not in backends:
         raise CommandError(f"KERAS_BACKEND: expected one of {', '.join(backends)}, found {keras.backend.backend()!r}")
-    prepare_folder(output)
     given = [scenarios.Scenario(*shape) for shape in arguments.shape or ()]
     grid = given or (scenarios.FULL if arguments.grid == "full" else scenarios.SHORT)
     changes = {"bidirectional": True} if arguments.bidirectional else {}

@@ -7,42 +7,52 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lstm_fast.commands import texts
 from lstm_fast.commands.exits import FAILED
-from lstm_fast.commands.reviews import DEFAULTS, learning_rate, load
+from lstm_fast.commands.heartbeat import Heartbeat
+from lstm_fast.errors import CommandError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from lstm_fast.imdb.compare import Comparison
+    from lstm_fast.text.compare import Comparison
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command and returns its exit status."""
+    texts.prepare("compare")
+    import keras
     from rich.console import Console
     from rich.progress import Progress
 
-    from lstm_fast.files import prepare_folder, replace, write_json
-    from lstm_fast.imdb import plots
-    from lstm_fast.imdb.compare import compare, total_work
+    from lstm_fast.files import output_folder, replace, write_json
+    from lstm_fast.text import plots
+    from lstm_fast.text.compare import compare, total_work
 
-    output: Path = arguments.output
-    prepare_folder(output)
-    options = {**DEFAULTS, **vars(arguments)}
-    data = load(options)
-    console = Console()
-    with Progress(console=console, transient=True) as bar:
-        task = bar.add_task("FastLSTM and keras.layers.LSTM in turn", total=total_work(arguments.steps))
-        result = compare(
-            data,
-            model=options["model"],
-            mask=options["mask"],
-            learning_rate=learning_rate(options, data),
-            seed=options["seed"],
-            steps=arguments.steps,
-            progress=lambda: bar.advance(task),
+    if keras.backend.backend() != "tensorflow":
+        raise CommandError(
+            f"compare: expected Keras on tensorflow, found {keras.backend.backend()} (KERAS_BACKEND); bench compares "
+            "there as well"
         )
-    write_json(output / "compare.json", result.as_dict())
-    replace(output / "compare.png", lambda part: plots.comparison(result, part))
+    output: Path = arguments.output
+    with output_folder(output):
+        options = {**texts.DEFAULTS, **vars(arguments)}
+        with Heartbeat() as heartbeat:
+            data = texts.load(options, heartbeat)
+        console = Console()
+        with Progress(console=console, transient=True) as bar:
+            task = bar.add_task("FastLSTM and keras.layers.LSTM in turn", total=total_work(arguments.steps))
+            result = compare(
+                data,
+                model=options["model"],
+                mask=options["mask"],
+                learning_rate=texts.learning_rate(options, data),
+                seed=options["seed"],
+                steps=arguments.steps,
+                progress=lambda: bar.advance(task),
+            )
+        write_json(output / "compare.json", result.as_dict())
+        replace(output / "compare.png", lambda part: plots.comparison(result, part))
     console.print(
         f"{result.model} model, batch {result.batch_size}, {result.timesteps:,.0f} timesteps, "
         f"{result.padding:.0%} padding{', masked' if result.mask else ''}"
@@ -57,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _comparison_tables(result: Comparison) -> tuple[Table, Table]:
     from rich.table import Table
 
-    from lstm_fast.imdb import compare
+    from lstm_fast.text import compare
 
     speed = Table("median ms per batch")
     for heading in ("FastLSTM", "keras.layers.LSTM", "ratio"):

@@ -30,7 +30,7 @@ def start() -> None:
     except ImportError as error:
         raise CommandError(str(error)) from error
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # of what is said later
-    with _without_start_up_messages():
+    with without_start_up_messages():
         import keras
 
         if keras.backend.backend() == "tensorflow":
@@ -39,8 +39,21 @@ def start() -> None:
             tf.constant(0)
 
 
+def check_settings() -> None:
+    """Raises CommandError if a variable LSTM_FAST_* has a value that cannot be used."""
+    from lstm_fast import backends
+
+    try:
+        backends.kernel_mode()
+        backends.forced_precision()
+        with contextlib.suppress(backends.LibraryError):  # layers run as Keras's then, and the log says why
+            backends.check_settings()
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+
+
 @contextlib.contextmanager
-def _without_start_up_messages() -> Iterator[None]:
+def without_start_up_messages() -> Iterator[None]:
     """Holds back what is written to stderr meanwhile, also by compiled code, then writes all but start-up messages.
 
     All of it where the body raises an error.

@@ -1,4 +1,4 @@
-"""`lstm-fast train`: trains a sentiment model."""
+"""`lstm-fast train`: trains a model that tells the classes of texts apart."""
 
 from __future__ import annotations
 
@@ -6,46 +6,70 @@ import argparse
 import dataclasses
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from lstm_fast.commands import texts
 from lstm_fast.commands.exits import INTERRUPTED
-from lstm_fast.commands.reviews import DEFAULTS, learning_rate, load
+from lstm_fast.commands.heartbeat import Heartbeat
+
+if TYPE_CHECKING:
+    from lstm_fast.text.batches import Data
+    from lstm_fast.text.training import Run
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command and returns its exit status."""
-    from lstm_fast.files import OutputError, prepare_folder
-    from lstm_fast.imdb import training
+    texts.prepare("train")
+    from lstm_fast.files import OutputError, output_folder
+    from lstm_fast.text import training
 
     output: Path = arguments.output
-    given = vars(arguments)
-    if arguments.resume:
-        run = training.read_run(output)
-        run.check_options(given)
-        prepare_folder(output)
-        kept = {"data": run.data["source"], "vocabulary": output / training.VOCABULARY_FILE}
-        data = load({**dataclasses.asdict(run.settings), **kept, **given})
-    else:
-        if training.has_run(output) and not arguments.overwrite:
-            raise OutputError(
-                f"output: expected a folder without a run, found one in {output}; --resume goes on with it, "
-                "--overwrite replaces it"
-            )
-        prepare_folder(output)
-        options = {**DEFAULTS, **given}
-        data = load(options)
-        options["learning_rate"] = learning_rate(options, data)
-        fields = dataclasses.fields(training.Settings)
-        run = training.new_run(training.Settings(**{field.name: options[field.name] for field in fields}), data)
-    try:
-        training.train(run, data, output, arguments.epochs, verbose=1 if sys.stdout.isatty() else 2)
-    except KeyboardInterrupt:
-        kept_epochs = (
-            f"{run.epochs} epochs are in {output}, --resume goes on" if run.epochs else "no epoch was finished"
+    if not arguments.resume and training.has_run(output) and not arguments.overwrite:
+        raise OutputError(
+            f"output: expected a folder without a run, found one in {output}; --resume goes on with it, "
+            "--overwrite replaces it"
         )
-        print(f"\nlstm-fast: interrupted; {kept_epochs}", file=sys.stderr)
-        return INTERRUPTED
-    print(
-        f"epochs: {run.epochs}, {sum(run.training_seconds):.0f} s of training; validation accuracy "
-        f"{run.history['val_accuracy'][-1]:.4f}; model, history and plot in {output}"
-    )
+    before = training.read_run(output) if arguments.resume else None
+    with output_folder(output), Heartbeat() as heartbeat:
+        run, data = _resumed(before, arguments, heartbeat) if before else _new(arguments, heartbeat)
+        done = run.epochs
+        try:
+            verbose = 1 if sys.stdout.isatty() else 2
+            training.train(run, data, output, arguments.epochs, verbose=verbose, progress=heartbeat.now)
+        except KeyboardInterrupt:
+            kept_epochs = (
+                f"{run.epochs} epochs are in {output}, --resume goes on" if run.epochs else "no epoch was finished"
+            )
+            print(f"\nlstm-fast: interrupted; {kept_epochs}", file=sys.stderr)
+            return INTERRUPTED
+    accuracy = f"validation accuracy {run.history['val_accuracy'][-1]:.4f}"
+    if run.epochs == done and done >= arguments.epochs:
+        print(
+            f"nothing to train: the run in {output} has its {done} epochs already, {accuracy}; "
+            f"--epochs {done + 1} or more goes on"
+        )
+    else:
+        print(
+            f"epochs: {run.epochs}, {sum(run.training_seconds):.0f} s of training; {accuracy}; model, history and plot "
+            f"in {output}"
+        )
     return 0
+
+
+def _resumed(run: Run, arguments: argparse.Namespace, heartbeat: Heartbeat) -> tuple[Run, Data]:
+    from lstm_fast.text.saved import VOCABULARY_FILE
+
+    given = vars(arguments)
+    run.check_options(given)
+    kept = {"data": run.data["source"], "vocabulary": arguments.output / VOCABULARY_FILE}
+    return run, texts.load({**dataclasses.asdict(run.settings), **kept, **given}, heartbeat)
+
+
+def _new(arguments: argparse.Namespace, heartbeat: Heartbeat) -> tuple[Run, Data]:
+    from lstm_fast.text import training
+
+    options = {**texts.DEFAULTS, **vars(arguments)}
+    data = texts.load(options, heartbeat)
+    options["learning_rate"] = texts.learning_rate(options, data)
+    fields = dataclasses.fields(training.Settings)
+    return training.new_run(training.Settings(**{field.name: options[field.name] for field in fields}), data), data

@@ -15,7 +15,9 @@ import shared_data
 
 tf = pytest.importorskip("tensorflow")
 
-from lstm_fast.imdb import data, sample  # noqa: E402
+from lstm_fast.errors import DataError  # noqa: E402
+from lstm_fast.text import batches, data, sample, tfds  # noqa: E402
+from lstm_fast.text import vocabulary as subwords  # noqa: E402
 
 TINY = "aclImdb_tiny_128_32.tar.gz"
 VOCABULARY = "vocab_full.subwords"
@@ -40,7 +42,7 @@ def write_archive(path: Path, folder: Path, name: str) -> Path:
 @pytest.fixture
 def vocabulary(tmp_path: Path) -> Path:
     path = tmp_path / "words.subwords"
-    data.save_vocabulary(data._encoder_class()(["review_", "is_", "train_", "test_", "pos", "neg"]), path)
+    subwords.save(subwords.encoder_class()(["review_", "is_", "train_", "test_", "pos", "neg"]), path)
     return path
 
 
@@ -120,7 +122,7 @@ def test_bag_of_words_does_not_solve_the_sample() -> None:
 
 
 def test_sample_vocabulary_encodes_each_word_as_one_token() -> None:
-    encoder = data._encoder_class()(list(sample.vocabulary()))
+    encoder = subwords.encoder_class()(list(sample.vocabulary()))
     assert encoder.vocab_size == 8185
     assert len(set(sample.vocabulary())) == len(sample.vocabulary())
     texts, _ = sample.generate(20)
@@ -203,13 +205,13 @@ def test_vocabulary_is_built_from_the_training_text(tmp_path: Path) -> None:
     assert any("building a vocabulary from" in message for message in messages)
     assert loaded.encoder.decode(loaded.encoder.encode("a train review")) == "a train review"
     assert "test_" not in loaded.encoder.subwords
-    data.save_vocabulary(loaded.encoder, tmp_path / "v.subwords")
-    again = data.load_vocabulary(tmp_path / "v")
-    assert data.vocabulary_digest(again) == data.vocabulary_digest(loaded.encoder)
+    subwords.save(loaded.encoder, tmp_path / "v.subwords")
+    again = subwords.load(tmp_path / "v")
+    assert subwords.digest(again) == subwords.digest(loaded.encoder)
 
 
 def test_given_vocabulary_is_that_of_subwords8k() -> None:
-    encoder = data.load_vocabulary(shared_data.path(VOCABULARY))
+    encoder = subwords.load(shared_data.path(VOCABULARY))
     assert encoder.vocab_size == 8185
     assert encoder.encode("Hello TensorFlow.") == [4025, 222, 6307, 2327, 4043, 2120, 7975]
 
@@ -218,18 +220,18 @@ def test_given_vocabulary_is_that_of_subwords8k() -> None:
 
 
 def test_missing_path(tmp_path: Path) -> None:
-    with pytest.raises(data.DataError, match=r"data: expected a folder or .* found nothing at .*nowhere"):
+    with pytest.raises(DataError, match=r"data: expected a \.csv, .* found nothing at .*nowhere"):
         data.load(tmp_path / "nowhere")
 
 
 def test_empty_folder(tmp_path: Path) -> None:
-    with pytest.raises(data.DataError, match=r"found no \.txt in train/pos, train/neg, test/pos, test/neg of"):
+    with pytest.raises(DataError, match=r"found no such files in"):
         data.load(tmp_path)
 
 
 def test_wrong_layout(tmp_path: Path) -> None:
     shutil.rmtree(write_reviews(tmp_path / "reviews") / "test" / "pos")
-    with pytest.raises(data.DataError, match=r"found no \.txt in test/pos of"):
+    with pytest.raises(DataError, match=r"found no \.txt in test/pos of"):
         data.load(tmp_path / "reviews")
 
 
@@ -242,14 +244,14 @@ def test_corrupt_archive(tmp_path: Path, content: bytes | None) -> None:
         ).read_bytes()
         content = whole[: len(whole) // 2]
     path.write_bytes(content)
-    with pytest.raises(data.DataError, match=r"data: expected a whole \.tar\.gz archive, found"):
+    with pytest.raises(DataError, match=r"data: expected a whole \.tar\.gz archive, found"):
         data.load(path)
 
 
 def test_reviews_must_be_text(tmp_path: Path) -> None:
     root = write_reviews(tmp_path / "reviews")
     (root / "train" / "pos" / "0_7.txt").write_bytes(b"\xff\xfe")
-    with pytest.raises(data.DataError, match=r"expected UTF-8 text .*train/pos/0_7\.txt"):
+    with pytest.raises(DataError, match=r"expected UTF-8 text .*train/pos/0_7\.txt"):
         data.load(root)
 
 
@@ -257,21 +259,19 @@ def test_reviews_must_be_text(tmp_path: Path) -> None:
 def test_bad_vocabulary(tmp_path: Path, content: str) -> None:
     path = tmp_path / "bad.subwords"
     path.write_text(content, encoding="utf-8")
-    with pytest.raises(data.DataError, match=r"vocabulary: expected a file written by .*bad\.subwords"):
+    with pytest.raises(DataError, match=r"vocabulary: expected a file written by .*bad\.subwords"):
         data.load("sample", vocabulary=path)
 
 
 def test_binary_vocabulary(tmp_path: Path) -> None:
     path = tmp_path / "bad.subwords"
     path.write_bytes(b"\x93NUMPY\xff")
-    with pytest.raises(data.DataError, match="vocabulary: expected a file written by"):
-        data.load_vocabulary(path)
+    with pytest.raises(DataError, match="vocabulary: expected a file written by"):
+        subwords.load(path)
 
 
 def test_missing_vocabulary(tmp_path: Path) -> None:
-    with pytest.raises(
-        data.DataError, match=r"vocabulary: expected a \.subwords file, found nothing at .*none\.subwords"
-    ):
+    with pytest.raises(DataError, match=r"vocabulary: expected a \.subwords file, found nothing at .*none\.subwords"):
         data.load("sample", vocabulary=tmp_path / "none")
 
 
@@ -284,14 +284,14 @@ def test_sizes_must_be_positive(name: str) -> None:
 # Batches
 
 
-def batched(lengths: list[int], batch_size: int, bucket: bool = False, seed: int = 1) -> data.Data:
+def batched(lengths: list[int], batch_size: int, bucket: bool = False, seed: int = 1) -> batches.Data:
     """Reviews of given lengths; the label is the review's index, and each of its ids that plus 1."""
     ids = tf.ragged.constant([[index + 1] * length for index, length in enumerate(lengths)], dtype=tf.int64)
-    reviews = data.Reviews(ids, tf.range(len(lengths), dtype=tf.int64))
-    return data.Data("", None, reviews, reviews, batch_size, seed, bucket)
+    reviews = batches.Encoded(ids, tf.range(len(lengths), dtype=tf.int64))
+    return batches.Data("", (), None, reviews, reviews, batch_size, seed, bucket)
 
 
-def epoch_orders(source: data.Data, epochs: int, first: int = 0) -> list[list[tuple[int, ...]]]:
+def epoch_orders(source: batches.Data, epochs: int, first: int = 0) -> list[list[tuple[int, ...]]]:
     labels = [tuple(batch.numpy()) for _, batch in source.train_batches(first).take(epochs * source.steps_per_epoch)]
     return [labels[start : start + source.steps_per_epoch] for start in range(0, len(labels), source.steps_per_epoch)]
 
@@ -317,9 +317,9 @@ def test_every_epoch_has_all_reviews_in_another_order(bucket: bool) -> None:
 
 def test_buckets_hold_reviews_of_like_length() -> None:
     lengths = np.random.default_rng(0).integers(1, 300, 2000).tolist()
-    for batches in (data.Data.test_batches, lambda source: source.train_batches().take(source.steps_per_epoch)):
+    for batched_by in (batches.Data.test_batches, lambda source: source.train_batches().take(source.steps_per_epoch)):
         padding = [
-            np.mean([np.mean(ids.numpy() == 0) for ids, _ in batches(batched(lengths, 16, bucket))])
+            np.mean([np.mean(ids.numpy() == 0) for ids, _ in batched_by(batched(lengths, 16, bucket))])
             for bucket in (False, True)
         ]
         assert padding[0] > 0.4
@@ -340,7 +340,7 @@ def test_the_order_depends_on_seed_and_epoch_alone(bucket: bool) -> None:
 @pytest.fixture
 def download_cache(tmp_path: Path) -> Path:
     """A data_dir in which TFDS finds the archive as if it had downloaded it."""
-    _, archive = data._tfds_archive(tmp_path)
+    _, archive = tfds._archive(tmp_path)
     archive.parent.mkdir(parents=True)
     shutil.copy(shared_data.path(TINY), archive)
     archive.with_name(archive.name + ".INFO").write_text("{}", encoding="utf-8")
@@ -361,7 +361,7 @@ def test_tfds_prepares_a_downloaded_archive(download_cache: Path) -> None:
     limited = data.load("tfds", vocabulary=given, data_dir=download_cache, limit=10)
     assert (len(limited.train), len(limited.test)) == (10, 10)
 
-    def contents(source: data.Data) -> list[tuple[int, ...]]:
+    def contents(source: batches.Data) -> list[tuple[int, ...]]:
         return sorted(map(tuple, source.train.ids.to_list()))
 
     archive = data.load(shared_data.path(TINY), vocabulary=given)
@@ -372,7 +372,7 @@ def test_tfds_without_a_network_fails_at_once(tmp_path: Path, monkeypatch: pytes
     # A proxy that refuses every connection: as good as no network, and the same on every machine.
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     start = time.monotonic()
-    with pytest.raises(data.DataError, match=r"data: expected http\S+ within reach.*use --data sample, or --data PATH"):
+    with pytest.raises(DataError, match=r"data: expected http\S+ within reach.*use --data sample, or --data PATH"):
         data.load("tfds", data_dir=tmp_path)
     assert time.monotonic() - start < 30
 
@@ -380,8 +380,8 @@ def test_tfds_without_a_network_fails_at_once(tmp_path: Path, monkeypatch: pytes
 def test_a_server_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     import socket
 
-    monkeypatch.setattr(data, "PROBE_SECONDS", 0.5)
+    monkeypatch.setattr(tfds, "PROBE_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as server:
         start = time.monotonic()
-        assert data._unreachable(f"http://127.0.0.1:{server.getsockname()[1]}/") is not None
+        assert tfds._unreachable(f"http://127.0.0.1:{server.getsockname()[1]}/") is not None
         assert time.monotonic() - start < 5

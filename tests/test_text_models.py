@@ -11,7 +11,7 @@ from lstm_fast import _core
 
 pytest.importorskip("tensorflow")
 
-from lstm_fast.imdb import compare, data, models, sample
+from lstm_fast.text import batches, compare, corpus, data, models, sample, vocabulary
 
 PARAMETERS = {"single": 598_209, "stacked": 635_329}
 
@@ -24,7 +24,7 @@ def test_sizes(name: str, layer: models.LayerName) -> None:
     bidirectional = [type(part) for part in model.layers if isinstance(part, keras.layers.Bidirectional)]
     expected = lstm_fast.FastBidirectional if layer == "fast" else keras.layers.Bidirectional
     assert bidirectional == [expected] * {"single": 1, "stacked": 2}[name]
-    assert float(model.optimizer.learning_rate) == pytest.approx(1e-4)
+    assert float(model.optimizer.learning_rate) == pytest.approx(1e-3)
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
@@ -43,6 +43,18 @@ def test_unknown_layer() -> None:
         models.single(300, "cudnn")
 
 
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_more_classes_have_a_logit_each(name: str) -> None:
+    model = models.MODELS[name](300, classes=3)
+    assert model.output_shape == (None, 3)
+    model.layers[-1].set_weights([np.zeros((64, 3)), np.array([0.0, 1.0, 0.0])])
+    found = model.evaluate(np.ones((4, 3), np.int64), np.array([1, 1, 1, 2]), verbose=0, return_dict=True)
+    assert found["accuracy"] == 0.75
+    assert found["loss"] == pytest.approx(np.log(2 + np.e) - 0.75, rel=1e-5)
+    with pytest.raises(ValueError, match="classes: expected at least 2, found 1"):
+        models.MODELS[name](300, classes=1)
+
+
 def test_accuracy_counts_logits_by_their_sign() -> None:
     model = models.single(300)
     model.layers[-1].set_weights([np.zeros((64, 1)), np.array([0.2])])  # logits of 0.2: positive, and below 0.5
@@ -53,7 +65,7 @@ def test_accuracy_counts_logits_by_their_sign() -> None:
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_training_is_that_of_keras(name: str, mask: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """`compare` itself: logits, gradients, losses; and the fused kernels ran."""
-    monkeypatch.setattr(data, "_sample_texts", small_sample)
+    monkeypatch.setattr(data, "_sample", small_sample)
     before = _core.fused_calls()
     result = compare.compare(data.load("sample", batch_size=8), model=name, mask=mask, steps=3, learning_rate=1e-2)
     assert result.problems == []
@@ -95,22 +107,25 @@ def test_comparison_fails_on_a_difference_or_a_fallback() -> None:
 
 def test_a_bidirectional_lstm_learns_the_sample() -> None:
     """What counting words cannot do."""
-    encoder = data._encoder_class()(list(sample.vocabulary()))
+    encoder = vocabulary.encoder_class()(list(sample.vocabulary()))
 
-    def reviews(count: int, seed: int) -> data.Reviews:
-        return data._encode(encoder, *sample.generate(count, seed, median_length=60))
+    def reviews(count: int, seed: int) -> batches.Encoded:
+        return data.encode(encoder, *sample.generate(count, seed, median_length=60))
 
-    source = data.Data("sample", encoder, reviews(2000, 0), reviews(400, 1), batch_size=64, seed=0, bucket=True)
+    source = batches.Data(
+        "sample", ("negative", "positive"), encoder, reviews(2000, 0), reviews(400, 1), 64, seed=0, bucket=True
+    )
     before = _core.fused_calls()["backward"]
     model = models.single(encoder.vocab_size, mask=True, learning_rate=sample.LEARNING_RATE, seed=0)
-    batches, steps = source.train_batches(), source.steps_per_epoch
-    model.fit(batches, steps_per_epoch=steps, epochs=4, shuffle=False, verbose=0)
+    steps = source.steps_per_epoch
+    model.fit(source.train_batches(), steps_per_epoch=steps, epochs=4, shuffle=False, verbose=0)
     assert _core.fused_calls()["backward"] > before
     assert model.evaluate(source.test_batches(), verbose=0)[1] > 0.8
 
 
-def small_sample(seed: int) -> data.Texts:
-    return {
+def small_sample(seed: int) -> corpus.Corpus:
+    texts: corpus.Texts = {
         "train": sample.generate(40, seed, median_length=30),
         "test": sample.generate(10, seed + 1, median_length=30),
     }
+    return corpus.Corpus(texts, ("negative", "positive"))

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 if TYPE_CHECKING:
-    from lstm_fast.imdb.compare import Comparison
+    from lstm_fast.text.compare import Comparison
 
 KERAS_COLOUR, FAST_COLOUR = "#b0b7c3", "#d9480f"
 
@@ -37,7 +37,7 @@ def comparison(result: Comparison, path: Path) -> None:
     """Draws times side by side with their ratio, and the two loss curves over each other.
 
     Args:
-        result: of `lstm_fast.imdb.compare.compare`.
+        result: of `lstm_fast.text.compare.compare`.
         path: of the picture.
     """
     figure = Figure(figsize=(10, 4), layout="constrained")

@@ -1,31 +1,27 @@
-"""Training a model of `lstm_fast.imdb.models`, with everything kept after each epoch."""
+"""Training a model of `lstm_fast.text.models`, with everything kept after each epoch."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
-import tensorflow as tf
 
-import lstm_fast
+from lstm_fast.bench.environment import processor, versions
 from lstm_fast.files import OutputError, replace, write_json
-from lstm_fast.imdb import plots
-from lstm_fast.imdb.data import Data, save_vocabulary, vocabulary_digest
-from lstm_fast.imdb.models import MODELS, LayerName
+from lstm_fast.status import status
+from lstm_fast.text import plots, vocabulary
+from lstm_fast.text.batches import Data
+from lstm_fast.text.corpus import Columns
+from lstm_fast.text.models import MODELS, LayerName
+from lstm_fast.text.saved import HISTORY_FILE, MODEL_FILE, PLOT_FILE, RUN_FILE, VOCABULARY_FILE, load_model
 
 STEP_LOSSES = 50  # the loss of so many first steps is kept one by one
-
-MODEL_FILE = "model.keras"
-HISTORY_FILE = "history.json"
-RUN_FILE = "run.json"
-PLOT_FILE = "history.png"
-VOCABULARY_FILE = "vocabulary.subwords"
 
 History = dict[str, list[float]]
 
@@ -42,6 +38,14 @@ class Settings:
     learning_rate: float
     seed: int
     limit: int | None
+    text_column: str | None = None
+    label_column: str | None = None
+    test_share: float | None = None
+
+    @property
+    def columns(self) -> Columns:
+        """Those that concern the reading of data of one's own."""
+        return Columns(self.text_column, self.label_column, self.test_share)
 
 
 @dataclasses.dataclass
@@ -50,11 +54,14 @@ class Run:
 
     Attributes:
         settings: what it was started with.
-        data: the source, the numbers of reviews, digests of reviews and vocabulary.
+        data: the source, its columns and the names of its classes, the numbers of texts, digests of texts and
+            vocabulary.
         history: Keras's history, a list with one value per epoch for each of loss, accuracy, val_loss, val_accuracy.
         training_seconds: per epoch, without validation.
         validation_seconds: per epoch.
-        step_loss: the loss of each of the first steps of the first epoch.
+        step_loss: the loss of each of the first steps of the first epoch; none with Keras on JAX.
+        backend: of Keras.
+        device: the GPU or CPU that it ran on.
         versions: of the packages.
     """
 
@@ -64,6 +71,8 @@ class Run:
     training_seconds: list[float] = dataclasses.field(default_factory=list)
     validation_seconds: list[float] = dataclasses.field(default_factory=list)
     step_loss: list[float] = dataclasses.field(default_factory=list)
+    backend: str = ""
+    device: str = ""
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
@@ -116,18 +125,26 @@ def new_run(settings: Settings, data: Data) -> Run:
     return Run(settings, _describe(data))
 
 
-def train(run: Run, data: Data, output: Path, epochs: int, verbose: int | str = "auto") -> None:
+def train(
+    run: Run,
+    data: Data,
+    output: Path,
+    epochs: int,
+    verbose: int | str = "auto",
+    progress: Callable[[str], None] = lambda _: None,
+) -> None:
     """Trains and validates, and keeps model, history, plot and vocabulary in `output` after every epoch.
 
     A resumed run ends as it would have ended without the interruption: the optimizer's state and the order of the
-    reviews go on where they were.
+    texts go on where they were.
 
     Args:
         run: of `new_run`, or of `read_run(output)` to resume it; gets the history.
-        data: the reviews, loaded with the settings' batch size, seed, bucketing and limit.
+        data: the texts, loaded with the settings' batch size, seed, bucketing and limit.
         output: an existing folder.
         epochs: to reach in total.
         verbose: Keras's.
+        progress: gets what is being done, after every batch.
 
     Raises:
         OutputError: the data differ from those of the resumed run, or its model is damaged.
@@ -137,6 +154,7 @@ def train(run: Run, data: Data, output: Path, epochs: int, verbose: int | str = 
         model = MODELS[settings.model](
             data.encoder.vocab_size,
             settings.layer,
+            classes=len(data.classes),
             mask=settings.mask,
             learning_rate=settings.learning_rate,
             seed=settings.seed,
@@ -145,19 +163,19 @@ def train(run: Run, data: Data, output: Path, epochs: int, verbose: int | str = 
         found = _describe(data)
         for name in ("vocabulary", "reviews"):
             _check_same(name, run.data[name], found[name])
-        model = _load_model(output / MODEL_FILE)
+        run.data = found  # the names of the classes, where an older version has not kept them
+        model = load_model(output / MODEL_FILE, "resume")
         # The model is written last, so after an interruption between two files the history may be ahead of it.
         steps = int(model.optimizer.iterations)
         run.cut(steps // data.steps_per_epoch)
         for layer in model.layers:
             if isinstance(layer, keras.layers.Dropout):  # draws once a step; Keras's files do not keep where it is
                 layer.seed_generator.state.assign([settings.seed, steps])
-    run.versions = {
-        "lstm_fast": lstm_fast.__version__,
-        "keras": keras.__version__,
-        "tensorflow": tf.__version__,
-        "numpy": np.__version__,
-    }
+    run.backend = keras.backend.backend()
+    found_here = status()
+    run.device = ", ".join(found_here.gpus) or processor()
+    packages = versions(("keras", run.backend, "numpy"))
+    run.versions = {"python": platform.python_version(), "lstm_fast": found_here.version, **packages}
     if run.epochs < epochs:
         model.fit(
             data.train_batches(first_epoch=run.epochs),
@@ -165,7 +183,7 @@ def train(run: Run, data: Data, output: Path, epochs: int, verbose: int | str = 
             validation_data=data.test_batches(),
             initial_epoch=run.epochs,
             epochs=epochs,
-            callbacks=[_StepLoss(run), _Keeper(run, data, output)],
+            callbacks=[_StepLoss(run), _Keeper(run, data, output), _Progress(epochs, progress)],
             shuffle=False,  # the dataset shuffles
             verbose=verbose,
         )
@@ -174,11 +192,14 @@ def train(run: Run, data: Data, output: Path, epochs: int, verbose: int | str = 
 def _describe(data: Data) -> dict[str, Any]:
     return {
         "source": data.source,
+        "columns": data.columns and list(data.columns),
+        "classes": list(data.classes),
+        "skipped": data.skipped,
         "train": len(data.train),
         "test": len(data.test),
         "vocabulary_size": data.encoder.vocab_size,
         "reviews": data.fingerprint,
-        "vocabulary": vocabulary_digest(data.encoder),
+        "vocabulary": vocabulary.digest(data.encoder),
     }
 
 
@@ -188,13 +209,6 @@ def _check_same(name: str, before: object, now: object) -> None:
             f"resume: expected the run's {name.replace('_', ' ')}, {before!r}, found {now!r}; "
             "train into another --output instead"
         )
-
-
-def _load_model(path: Path) -> keras.Model:
-    try:
-        return keras.saving.load_model(path)
-    except Exception as error:  # a damaged file makes zipfile, json, h5py or Keras raise, each in its own way
-        raise OutputError(f"resume: expected a whole Keras model in {path}, found {error}") from error
 
 
 class _StepLoss(keras.callbacks.Callback):  # type: ignore[misc]
@@ -210,6 +224,8 @@ class _StepLoss(keras.callbacks.Callback):  # type: ignore[misc]
         self.total = self.count = 0.0
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:  # noqa: ARG002
+        if keras.backend.backend() == "jax":  # whose metrics are out of reach during an epoch
+            return
         if self.run.epochs > 0 or len(self.run.step_loss) >= STEP_LOSSES:
             return
         mean = self.model.metrics[0]
@@ -246,6 +262,27 @@ class _Keeper(keras.callbacks.Callback):  # type: ignore[misc]
             self.run.history.setdefault(name, []).append(float(value))
         if self.run.epochs == 1:  # what an earlier run left stays until there is something in its place
             (self.output / MODEL_FILE).unlink(missing_ok=True)
-            save_vocabulary(self.data.encoder, self.output / VOCABULARY_FILE)
+            vocabulary.save(self.data.encoder, self.output / VOCABULARY_FILE)
         self.run.write(self.output)
         replace(self.output / MODEL_FILE, self.model.save)
+
+
+class _Progress(keras.callbacks.Callback):  # type: ignore[misc]
+    """Says what is being done."""
+
+    def __init__(self, epochs: int, progress: Callable[[str], None]) -> None:
+        super().__init__()
+        self.epochs = epochs
+        self.progress = progress
+        self.epoch = ""
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:  # noqa: ARG002
+        self.epoch = f"epoch {epoch + 1}/{self.epochs}"
+        self.progress(f"{self.epoch}: first batch")
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        loss = f", loss {float(logs['loss']):.4f}" if logs else ""
+        self.progress(f"{self.epoch}: batch {batch + 1:,} of {self.params['steps']:,}{loss}")
+
+    def on_test_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:  # noqa: ARG002
+        self.progress(f"{self.epoch}: validation, batch {batch + 1:,}")

@@ -12,9 +12,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from lstm_fast.imdb.data import Data
-from lstm_fast.imdb.models import LEARNING_RATE, MODELS, LayerName
 from lstm_fast.status import status
+from lstm_fast.text.batches import Data
+from lstm_fast.text.models import LEARNING_RATE, MODELS, LayerName
 
 WARM_UP = 2  # steps that trace and allocate, and are not timed
 LAYERS: tuple[LayerName, ...] = ("keras", "fast")
@@ -50,7 +50,7 @@ class Comparison:
     Attributes:
         model: "single" or "stacked".
         source: of the data.
-        batch_size: reviews in a batch.
+        batch_size: texts in a batch.
         mask: whether padding was masked.
         timesteps: mean padded length of the batches.
         padding: share of the timesteps that is padding.
@@ -157,7 +157,16 @@ def compare(
     before = status()
     batches = list(data.train_batches().take(WARM_UP + steps))
     sides = {
-        layer: _Side(MODELS[model](data.encoder.vocab_size, layer, mask=mask, learning_rate=learning_rate, seed=seed))
+        layer: _Side(
+            MODELS[model](
+                data.encoder.vocab_size,
+                layer,
+                classes=len(data.classes),
+                mask=mask,
+                learning_rate=learning_rate,
+                seed=seed,
+            )
+        )
         for layer in LAYERS
     }
     sides["fast"].model.set_weights(sides["keras"].model.get_weights())

@@ -1,0 +1,49 @@
+"""Lines that say how far a long command is, for who reads its output from a file."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from types import TracebackType
+
+INTERVAL = 10.0  # seconds
+
+
+class Heartbeat:
+    """Prints every 10 seconds what is being done, unless the output is a terminal, which has a progress bar.
+
+    A thread prints it: some steps take long and call nobody, such as the building of a vocabulary.
+    """
+
+    def __init__(self) -> None:
+        self._doing = ""
+        self._start = time.monotonic()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+
+    def __enter__(self) -> Heartbeat:
+        if not sys.stdout.isatty():
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def now(self, doing: str) -> None:
+        """Takes what is being done from now on."""
+        self._doing = doing
+
+    def report(self, line: str) -> None:
+        """Prints a line at once, and takes it as what is being done."""
+        print(line, flush=True)
+        self.now(line)
+
+    def _beat(self) -> None:
+        while not self._stop.wait(INTERVAL):
+            if self._doing:
+                print(f"{time.monotonic() - self._start:.0f} s: {self._doing}", flush=True)

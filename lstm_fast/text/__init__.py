@@ -1,0 +1,1 @@
+"""Texts with a class each, from wherever they come: reading, encoding, batches, models, training, prediction."""

@@ -1,0 +1,130 @@
+"""Encoded texts, and padded batches of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+if TYPE_CHECKING:
+    from tensorflow_datasets.deprecated.text import SubwordTextEncoder
+
+# Lengths to which batches are padded where there may only be few different ones: up to a quarter longer than the text.
+LENGTHS = np.array(sorted({1, 2, 3} | {part << power for part in (4, 5, 6, 7) for power in range(28)}), np.int64)
+BUCKET_WINDOW = 100  # batches that are sorted by length together
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """Encoded texts: `ids` ragged int64 `[N, (length)]`, `labels` int64 `[N]`, the numbers of their classes."""
+
+    ids: tf.RaggedTensor
+    labels: tf.Tensor
+
+    def __len__(self) -> int:
+        return int(self.labels.shape[0])
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Texts for training and testing, and how they are batched.
+
+    Attributes:
+        source: "sample", "tfds", or the path that was read.
+        classes: the names of the classes 0, 1, ...
+        encoder: has `vocab_size`, `encode(text) -> ids` and `decode(ids) -> text`.
+        train: texts for training.
+        test: texts for testing.
+        batch_size: texts in a batch; the last one of an epoch may hold fewer.
+        seed: of the order.
+        bucket: whether batches hold texts of like length.
+        skipped: rows of the source that could not be used.
+        columns: of the source, with the texts and the labels, if it has columns.
+    """
+
+    source: str
+    classes: tuple[str, ...]
+    encoder: SubwordTextEncoder
+    train: Encoded
+    test: Encoded
+    batch_size: int
+    seed: int
+    bucket: bool
+    skipped: int = 0
+    columns: tuple[str, str] | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Training batches in an epoch."""
+        return -(-len(self.train) // self.batch_size)
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of all ids and labels."""
+        digest = hashlib.sha256()
+        for texts in (self.train, self.test):
+            for array in (texts.ids.flat_values, texts.ids.row_lengths(), texts.labels):
+                digest.update(np.asarray(array).tobytes())
+        return digest.hexdigest()[:16]
+
+    def train_batches(self, first_epoch: int = 0) -> tf.data.Dataset:
+        """Endless batches for training, `steps_per_epoch` an epoch, each epoch in an order of its own.
+
+        The order depends on the seed and the epoch's number alone, so that training can be resumed at any epoch. All
+        texts are mixed: it is their indices that are shuffled, which needs no buffer (of 10,000 reviews in
+        TensorFlow's tutorial).
+
+        Args:
+            first_epoch: number of the epoch to begin with.
+
+        Returns:
+            Pairs of ids int64 `[B, T]`, padded with 0 to the longest of the batch, and labels int64 `[B]`.
+        """
+        epochs = tf.data.Dataset.range(first_epoch, tf.int64.max)
+        return self._padded(self.train, epochs.flat_map(lambda epoch: self._indices(self.train, [self.seed, epoch])))
+
+    def test_batches(self) -> tf.data.Dataset:
+        """The batches for testing, always in the same order; elements as in `train_batches`."""
+        return self._padded(self.test, self._indices(self.test, None))
+
+    def _indices(self, texts: Encoded, seed: Any) -> tf.data.Dataset:
+        """Indices of the texts of each batch of one epoch; with a seed of two numbers, shuffled."""
+        order = tf.range(len(texts), dtype=tf.int64)
+        starts = tf.range(0, len(texts), self.batch_size)
+        if seed is not None:
+            order = tf.random.experimental.stateless_shuffle(order, seed)
+        if self.bucket:
+            lengths = tf.gather(texts.ids.row_lengths(), order)
+            window = tf.range(len(texts), dtype=tf.int64) // (BUCKET_WINDOW * self.batch_size)
+            order = tf.gather(order, tf.argsort(window * (tf.reduce_max(lengths) + 1) + lengths, stable=True))
+            if seed is not None:
+                starts = tf.random.experimental.stateless_shuffle(starts, seed)
+        return tf.data.Dataset.from_tensor_slices(starts).map(lambda start: order[start : start + self.batch_size])
+
+    def _padded(self, texts: Encoded, indices: tf.data.Dataset) -> tf.data.Dataset:
+        def pad(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            return pad_rows(tf.gather(texts.ids, index)), tf.gather(texts.labels, index)
+
+        return indices.map(pad, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+
+def padded_length(lengths: np.ndarray) -> np.ndarray:
+    """Returns for each length, int64 `[N]`, the next one of `LENGTHS`."""
+    return LENGTHS[np.searchsorted(LENGTHS, lengths)]
+
+
+def pad_rows(ids: tf.RaggedTensor) -> tf.Tensor:
+    """Pads with 0 to the longest row, int64 `[B, T]`. With Keras on JAX to the next one of `LENGTHS`.
+
+    JAX compiles the model anew for every length, which takes seconds.
+    """
+    padded = ids.to_tensor()
+    if keras.backend.backend() != "jax":
+        return padded
+    longest = tf.shape(padded, tf.int64)[1:]
+    more = tf.gather(LENGTHS, tf.searchsorted(LENGTHS, longest)) - longest
+    return tf.pad(padded, [[0, 0], [0, more[0]]])

@@ -1,0 +1,176 @@
+"""The classes of new texts, by a model that training has left."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+
+from lstm_fast.errors import DataError
+from lstm_fast.text import labels, tables, vocabulary
+from lstm_fast.text.batches import padded_length
+from lstm_fast.text.saved import MODEL_FILE, RUN_FILE, VOCABULARY_FILE, load_model
+
+if TYPE_CHECKING:
+    from tensorflow_datasets.deprecated.text import SubwordTextEncoder
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """A text to be classified.
+
+    Attributes:
+        number: its line, from 1; in Parquet its row.
+        content: the text; None where there is none.
+        problem: why there is none.
+    """
+
+    number: int
+    content: str | None
+    problem: str = ""
+
+
+def read_texts(source: str, column: str | None, usual: str | None = None) -> tuple[str, list[Text]]:
+    """Reads texts.
+
+    Args:
+        source: a file with a text a line (`.txt`, or a name without a suffix), a table, or "-" for stdin.
+        column: of a table; None: it is guessed.
+        usual: the column that the model's own data had, which is the first guess.
+
+    Returns:
+        "line" or "row", what the numbers count; and the texts.
+
+    Raises:
+        DataError: nothing can be read, or there is no text in it.
+    """
+    path = Path(source)
+    if source != "-" and not path.is_file():
+        raise DataError(f"texts: expected a file or - for stdin, found nothing at {source}")
+    if source != "-" and tables.kind(path):
+        table = tables.read(path, "texts")
+        guess = usual if column is None and usual in table.columns else column
+        name = labels.text_column(table, guess, "texts")
+        unit = table.unit
+        texts = [_text(row.number, row.values.get(name), row.problem) for row in table.rows]
+    else:
+        if column is not None:
+            raise DataError(f"text_column: expected none for lines of text, found {column!r}")
+        if source != "-" and Path(path.name.lower().removesuffix(".gz")).suffix not in ("", ".txt"):
+            known = ", ".join(tables.SUFFIXES)
+            raise DataError(f"texts: expected a .txt file with a text a line, or one of {known}, found {source}")
+        content = sys.stdin.buffer.read() if source == "-" else tables.read_bytes(path, "texts")
+        lines = io.StringIO(tables.decode(content, "stdin" if source == "-" else path, "texts"))
+        unit = "line"
+        texts = [_text(number, line, "") for number, line in enumerate(lines, start=1)]
+    if all(text.content is None for text in texts):
+        raise DataError(f"texts: expected at least one text in {'stdin' if source == '-' else source}, found none")
+    return unit, texts
+
+
+def _text(number: int, value: Any, problem: str) -> Text:
+    content, reason = tables.text_of(value)
+    return Text(number, content, problem or reason)
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+    """A model with what it takes to use it.
+
+    Attributes:
+        model: from token ids to logits.
+        encoder: the vocabulary that it was trained with.
+        classes: the names of the classes.
+        column: of the texts in the data that it was trained with, if these had columns.
+    """
+
+    model: keras.Model
+    encoder: SubwordTextEncoder
+    classes: tuple[str, ...]
+    column: str | None = None
+
+    def probabilities(
+        self, texts: list[str], batch_size: int = 64, progress: Callable[[int], None] = lambda _: None
+    ) -> np.ndarray:
+        """Returns the probabilities of all classes, float64 `[N, classes]`.
+
+        A text is padded to a length that follows from its own length alone, so its result does not depend on which
+        others are asked for: a model that does not mask its padding takes it for text.
+
+        Args:
+            texts: the texts, none of them empty.
+            batch_size: texts that are computed together, at most.
+            progress: gets the number of texts after each batch.
+        """
+        ids = [self.encoder.encode(text) for text in texts]
+        padded = padded_length(np.array([len(row) for row in ids], np.int64))
+        logits = np.zeros((len(ids), self.model.output_shape[-1]))
+        for length in np.unique(padded):
+            members = np.flatnonzero(padded == length)
+            for start in range(0, len(members), batch_size):
+                chosen = members[start : start + batch_size]
+                batch = np.zeros((len(chosen), length), np.int64)
+                for row, index in zip(batch, chosen, strict=True):
+                    row[: len(ids[index])] = ids[index]
+                logits[chosen] = keras.ops.convert_to_numpy(self.model.predict_on_batch(batch))
+                progress(len(chosen))
+        if logits.shape[1] == 1:  # of the second class; the first one's is 0
+            logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+        shares: np.ndarray = powers / powers.sum(axis=1, keepdims=True)
+        return shares
+
+
+def load(path: Path, vocabulary_file: str | Path | None = None) -> Classifier:
+    """Loads a model.
+
+    Args:
+        path: the folder of a run, or a `.keras` file; beside it lie the names of the classes (`run.json`) and the
+            vocabulary (`vocabulary.subwords`).
+        vocabulary_file: another vocabulary.
+
+    Raises:
+        DataError: there is no such model, or it does not fit what lies beside it.
+    """
+    file = path / MODEL_FILE if path.is_dir() else path
+    if not file.is_file():
+        raise DataError(f"model: expected the folder of a run, or its {MODEL_FILE}, found nothing at {file}")
+    model = load_model(file, "model")
+    embeddings = [layer for layer in model.layers if isinstance(layer, keras.layers.Embedding)]
+    shape = model.output_shape
+    if not embeddings or not isinstance(shape, tuple) or len(shape) != 2:
+        raise DataError(
+            f"model: expected a model of lstm-fast train, from token ids to logits, found another in {file}"
+        )
+    encoder = vocabulary.load(vocabulary_file or file.with_name(VOCABULARY_FILE))
+    if encoder.vocab_size != embeddings[0].input_dim:
+        raise DataError(
+            f"vocabulary: expected the one that {file} was trained with, of {embeddings[0].input_dim:,}, found one of "
+            f"{encoder.vocab_size:,}"
+        )
+    count = max(2, shape[-1])
+    kept = _description(file.with_name(RUN_FILE))
+    classes = tuple(map(str, kept.get("classes") or range(count)))
+    if len(classes) != count:
+        raise DataError(
+            f"model: expected a model of {len(classes)} classes, as {RUN_FILE} has, found {count} in {file}"
+        )
+    return Classifier(model, encoder, classes, (kept.get("columns") or [None])[0])
+
+
+def _description(file: Path) -> dict[str, Any]:
+    """What a run says of its data; nothing where there is only the model."""
+    if not file.is_file():
+        return {}
+    try:
+        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["data"]
+        return dict(content)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"model: expected what train has written in {file}, found {error!r}") from error

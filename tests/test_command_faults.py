@@ -1,0 +1,191 @@
+"""What goes wrong around the commands: the environment, missing packages, long silences, closed pipes."""
+
+import io
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lstm_fast.cli import main
+from lstm_fast.commands import heartbeat
+from lstm_fast.commands.packages import require
+from lstm_fast.errors import CommandError
+
+COMMANDS = {
+    "train": ["train", "--data", "sample"],
+    "compare": ["compare", "--data", "sample"],
+    "predict": ["predict", "--model", "nowhere", "-"],
+    "bench": ["bench"],
+}
+
+
+def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs the command in a process of its own."""
+    line = [sys.executable, "-m", "lstm_fast", *arguments]
+    return subprocess.run(
+        line, capture_output=True, text=True, check=False, env={**os.environ, **environment}, input="", timeout=300
+    )
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_bad_variable_is_one_line(name: str, tmp_path: Path) -> None:
+    output = [] if name == "predict" else ["--output", str(tmp_path / "new")]
+    result = command(*COMMANDS[name], *output, LSTM_FAST_ISA="bogus")
+    assert result.returncode == 2
+    assert result.stderr.startswith(
+        "lstm-fast: error: LSTM_FAST_ISA: expected one of generic, avx2, avx512; found 'bogus'"
+    )
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("LSTM_FAST_KERNEL", "quick", "LSTM_FAST_KERNEL: expected one of auto, fused, keras, found 'quick'"),
+        ("LSTM_FAST_PRECISION", "high", "LSTM_FAST_PRECISION: expected one of exact, tf32, tf32x3, found 'high'"),
+        ("LSTM_FAST_NUM_THREADS", "x", "LSTM_FAST_NUM_THREADS: expected an integer from 1 to 4096; found 'x'"),
+    ],
+)
+def test_other_variables(name: str, value: str, message: str, tmp_path: Path) -> None:
+    result = command("train", "--data", "sample", "--output", str(tmp_path / "new"), **{name: value})
+    assert (result.returncode, result.stderr) == (2, f"lstm-fast: error: {message}\n")
+
+
+def test_status_names_a_bad_variable() -> None:
+    result = command("status", LSTM_FAST_ISA="bogus")
+    assert result.returncode == 0
+    assert "LSTM_FAST_ISA: expected one of generic, avx2, avx512; found 'bogus'" in result.stdout
+
+
+@pytest.mark.parametrize("name", ["train", "compare", "predict"])
+@pytest.mark.parametrize("package", ["tensorflow", "tensorflow_datasets"])
+def test_without_tensorflow(name: str, package: str, tmp_path: Path) -> None:
+    """With Keras on another backend: texts still need it."""
+    pytest.importorskip("jax")
+    output = [] if name == "predict" else ["--output", str(tmp_path / "new")]
+    program = f"""
+import sys
+sys.modules[{package!r}] = None
+from lstm_fast.cli import main
+sys.exit(main({[*COMMANDS[name], *output]!r}))
+"""
+    environment = {**os.environ, "KERAS_BACKEND": "jax"}
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, env=environment, timeout=300
+    )
+    expected = (
+        f"lstm-fast: error: {name}: expected the package {package}, found none; run pip install 'lstm_fast[imdb]'\n"
+    )
+    assert (result.returncode, result.stderr) == (2, expected)
+    assert not (tmp_path / "new").exists()
+
+
+def test_required_packages() -> None:
+    require("bench", ("os", "keras"), "cli")
+    with pytest.raises(CommandError, match="bench: expected the package no_such_package, found none; run pip install"):
+        require("bench", ("keras", "no_such_package"), "cli")
+
+
+def test_compare_is_for_tensorflow(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    result = command("compare", "--data", "sample", "--output", str(tmp_path / "new"), KERAS_BACKEND="torch")
+    assert result.returncode == 2
+    assert result.stderr.startswith("lstm-fast: error: compare: expected Keras on tensorflow, found torch")
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_other_backends_train_and_predict(backend: str, tmp_path: Path) -> None:
+    """And one backend predicts with what another has trained."""
+    pytest.importorskip(backend)
+    pytest.importorskip("tensorflow_datasets")
+    lines = [f"{'good' if n % 2 else 'bad'} film {n},{n % 2}" for n in range(24)]
+    (tmp_path / "a.csv").write_text("\n".join(["text,label", *lines]), encoding="utf-8")
+    output = str(tmp_path / "run")
+    given = ["--output", output, "--batch-size", "8", "--model", "stacked", "--mask"]
+    result = command("train", "--data", str(tmp_path / "a.csv"), *given, "--epochs", "1", KERAS_BACKEND=backend)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert f'"backend": "{backend}"' in (tmp_path / "run" / "run.json").read_text(encoding="utf-8")
+    result = command("train", "--output", output, "--resume", "--epochs", "2", KERAS_BACKEND=backend)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "epochs: 2, " in result.stdout
+    (tmp_path / "a.txt").write_text("good film\nbad\n", encoding="utf-8")
+    found = [
+        command("predict", "--model", output, str(tmp_path / "a.txt"), KERAS_BACKEND=name).stdout.splitlines()
+        for name in (backend, "tensorflow")
+    ]
+    assert found[0][0] == "line,text,prediction,p_0,p_1"
+    shares = [[[float(share) for share in row.split(",")[3:]] for row in rows[1:]] for rows in found]
+    assert len(shares[0]) == 2
+    for ours, theirs in zip(*shares, strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-5)
+
+
+# Output
+
+
+@pytest.mark.parametrize(
+    "line", [["train", "--mod", "single"], ["bench", "--pad", "0.5"], ["predict", "--mod", "x", "-"]]
+)
+def test_names_are_not_abbreviated(line: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as error:
+        main(line)
+    assert error.value.code == 2
+    assert "error:" in capsys.readouterr().err
+
+
+def test_long_work_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also where nobody is called meanwhile."""
+    monkeypatch.setattr(heartbeat, "INTERVAL", 0.05)
+    with heartbeat.Heartbeat() as beat:
+        beat.report("building")
+        time.sleep(0.4)
+        beat.now("batch 1")
+        time.sleep(0.2)
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == "building"
+    assert printed.count("0 s: building") >= 2
+    assert printed[-1].endswith(" s: batch 1")
+    time.sleep(0.15)
+    assert capsys.readouterr().out == ""  # it has ended
+
+
+def test_training_says_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("tensorflow_datasets")
+    said: list[str] = []
+    monkeypatch.setattr(heartbeat.Heartbeat, "now", lambda _, doing: said.append(doing))
+    lines = [f"{'good' if n % 2 else 'bad'} film {n},{n % 2}" for n in range(20)]
+    (tmp_path / "a.csv").write_text("\n".join(["text,label", *lines]), encoding="utf-8")
+    given = ["--data", str(tmp_path / "a.csv"), "--batch-size", "8", "--output", str(tmp_path / "run")]
+    assert main(["train", *given, "--epochs", "2"]) == 0
+    assert "epoch 1/2: first batch" in said
+    assert any(line.startswith("epoch 2/2: batch 2 of 2, loss ") for line in said)
+    assert "epoch 2/2: validation, batch 1" in said
+    assert "encoding 20 texts" in said
+    capsys.readouterr()
+
+
+def test_a_terminal_gets_no_lines_of_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heartbeat, "INTERVAL", 0.02)
+    screen = io.StringIO()
+    screen.isatty = lambda: True  # type: ignore[method-assign]
+    monkeypatch.setattr(sys, "stdout", screen)
+    with heartbeat.Heartbeat() as beat:
+        beat.now("batch 1")
+        time.sleep(0.1)
+    assert screen.getvalue() == ""
+
+
+def test_a_reader_that_has_seen_enough() -> None:
+    """A pipe that nobody reads any more, as behind `head`, is no traceback."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    line = [sys.executable, "-m", "lstm_fast", "status"]
+    result = subprocess.run(line, stdout=writer, stderr=subprocess.PIPE, text=True, check=False, timeout=300)
+    os.close(writer)
+    assert (result.returncode, result.stderr) == (1, "")
