@@ -40,6 +40,10 @@ logger = logging.getLogger("lstm_fast")
 
 _lock = fork_safe_lock()
 _fallbacks: collections.Counter[str] = collections.Counter()
+_fallback_layers: dict[str, list[str]] = {}
+
+# Layers that are named of each reason: a program may make new ones, with new names, as long as it runs.
+_NAMED = 5
 
 
 def record_fallback(fallback: Unavailable, layer: str) -> None:
@@ -56,6 +60,9 @@ def record_fallback(fallback: Unavailable, layer: str) -> None:
     with _lock:
         _fallbacks[fallback.reason] += 1
         first = _fallbacks[fallback.reason] == 1
+        named = _fallback_layers.setdefault(fallback.reason, [])
+        if layer not in named and len(named) <= _NAMED:  # one more, which tells that there are others
+            named.append(layer)
     if first:
         level = logging.INFO if fallback.announced else logging.WARNING
         logger.log(level, "Layer '%s' runs as Keras's: %s", layer, fallback.reason)
@@ -85,6 +92,7 @@ class Status:
             repeat, bit for bit, what came before them in their row, as padding that is not masked does for most of its
             length.
         fallbacks: Calls that ran as Keras's own, by reason. In a graph one call is one tracing.
+        fallback_layers: Names of the layers that did, by reason: the first six of them.
         problems: What keeps the fused kernels from running, and what to do.
     """
 
@@ -104,11 +112,18 @@ class Status:
     fused_calls: dict[str, int]
     timesteps: dict[str, int]
     fallbacks: dict[str, int]
+    fallback_layers: dict[str, tuple[str, ...]]
     problems: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the fields, ready for JSON."""
         return dataclasses.asdict(self)
+
+    def fallback_words(self, reason: str) -> str:
+        """Returns a reason of `fallbacks` with the layers: "layer 'lstm_1': activation=relu: ..."."""
+        layers = self.fallback_layers.get(reason, ())
+        names = ", ".join(f"'{name}'" for name in layers[:_NAMED]) + " and others" * (len(layers) > _NAMED)
+        return f"layer{'s' * (len(layers) > 1)} {names}: {reason}" if layers else reason
 
     def __str__(self) -> str:
         def pairs(values: dict[str, Any]) -> str:
@@ -134,7 +149,7 @@ class Status:
         lines += [f"  {name:<16} {value}" for name, value in rows.items()]
         for title, entries in (
             ("cuda devices", self.cuda_devices),
-            ("fallbacks", [f"{count} x {reason}" for reason, count in self.fallbacks.items()]),
+            ("fallbacks", [f"{count} x {self.fallback_words(reason)}" for reason, count in self.fallbacks.items()]),
             ("problems", self.problems),
         ):
             lines += [f"  {title if i == 0 else '':<16} {entry}" for i, entry in enumerate(entries or ["none"])]
@@ -199,6 +214,7 @@ def status() -> Status:
     built_for, cuda_devices = _describe_cuda()
     with _lock:
         fallbacks = dict(_fallbacks)
+        fallback_layers = {reason: tuple(names) for reason, names in _fallback_layers.items()}
     return Status(
         version=__version__,
         compiled_isas=tuple(attempt(lambda: core().compiled_isas(), ())),
@@ -216,6 +232,7 @@ def status() -> Status:
         fused_calls=attempt(_fused_calls, {}),
         timesteps=attempt(lambda: core().timesteps(), {}),
         fallbacks=fallbacks,
+        fallback_layers=fallback_layers,
         problems=tuple(problems),
     )
 

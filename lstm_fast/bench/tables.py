@@ -11,7 +11,7 @@ from rich.table import Table
 
 from lstm_fast.bench.contenders import FAST
 from lstm_fast.bench.measure import PRODUCT, SLOW_SECONDS, Measurement, Place
-from lstm_fast.bench.plots import digits
+from lstm_fast.bench.words import digits
 
 NOTHING = "-"
 ONCE = "*"
