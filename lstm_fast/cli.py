@@ -148,7 +148,11 @@ def _parser() -> argparse.ArgumentParser:
         help="a module to import first, which registers the model's own classes and functions; may be repeated",
     )
 
-    status = commands.add_parser("status", help="show what is compiled in, what runs and what falls back")
+    status = commands.add_parser(
+        "status",
+        help="show what is compiled in, and what keeps it from running",
+        description="Shows what is compiled in and what runs here. The exit status is 1 if there is a problem.",
+    )
     status.add_argument("--json", action="store_true", help="for programs")
     return parser
 

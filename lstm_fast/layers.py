@@ -198,6 +198,9 @@ class FastBidirectional(Bidirectional):  # type: ignore[misc]
             make_fast(direction)
         _show_cudnn(self, shown=True)
 
+    def __repr__(self) -> str:
+        return fused.shown(self)
+
     def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
         """Returns what a symbolic call returns, after the checks of a call."""
         if _all_fused(self):
@@ -244,8 +247,10 @@ class FastBidirectional(Bidirectional):  # type: ignore[misc]
         return outputs
 
 
-# Keras names the groups of a weights file after the class of a layer. With the names of the classes that they replace,
-# weights files fit both ways; the names in a `.keras` file are the registered ones above.
+# Keras names the groups of a weights file after the `__name__` of a layer's class. With the names of the classes that
+# they replace, weights files fit both ways; the names in a `.keras` file are the registered ones above. Default names
+# of layers come from `__name__`, too. So does what `model.summary()` shows: Keras leaves no way to show another there,
+# and `repr` alone names the real class.
 for _cls in (FastLSTM, FastRNN, FastBidirectional):
     _cls.__name__ = _cls.of_keras.__name__
 

@@ -1,5 +1,7 @@
 """What is compiled in, what runs, and why a layer fell back to Keras."""
 
+from __future__ import annotations
+
 import collections
 import dataclasses
 import difflib
@@ -35,6 +37,9 @@ ENVIRONMENT = (
 
 # Of `lstm_fast._cuda.describe`: dtype, precision, batch, units, directions, dropout.
 _WORKED_EXAMPLE = ("float32", "exact", 64, 64, 2, False)
+
+# Rows of a status that tell of calls.
+_OF_CALLS = ("kept memory", "fused calls", "timesteps", "fallbacks")
 
 logger = logging.getLogger("lstm_fast")
 
@@ -125,7 +130,20 @@ class Status:
         names = ", ".join(f"'{name}'" for name in layers[:_NAMED]) + " and others" * (len(layers) > _NAMED)
         return f"layer{'s' * (len(layers) > 1)} {names}: {reason}" if layers else reason
 
+    def new_fallbacks(self, before: Status) -> list[str]:
+        """Returns the reasons of what has fallen back since another status."""
+        return [reason for reason, count in self.fallbacks.items() if count > before.fallbacks.get(reason, 0)]
+
     def __str__(self) -> str:
+        return self.text()
+
+    def text(self, *, calls: bool = True) -> str:
+        """Returns a line for each field.
+
+        Args:
+            calls: whether with what the calls of this process have left: counts, kept memory, fallbacks.
+        """
+
         def pairs(values: dict[str, Any]) -> str:
             return ", ".join(f"{name}={value}" for name, value in values.items()) or "none"
 
@@ -145,13 +163,16 @@ class Status:
             "fused calls": pairs(self.fused_calls),
             "timesteps": ", ".join(f"{count:,} {name}" for name, count in self.timesteps.items()) or "none",
         }
+        lists = {
+            "cuda devices": self.cuda_devices,
+            "fallbacks": [f"{count} x {self.fallback_words(reason)}" for reason, count in self.fallbacks.items()],
+            "problems": self.problems,
+        }
         lines = [f"lstm_fast {self.version}"]
-        lines += [f"  {name:<16} {value}" for name, value in rows.items()]
-        for title, entries in (
-            ("cuda devices", self.cuda_devices),
-            ("fallbacks", [f"{count} x {self.fallback_words(reason)}" for reason, count in self.fallbacks.items()]),
-            ("problems", self.problems),
-        ):
+        lines += [f"  {name:<16} {value}" for name, value in rows.items() if calls or name not in _OF_CALLS]
+        for title, entries in lists.items():
+            if not calls and title in _OF_CALLS:
+                continue
             lines += [f"  {title if i == 0 else '':<16} {entry}" for i, entry in enumerate(entries or ["none"])]
         return "\n".join(lines)
 

@@ -49,7 +49,7 @@ def _check(arguments: argparse.Namespace) -> None:
         wrong = [name for name, value in of_model.items() if value]
         advice = "this option is for --model my.keras"
     else:
-        wrong = [name for name, value in of_layers.items() if value not in (None, False)]
+        wrong = [name for name, value in of_layers.items() if value is not None and value is not False]
         advice = "a model has its own"
     if wrong:
         raise CommandError(f"{wrong[0]}: {advice}")

@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     where = place("float32")
     around = {**environment(), **({"gpu": where.device, "driver": driver()} if where.device else {})}
     console = Console()
-    with _quiet(), Progress(console=console, transient=True) as bar:
+    with _quiet(), Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=WORK)
         answer = measure(question, lambda what_comes: bar.update(task, description=what_comes, advance=1))
     lines = [*tables.about(around, dataclasses.replace(where, policy=answer.policy)), *report.about(answer)]

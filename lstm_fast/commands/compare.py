@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lstm_fast.commands.exits import FAILED
+from lstm_fast.commands.packages import require
 from lstm_fast.commands.reviews import DEFAULTS, learning_rate, load
+from lstm_fast.errors import CommandError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -18,6 +20,14 @@ if TYPE_CHECKING:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command and returns its exit status."""
+    require("compare", "tensorflow", "matplotlib", "rich")
+    import keras
+
+    if (backend := keras.backend.backend()) != "tensorflow":
+        raise CommandError(
+            f"compare: expected Keras on tensorflow, found {backend!r}; on every backend there are lstm-fast bench "
+            "and lstm-fast bench --model my.keras"
+        )
     from rich.console import Console
     from rich.progress import Progress
 
@@ -42,22 +52,27 @@ def run(arguments: argparse.Namespace) -> int:
             progress=lambda: bar.advance(task),
         )
     write_json(output / "compare.json", result.as_dict())
-    replace(output / "compare.png", lambda part: plots.comparison(result, part))
+    written = [output / "compare.json"]
+    if result.fused:
+        replace(output / "compare.png", lambda part: plots.comparison(result, part))
+        written.insert(0, output / "compare.png")
+    else:  # nor is one of an earlier run that of this one
+        (output / "compare.png").unlink(missing_ok=True)
     console.print(
         f"{result.model} model, batch {result.batch_size}, {result.timesteps:,.0f} timesteps, "
         f"{result.padding:.0%} padding{', masked' if result.mask else ''}"
     )
-    console.print(*_comparison_tables(result))
-    print(f"{output / 'compare.png'} and {output / 'compare.json'} written")
+    if result.fused:  # else there are no times of FastLSTM
+        console.print(_speed(result))
+    console.print(_parity(result))
+    print(" and ".join(map(str, written)), "written")
     for problem in result.problems:
         print(f"lstm-fast: compare failed: {problem}", file=sys.stderr)
     return FAILED if result.problems else 0
 
 
-def _comparison_tables(result: Comparison) -> tuple[Table, Table]:
+def _speed(result: Comparison) -> Table:
     from rich.table import Table
-
-    from lstm_fast.imdb import compare
 
     speed = Table("median ms per batch")
     for heading in ("FastLSTM", "keras.layers.LSTM", "ratio"):
@@ -67,6 +82,13 @@ def _comparison_tables(result: Comparison) -> tuple[Table, Table]:
         speed.add_row(name, f"{fast:.1f}", f"{slow:.1f}", f"[bold]{times.ratio:.2f} x[/bold]")
 
     speed.caption = f"FastLSTM: {result.computed:.0%} of the timesteps computed, the rest copied"
+    return speed
+
+
+def _parity(result: Comparison) -> Table:
+    from rich.table import Table
+
+    from lstm_fast.imdb import compare
 
     parity = Table("parity, same weights and batches")
     for heading in ("difference", "allowed"):
@@ -83,4 +105,4 @@ def _comparison_tables(result: Comparison) -> tuple[Table, Table]:
         expected = result.expected_calls[name]
         colour = "green" if count >= expected else "red"
         parity.add_row(f"fused {name} calls", f"[{colour}]{count}[/{colour}]", f"{expected} or more")
-    return speed, parity
+    return parity

@@ -8,11 +8,13 @@ import sys
 from pathlib import Path
 
 from lstm_fast.commands.exits import INTERRUPTED
+from lstm_fast.commands.packages import require
 from lstm_fast.commands.reviews import DEFAULTS, learning_rate, load
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command and returns its exit status."""
+    require("train", "tensorflow", "matplotlib")
     from lstm_fast.files import OutputError, prepare_folder
     from lstm_fast.imdb import training
 

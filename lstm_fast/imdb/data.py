@@ -236,7 +236,8 @@ def _tfds() -> Any:
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise DataError(
-            f"data: expected the package tensorflow-datasets, found {error}; run pip install 'lstm_fast[imdb]'"
+            f"data: expected the package tensorflow-datasets, found {error}; run pip install "
+            "tensorflow-datasets importlib_resources, or pip install '.[imdb]' in the source folder of lstm_fast"
         ) from error
     return tfds
 

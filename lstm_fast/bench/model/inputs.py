@@ -189,6 +189,8 @@ def _read(path: Path) -> dict[str, np.ndarray]:
             f"--data: expected a file of np.savez, whose arrays are numbers, found {path}: {in_one_line(error)}"
         ) from error
     for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):  # of a zip file that somebody else wrote
+            raise CommandError(f"--data: expected a file of np.savez, found {path}, in which {name} is no array")
         if array.ndim == 0:
             raise CommandError(f"--data: {name}: expected an array with a row for each example, found a single value")
     if not arrays:
@@ -232,6 +234,8 @@ def _without_structure(given: Mapping[str, np.ndarray]) -> Any:
 
 def _output_names(model: Any) -> list[str]:
     names = list(getattr(model, "output_names", None) or ())
+    if isinstance(model, keras.Sequential) and model.layers:
+        names = [model.layers[-1].name]
     outputs = getattr(model, "output", None) if structure_of(model) is not None else None
     return [*names, *outputs] if isinstance(outputs, dict) else names
 

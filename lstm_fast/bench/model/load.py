@@ -26,6 +26,7 @@ class Pair(NamedTuple):
     plain: Any  # with Keras's own layers
     fast: Any  # accelerated
     report: Report  # what became of each recurrent layer
+    notes: list[str]  # what could not be loaded, and can be done without
 
 
 def import_modules(names: Sequence[str]) -> dict[str, Any]:
@@ -62,16 +63,17 @@ def load(path: Path, defined: dict[str, Any]) -> Pair:
         raise CommandError(f"--model: expected a file of Keras, .keras or .h5, found {_instead(path)}")
     if path.suffix not in _SUFFIXES:
         raise CommandError(f"--model: expected a file that ends in .keras or .h5, found {path}")
-    plain = _load(path, defined)
+    plain, problem = _load(path, defined)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the same again
-        fast = _load(path, defined)
+        fast, _ = _load(path, defined)
     # What a file does not keep, such as the states of random numbers.
     for variable, value in zip(variables.of(fast), variables.values(plain), strict=True):
         variable.assign(value)
     to_keras(plain)
     _, report = accelerate(fast, return_report=True)
-    return Pair(plain, fast, report)
+    notes = [f"its loss and optimizer cannot be loaded: {problem} ({_ADVICE})"] if problem else []
+    return Pair(plain, fast, report, notes)
 
 
 def _instead(path: Path) -> str:
@@ -80,11 +82,17 @@ def _instead(path: Path) -> str:
     return f"no file {path}"
 
 
-def _load(path: Path, defined: dict[str, Any]) -> Any:
+def _load(path: Path, defined: dict[str, Any]) -> tuple[Any, str]:
+    """Returns a model, and why it is not compiled where the file has a compiled one; empty if it is."""
+    problem = ""
     try:
         model = keras.saving.load_model(path, custom_objects=defined)
-    except Exception as error:  # zipfile, json, h5py or Keras, each in its own way
-        raise CommandError(f"--model: Keras cannot load {path}: {in_one_line(error)} ({_ADVICE})") from error
+    except Exception as error:  # of zipfile, json, h5py or Keras, each in its own way
+        problem = in_one_line(error)
+        try:
+            model = keras.saving.load_model(path, custom_objects=defined, compile=False)
+        except Exception:
+            raise CommandError(f"--model: Keras cannot load {path}: {problem} ({_ADVICE})") from error
     if not isinstance(model, keras.Model):
         raise CommandError(f"--model: expected a model in {path}, found a {type(model).__name__}")
-    return model
+    return model, problem

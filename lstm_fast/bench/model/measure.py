@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from lstm_fast.bench.turns import ratio, take_turns
 from lstm_fast.convert import Report
 from lstm_fast.errors import CommandError, in_one_line
 from lstm_fast.layers import parts_of
-from lstm_fast.status import Status, status
+from lstm_fast.status import status
 
 PLAIN, FAST = "as it is", "accelerated"
 TRAINING, PREDICTION = "training step", "prediction"
@@ -163,6 +163,7 @@ def measure(question: Question, progress: Callable[[str], None] = lambda _: None
     pair = question.pair()
     batch = question.batch(pair.plain)
     answer = Answer(question, batch=batch.words, made_up=batch.made_up, report=pair.report)
+    answer.notes += pair.notes
     progress("comparing what both compute")
     before = status()
     outputs = _predicted(pair.plain, batch)
@@ -180,7 +181,8 @@ def measure(question: Question, progress: Callable[[str], None] = lambda _: None
         how, right = chosen
         answer.loss = how.words
         _compare_gradients(answer, pair, batch, how, right)
-    answer.fallbacks = _fallbacks(before, status())
+    after = status()
+    answer.fallbacks = [after.fallback_words(reason) for reason in after.new_fallbacks(before)]
     if not batch.made_up:
         answer.padding = _padding(pair.plain, batch)
     if answer.failures or not answer.fused:
@@ -196,8 +198,11 @@ def measure(question: Question, progress: Callable[[str], None] = lambda _: None
         for name in (PLAIN, FAST):
             progress(f"memory of a training step, {name}")
             asked = peak.Asked(question.model, question.imports, name == FAST, batch, how)
-            if (most := peak.in_fresh_process(asked)) is not None:
-                answer.peak_bytes[name] = most
+            try:
+                answer.peak_bytes[name] = peak.in_fresh_process(asked)
+            except RuntimeError as error:  # such as a system without /proc/self/clear_refs
+                answer.notes.append(f"memory was not measured: {error}")
+                break
     return answer
 
 
@@ -237,7 +242,7 @@ def _compare_outputs(answer: Answer, fast: Any, batch: Batch, outputs: Any) -> N
     answer.fused_calls[PREDICTION] = _difference(before.fused_calls, after.fused_calls)
     answer.timesteps = _difference(before.timesteps, after.timesteps)
     errors = [off(value, right) for value, right in zip(*map(keras.tree.flatten, (found, outputs)), strict=True)]
-    _judge(answer, "outputs", {f"output {n}": error for n, error in enumerate(errors)})
+    _judge(answer, "outputs", errors, [f"output {n}" for n in range(len(errors))])
 
 
 def _compare_gradients(
@@ -253,10 +258,10 @@ def _compare_gradients(
     if not right:
         answer.notes.append("gradients were not compared: the model's own train_step does not ask its optimizer")
         return
-    least = _LEAST * float(np.sqrt(sum(np.square(gradient).sum() for gradient in right.values())))
+    least = _LEAST * float(np.sqrt(sum(np.square(gradient).sum() for gradient in right)))
 
-    def errors(gradients: training.Gradients) -> dict[str, float]:
-        return {name: off(gradients[name], gradient, least) for name, gradient in right.items()}
+    def errors(gradients: training.Gradients) -> list[float]:
+        return [off(gradient, expected, least) for gradient, expected in zip(gradients, right, strict=True)]
 
     if not _within(answer, errors(found)) and not _within(answer, errors(training.gradients(pair.plain, batch, how))):
         answer.notes.append(
@@ -264,11 +269,11 @@ def _compare_gradients(
             "cannot be seeded"
         )
         return
-    _judge(answer, "gradients", errors(found))
+    _judge(answer, "gradients", errors(found), [variable.path for variable in pair.plain.trainable_variables])
 
 
-def _within(answer: Answer, errors: Mapping[str, float]) -> bool:
-    return all(error <= answer.allowed for error in errors.values())
+def _within(answer: Answer, errors: Sequence[float]) -> bool:
+    return all(error <= answer.allowed for error in errors)
 
 
 def off(found: np.ndarray, right: np.ndarray, least: float = 0.0) -> float:
@@ -284,12 +289,12 @@ def off(found: np.ndarray, right: np.ndarray, least: float = 0.0) -> float:
     return float(np.linalg.norm(found[finite] - right[finite])) / size
 
 
-def _judge(answer: Answer, what: str, errors: Mapping[str, float]) -> None:
-    worst = max(errors, key=lambda name: errors[name])
+def _judge(answer: Answer, what: str, errors: Sequence[float], names: Sequence[str]) -> None:
+    worst = int(np.argmax(errors))
     answer.errors[what] = errors[worst]
     if not _within(answer, errors):
         answer.failures.append(
-            f"{what} differ: {worst} is off by {errors[worst]:.1e} of its norm, {answer.allowed:.0e} allowed"
+            f"{what} differ: {names[worst]} is off by {errors[worst]:.1e} of its norm, {answer.allowed:.0e} allowed"
         )
 
 
@@ -317,8 +322,3 @@ def _dtypes(model: Any) -> set[str]:
 
 def _difference(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, int]:
     return {name: count - before.get(name, 0) for name, count in after.items()}
-
-
-def _fallbacks(before: Status, after: Status) -> list[str]:
-    counts = _difference(before.fallbacks, after.fallbacks)
-    return [after.fallback_words(reason) for reason, count in counts.items() if count]

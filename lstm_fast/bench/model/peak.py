@@ -39,8 +39,12 @@ class Asked(NamedTuple):
     how: Training
 
 
-def in_fresh_process(asked: Asked) -> int | None:
-    """Returns by how many bytes training steps raise the resident size, None if that cannot be measured here."""
+def in_fresh_process(asked: Asked) -> int:
+    """Returns by how many bytes training steps raise the resident size.
+
+    Raises:
+        RuntimeError: it cannot be measured here; the message is what the other process said last.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "asked"
         path.write_bytes(pickle.dumps(asked))
@@ -52,7 +56,9 @@ def in_fresh_process(asked: Asked) -> int | None:
             check=False,
             env={**os.environ, "KERAS_BACKEND": keras.backend.backend()},
         )
-    return None if finished.returncode else int(finished.stdout.splitlines()[-1])
+    if finished.returncode:
+        raise RuntimeError(next(reversed(finished.stderr.splitlines()), f"exit status {finished.returncode}"))
+    return int(finished.stdout.splitlines()[-1])
 
 
 def main(path: str) -> None:

@@ -13,7 +13,7 @@ from lstm_fast.bench.model import variables
 from lstm_fast.bench.model.inputs import Batch
 from lstm_fast.errors import in_one_line
 
-Gradients = dict[str, np.ndarray]  # by the path of the variable
+Gradients = list[np.ndarray]  # in the order of the trainable variables
 
 _LOSS_SCALE = 1024.0  # of float16, whose small gradients would else be zero
 
@@ -70,7 +70,7 @@ def step(model: Any, batch: Batch, training: Training) -> Callable[[], Any]:
 
 
 def gradients(model: Any, batch: Batch, training: Training) -> Gradients:
-    """Returns the gradient of each trainable variable, by its path, in a step as Keras's trainer takes it.
+    """Returns the gradient of each trainable variable in a step as Keras's trainer takes it.
 
     Taken from the momentum of another optimizer, which after one step from zero is the negative gradient. So it is
     that of the model's own training step, also where a user has written it, and on every backend. A model whose step
@@ -88,9 +88,8 @@ def gradients(model: Any, batch: Batch, training: Training) -> Gradients:
         with variables.undone(model):
             model.train_on_batch(batch.x, training.y)
             if int(keras.ops.convert_to_numpy(judge.iterations)) == 0:
-                return {}
-            momenta = [-np.array(keras.ops.convert_to_numpy(momentum), np.float64) for momentum in judge.momentums]
-        return dict(zip((variable.path for variable in model.trainable_variables), momenta, strict=True))
+                return []
+            return [-np.array(keras.ops.convert_to_numpy(momentum), np.float64) for momentum in judge.momentums]
     finally:
         model.optimizer = own
         model.make_train_function(force=True)
