@@ -15,6 +15,8 @@ from lstm_fast.errors import in_one_line
 
 Gradients = list[np.ndarray]  # in the order of the trainable variables
 
+_CANNOT = "as it is, the model cannot be trained on this batch"
+
 _LOSS_SCALE = 1024.0  # of float16, whose small gradients would else be zero
 
 
@@ -51,14 +53,14 @@ def choose(model: Any, batch: Batch, outputs: Any) -> tuple[Training, Gradients]
             return own, gradients(model, batch, own)
         except Exception as error:  # of the framework, or of the model's own code
             if batch.y is not None:
-                return in_one_line(error)
+                return f"{_CANNOT}: {in_one_line(error)}"
             reason = f"the model's own cannot be computed ({in_one_line(error)})"
     words = f"{reason}, so a stand-in: the sum of the squares of the outputs"
     stand_in = Training(keras.tree.map_structure(np.zeros_like, outputs), words, stand_in=True)
     try:
         return stand_in, gradients(model, batch, stand_in)
     except Exception as error:  # likewise
-        return in_one_line(error)
+        return f"{_CANNOT}: {in_one_line(error)}"
 
 
 def step(model: Any, batch: Batch, training: Training) -> Callable[[], Any]:
