@@ -63,8 +63,9 @@ def load(path: Path, defined: dict[str, Any]) -> Pair:
         raise CommandError(f"--model: expected a file of Keras, .keras or .h5, found {_instead(path)}")
     if path.suffix not in _SUFFIXES:
         raise CommandError(f"--model: expected a file that ends in .keras or .h5, found {path}")
-    plain, problem = _load(path, defined)
     with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Skipping variable loading for optimizer")  # whose state is not used here
+        plain, problem = _load(path, defined)
         warnings.simplefilter("ignore")  # the same again
         fast, _ = _load(path, defined)
     # What a file does not keep, such as the states of random numbers.

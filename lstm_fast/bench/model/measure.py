@@ -171,7 +171,7 @@ def measure(question: Question, progress: Callable[[str], None] = lambda _: None
     answer.policy = ", ".join(sorted({str(part.dtype_policy.name) for part in parts_of(pair.plain)}))
     answer.allowed = _BOTH * max(TOLERANCE[dtype] for dtype in _dtypes(pair.plain))
     if status().fused_calls != before.fused_calls:
-        answer.failures.append("the model has subclasses of this package's layers, which cannot run as Keras's")
+        answer.failures.append("the model cannot run as Keras's: it has subclasses of this package's layers")
         return answer
     _compare_outputs(answer, pair.fast, batch, outputs)
     how = None

@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 
 from lstm_fast.bench.model.measure import FAST, PLAIN, PREDICTION, TRAINING, Answer
-from lstm_fast.bench.words import digits
+from lstm_fast.bench.words import digits, significant
 
 GAIN = 1.05  # the least ratio that is called a gain
 _SHOWN = {TRAINING: "training", PREDICTION: "prediction"}
@@ -48,7 +48,7 @@ def table(answer: Answer) -> Table:
     for heading in (PLAIN, FAST, "ratio"):
         drawn.add_column(heading, justify="right", no_wrap=True)
     for name, ratio in answer.ratios.items():
-        plain, fast = (f"{answer.ms(name, model):.3g} ms" for model in (PLAIN, FAST))
+        plain, fast = (f"{significant(answer.ms(name, model))} ms" for model in (PLAIN, FAST))
         drawn.add_row(name, plain, fast, f"[bold]{digits(ratio)}[/bold]")
     if len(answer.peak_bytes) == len((PLAIN, FAST)):
         plain_bytes, fast_bytes = (answer.peak_bytes[model] for model in (PLAIN, FAST))
@@ -62,7 +62,7 @@ def table(answer: Answer) -> Table:
 def verdict(answer: Answer) -> str:
     """Says in one sentence whether the model profits."""
     if answer.failures:
-        return "not measured: the accelerated model does not compute the same"
+        return f"not measured: {answer.failures[0]}"
     if not answer.report:
         return "nothing gained: there is no recurrent layer in the model"
     if not answer.fused:
