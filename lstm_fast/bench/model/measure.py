@@ -256,7 +256,10 @@ def _compare_gradients(
         return
     answer.fused_calls[TRAINING] = _difference(before.fused_calls, status().fused_calls)
     if not right:
-        answer.notes.append("gradients were not compared: the model's own train_step does not ask its optimizer")
+        answer.notes.append(
+            "gradients were not compared: after a training step the model's optimizer had none; a train_step of its "
+            "own may do without it, or float16 may have overflowed"
+        )
         return
     least = _LEAST * float(np.sqrt(sum(np.square(gradient).sum() for gradient in right)))
 

@@ -75,8 +75,9 @@ def gradients(model: Any, batch: Batch, training: Training) -> Gradients:
     """Returns the gradient of each trainable variable in a step as Keras's trainer takes it.
 
     Taken from the momentum of another optimizer, which after one step from zero is the negative gradient. So it is
-    that of the model's own training step, also where a user has written it, and on every backend. A model whose step
-    does not ask its optimizer has none: the result is empty. All variables get the values back that they had.
+    that of the model's own training step, also where a user has written it, and on every backend. The result is empty
+    where the step does not ask the optimizer, or where that refuses numbers that are not finite. All variables get the
+    values back that they had.
     """
     _compile(model, training)
     own = model.optimizer
