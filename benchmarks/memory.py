@@ -13,22 +13,12 @@ from rich.progress import track
 
 import benchmarks  # noqa: F401 - the environment, before Keras is imported
 from benchmarks.command import parser, write_json
+from lstm_fast.bench.memory import peak_bytes, reset_peak
 
 CONTENDERS = ("keras.layers.LSTM", "FastLSTM", "FastLSTM, recompute")
 BATCH, TIME, VOCABULARY = 64, 1354, 8185  # the longest review of an IMDB batch, the entries of `subwords8k`
 ROOT = Path(__file__).parents[1]
 STEPS = 3  # the allocator has then seen everything that it will reuse
-
-
-def peak_bytes() -> int:
-    """The greatest resident size since `reset_peak`."""
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
-    return int(line.split()[1]) * 1024
-
-
-def reset_peak() -> None:
-    """Brings the peak down to the resident size of now (proc(5), clear_refs)."""
-    Path("/proc/self/clear_refs").write_text("5")
 
 
 def measure(contender: str, batch: int, time: int) -> int:

@@ -12,7 +12,8 @@ from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 from benchmarks import FAST, PYTORCH_NATIVE
 from benchmarks.results import Cell, Timing
 from benchmarks.tables import groups, pass_name, peers
-from lstm_fast.bench.plots import bars, digits, save
+from lstm_fast.bench.plots import bars, save
+from lstm_fast.bench.words import digits
 
 NOT_DRAWN = (PYTORCH_NATIVE,)  # nobody has it by default; it is in the table
 TICKS = tuple(2.0**n for n in range(-7, 8))

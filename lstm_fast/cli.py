@@ -24,8 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: its arguments; default: those of the process.
 
     Returns:
-        The exit status: 0; 1 where a comparison or a contender failed; 2 for arguments, data or folders that cannot be
-        used; 130 where it was interrupted.
+        The exit status: 0; 1 where a comparison or a contender failed, or `status` found a problem; 2 for arguments,
+        data or folders that cannot be used; 130 where it was interrupted.
     """
     arguments = _parser().parse_args(argv)
     try:
@@ -134,10 +134,12 @@ def _parser() -> argparse.ArgumentParser:
     bench = commands.add_parser(
         "bench",
         allow_abbrev=False,
-        help="measure FastLSTM on this machine",
+        help="measure FastLSTM, or a model of yours, on this machine",
         description="Measures FastLSTM beside keras.layers.LSTM, as it is and through XLA, and PyTorch's nn.LSTM, "
         "whichever are there, with the backend that Keras runs on (KERAS_BACKEND) and on the device that it finds. Who "
-        "computes anything else than Keras does is not timed. Leaves bench.json and bench.svg in the output folder.",
+        "computes anything else than Keras does is not timed. Leaves bench.json and bench.svg in the output folder. "
+        "With --model: your own model, as it is and accelerated. First both have to compute the same; then training "
+        "step and prediction are timed by turns. Nothing of the model's file is changed. Leaves bench.json.",
     )
     shapes = bench.add_mutually_exclusive_group()
     shapes.add_argument(
@@ -150,17 +152,45 @@ def _parser() -> argparse.ArgumentParser:
         metavar="B,T,D,H",
         help="batch, timesteps, features and units, in the place of the grid; may be repeated",
     )
+    shapes.add_argument("--model", type=Path, metavar="FILE", help="a model of yours, .keras or .h5")
     bench.add_argument(
-        "--dtype", choices=("float32", "mixed_float16", "mixed_bfloat16"), default="float32", help="default: float32"
+        "--dtype", choices=("float32", "mixed_float16", "mixed_bfloat16"), help="of the layers; default: float32"
     )
     bench.add_argument("--bidirectional", action="store_true", help="all shapes in both directions")
     bench.add_argument(
         "--padding", type=_padding, metavar="X", help="mask this share of the timesteps, from 0 to 0.99, of all shapes"
     )
     bench.add_argument("--output", type=Path, default=Path("bench"), metavar="DIR", help="default: bench")
+    model = bench.add_argument_group("with --model")
+    model.add_argument(
+        "--data",
+        type=Path,
+        metavar="FILE",
+        help="one batch, of np.savez. An array has the name of its input; if there is one input only, any name. An "
+        "input in a structure may have its place for a name, a/b for x['a']['b'] and a/0 for x['a'][0], or its "
+        "position, arr_0, arr_1 and so on. A subclassed model gets one array, a list of arr_0, arr_1 and so on, or a "
+        "dict of other names. Targets have the names of the outputs, or, for one output, y. Default: random inputs",
+    )
+    model.add_argument(
+        "--batch-size", type=_positive_int, metavar="N", help="rows; of --data the first ones; default: all, or 32"
+    )
+    model.add_argument(
+        "--timesteps", type=_positive_int, metavar="N", help="of random inputs, where the model has any; default: 200"
+    )
+    model.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="a module to import first, which registers the model's own classes and functions; may be repeated",
+    )
 
     status = commands.add_parser(
-        "status", allow_abbrev=False, help="show what is compiled in, what runs and what falls back"
+        "status",
+        allow_abbrev=False,
+        help="show what is compiled in, and what keeps it from running",
+        description="Shows what is compiled in and what runs here. The exit status is 1 if there is a problem.",
     )
     status.add_argument("--json", action="store_true", help="for programs")
     return parser

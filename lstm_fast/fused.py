@@ -52,6 +52,9 @@ class Fused:
     recompute = False  # of a layer that was made without
     warned_of_mask = False
 
+    def __repr__(self) -> str:
+        return shown(self)
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Calls the layer as Keras does, and notes who gave the mask: see `compute_mask`."""
         layer: Any = self
@@ -159,6 +162,13 @@ class Fused:
             states.make(self, batch_size)
         else:
             RNN._create_state_variables(self, batch_size)
+
+
+def shown(layer: Any) -> str:
+    """Returns what `repr` shows of a layer: as Keras does, but with its real class."""
+    cls = type(layer)
+    name = cls.__qualname__ if "of_keras" in vars(cls) else cls.__name__
+    return f"<{name} name={layer.name}, built={layer.built}>"
 
 
 def changed_since(changes: int, layer: Any, cls: type) -> bool:

@@ -198,6 +198,9 @@ class FastBidirectional(Bidirectional):  # type: ignore[misc]
             make_fast(direction)
         _show_cudnn(self, shown=True)
 
+    def __repr__(self) -> str:
+        return fused.shown(self)
+
     def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
         """Returns what a symbolic call returns, after the checks of a call."""
         if _all_fused(self):
@@ -244,8 +247,10 @@ class FastBidirectional(Bidirectional):  # type: ignore[misc]
         return outputs
 
 
-# Keras names the groups of a weights file after the class of a layer. With the names of the classes that they replace,
-# weights files fit both ways; the names in a `.keras` file are the registered ones above.
+# Keras names the groups of a weights file after the `__name__` of a layer's class. With the names of the classes that
+# they replace, weights files fit both ways; the names in a `.keras` file are the registered ones above. Default names
+# of layers come from `__name__`, too. So does what `model.summary()` shows: Keras leaves no way to show another there,
+# and `repr` alone names the real class.
 for _cls in (FastLSTM, FastRNN, FastBidirectional):
     _cls.__name__ = _cls.of_keras.__name__
 
@@ -265,13 +270,13 @@ def parts_of(model: Any) -> list[Any]:
 def left_alone(layer: Any) -> str:
     """Returns why a recurrent layer of Keras does not become one of this package; empty if it can."""
     if (ours := _ours_for(layer)) is None:
-        base = next((cls for cls in (LSTM, RNN, Bidirectional) if isinstance(layer, cls) and _has_lstm(layer)), None)
+        base = next((cls for cls in (LSTM, RNN, Bidirectional) if isinstance(layer, cls) and has_lstm(layer)), None)
         fast = f"Fast{base.__name__}" if base else ""
         return f"a subclass of {base.__name__}; if it computes the same, base it on {fast}" if base else NO_LSTM
     if ours is FastBidirectional:
         others = [direction for direction in directions_of(layer) if not isinstance(direction, fused.Fused)]
         return f"{INSIDE} {others[0].name}" if others else _patched(layer, "call")
-    if not _has_lstm(layer):
+    if not has_lstm(layer):
         return f"{NO_LSTM}: {cells.other_cell(layer)}"
     return cells.other_cell(layer) or _patched(layer, "call", "inner_loop", "get_initial_state")
 
@@ -281,7 +286,7 @@ def _ours_for(layer: Any) -> Any:
     return next((cls for cls in (FastLSTM, FastRNN, FastBidirectional) if type(layer) is cls.of_keras), None)
 
 
-def _has_lstm(layer: Any) -> bool:
+def has_lstm(layer: Any) -> bool:
     """Whether there is an LSTM in a recurrent layer, or what its author calls one."""
     return any(isinstance(part, LSTMCell) for part in parts_of(layer))
 

@@ -1,5 +1,7 @@
 """What is compiled in, what runs, and why a layer fell back to Keras."""
 
+from __future__ import annotations
+
 import collections
 import dataclasses
 import difflib
@@ -36,10 +38,17 @@ ENVIRONMENT = (
 # Of `lstm_fast._cuda.describe`: dtype, precision, batch, units, directions, dropout.
 _WORKED_EXAMPLE = ("float32", "exact", 64, 64, 2, False)
 
+# Rows of a status that tell of calls.
+_OF_CALLS = ("kept memory", "fused calls", "timesteps", "fallbacks")
+
 logger = logging.getLogger("lstm_fast")
 
 _lock = fork_safe_lock()
 _fallbacks: collections.Counter[str] = collections.Counter()
+_fallback_layers: dict[str, list[str]] = {}
+
+# Layers that are named of each reason: a program may make new ones, with new names, as long as it runs.
+_NAMED = 5
 
 
 def record_fallback(fallback: Unavailable, layer: str) -> None:
@@ -56,6 +65,9 @@ def record_fallback(fallback: Unavailable, layer: str) -> None:
     with _lock:
         _fallbacks[fallback.reason] += 1
         first = _fallbacks[fallback.reason] == 1
+        named = _fallback_layers.setdefault(fallback.reason, [])
+        if layer not in named and len(named) <= _NAMED:  # one more, which tells that there are others
+            named.append(layer)
     if first:
         level = logging.INFO if fallback.announced else logging.WARNING
         logger.log(level, "Layer '%s' runs as Keras's: %s", layer, fallback.reason)
@@ -85,6 +97,7 @@ class Status:
             repeat, bit for bit, what came before them in their row, as padding that is not masked does for most of its
             length.
         fallbacks: Calls that ran as Keras's own, by reason. In a graph one call is one tracing.
+        fallback_layers: Names of the layers that did, by reason: the first six of them.
         problems: What keeps the fused kernels from running, and what to do.
     """
 
@@ -104,13 +117,33 @@ class Status:
     fused_calls: dict[str, int]
     timesteps: dict[str, int]
     fallbacks: dict[str, int]
+    fallback_layers: dict[str, tuple[str, ...]]
     problems: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the fields, ready for JSON."""
         return dataclasses.asdict(self)
 
+    def fallback_words(self, reason: str) -> str:
+        """Returns a reason of `fallbacks` with the layers: "layer 'lstm_1': activation=relu: ..."."""
+        layers = self.fallback_layers.get(reason, ())
+        names = ", ".join(f"'{name}'" for name in layers[:_NAMED]) + " and others" * (len(layers) > _NAMED)
+        return f"layer{'s' * (len(layers) > 1)} {names}: {reason}" if layers else reason
+
+    def new_fallbacks(self, before: Status) -> list[str]:
+        """Returns the reasons of what has fallen back since another status."""
+        return [reason for reason, count in self.fallbacks.items() if count > before.fallbacks.get(reason, 0)]
+
     def __str__(self) -> str:
+        return self.text()
+
+    def text(self, *, calls: bool = True) -> str:
+        """Returns a line for each field.
+
+        Args:
+            calls: whether with what the calls of this process have left: counts, kept memory, fallbacks.
+        """
+
         def pairs(values: dict[str, Any]) -> str:
             return ", ".join(f"{name}={value}" for name, value in values.items()) or "none"
 
@@ -130,13 +163,16 @@ class Status:
             "fused calls": pairs(self.fused_calls),
             "timesteps": ", ".join(f"{count:,} {name}" for name, count in self.timesteps.items()) or "none",
         }
+        lists = {
+            "cuda devices": self.cuda_devices,
+            "fallbacks": [f"{count} x {self.fallback_words(reason)}" for reason, count in self.fallbacks.items()],
+            "problems": self.problems,
+        }
         lines = [f"lstm_fast {self.version}"]
-        lines += [f"  {name:<16} {value}" for name, value in rows.items()]
-        for title, entries in (
-            ("cuda devices", self.cuda_devices),
-            ("fallbacks", [f"{count} x {reason}" for reason, count in self.fallbacks.items()]),
-            ("problems", self.problems),
-        ):
+        lines += [f"  {name:<16} {value}" for name, value in rows.items() if calls or name not in _OF_CALLS]
+        for title, entries in lists.items():
+            if not calls and title in _OF_CALLS:
+                continue
             lines += [f"  {title if i == 0 else '':<16} {entry}" for i, entry in enumerate(entries or ["none"])]
         return "\n".join(lines)
 
@@ -199,6 +235,7 @@ def status() -> Status:
     built_for, cuda_devices = _describe_cuda()
     with _lock:
         fallbacks = dict(_fallbacks)
+        fallback_layers = {reason: tuple(names) for reason, names in _fallback_layers.items()}
     return Status(
         version=__version__,
         compiled_isas=tuple(attempt(lambda: core().compiled_isas(), ())),
@@ -216,6 +253,7 @@ def status() -> Status:
         fused_calls=attempt(_fused_calls, {}),
         timesteps=attempt(lambda: core().timesteps(), {}),
         fallbacks=fallbacks,
+        fallback_layers=fallback_layers,
         problems=tuple(problems),
     )
 

@@ -23,6 +23,7 @@ from lstm_fast.bench.measure import Measurement, Place
 from lstm_fast.bench.prepared import Prepared
 from lstm_fast.bench.scenarios import Problem, Scenario
 from lstm_fast.cli import main
+from lstm_fast.errors import in_one_line
 
 SHAPE = ("--shape", "2,5,3,4")
 
@@ -119,6 +120,7 @@ def test_with_one_framework_only(tmp_path: Path) -> None:
 import sys
 sys.modules.update(dict.fromkeys(("tensorflow", "tensorflow_datasets", "torch")))
 from lstm_fast.cli import main
+from lstm_fast.errors import in_one_line
 assert main(["status"]) == 0
 sys.exit(main(["bench", *{SHAPE}, *{EVERYTHING}, "--output", {str(tmp_path)!r}]))
 """
@@ -153,6 +155,33 @@ def test_who_is_wrong_is_not_timed(
         assert {*case["failures"]} == {FAST, "Broken"}
         assert case["ratios"] == {}
         assert {*case["ms"]} == {KERAS, measure.PRODUCT}
+
+
+class Reason(keras.layers.Layer):  # type: ignore[misc]
+    def call(self, _: Any) -> Any:
+        raise ValueError("too few\nof them")
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("", "ValueError"),
+        ("one\ntwo", "ValueError: one"),
+        ("\n\n  one", "ValueError: one"),
+        ("Graph execution error:\n\nDetected at node x\n<stack traces>\nOOM", "ValueError: OOM"),
+        ("no.\n\nconfig={}.\n\nException encountered: Could not. Full object config: {}", "ValueError: Could not."),
+        ("x" * 1000, f"ValueError: {'x' * 400}..."),
+    ],
+)
+def test_errors_in_one_line(text: str, line: str) -> None:
+    assert in_one_line(ValueError(text)) == line
+
+
+def test_the_reason_in_an_error_of_keras() -> None:
+    """Its first line says only where it was."""
+    with pytest.raises(ValueError, match="Exception encountered when calling") as caught:
+        Reason()(np.ones((1, 1), "float32"))
+    assert in_one_line(caught.value) == "ValueError: too few"
 
 
 def test_too_large_for_this_machine(
@@ -267,7 +296,7 @@ def test_other_backends(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 def test_missing_package(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "matplotlib" else object())
     message = fails(capsys)
-    assert "expected the package matplotlib, found none; run pip install 'lstm_fast[cli]'" in message
+    assert "expected the package matplotlib, found none; run pip install matplotlib rich, or " in message
 
 
 # The parts that the benchmarks of the source tree have, too

@@ -328,9 +328,14 @@ def test_compare(tmp_path: Path, options: list[str], capsys: pytest.CaptureFixtu
 def test_compare_that_fell_back_fails(
     tmp_path: Path, options: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """And shows neither times nor a picture of FastLSTM, nor leaves one of an earlier run."""
     monkeypatch.setenv("LSTM_FAST_KERNEL", "keras")
+    (tmp_path / "compare.png").write_bytes(PNG)
     assert main(["compare", *options, "--mask", "--steps", "1", "--output", str(tmp_path)]) == 1
-    message = capsys.readouterr().err
+    printed = capsys.readouterr()
+    message = printed.err
+    assert {path.name for path in tmp_path.iterdir()} == {"compare.json"}
+    assert "training step" not in printed.out.partition("parity")[0]
     assert "FastLSTM ran as keras.layers.LSTM, so nothing was compared" in message
     assert "LSTM_FAST_KERNEL=keras" in message
 
@@ -340,6 +345,44 @@ def test_status(capsys: pytest.CaptureFixture[str]) -> None:
     assert _core.isa() in capsys.readouterr().out
     assert main(["status", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["isa"] == _core.isa()
+
+
+def test_status_of_calls_is_not_promised(capsys: pytest.CaptureFixture[str]) -> None:
+    """A process that runs no model has none."""
+    assert main(["status"]) == 0
+    rows = [line.split("  ")[1] for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+    assert "instruction set" in rows
+    assert "problems" in rows
+    assert not {"fallbacks", "fused calls", "timesteps", "kept memory"} & set(rows)
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_status_with_a_problem(
+    options: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LSTM_FAST_THREADS", "2")
+    assert main(["status", *options]) == 1
+    assert "did you mean LSTM_FAST_NUM_THREADS?" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["train", "compare"])
+@pytest.mark.parametrize("package", ["matplotlib", "tensorflow"])
+def test_missing_package(
+    command: str, package: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == package else object())
+    message = fails(capsys, command, "--data", "sample")
+    wanted = "matplotlib rich" if package == "matplotlib" else package
+    assert f"{command}: expected the package {package}, found none; run pip install {wanted}, or pip install" in message
+
+
+def test_compare_needs_tensorflow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    message = fails(capsys, "compare", "--data", "sample", "--output", str(tmp_path / "run"))
+    assert "compare: expected Keras on tensorflow, found 'jax'" in message
+    assert not (tmp_path / "run").exists()
 
 
 def test_module_is_the_command() -> None:

@@ -309,6 +309,27 @@ def test_report_and_log(caplog: pytest.LogCaptureFixture) -> None:
     ]
 
 
+def test_repr_shows_the_class() -> None:
+    """Where Keras's own `repr` would show the name that the groups of weights files need."""
+
+    class Mine(FastLSTM):  # type: ignore[misc]
+        pass
+
+    wrapper = keras.layers.Bidirectional(keras.layers.LSTM(2, name="one"), name="both")
+    model = keras.Sequential(
+        [keras.Input((None, 3)), wrapper, keras.layers.Reshape((1, 4)), keras.layers.RNN(keras.layers.LSTMCell(2))]
+    )
+    before = list(map(repr, model.layers))
+    accelerate(model)
+    assert repr(wrapper) == str(wrapper) == "<FastBidirectional name=both, built=True>"
+    assert repr(wrapper.forward_layer) == "<FastLSTM name=forward_one, built=True>"
+    assert repr(model.layers[-1]) == f"<FastRNN name={model.layers[-1].name}, built=True>"
+    assert type(wrapper).__name__ == "Bidirectional"
+    to_keras(model)
+    assert list(map(repr, model.layers)) == before
+    assert repr(Mine(2, name="a")) == "<Mine name=a, built=False>"
+
+
 @pytest.mark.parametrize("convert", [accelerate, to_keras, as_keras])
 def test_other_things_are_refused(convert: Callable[[Any], Any]) -> None:
     with (

@@ -160,6 +160,24 @@ def test_fused_calls_are_counted() -> None:
     assert lstm_fast.status().fused_calls == {**before, "forward": before["forward"] + 1}
 
 
+def test_fallbacks_name_their_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LSTM_FAST_KERNEL", "auto")
+    before = lstm_fast.status()
+
+    def fall_back(*names: str) -> str:
+        for name in names:
+            lstm_fast.FastLSTM(2, activation="softsign", name=name)(np.ones((1, 2, 3), np.float32))
+        status = lstm_fast.status()
+        (reason,) = status.new_fallbacks(before)
+        assert f"{status.fallbacks[reason]} x {status.fallback_words(reason)}\n" in str(status)
+        return status.fallback_words(reason).removesuffix(f": {reason}")
+
+    assert fall_back("one") == "layer 'one'"
+    assert fall_back("one", "two") == "layers 'one', 'two'"
+    names = [f"further_{n}" for n in range(9)]
+    assert fall_back(*names) == "layers 'one', 'two', 'further_0', 'further_1', 'further_2' and others"
+
+
 def test_status_loads_no_other_framework(copied_package: pathlib.Path) -> None:
     script = """
 import sys

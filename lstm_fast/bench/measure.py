@@ -16,6 +16,7 @@ from lstm_fast.bench.parity import TOLERANCE, errors
 from lstm_fast.bench.prepared import Prepared
 from lstm_fast.bench.scenarios import Problem, Scenario, make_problem
 from lstm_fast.bench.turns import ratio, take_turns
+from lstm_fast.errors import in_one_line
 from lstm_fast.status import status
 
 PRODUCT = "matrix product"
@@ -160,7 +161,7 @@ def measure(
         judge = keras_contender(KERAS).prepare(problem, training)
         exact = judge.results(judge.step())
     except Exception as error:  # of a framework: too little memory, or what it cannot compile
-        found.failures[KERAS] = _words(error)
+        found.failures[KERAS] = in_one_line(error)
         return found
     for contender in users_contenders(where.policy, where.device is not None):
         progress(f"{found}: {contender.name}")
@@ -173,7 +174,7 @@ def measure(
             if _passes(contender, prepared, problem, exact, found):
                 ready[contender.name] = prepared
         except Exception as error:  # likewise; the others go on
-            found.failures[contender.name] = _words(error)
+            found.failures[contender.name] = in_one_line(error)
     progress(f"{found}: taking turns")
     on_gpu = where.device is not None
     ready[PRODUCT] = product.on_device(where.dtype) if on_gpu else product.on_numpy()
@@ -209,12 +210,8 @@ def _passes(
     if calls == 0:
         return True
     found.fused_calls = {name: count - before.fused_calls[name] for name, count in after.fused_calls.items()}
-    found.fallbacks = [r for r, count in after.fallbacks.items() if count > before.fallbacks.get(r, 0)]
+    found.fallbacks = after.new_fallbacks(before)
     expected = {"forward": calls, "backward": calls * found.training}
     if not found.fallbacks and found.fused_calls != expected:
         found.failures[contender.name] = f"expected fused calls {expected}, found {found.fused_calls}"
     return found.fused_calls == expected and not found.fallbacks
-
-
-def _words(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".partition("\n")[0]

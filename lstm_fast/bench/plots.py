@@ -8,6 +8,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
+from lstm_fast.bench.words import digits
+
 Ratios = Mapping[str, Mapping[str, float]]  # by scenario and peer: how many times as fast FastLSTM is
 
 
@@ -57,11 +59,6 @@ def bars(panels: Mapping[str, Ratios], path: Path) -> None:
     handles, labels = all_axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=max(4, (len(names) + 1) // 2), frameon=False)
     save(figure, path)
-
-
-def digits(ratio: float) -> str:
-    """Digits as far as they tell something: whether a ratio near 1 is above or below it."""
-    return f"{ratio:.2f}" if ratio < 2 else f"{ratio:.1f}" if ratio < 10 else f"{ratio:.0f}"
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from lstm_fast.bench.contenders import FAST
 from lstm_fast.bench.measure import PRODUCT, SLOW_SECONDS, Measurement, Place
-from lstm_fast.bench.plots import digits
+from lstm_fast.bench.words import digits, significant
 
 NOTHING = "-"
 ONCE = "*"
@@ -46,8 +46,8 @@ def speed(results: Sequence[Measurement]) -> Table:
         table.add_row(
             str(result.scenario).replace(" ", "\n"),
             ("training" if result.training else "inference") + outcome,
-            f"[bold]{_significant(result.ms(FAST))}[/bold]" if timed else NOTHING,
-            _significant(result.us_per_step) if timed else NOTHING,
+            f"[bold]{significant(result.ms(FAST))}[/bold]" if timed else NOTHING,
+            significant(result.us_per_step) if timed else NOTHING,
             *(_ratio(result, name) for name in peers),
             f"{result.share:.0%}" if timed else NOTHING,
         )
@@ -89,8 +89,3 @@ def _ratio(result: Measurement, name: str) -> str:
 
 def _once(result: Measurement, name: str) -> bool:
     return len(result.seconds[name]) == 1
-
-
-def _significant(value: float) -> str:
-    """Three digits."""
-    return f"{value:.0f}" if value >= 100 else f"{value:#.3g}"

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lstm_fast.commands import bench_model
 from lstm_fast.commands.exits import FAILED, INTERRUPTED
 from lstm_fast.commands.packages import require
 from lstm_fast.errors import CommandError
@@ -24,17 +25,40 @@ if TYPE_CHECKING:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command and returns its exit status."""
-    require("bench", ("rich", "matplotlib"), "cli")
-    with output_folder(arguments.output):
-        return _measure(arguments)
-
-
-def _measure(arguments: argparse.Namespace) -> int:
+    _check(arguments)
+    if arguments.model is None:
+        require("bench", "rich", "matplotlib")
     # Frameworks that share a GPU; read when they first use it.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # a graph for every scenario, which it takes for a mistake
     import keras
+
+    backends = ("tensorflow", "jax", "torch")
+    if keras.backend.backend() not in backends:
+        raise CommandError(f"KERAS_BACKEND: expected one of {', '.join(backends)}, found {keras.backend.backend()!r}")
+    with output_folder(arguments.output):
+        return _grid(arguments) if arguments.model is None else bench_model.run(arguments)
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Raises CommandError for options that have no meaning beside others."""
+    of_model = {"--data": arguments.data, "--import": arguments.imports, "--timesteps": arguments.timesteps}
+    of_model["--batch-size"] = arguments.batch_size
+    of_layers = {"--dtype": arguments.dtype, "--padding": arguments.padding}
+    of_layers["--bidirectional"] = arguments.bidirectional
+    if arguments.model is None:
+        wrong = [name for name, value in of_model.items() if value]
+        advice = "this option is for --model my.keras"
+    else:
+        wrong = [name for name, value in of_layers.items() if value is not None and value is not False]
+        advice = "a model has its own"
+    if wrong:
+        raise CommandError(f"{wrong[0]}: {advice}")
+
+
+def _grid(arguments: argparse.Namespace) -> int:
+    """Measures layers of some shapes."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -44,16 +68,13 @@ def _measure(arguments: argparse.Namespace) -> int:
     from lstm_fast.status import status
 
     output: Path = arguments.output
-    backends = ("tensorflow", "jax", "torch")
-    if keras.backend.backend() not in backends:
-        raise CommandError(f"KERAS_BACKEND: expected one of {', '.join(backends)}, found {keras.backend.backend()!r}")
     given = [scenarios.Scenario(*shape) for shape in arguments.shape or ()]
     grid = given or (scenarios.FULL if arguments.grid == "full" else scenarios.SHORT)
     changes = {"bidirectional": True} if arguments.bidirectional else {}
     changes |= {} if arguments.padding is None else {"padding": arguments.padding}
     chosen = dict.fromkeys(dataclasses.replace(scenario, **changes) for scenario in grid)
     cases = list(itertools.product(chosen, (True, False)))
-    where = measure.place(arguments.dtype)
+    where = measure.place(arguments.dtype or "float32")
     around = {**environment(), **({"gpu": where.device, "driver": driver()} if where.device else {})}
     console = Console()
     console.print(*tables.about(around, where), sep="\n", highlight=False, soft_wrap=True)

@@ -22,6 +22,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the command and returns its exit status."""
     texts.prepare("compare")
     import keras
+
+    if (backend := keras.backend.backend()) != "tensorflow":
+        raise CommandError(
+            f"compare: expected Keras on tensorflow, found {backend!r}; on every backend there are lstm-fast bench "
+            "and lstm-fast bench --model my.keras"
+        )
     from rich.console import Console
     from rich.progress import Progress
 
@@ -29,11 +35,6 @@ def run(arguments: argparse.Namespace) -> int:
     from lstm_fast.text import plots
     from lstm_fast.text.compare import compare, total_work
 
-    if keras.backend.backend() != "tensorflow":
-        raise CommandError(
-            f"compare: expected Keras on tensorflow, found {keras.backend.backend()} (KERAS_BACKEND); bench compares "
-            "there as well"
-        )
     output: Path = arguments.output
     with output_folder(output):
         options = {**texts.DEFAULTS, **vars(arguments)}
@@ -52,22 +53,27 @@ def run(arguments: argparse.Namespace) -> int:
                 progress=lambda: bar.advance(task),
             )
         write_json(output / "compare.json", result.as_dict())
-        replace(output / "compare.png", lambda part: plots.comparison(result, part))
+        written = [output / "compare.json"]
+        if result.fused:
+            replace(output / "compare.png", lambda part: plots.comparison(result, part))
+            written.insert(0, output / "compare.png")
+        else:  # nor is one of an earlier run that of this one
+            (output / "compare.png").unlink(missing_ok=True)
     console.print(
         f"{result.model} model, batch {result.batch_size}, {result.timesteps:,.0f} timesteps, "
         f"{result.padding:.0%} padding{', masked' if result.mask else ''}"
     )
-    console.print(*_comparison_tables(result))
-    print(f"{output / 'compare.png'} and {output / 'compare.json'} written")
+    if result.fused:  # else there are no times of FastLSTM
+        console.print(_speed(result))
+    console.print(_parity(result))
+    print(" and ".join(map(str, written)), "written")
     for problem in result.problems:
         print(f"lstm-fast: compare failed: {problem}", file=sys.stderr)
     return FAILED if result.problems else 0
 
 
-def _comparison_tables(result: Comparison) -> tuple[Table, Table]:
+def _speed(result: Comparison) -> Table:
     from rich.table import Table
-
-    from lstm_fast.text import compare
 
     speed = Table("median ms per batch")
     for heading in ("FastLSTM", "keras.layers.LSTM", "ratio"):
@@ -77,6 +83,13 @@ def _comparison_tables(result: Comparison) -> tuple[Table, Table]:
         speed.add_row(name, f"{fast:.1f}", f"{slow:.1f}", f"[bold]{times.ratio:.2f} x[/bold]")
 
     speed.caption = f"FastLSTM: {result.computed:.0%} of the timesteps computed, the rest copied"
+    return speed
+
+
+def _parity(result: Comparison) -> Table:
+    from rich.table import Table
+
+    from lstm_fast.text import compare
 
     parity = Table("parity, same weights and batches")
     for heading in ("difference", "allowed"):
@@ -93,4 +106,4 @@ def _comparison_tables(result: Comparison) -> tuple[Table, Table]:
         expected = result.expected_calls[name]
         colour = "green" if count >= expected else "red"
         parity.add_row(f"fused {name} calls", f"[{colour}]{count}[/{colour}]", f"{expected} or more")
-    return speed, parity
+    return parity

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Sequence
 
 from lstm_fast.errors import CommandError
 
 
-def require(command: str, packages: Sequence[str], extra: str) -> None:
-    """Raises CommandError if one of the packages is not installed.
+def require(command: str, *names: str) -> None:
+    """Raises CommandError if one of some packages is not installed.
 
     Args:
         command: that needs them.
-        packages: their names.
-        extra: of this package, which brings them.
+        names: by which they are imported.
     """
-    for package in packages:
-        if not _is_installed(package):
-            raise CommandError(
-                f"{command}: expected the package {package}, found none; run pip install 'lstm_fast[{extra}]'"
-            )
+    missing = [name for name in names if not _is_installed(name)]
+    if missing:
+        packages = " ".join(name.replace("_", "-") for name in missing)
+        raise CommandError(f"{command}: expected the package {missing[0]}, found none; run pip install {packages}")
 
 
 def _is_installed(package: str) -> bool:

@@ -1,9 +1,11 @@
-"""`lstm-fast status`: what is compiled in, what runs and what falls back."""
+"""`lstm-fast status`: what is compiled in, and what keeps it from running."""
 
 from __future__ import annotations
 
 import argparse
 import json
+
+from lstm_fast.commands.exits import FAILED
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -13,7 +15,10 @@ def run(arguments: argparse.Namespace) -> int:
     found = status()
     if arguments.json:
         print(json.dumps(found.as_dict(), indent=2))
-        return 0
-    print(found)
-    print("\nThis command runs no model. For calls, timesteps and fallbacks, print lstm_fast.status() in your program.")
-    return 0
+    else:
+        print(found.text(calls=False))
+        print(
+            "\nThis command runs no model. For calls, timesteps and fallbacks, run lstm-fast bench --model my.keras "
+            "or print lstm_fast.status() in your program."
+        )
+    return FAILED if found.problems else 0

@@ -43,7 +43,7 @@ def prepare(
     Raises:
         CommandError: it or another package that texts need is not installed.
     """
-    require(command, packages, "imdb")
+    require(command, *packages)
     import keras
 
     if keras.backend.backend() == "jax":  # token ids are int64 on the way to it, and fit into int32

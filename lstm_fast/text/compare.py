@@ -197,7 +197,7 @@ def compare(
         fused_calls={name: count - before.fused_calls[name] for name, count in after.fused_calls.items()},
         # Of each layer: the pass for the logits, then training and prediction.
         expected_calls={"forward": lstms * (1 + 2 * len(batches)), "backward": lstms * len(batches)},
-        fallbacks=[r for r, count in after.fallbacks.items() if count > before.fallbacks.get(r, 0)],
+        fallbacks=after.new_fallbacks(before),
         computed=_share(before.timesteps, after.timesteps),
     )
 

@@ -248,8 +248,7 @@ def _parquet(path: Path, argument: str) -> Table:
         from pyarrow import parquet
     except ImportError as error:
         raise DataError(
-            f"{argument}: expected the package pyarrow for {path}, found none ({error}); run pip install "
-            "'lstm_fast[imdb]'"
+            f"{argument}: expected the package pyarrow for {path}, found none ({error}); run pip install pyarrow"
         ) from error
     try:
         table = parquet.ParquetFile(path).read()

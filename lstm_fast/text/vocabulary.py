@@ -60,7 +60,8 @@ def tfds() -> Any:
         import tensorflow_datasets
     except ImportError as error:
         raise DataError(
-            f"data: expected the package tensorflow-datasets, found {error}; run pip install 'lstm_fast[imdb]'"
+            f"data: expected the package tensorflow-datasets, found {error}; "
+            "run pip install tensorflow tensorflow-datasets importlib_resources"
         ) from error
     return tensorflow_datasets
 
