@@ -293,12 +293,6 @@ def test_other_backends(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     assert "KERAS_BACKEND: expected one of tensorflow, jax, torch, found 'numpy'" in fails(capsys)
 
 
-def test_missing_package(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "matplotlib" else object())
-    message = fails(capsys)
-    assert "expected the package matplotlib, found none; run pip install matplotlib rich, or " in message
-
-
 # The parts that the benchmarks of the source tree have, too
 
 

@@ -365,26 +365,6 @@ def test_status_with_a_problem(
     assert "did you mean LSTM_FAST_NUM_THREADS?" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["train", "compare"])
-@pytest.mark.parametrize("package", ["matplotlib", "tensorflow"])
-def test_missing_package(
-    command: str, package: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == package else object())
-    message = fails(capsys, command, "--data", "sample")
-    wanted = "matplotlib rich" if package == "matplotlib" else package
-    assert f"{command}: expected the package {package}, found none; run pip install {wanted}, or pip install" in message
-
-
-def test_compare_needs_tensorflow(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
-    message = fails(capsys, "compare", "--data", "sample", "--output", str(tmp_path / "run"))
-    assert "compare: expected Keras on tensorflow, found 'jax'" in message
-    assert not (tmp_path / "run").exists()
-
-
 def test_module_is_the_command() -> None:
     command = [sys.executable, "-m", "lstm_fast", "status", "--json"]
     result = subprocess.run(command, capture_output=True, text=True, check=True)

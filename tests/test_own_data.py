@@ -562,5 +562,5 @@ def test_bad_shares(share: str, capsys: pytest.CaptureFixture[str]) -> None:
 def test_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_parquet(tmp_path / "a.parquet", ROWS)
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
-    with pytest.raises(DataError, match=r"expected the package pyarrow for .*pip install 'lstm_fast\[imdb\]'"):
+    with pytest.raises(DataError, match=r"expected the package pyarrow for .*pip install pyarrow"):
         read(path)
