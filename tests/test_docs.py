@@ -1,0 +1,265 @@
+"""The documentation in docs/: its code runs and prints what it says, its messages are those of the sources, it builds.
+
+In a page, a comment of its own line before a block says what to do with it:
+`<!-- not run: REASON -->`, `<!-- not compared: REASON -->` of the output after it, and `<!-- own process -->` for what
+must be set before a framework starts.
+"""
+
+import contextlib
+import doctest
+import io
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import keras
+import pytest
+from messages import all_messages
+
+import lstm_fast
+from lstm_fast import cli
+
+pytest.importorskip("tensorflow")
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.glob("*.md"))
+NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.ipynb"))
+
+# What no test runs, by how it begins.
+NOT_RUN = {
+    "make ": "installs an environment; CI runs make demo and make test as README.md has them",
+    "pip install": "needs a package index",
+    "export ": "is a setting for what comes after it",
+    "docker ": "needs a container",
+    "jupyter lab": "opens a browser; the notebooks themselves are run here",
+    "mkdir ": "is for the lines after it",
+    "pytest benchmarks": "takes long; CI runs it once, without measuring",
+    "pytest -m gpu": "needs a GPU",
+    "python -m benchmarks": "measures for minutes; benchmarks/test_commands.py runs these commands in small",
+}
+# What makes a command of lstm-fast quick; the last of several options counts.
+QUICK = {
+    "train": "--epochs 1 --limit 8 --batch-size 4",
+    "compare": "--steps 1 --limit 16 --batch-size 4",
+    "bench": "--shape 2,3,4,5",
+    "status": "",
+}
+
+
+class Block(NamedTuple):
+    """A fenced block of a page."""
+
+    language: str
+    text: str
+    line: int  # of its text
+    marks: dict[str, str]  # what the comment before it says, and why
+
+
+def blocks(page: Path) -> list[Block]:
+    """The fenced blocks of a page, in order."""
+    found = []
+    text = page.read_text(encoding="utf-8")
+    for match in re.finditer(r"(?:^<!-- ([^\n]*) -->\n)?^( *)```(\w*)\n(.*?)^\2```$", text, re.MULTILINE | re.DOTALL):
+        mark, _, language, body = match.groups()
+        name, _, reason = (mark or "").partition(": ")
+        line = text.count("\n", 0, match.start(4)) + 1
+        found.append(Block(language, textwrap.dedent(body), line, {name: reason} if name else {}))
+    return found
+
+
+def check_marks(page: Path) -> None:
+    for block in blocks(page):
+        for name, reason in block.marks.items():
+            assert name in ("not run", "not compared", "own process"), f"{page.name}:{block.line}: <!-- {name} -->"
+            assert reason or name == "own process", f"{page.name}:{block.line}: {name}: expected a reason"
+
+
+@pytest.fixture
+def as_a_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An empty folder, the settings that a user has, and Keras's own afterwards as they were."""
+    for name in list(os.environ):
+        if name.startswith("LSTM_FAST_"):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    keras.utils.clear_session()  # which counts the names of layers anew
+    policy = keras.config.dtype_policy()
+    yield
+    keras.config.set_dtype_policy(policy)
+
+
+def with_code() -> list[Path]:
+    return [page for page in PAGES if any(block.language == "python" for block in blocks(page))]
+
+
+# Keras's own, when it saves a model; and converters' on the way.
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept:DeprecationWarning")
+@pytest.mark.parametrize("page", with_code(), ids=lambda page: page.stem)
+def test_code_runs_and_prints_what_the_page_says(page: Path, as_a_user: None) -> None:
+    check_marks(page)
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    printed: str | None = None  # by the code before
+    checker = doctest.OutputChecker()
+    for block in blocks(page):
+        if block.language == "python":
+            printed = None
+            if "not run" in block.marks:
+                continue
+            # Lines of an error are those of the page.
+            code = "\n" * (block.line - 1) + block.text
+            if "own process" in block.marks:
+                printed = run_apart(code)
+            else:
+                with contextlib.redirect_stdout(io.StringIO()) as output:
+                    exec(compile(code, str(page), "exec"), namespace)
+                printed = output.getvalue()
+        elif block.language == "text" and printed:
+            if "not compared" not in block.marks:
+                assert checker.check_output(block.text, printed, doctest.ELLIPSIS), (
+                    f"{page.name}:{block.line}: expected\n{block.text}\nfound\n{printed}"
+                )
+            printed = None
+
+
+def run_apart(code: str) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_python_blocks_are_all_found() -> None:
+    for page in PAGES:
+        fences = re.findall(r"^ *```\w+", page.read_text(encoding="utf-8"), re.MULTILINE)
+        assert len(fences) == len(blocks(page)), page.name
+        assert {block.language for block in blocks(page)} <= {"python", "text", "bash"}, page.name
+
+
+# Shell
+
+
+def commands() -> list[tuple[str, str]]:
+    """Every command of the pages, with where it stands."""
+    return [
+        (f"{page.name}:{block.line}", line.partition("#")[0].strip())
+        for page in PAGES
+        for block in blocks(page)
+        if block.language == "bash" and "not run" not in block.marks
+        for line in block.text.replace("\\\n", " ").splitlines()
+        if line.strip() and not line.startswith("#")
+    ]
+
+
+def is_ours(command: str) -> bool:
+    return bool(re.match(r"(\w+=\S+ )*lstm-fast ", command))
+
+
+def test_commands_are_run_or_said_not_to_be() -> None:
+    for where, command in commands():
+        if not is_ours(command):
+            assert any(command.startswith(beginning) for beginning in NOT_RUN), (
+                f"{where}: {command}: run it, or say in NOT_RUN of {Path(__file__).name} why not"
+            )
+    for beginning in NOT_RUN:
+        assert any(command.startswith(beginning) for _, command in commands()), f"NOT_RUN: {beginning} is on no page"
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept:DeprecationWarning")
+@pytest.mark.parametrize("command", sorted({command for _, command in commands() if is_ours(command)}))
+def test_command(
+    command: str, as_a_user: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = shlex.split(command)
+    while "=" in words[0]:
+        name, _, value = words.pop(0).partition("=")
+        # Read once in a process, which is another one than the reader's.
+        if name in ("LSTM_FAST_ISA", "LSTM_FAST_NUM_THREADS"):
+            assert value in ("generic", "avx2", "avx512") or value.isdigit()
+        else:
+            monkeypatch.setenv(name, value)
+    _, name, *options = words
+    if name in ("train", "compare"):
+        pytest.importorskip("tensorflow_datasets")
+    assert cli.main([name, *options, *QUICK[name].split()]) == 0, capsys.readouterr().err
+
+
+# Messages
+
+
+def test_every_message_is_in_the_troubleshooting_page() -> None:
+    messages = all_messages()
+    assert len(messages) > 100  # the collector finds them
+    page = " ".join((DOCS / "troubleshooting.md").read_text(encoding="utf-8").split())
+    missing = [f"{message.where}: {message.key}" for message in messages if message.key not in page]
+    assert not missing, "docs/troubleshooting.md has no entry for\n" + "\n".join(missing)
+
+
+# Notebooks
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nbclient = pytest.importorskip("nbclient")
+    nbformat = pytest.importorskip("nbformat")
+    pytest.importorskip("ipykernel")
+    if path.stem == "reviews":
+        pytest.importorskip("tensorflow_datasets")
+    for name in list(os.environ):
+        if name.startswith("LSTM_FAST_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    client = nbclient.NotebookClient(
+        notebook, timeout=240, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+    )
+    client.execute()
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_hold_no_results(path: Path) -> None:
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        assert not cell.get("outputs")
+        assert cell.get("execution_count") is None
+
+
+# The site
+
+
+def test_site_builds_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
+    for package in ("material", "mkdocstrings"):
+        pytest.importorskip(package)
+    site = tmp_path / "site"
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(site)],
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for page in PAGES:
+        html = (site / f"{page.stem}.html").read_text(encoding="utf-8")
+        # Links may lead elsewhere; what a browser loads by itself may not.
+        loaded = re.findall(r"<(?:script|img|iframe|source)[^>]* src=\"?([^\" >]+)", html)
+        loaded += re.findall(r"<link[^>]* rel=\"?(?:stylesheet|icon|preconnect)\"?[^>]* href=\"?([^\" >]+)", html)
+        loaded += re.findall(r"<link[^>]* href=\"?([^\" >]+)\"?[^>]* rel=\"?(?:stylesheet|icon|preconnect)", html)
+        assert loaded
+        assert not [address for address in loaded if "//" in address], page.name
+        assert not re.search(r"@import|url\(\"?https?:", html), page.name
+    api = (site / "api.html").read_text(encoding="utf-8")
+    for name in lstm_fast.__all__:
+        if not name.startswith("__"):
+            assert f'id="lstm_fast.{name}"' in api, name
