@@ -88,9 +88,10 @@ class FastLSTM(fused.Fused, LSTM):  # type: ignore[misc]
     Call arguments:
         - `sequences`: A 3D tensor, with shape `(batch, timesteps, features)`. `timesteps` may be 0: the output is then
           empty or zero, and the states are the initial ones.
-        - `mask`: Tensor of shape `(batch, timesteps)` or `(batch, timesteps, 1)`, boolean or numeric, indicating whether
-          a given timestep should be used (`True`) or skipped (`False`); `batch` may be 1, for one mask for all. On JAX
-          and NumPy also `(batch, timesteps, k)`: a timestep is used if any of its values is true. Defaults to `None`.
+        - `mask`: Tensor of shape `(batch, timesteps)` or `(batch, timesteps, 1)`, boolean or numeric, indicating
+          whether a given timestep should be used (`True`) or skipped (`False`); `batch` may be 1, for one mask for
+          all. On JAX and NumPy also `(batch, timesteps, k)`: a timestep is used if any of its values is true. Defaults
+          to `None`.
         - `training`: Python boolean indicating whether the layer should behave in training mode or in inference mode.
           Gradients are right in either, and faster in training mode.
         - `initial_state`: List of two tensors of shape `(batch, units)`: the states h and c before the first timestep.

@@ -1,4 +1,4 @@
-"""The messages that the package can print, as far as its sources have them: in Python by its syntax tree, in C++ by text.
+"""The messages that the package can print, as far as they are fixed: of Python by its syntax tree, of C++ by its text.
 
 A key is the longest fixed part of a message, cut to a few words: what somebody would search for.
 """

@@ -45,7 +45,8 @@ NOT_RUN = {
     "pytest -m gpu": "needs a GPU",
     "python -m benchmarks": "measures for minutes; benchmarks/test_commands.py runs these commands in small",
 }
-# What makes a command of lstm-fast quick; the last of several options counts.
+# What makes a command of lstm-fast quick. The last of several options counts; of shapes, which are all measured, this one
+# takes the place of the page's.
 QUICK = {
     "train": "--epochs 1 --limit 8 --batch-size 4",
     "compare": "--steps 1 --limit 16 --batch-size 4",
@@ -102,7 +103,8 @@ def with_code() -> list[Path]:
 # Keras's own, when it saves a model; and converters' on the way.
 @pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept:DeprecationWarning")
 @pytest.mark.parametrize("page", with_code(), ids=lambda page: page.stem)
-def test_code_runs_and_prints_what_the_page_says(page: Path, as_a_user: None) -> None:
+@pytest.mark.usefixtures("as_a_user")
+def test_code_runs_and_prints_what_the_page_says(page: Path) -> None:
     check_marks(page)
     namespace: dict[str, object] = {"__name__": "__main__"}
     printed: str | None = None  # by the code before
@@ -175,9 +177,8 @@ def test_commands_are_run_or_said_not_to_be() -> None:
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept:DeprecationWarning")
 @pytest.mark.parametrize("command", sorted({command for _, command in commands() if is_ours(command)}))
-def test_command(
-    command: str, as_a_user: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.usefixtures("as_a_user")
+def test_command(command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     words = shlex.split(command)
     while "=" in words[0]:
         name, _, value = words.pop(0).partition("=")
@@ -187,6 +188,9 @@ def test_command(
         else:
             monkeypatch.setenv(name, value)
     _, name, *options = words
+    if name == "bench" and "--shape" in options:
+        place = options.index("--shape")
+        del options[place : place + 2]
     if name in ("train", "compare"):
         pytest.importorskip("tensorflow_datasets")
     assert cli.main([name, *options, *QUICK[name].split()]) == 0, capsys.readouterr().err
