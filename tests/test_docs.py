@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import keras
 import pytest
+import shared_data
 from messages import all_messages
 
 import lstm_fast
@@ -45,11 +46,11 @@ NOT_RUN = {
     "pytest -m gpu": "needs a GPU",
     "python -m benchmarks": "measures for minutes; benchmarks/test_commands.py runs these commands in small",
 }
-# What makes a command of lstm-fast quick. The last of several options counts; of shapes, which are all measured, this one
+# What makes a command of lstm-fast quick. The last of several options counts; shapes are all measured, so that this one
 # takes the place of the page's.
 QUICK = {
-    "train": "--epochs 1 --limit 8 --batch-size 4",
-    "compare": "--steps 1 --limit 16 --batch-size 4",
+    "train": "--epochs 1 --limit 4 --batch-size 2",
+    "compare": "--steps 1 --limit 4 --batch-size 2",
     "bench": "--shape 2,3,4,5",
     "status": "",
 }
@@ -62,17 +63,21 @@ class Block(NamedTuple):
     text: str
     line: int  # of its text
     marks: dict[str, str]  # what the comment before it says, and why
+    follows: bool  # whether nothing else is between it and the block before
 
 
 def blocks(page: Path) -> list[Block]:
     """The fenced blocks of a page, in order."""
-    found = []
+    found: list[Block] = []
+    end = 0
     text = page.read_text(encoding="utf-8")
     for match in re.finditer(r"(?:^<!-- ([^\n]*) -->\n)?^( *)```(\w*)\n(.*?)^\2```$", text, re.MULTILINE | re.DOTALL):
         mark, _, language, body = match.groups()
         name, _, reason = (mark or "").partition(": ")
         line = text.count("\n", 0, match.start(4)) + 1
-        found.append(Block(language, textwrap.dedent(body), line, {name: reason} if name else {}))
+        follows = bool(found) and not text[end : match.start()].strip()
+        found.append(Block(language, textwrap.dedent(body), line, {name: reason} if name else {}, follows))
+        end = match.end()
     return found
 
 
@@ -122,8 +127,8 @@ def test_code_runs_and_prints_what_the_page_says(page: Path) -> None:
                 with contextlib.redirect_stdout(io.StringIO()) as output:
                     exec(compile(code, str(page), "exec"), namespace)
                 printed = output.getvalue()
-        elif block.language == "text" and printed:
-            if "not compared" not in block.marks:
+        else:
+            if block.language == "text" and printed and block.follows and "not compared" not in block.marks:
                 assert checker.check_output(block.text, printed, doctest.ELLIPSIS), (
                     f"{page.name}:{block.line}: expected\n{block.text}\nfound\n{printed}"
                 )
@@ -188,9 +193,14 @@ def test_command(command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         else:
             monkeypatch.setenv(name, value)
     _, name, *options = words
-    if name == "bench" and "--shape" in options:
-        place = options.index("--shape")
-        del options[place : place + 2]
+    if name == "bench":
+        pytest.importorskip("rich")
+        from lstm_fast.bench import measure
+
+        monkeypatch.setattr(measure, "BUDGET_SECONDS", 0.0)
+        if "--shape" in options:
+            place = options.index("--shape")
+            del options[place : place + 2]
     if name in ("train", "compare"):
         pytest.importorskip("tensorflow_datasets")
     assert cli.main([name, *options, *QUICK[name].split()]) == 0, capsys.readouterr().err
@@ -210,24 +220,38 @@ def test_every_message_is_in_the_troubleshooting_page() -> None:
 # Notebooks
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def run_notebook(path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, **environment: str) -> str:
+    """Runs a notebook with the settings that a user has; returns what it prints."""
     nbclient = pytest.importorskip("nbclient")
     nbformat = pytest.importorskip("nbformat")
     pytest.importorskip("ipykernel")
-    if path.stem == "reviews":
-        pytest.importorskip("tensorflow_datasets")
     for name in list(os.environ):
         if name.startswith("LSTM_FAST_"):
             monkeypatch.delenv(name)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setenv("MPLBACKEND", "agg")
+    for name, value in {"PYTHONPATH": str(ROOT), "MPLBACKEND": "agg", **environment}.items():
+        monkeypatch.setenv(name, value)
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
-    client = nbclient.NotebookClient(
-        notebook, timeout=240, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
-    )
-    client.execute()
+    resources = {"metadata": {"path": str(folder)}}
+    nbclient.NotebookClient(notebook, timeout=240, kernel_name="python3", resources=resources).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    return "".join(output["text"] for output in outputs if output.get("name") == "stdout")
+
+
+def test_reviews(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tensorflow_datasets")
+    printed = run_notebook(DOCS / "notebooks" / "reviews.ipynb", tmp_path, monkeypatch)
+    assert "single: largest difference of the losses" in printed
+    assert "stacked: a step of keras.layers.LSTM" in printed
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_time_series(recorded: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = shared_data.path("timeseries").parent if recorded else tmp_path
+    path = DOCS / "notebooks" / "time-series.ipynb"
+    printed = run_notebook(path, tmp_path, monkeypatch, LSTM_FAST_DATA=str(folder))
+    assert f"data: {'the recordings in' if recorded else 'made by this notebook'}" in printed
+    assert "(LSTM): fast" in printed
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
