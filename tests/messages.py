@@ -1,6 +1,8 @@
 """The messages that the package can print, as far as they are fixed: of Python by its syntax tree, of C++ by its text.
 
 A key is the longest fixed part of a message, cut to a few words: what somebody would search for.
+
+Usage: python tests/messages.py     prints the messages that docs/troubleshooting.md lacks, as they would stand there
 """
 
 import ast
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "troubleshooting.md"
 PACKAGE = ROOT / "lstm_fast"
 NATIVE = [ROOT / "csrc" / folder for folder in ("bindings", "cpu", "cuda")]
 
@@ -38,12 +41,19 @@ LEAST_LETTERS, MOST_LETTERS = 12, 48
 class Message(NamedTuple):
     key: str
     where: str
+    text: str  # all of it, with a word in capitals where something changes
 
 
 def all_messages() -> list[Message]:
     """Every message, each key once."""
     found = {message.key: message for message in (*_python(), *_native())}
     return list(found.values())
+
+
+def missing() -> list[Message]:
+    """Those that are not on the page."""
+    page = " ".join(PAGE.read_text(encoding="utf-8").split())
+    return [message for message in all_messages() if message.key not in page]
 
 
 def key_of(fixed: list[str]) -> str:
@@ -70,7 +80,7 @@ def _python() -> Iterator[Message]:
                 for text in _texts_of(node, name):
                     value = constants.get(text.id, text) if isinstance(text, ast.Name) else text
                     if key := key_of(_fixed(value)):
-                        yield Message(key, f"lstm_fast/{name}:{text.lineno}")
+                        yield Message(key, f"lstm_fast/{name}:{text.lineno}", _whole(value))
 
 
 def _texts_of(node: ast.AST, name: str) -> Iterator[ast.expr]:
@@ -104,17 +114,30 @@ def _fixed(node: ast.expr) -> list[str]:
     return []
 
 
+def _whole(node: ast.expr) -> str:
+    """A text with a word in capitals where something changes."""
+    if isinstance(node, ast.Constant):
+        return str(node.value)
+    if isinstance(node, ast.JoinedStr):
+        return "".join(map(_whole, node.values))
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        return _whole(node.left) + _whole(node.right)
+    words = re.findall(r"[A-Za-z]{3,}", ast.unparse(node.value if isinstance(node, ast.FormattedValue) else node))
+    return words[-1].upper() if words else "N"
+
+
 def _native() -> Iterator[Message]:
     for folder in NATIVE:
         for path in sorted(file for file in folder.iterdir() if file.suffix in (".cc", ".cu", ".h", ".inl")):
             source = path.read_text(encoding="utf-8")
             for throw in re.finditer(r"(?:\bthrow [\w:]+|Error)\((.*?)\);\n", source, re.DOTALL):
                 text = re.sub(r'"\s*\n\s*"', "", throw[1])  # literals side by side are one
-                if key := key_of(re.findall(r'"((?:[^"\\]|\\.)*)"', text)):
+                fixed = re.findall(r'"((?:[^"\\]|\\.)*)"', text)
+                if key := key_of(fixed):
                     line = source.count("\n", 0, throw.start()) + 1
-                    yield Message(key, f"{path.relative_to(ROOT).as_posix()}:{line}")
+                    yield Message(key, f"{path.relative_to(ROOT).as_posix()}:{line}", "VALUE".join(fixed))
 
 
 if __name__ == "__main__":
-    for message in all_messages():
-        print(f"{message.where}: {message.key}")
+    for message in missing():
+        print(f"{message.where}\n{message.text}\n")
