@@ -217,6 +217,10 @@ def test_command(command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 
 def test_every_message_is_in_the_troubleshooting_page() -> None:
     assert len(messages.all_messages()) > 100  # the collector finds them
+    for name in messages.INTERNAL | messages.WRITES.keys():
+        source = (messages.PACKAGE / name).read_text(encoding="utf-8")
+        for function in messages.WRITES.get(name, ()):
+            assert f"def {function}(" in source, f"tests/messages.py: {name}: no function {function}"
     lacking = [f"{message.where}: {message.key}" for message in messages.missing()]
     assert not lacking, "docs/troubleshooting.md has no entry for\n" + "\n".join(lacking)
 
