@@ -1,6 +1,7 @@
 # make demo   compares FastLSTM with keras.layers.LSTM on the default data: a table, and a plot in demo/
 # make test   runs the test suite with every Keras backend that is installed: TensorFlow, or all with EXTRAS=dev
-# Both use one virtual environment, .venv, and need python3, a C++ compiler and make.
+# make docs   builds the documentation site into build/site
+# All use one virtual environment, .venv, and need python3, a C++ compiler and make.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -9,13 +10,17 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := $(shell find csrc -type f) $(shell find lstm_fast -name '*.py') CMakeLists.txt setup.py pyproject.toml
 
-.PHONY: demo test lint clean
+.PHONY: demo test docs lint clean
 
 demo: $(VENV)/installed-$(EXTRAS)
 	$(BIN)/lstm-fast compare --output demo
 
 test: $(VENV)/installed-$(EXTRAS)
 	$(BIN)/python tests/run.py $(TEST_OPTIONS)
+
+docs: $(VENV)/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "build/site/index.html is the first page. For the search: $(BIN)/python -m http.server --directory build/site"
 
 lint: $(VENV)/installed-$(EXTRAS)
 	$(BIN)/ruff check .
@@ -28,8 +33,8 @@ clean:
 	rm -rf $(VENV) build dist demo lstm_fast.egg-info lstm_fast/*.so
 
 # The package is installed in place: tests then also see the objects that the build leaves in build/.
-$(VENV)/installed-$(EXTRAS): $(SOURCES)
+$(VENV)/installed-%: $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "Installing into $(VENV): downloads TensorFlow and compiles, which takes some minutes."
-	$(PIP) install --quiet --editable '.[$(EXTRAS)]'
+	@echo "Installing into $(VENV): downloads packages and compiles, which takes some minutes."
+	$(PIP) install --quiet --editable '.[$*]'
 	touch $@

@@ -1,43 +1,60 @@
 """The pictures of the report. The path's suffix decides the format."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm
+from matplotlib.colors import BoundaryNorm, ListedColormap, to_hex
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
-from benchmarks import FAST, PYTORCH_NATIVE
+from benchmarks import BASELINE, FAST, PYTORCH, XLA
 from benchmarks.results import Cell, Timing
 from benchmarks.tables import groups, pass_name, peers
 from lstm_fast.bench.plots import bars, save
 from lstm_fast.bench.words import digits
 
-NOT_DRAWN = (PYTORCH_NATIVE,)  # nobody has it by default; it is in the table
-TICKS = tuple(2.0**n for n in range(-7, 8))
+# A few say more than all, which are in the tables: those that a user of Keras would think of, and shapes where each of
+# them does well. Other shapes are drawn where none of these was measured.
+DRAWN = (BASELINE, XLA, PYTORCH, "ONNX Runtime")
+SHAPES = ("64,256,64,64", "64,100,128,256", "1,100,128,128", "17,33,50,100", "64,1354,64,64 padded")
+
+# The grid's classes of ratios: whatever is below 1 is red, however little it is.
+BOUNDS = (0.5, 0.8, 0.9, 1, 1.1, 1.5, 2, 4, 8, 16)
+COLOURS = ("#67000d", "#b2182b", "#ef6548", "#fcae91", "#f7f7f7", "#deebf7", "#c6dbef", "#9ecae1", "#6baed6", "#3182bd")
+COLOURS += ("#08519c",)
+LIGHT_TEXT = ("#67000d", "#b2182b", "#3182bd", "#08519c")
 
 
-def speed(timings: Sequence[Timing], path: Path) -> None:
-    """Bars: how many times as fast FastLSTM is as each peer, a cluster per scenario, a panel per pass."""
-    drawn = [name for name in peers(timings) if name not in NOT_DRAWN]
+def speed(timings: Sequence[Timing], path: Path, environment: Mapping[str, Any]) -> None:
+    """Bars: the time of each peer, where FastLSTM is 1, a cluster per scenario, a panel per pass."""
+    found = groups(timings)
+    shapes = [shape for shape in SHAPES if any(shape == scenario for _, scenario in found)]
+    drawn = [name for name in peers(timings) if name in DRAWN]
     panels: dict[str, dict[str, dict[str, float]]] = {pass_name(training): {} for training in (False, True)}
-    for (training, scenario), group in groups(timings).items():
-        if FAST in group:
+    for (training, scenario), group in found.items():
+        if FAST in group and (scenario in shapes or not shapes):
             own = group[FAST].seconds
             ratios = {name: group[name].seconds / own for name in drawn if name in group}
             panels[pass_name(training)][scenario] = ratios
-    bars(panels, path)
+    bars(panels, path, machine(environment))
 
 
-def grid(cells: Sequence[Cell], path: Path) -> None:
+def machine(environment: Mapping[str, Any]) -> str:
+    """The machine and the versions in one line."""
+    place = f"{environment['cpu']}, {environment['isa']}, {environment['threads']} threads"
+    named = {"tensorflow": "TensorFlow", "keras": "Keras", "torch": "PyTorch", "onnxruntime": "ONNX Runtime"}
+    return "; ".join([place, *(f"{name} {environment[key]}" for key, name in named.items() if key in environment)])
+
+
+def grid(cells: Sequence[Cell], path: Path, environment: Mapping[str, Any]) -> None:
     """Heat maps: a panel per framework and pass, a row per D, H and B, a column per T."""
     frameworks = [name for name in ("Keras", "PyTorch") if any(name in cell.ratios for cell in cells)]
     rows = list(dict.fromkeys((cell.features, cell.units, cell.batch) for cell in cells))
     times = sorted({cell.time for cell in cells})
-    greatest = max(max(ratio, 1 / ratio) for cell in cells for ratio in cell.ratios.values())
-    norm = LogNorm(1 / greatest, greatest)  # white is 1
+    colours = ListedColormap(COLOURS)
+    norm = BoundaryNorm(BOUNDS, len(COLOURS), extend="both")
     panels = [(framework, training) for framework in frameworks for training in (False, True)]
     figure = Figure(figsize=(2.4 + 2.3 * len(panels), 1.8 + 0.3 * len(rows)), layout="constrained")
     all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
@@ -47,8 +64,8 @@ def grid(cells: Sequence[Cell], path: Path) -> None:
             if cell.training == training and framework in cell.ratios:
                 place = rows.index((cell.features, cell.units, cell.batch)), times.index(cell.time)
                 ratios[place] = cell.ratios[framework]
-        image = axes.imshow(ratios, norm=norm, cmap="RdBu", aspect="auto")
-        _annotate(axes, ratios, greatest)
+        image = axes.imshow(ratios, norm=norm, cmap=colours, aspect="auto")
+        _annotate(axes, ratios, lambda ratio: to_hex(colours(norm(ratio))))
         axes.set_facecolor("#dddddd")  # left out
         axes.set_xticks(range(len(times)), [str(time) for time in times])
         axes.set(xlabel="T", title=f"{pass_name(training)}\nagainst {framework}")
@@ -56,17 +73,14 @@ def grid(cells: Sequence[Cell], path: Path) -> None:
             if rows[row][:2] != rows[row - 1][:2]:
                 axes.axhline(row - 0.5, color="black", linewidth=1)
     all_axes[0].set_yticks(range(len(rows)), [f"D={d} H={h}  B={b}" for d, h, b in rows])
-    bar = figure.colorbar(image, ax=list(all_axes), label="times as fast (grey: left out)", shrink=0.6)
-    bar.ax.yaxis.set_major_locator(FixedLocator([tick for tick in TICKS if 1 / greatest <= tick <= greatest]))
-    bar.ax.yaxis.set_minor_locator(NullLocator())
-    bar.ax.yaxis.set_major_formatter(StrMethodFormatter("{x:.3g}"))
+    label = "FastLSTM, times as fast (red: slower; grey: left out)"
+    figure.colorbar(image, ax=list(all_axes), label=label, shrink=0.6, ticks=BOUNDS, format="%g", spacing="uniform")
+    figure.supxlabel(machine(environment), fontsize=10)
     save(figure, path)
 
 
-def _annotate(axes: Axes, ratios: np.ndarray, greatest: float) -> None:
+def _annotate(axes: Axes, ratios: np.ndarray, colour_of: Callable[[float], str]) -> None:
     for (row, column), ratio in np.ndenumerate(ratios):
         if np.isfinite(ratio):
-            dark = abs(np.log(ratio)) > 0.6 * np.log(greatest)
-            axes.text(
-                column, row, digits(ratio), ha="center", va="center", fontsize=8, color="white" if dark else "black"
-            )
+            colour = "white" if colour_of(ratio) in LIGHT_TEXT else "black"
+            axes.text(column, row, digits(ratio), ha="center", va="center", fontsize=8, color=colour)

@@ -48,9 +48,9 @@ def write(results: Results, rendered: Sequence[Table], folder: Path, formats: Se
     (folder / "report.md").write_text("# Benchmarks\n\n" + "\n\n".join(section.strip() for section in sections) + "\n")
     for suffix in formats:
         if layers := results.of_kind("layers"):
-            plots.speed(layers, folder / f"speed.{suffix}")
+            plots.speed(layers, folder / f"speed.{suffix}", results.environments["speed"])
         if results.cells:
-            plots.grid(results.cells, folder / f"grid.{suffix}")
+            plots.grid(results.cells, folder / f"grid.{suffix}", results.environments["grid"])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import against, backends, gpu, grid, memory, results, reviews, tune, turns
+from benchmarks import against, backends, gpu, grid, memory, pictures, results, reviews, tune, turns
+from lstm_fast import cli
 from lstm_fast.bench.scenarios import IMDB_PADDING, Scenario
 
 
@@ -64,6 +65,18 @@ def test_reviews(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         reviews.main([str(tmp_path)])
     assert f"expected a source tree of lstm_fast, found {tmp_path}" in " ".join(capsys.readouterr().err.split())
+
+
+def test_pictures(tmp_path: Path) -> None:
+    files = []
+    for name, options in (("unmasked", []), ("masked", ["--mask"])):
+        folder = tmp_path / name
+        small = ["--data", "sample", "--steps", "1", "--limit", "4", "--batch-size", "2", "--output", str(folder)]
+        assert cli.main(["compare", *options, *small]) == 0
+        files.append(str(folder / "compare.json"))
+    assert pictures.main([*files, "--output", str(tmp_path / "picture.svg")]) == 0
+    text = (tmp_path / "picture.svg").read_text()
+    assert text.count("padding not masked") == text.count("padding masked") == 2
 
 
 def test_cells() -> None:

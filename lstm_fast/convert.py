@@ -81,9 +81,9 @@ def accelerate(model: Any, *, return_report: bool = False) -> Any:
     Raises:
         TypeError: `model` is not a model or layer of Keras 3.
 
-    Example:
-    >>> lstm_fast.accelerate(model)
-    >>> model.fit(x, y)
+    Examples:
+        >>> lstm_fast.accelerate(model)
+        >>> model.fit(x, y)
     """
     _check("accelerate", model)
     changed = _change(model, layers.make_fast)
@@ -107,8 +107,8 @@ def to_keras(model: Any) -> Any:
     Raises:
         TypeError: As `accelerate`.
 
-    Example:
-    >>> lstm_fast.to_keras(model).save("model.keras")
+    Examples:
+        >>> lstm_fast.to_keras(model).save("model.keras")
     """
     _check("to_keras", model)
     _change_to_plain("to_keras", model)
@@ -132,9 +132,9 @@ def as_keras(model: Any) -> Iterator[Any]:
     Raises:
         TypeError: As `accelerate`.
 
-    Example:
-    >>> with lstm_fast.as_keras(model):
-    ...     model.save("plain.keras")
+    Examples:
+        >>> with lstm_fast.as_keras(model):
+        ...     model.save("plain.keras")
     """
     _check("as_keras", model)
     changed = _change_to_plain("as_keras", model)

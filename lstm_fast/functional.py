@@ -103,12 +103,12 @@ def lstm(
             `torch.func.jvp`, ...); the message says why, and what to use there. Also under `LSTM_FAST_KERNEL=keras`,
             as a function has no Keras path.
 
-    Example:
-    >>> x = np.random.rand(32, 10, 8).astype("float32")
-    >>> kernel, recurrent_kernel = (np.random.rand(n, 16).astype("float32") for n in (8, 4))
-    >>> output, h, c = lstm_fast.lstm(x, kernel, recurrent_kernel)
-    >>> output.shape
-    (32, 4)
+    Examples:
+        >>> x = np.random.rand(32, 10, 8).astype("float32")
+        >>> kernel, recurrent_kernel = (np.random.rand(n, 16).astype("float32") for n in (8, 4))
+        >>> output, h, c = lstm_fast.lstm(x, kernel, recurrent_kernel)
+        >>> output.shape
+        (32, 4)
     """
     if kernel is None:
         raise TypeError("`kernel`: expected an array, found None; `recurrence` runs without one")
@@ -172,13 +172,13 @@ def recurrence(
         ValueError: An argument has the wrong shape, or a variable LSTM_FAST_* a bad value.
         RuntimeError: As in `lstm`.
 
-    Example:
-    >>> table = np.random.rand(1000, 16).astype("float32")  # of 1000 words, projected: 4 gates of 4 units
-    >>> words = np.random.randint(1000, size=(32, 10))
-    >>> recurrent_kernel = np.random.rand(4, 16).astype("float32")
-    >>> output, h, c = lstm_fast.recurrence(table[words], recurrent_kernel)
-    >>> output.shape
-    (32, 4)
+    Examples:
+        >>> table = np.random.rand(1000, 16).astype("float32")  # of 1000 words, projected: 4 gates of 4 units
+        >>> words = np.random.randint(1000, size=(32, 10))
+        >>> recurrent_kernel = np.random.rand(4, 16).astype("float32")
+        >>> output, h, c = lstm_fast.recurrence(table[words], recurrent_kernel)
+        >>> output.shape
+        (32, 4)
     """
     h0, c0 = _states(initial_state)
     return _run_one(

@@ -62,21 +62,20 @@ class FastLSTM(fused.Fused, LSTM):  # type: ignore[misc]
     Weights files are those of `keras.layers.LSTM`, in both directions. To open a `.keras` file that has a `FastLSTM`
     in it, import `lstm_fast` first, or save `lstm_fast.to_keras(model)`.
 
-    For example:
-
-    >>> inputs = np.random.random((32, 10, 8))
-    >>> lstm = lstm_fast.FastLSTM(4)
-    >>> output = lstm(inputs)
-    >>> tuple(output.shape)
-    (32, 4)
-    >>> lstm = lstm_fast.FastLSTM(4, return_sequences=True, return_state=True)
-    >>> whole_seq_output, final_memory_state, final_carry_state = lstm(inputs)
-    >>> tuple(whole_seq_output.shape)
-    (32, 10, 4)
-    >>> tuple(final_memory_state.shape)
-    (32, 4)
-    >>> tuple(final_carry_state.shape)
-    (32, 4)
+    Examples:
+        >>> inputs = np.random.random((32, 10, 8))
+        >>> lstm = lstm_fast.FastLSTM(4)
+        >>> output = lstm(inputs)
+        >>> tuple(output.shape)
+        (32, 4)
+        >>> lstm = lstm_fast.FastLSTM(4, return_sequences=True, return_state=True)
+        >>> whole_seq_output, final_memory_state, final_carry_state = lstm(inputs)
+        >>> tuple(whole_seq_output.shape)
+        (32, 10, 4)
+        >>> tuple(final_memory_state.shape)
+        (32, 4)
+        >>> tuple(final_carry_state.shape)
+        (32, 4)
 
     Args:
         units: Positive integer, dimensionality of the output space.
@@ -87,16 +86,17 @@ class FastLSTM(fused.Fused, LSTM):  # type: ignore[misc]
             where it cannot run fused; as in Keras, `implementation=1` draws one input dropout mask per gate.
 
     Call arguments:
-        sequences: A 3D tensor, with shape `(batch, timesteps, features)`. `timesteps` may be 0: the output is then
-            empty or zero, and the states are the initial ones.
-        mask: Tensor of shape `(batch, timesteps)` or `(batch, timesteps, 1)`, boolean or numeric, indicating whether a
-            given timestep should be used (`True`) or skipped (`False`); `batch` may be 1, for one mask for all. On JAX
-            and NumPy also `(batch, timesteps, k)`: a timestep is used if any of its values is true. Defaults to `None`.
-        training: Python boolean indicating whether the layer should behave in training mode or in inference mode.
-            Gradients are right in either, and faster in training mode.
-        initial_state: List of two tensors of shape `(batch, units)`: the states h and c before the first timestep.
-            `batch` may be 1, for the same states for all. Defaults to `None`, which means zeros, or the last states if
-            `stateful`.
+        - `sequences`: A 3D tensor, with shape `(batch, timesteps, features)`. `timesteps` may be 0: the output is then
+          empty or zero, and the states are the initial ones.
+        - `mask`: Tensor of shape `(batch, timesteps)` or `(batch, timesteps, 1)`, boolean or numeric, indicating
+          whether a given timestep should be used (`True`) or skipped (`False`); `batch` may be 1, for one mask for
+          all. On JAX and NumPy also `(batch, timesteps, k)`: a timestep is used if any of its values is true. Defaults
+          to `None`.
+        - `training`: Python boolean indicating whether the layer should behave in training mode or in inference mode.
+          Gradients are right in either, and faster in training mode.
+        - `initial_state`: List of two tensors of shape `(batch, units)`: the states h and c before the first timestep.
+          `batch` may be 1, for the same states for all. Defaults to `None`, which means zeros, or the last states if
+          `stateful`.
     """
 
     of_keras = LSTM
@@ -134,12 +134,11 @@ class FastRNN(fused.Fused, RNN):  # type: ignore[misc]
     over the whole sequence in one kernel call. The requirements are those of `FastLSTM`, for each cell; with any other
     cell the layer runs as `keras.layers.RNN`, and says so.
 
-    For example:
-
-    >>> inputs = np.random.random((32, 10, 8))
-    >>> layer = lstm_fast.FastRNN([keras.layers.LSTMCell(4), keras.layers.LSTMCell(5)])
-    >>> tuple(layer(inputs).shape)
-    (32, 5)
+    Examples:
+        >>> inputs = np.random.random((32, 10, 8))
+        >>> layer = lstm_fast.FastRNN([keras.layers.LSTMCell(4), keras.layers.LSTMCell(5)])
+        >>> tuple(layer(inputs).shape)
+        (32, 5)
 
     Args:
         cell: A `keras.layers.LSTMCell`, or a list of several.
@@ -173,12 +172,11 @@ class FastBidirectional(Bidirectional):  # type: ignore[misc]
     Otherwise the two layers run one after the other, each as fast as it can: `FastBidirectional` is never worse than
     `keras.layers.Bidirectional`, whatever is inside. The latter over a `FastLSTM` works as well, in two kernel calls.
 
-    For example:
-
-    >>> inputs = np.random.random((32, 10, 8))
-    >>> layer = lstm_fast.FastBidirectional(lstm_fast.FastLSTM(4))
-    >>> tuple(layer(inputs).shape)
-    (32, 8)
+    Examples:
+        >>> inputs = np.random.random((32, 10, 8))
+        >>> layer = lstm_fast.FastBidirectional(lstm_fast.FastLSTM(4))
+        >>> tuple(layer(inputs).shape)
+        (32, 8)
 
     Args:
         layer: The layer to run in both directions, as for `keras.layers.Bidirectional`.

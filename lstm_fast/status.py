@@ -187,9 +187,9 @@ def trim() -> int:
         ValueError: LSTM_FAST_KEEP_MIB has a bad value.
         RuntimeError: The compiled library cannot be used here; the message says why.
 
-    Example:
-    >>> lstm_fast.trim() >= 0
-    True
+    Examples:
+        >>> lstm_fast.trim() >= 0
+        True
     """
     return int(core().trim())
 
@@ -199,8 +199,8 @@ def status() -> Status:
 
     Loads the compiled libraries if that has not happened yet. Never raises: what is wrong is in `problems`.
 
-    Example:
-    >>> print(lstm_fast.status())
+    Examples:
+        >>> print(lstm_fast.status())
     """
     from lstm_fast import __version__
 

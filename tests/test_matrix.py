@@ -1,4 +1,4 @@
-"""`.ci/matrix`: its table in README.md, and what it says of rows that do not run."""
+"""`.ci/matrix`: its table in docs/compatibility.md, and what it says of rows that do not run."""
 
 import importlib.util
 import json
@@ -29,8 +29,8 @@ def elsewhere(matrix: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """A folder for the files that the matrix writes."""
     monkeypatch.setattr(matrix, "BUILD", tmp_path / "build")
     monkeypatch.setattr(matrix, "DATA", tmp_path / "matrix.json")
-    monkeypatch.setattr(matrix, "README", tmp_path / "README.md")
-    matrix.README.write_text(f"before\n{matrix.BEGIN}old\n{matrix.END}after\n", encoding="utf-8")
+    monkeypatch.setattr(matrix, "PAGE", tmp_path / "page.md")
+    matrix.PAGE.write_text(f"before\n{matrix.BEGIN}old\n{matrix.END}after\n", encoding="utf-8")
     return tmp_path
 
 
@@ -43,12 +43,12 @@ FOUND = {
 }
 
 
-def test_readme_has_what_was_run(matrix: ModuleType) -> None:
+def test_the_page_has_what_was_run(matrix: ModuleType) -> None:
     data = json.loads(matrix.DATA.read_text(encoding="utf-8"))
     assert data.keys() <= matrix.rows().keys()
     assert all(found.get("passed", 0) > 50 or "problem" in found for found in data.values())
-    text = matrix.README.read_text(encoding="utf-8")
-    assert matrix.readme(text, data) == text
+    text = matrix.PAGE.read_text(encoding="utf-8")
+    assert matrix.page(text, data) == text
 
 
 def test_rows(matrix: ModuleType) -> None:
@@ -73,7 +73,7 @@ def test_results_join_those_of_other_rows(
     assert matrix.main(["torch-2.6", "jax-0.6"]) == 1
     assert "jax-0.6: expected Python 3.12, python3.12 is missing" in capsys.readouterr().out
     assert list(json.loads(matrix.DATA.read_text(encoding="utf-8"))) == ["jax-0.5", "jax", "torch-2.6"]
-    text = (elsewhere / "README.md").read_text(encoding="utf-8")
+    text = (elsewhere / "page.md").read_text(encoding="utf-8")
     assert text.startswith(f"before\n{matrix.BEGIN}| ")
     assert text.endswith(f" |\n{matrix.END}after\n")
     for cells in ("| JAX 0.5.3 | 3.8.0 | 3.10.13 | 2.2.6 | 7 passed |", "| 7 passed, 1 failed |", "no such release"):

@@ -85,6 +85,7 @@ def test_comparison_fails_on_a_difference_or_a_fallback() -> None:
         "sample",
         8,
         False,
+        0.01,
         10.0,
         0.5,
         0.0,

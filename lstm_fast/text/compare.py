@@ -52,6 +52,7 @@ class Comparison:
         source: of the data.
         batch_size: texts in a batch.
         mask: whether padding was masked.
+        learning_rate: of Adam.
         timesteps: mean padded length of the batches.
         padding: share of the timesteps that is padding.
         logits_difference: largest difference of the first batch's logits, relative to the largest logit or to 1.
@@ -69,6 +70,7 @@ class Comparison:
     source: str
     batch_size: int
     mask: bool
+    learning_rate: float
     timesteps: float
     padding: float
     logits_difference: float
@@ -187,6 +189,7 @@ def compare(
         source=data.source,
         batch_size=int(batches[0][0].shape[0]),
         mask=mask,
+        learning_rate=learning_rate,
         timesteps=float(np.mean([ids.shape[1] for ids, _ in batches])),
         padding=1 - sum(int(tf.math.count_nonzero(ids)) for ids, _ in batches) / sum(padded),
         logits_difference=logits_difference,

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -40,34 +42,71 @@ def comparison(result: Comparison, path: Path) -> None:
         result: of `lstm_fast.text.compare.compare`.
         path: of the picture.
     """
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    speed, losses = figure.subplots(1, 2, width_ratios=[3, 4])
-    groups = {"training step": result.train_ms, "prediction": result.predict_ms}
-    for place, times in enumerate(groups.values()):
-        slow, fast = times.median("keras"), times.median("fast")
-        for offset, value, colour in ((-0.2, slow, KERAS_COLOUR), (0.2, fast, FAST_COLOUR)):
-            bar = speed.bar(place + offset, value, width=0.38, color=colour)
-            speed.bar_label(bar, fmt="%.0f ms" if value >= 10 else "%.1f ms", padding=2)
-        speed.annotate(
-            f"{slow / fast:.1f}x",
-            (place + 0.2, fast),
-            xytext=(0, 18),
-            textcoords="offset points",
-            ha="center",
-            fontsize=15,
-            fontweight="bold",
-            color=FAST_COLOUR,
-        )
-    speed.set_xticks(range(len(groups)), groups)
-    speed.set(ylabel="ms per batch, median", title=f"{result.model} model, batch {result.batch_size}")
-    speed.margins(y=0.15)
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    times, losses = figure.subplots(1, 2, width_ratios=[3, 4])
+    _times(times, [result])
 
     steps = range(1, len(result.losses["keras"]) + 1)
     losses.plot(steps, result.losses["keras"], color=KERAS_COLOUR, linewidth=6, label="keras.layers.LSTM")
     losses.plot(steps, result.losses["fast"], color=FAST_COLOUR, linewidth=1.5, label="FastLSTM")
-    losses.set(xlabel="training step", ylabel="loss", title="the same weights, the same batches")
+    # From 0 on: from a smaller range, the usual ups and downs of a loss look like an accident.
+    top = 1.15 * max(*result.losses["keras"], *result.losses["fast"], 0)
+    losses.set(ylim=(0, top or 1), ylabel="loss", xlabel=f"training step, learning rate {result.learning_rate:g}")
+    losses.set_title(f"same weights, same batches\nlosses differ by {result.loss_difference:.0e} at most", loc="left")
     losses.xaxis.set_major_locator(MaxNLocator(integer=True))
-    losses.legend(frameon=False)
-    for axes in (speed, losses):
-        axes.spines[["top", "right"]].set_visible(False)
+    losses.legend(frameon=False, loc="lower left")
+    losses.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
+
+
+def times(results: Sequence[Comparison], where: str, path: Path) -> None:
+    """Draws the times of several comparisons side by side.
+
+    Args:
+        results: of `lstm_fast.text.compare.compare`, for example with masks and without.
+        where: the machine and the versions.
+        path: of the picture.
+    """
+    figure = Figure(figsize=(10, 4.4), layout="constrained")
+    axes = figure.subplots()
+    _times(axes, results)
+    axes.legend(handles=axes.containers[:2], labels=["keras.layers.LSTM", "FastLSTM"], frameon=False)
+    figure.supxlabel(where, fontsize=8)
+    # Text stays text; without a date the same results give the same file.
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "lstm_fast"}):
+        figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
+def _times(axes: Axes, results: Sequence[Comparison]) -> None:
+    groups = []
+    for result in results:
+        padding = "padding masked" if result.mask else "padding not masked"
+        about = f"\n{padding}" if len(results) > 1 else ""
+        groups.append((f"training step{about}", result.train_ms, result))
+        groups.append((f"prediction{about}", result.predict_ms, result))
+    for place, (_, measured, result) in enumerate(groups):
+        slow, fast = measured.median("keras"), measured.median("fast")
+        for offset, value, colour in ((-0.2, slow, KERAS_COLOUR), (0.2, fast, FAST_COLOUR)):
+            bar = axes.bar(place + offset, value, width=0.38, color=colour)
+            axes.bar_label(bar, fmt="%.0f ms" if value >= 10 else "%.1f ms", padding=2)
+        axes.annotate(
+            f"{slow / fast:.1f}x" if result.fused else "ran as\nKeras's",
+            (place + 0.2, fast),
+            xytext=(0, 18),
+            textcoords="offset points",
+            ha="center",
+            fontsize=15 if result.fused else 9,
+            fontweight="bold",
+            color=FAST_COLOUR,
+        )
+    first = results[0]
+    title = f"{first.model} model, batch {first.batch_size}"
+    padding = f"{first.timesteps:.0f} timesteps, {first.padding:.0%} padding"
+    if len(results) == 1:
+        padding = f"{padding}, {'masked' if first.mask else 'not masked'}"
+    title = f"{title}\n{padding}" if len(results) == 1 else f"{title}, {padding}"
+    axes.set_xticks(range(len(groups)), [name for name, _, _ in groups])
+    axes.set(ylabel="ms a batch, median; shorter is faster")
+    axes.set_title(title, loc="left")
+    axes.margins(y=0.15)
+    axes.spines[["top", "right"]].set_visible(False)
