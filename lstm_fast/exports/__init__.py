@@ -134,7 +134,7 @@ def export(
     _check_packages(format)
     signature = signatures.of(model, input_signature, batch_size, dtype)
     _check_fits(model, format, dtype, signature)
-    with tempfile.TemporaryDirectory(prefix=".lstm_fast-", dir=path.parent) as name, _as_it_was(model):
+    with tempfile.TemporaryDirectory(prefix=".lstm_fast-", dir=path.parent) as name:
         folder = pathlib.Path(name)
         cases = signatures.cases(model, signature, examples)
         expected = _answers(model, signature, cases)
@@ -194,9 +194,8 @@ def check(
     convert.check_model("check", model)
     path = pathlib.Path(path)
     signature = signatures.of(model, input_signature, batch_size, model.compute_dtype)
-    with _as_it_was(model):
-        cases = signatures.cases(model, signature, examples)
-        expected = _answers(model, signature, cases)
+    cases = signatures.cases(model, signature, examples)
+    expected = _answers(model, signature, cases)
     return Report(path, format, *_check(path, format, signature, cases, expected, tolerance))
 
 
@@ -244,7 +243,7 @@ def _check_packages(format: str) -> None:
 
 def _check_fits(model: Any, format: str, dtype: str, signature: Any) -> None:
     """Refuses what cannot be right."""
-    if keep := [part.name for part in layers.parts_of(model) if getattr(part, "stateful", False) and _states(part)]:
+    if keep := [part.name for part in layers.parts_of(model) if isinstance(part, keras.layers.RNN) and part.stateful]:
         names = ", ".join(f"'{name}'" for name in keep)
         explicit = (
             "Make the states inputs and outputs of the model: `initial_state` and `return_state` of a layer without "
@@ -255,11 +254,12 @@ def _check_fits(model: Any, format: str, dtype: str, signature: Any) -> None:
                 f"export: `model`: stateful layers ({names}) go on from call to call, which a file of the format "
                 f"{format} does not. {explicit}, or export to saved_model"
             )
-        if keras.backend.backend() != "tensorflow":
+        if keras.backend.backend() != "tensorflow" or copies.needed(model, dtype):
             raise ValueError(
-                f"export: `model`: stateful layers ({names}) are exported from TensorFlow alone, as a .keras file "
-                "has no states. Save the model, load it in a program with KERAS_BACKEND=tensorflow, export it there: "
-                f"it begins with states of zero. {explicit}, to export it from here"
+                f"export: `model`: stateful layers ({names}) are exported from TensorFlow alone, and in the dtype that "
+                "they have, as the .keras file of a copy has no states. Save the model, load it in a program with "
+                f"KERAS_BACKEND=tensorflow, export it there: it begins with states of zero. {explicit}, to export it "
+                "from here"
             )
     if dtype == "float64" and format in ("litert", "openvino"):
         raise ValueError(f"export: `dtype`: {format} does not compute an LSTM in float64: give dtype='float32'")
@@ -270,17 +270,14 @@ def _check_fits(model: Any, format: str, dtype: str, signature: Any) -> None:
         )
 
 
-def _states(layer: Any) -> list[Any]:
-    return states.of(layer) if hasattr(layer, "states") else []
-
-
 @contextlib.contextmanager
 def _as_it_was(model: Any) -> Iterator[None]:
     """Puts back what a call of a model changes: states of stateful layers, and counters of random numbers."""
     convert.sync(model)
     trained = {id(variable) for variable in model.trainable_variables}
     kept = {id(variable): variable for variable in model.variables if id(variable) not in trained}
-    kept |= {id(state): state for part in layers.parts_of(model) for state in _states(part)}
+    rnns = [part for part in layers.parts_of(model) if isinstance(part, keras.layers.RNN)]
+    kept |= {id(state): state for rnn in rnns for state in states.of(rnn) if isinstance(state, keras.Variable)}
     before = [(variable, np.array(keras.ops.convert_to_numpy(variable))) for variable in kept.values()]
     try:
         yield
@@ -305,18 +302,19 @@ def _without_cudnn(model: Any) -> Iterator[None]:
 
 
 def _answers(model: Any, signature: Any, cases: Sequence[signatures.Case]) -> list[list[Any]]:
-    """Returns the outputs of a model for each case."""
+    """Returns the outputs of a model for each case, called in turn."""
     answers = []
-    for case in cases:
-        try:
-            arguments = keras.tree.pack_sequence_as(signature, map(keras.ops.convert_to_tensor, case.arrays))
-            outputs = keras.tree.flatten(model(*arguments, training=False))
-        except Exception as error:
-            raise ValueError(
-                f"export: `examples`: the model does not take {case.name} ({type(error).__name__}: {error}). Give "
-                "inputs that it takes, as for model.predict"
-            ) from error
-        answers.append([np.array(keras.ops.convert_to_numpy(output)) for output in outputs])
+    with _as_it_was(model):
+        for case in cases:
+            try:
+                arguments = keras.tree.pack_sequence_as(signature, map(keras.ops.convert_to_tensor, case.arrays))
+                outputs = keras.tree.flatten(model(*arguments, training=False))
+            except Exception as error:
+                raise ValueError(
+                    f"export: `examples`: the model does not take {case.name} ({type(error).__name__}: {error}). Give "
+                    "inputs that it takes, as for model.predict"
+                ) from error
+            answers.append([np.array(keras.ops.convert_to_numpy(output)) for output in outputs])
     return answers
 
 
@@ -439,7 +437,7 @@ def _spread(output: Sequence[Any]) -> float:
 def _known(model: Any, format: str, signature: Any) -> list[str]:
     """Returns what a user of a right file should know."""
     notes = []
-    if any(getattr(part, "stateful", False) for part in layers.parts_of(model)):
+    if any(isinstance(part, keras.layers.RNN) and part.stateful for part in layers.parts_of(model)):
         notes.append("stateful: the file begins with the states that the model had, and goes on from call to call")
     if format == "openvino":
         notes.append("OpenVINO computes in bfloat16 on many processors: set INFERENCE_PRECISION_HINT to f32")
