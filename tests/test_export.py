@@ -17,7 +17,11 @@ from lstm_fast import exports
 
 pytestmark = [
     pytest.mark.filterwarnings(f"ignore:{warning}")
-    for warning in ("The `native_serialization` parameter is deprecated", "In the future `np.object`", "__array__")
+    for warning in (
+        "The `native_serialization` parameter is deprecated",
+        "In the future `np.object`",
+        "__array__",
+    )
 ]
 
 SUFFIXES = {"saved_model": "", "onnx": ".onnx", "litert": ".tflite", "openvino": ".xml"}
@@ -380,6 +384,11 @@ def test_files_that_no_runtime_takes_are_told(
     assert message in logged(caplog)
 
 
+# PyTorch's exporter to ONNX warns of itself, and of each number that it reads.
+pytorch_warns = pytest.mark.filterwarnings("ignore")
+
+
+@pytorch_warns
 @pytest.mark.backends("torch")
 def test_a_trace_of_one_timestep_is_refused(tmp_path: pathlib.Path) -> None:
     pytest.importorskip("onnx")
@@ -389,6 +398,7 @@ def test_a_trace_of_one_timestep_is_refused(tmp_path: pathlib.Path) -> None:
         model.export(tmp_path / "model.onnx", format="onnx", verbose=False)
 
 
+@pytorch_warns
 @pytest.mark.backends("torch")
 @pytest.mark.parametrize("time", [1, 4])
 def test_a_trace_of_known_length_is_right(time: int, tmp_path: pathlib.Path) -> None:
