@@ -20,11 +20,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.add_argument("--output", type=Path, required=True, help="the picture; its suffix decides the format")
     given = options.parse_args(arguments)
 
-    from lstm_fast.text import plots
-    from lstm_fast.text.compare import Comparison, Times
-
     from benchmarks.plots import machine
     from lstm_fast.bench.environment import environment
+    from lstm_fast.text import plots
+    from lstm_fast.text.compare import Comparison, Times
 
     results = []
     for path in given.comparisons:

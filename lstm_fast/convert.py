@@ -85,7 +85,7 @@ def accelerate(model: Any, *, return_report: bool = False) -> Any:
         >>> lstm_fast.accelerate(model)
         >>> model.fit(x, y)
     """
-    _check("accelerate", model)
+    check_model("accelerate", model)
     changed = _change(model, layers.make_fast)
     report = Report(_change_of(part) for part in layers.parts_of(model) if isinstance(part, (RNN, Bidirectional)))
     _log(model, changed, report)
@@ -110,7 +110,7 @@ def to_keras(model: Any) -> Any:
     Examples:
         >>> lstm_fast.to_keras(model).save("model.keras")
     """
-    _check("to_keras", model)
+    check_model("to_keras", model)
     _change_to_plain("to_keras", model)
     return model
 
@@ -136,18 +136,19 @@ def as_keras(model: Any) -> Iterator[Any]:
         >>> with lstm_fast.as_keras(model):
         ...     model.save("plain.keras")
     """
-    _check("as_keras", model)
+    check_model("as_keras", model)
     changed = _change_to_plain("as_keras", model)
     try:
         yield model
     finally:
-        _sync(model)
+        sync(model)
         for layer in reversed(changed):
             layers.make_fast(layer, again=True)
         _trace_anew(model)
 
 
-def _check(name: str, model: Any) -> None:
+def check_model(name: str, model: Any) -> None:
+    """Raises TypeError, in the name of a function, if `model` is no model or layer of Keras 3."""
     if of_keras_2(model):
         raise TypeError(
             f"{name}: `model`: expected a model or layer of Keras 3, found {of_keras_2(model)}, which is of Keras 2. "
@@ -170,7 +171,7 @@ def _check(name: str, model: Any) -> None:
 
 def _change(model: Any, change: Callable[[Any], bool]) -> list[Any]:
     """Changes the classes of the layers of a model; returns those that were changed, in that order."""
-    _sync(model)
+    sync(model)
     parts = layers.parts_of(model)
     wrappers = [part for part in parts if isinstance(part, Bidirectional)]
     inner = [part for part in parts if isinstance(part, RNN)]
@@ -194,7 +195,7 @@ def _models(model: Any) -> list[Any]:
     return [part for part in layers.parts_of(model) if isinstance(part, keras.Model)]
 
 
-def _sync(model: Any) -> None:
+def sync(model: Any) -> None:
     """Has Keras's trainer on JAX give back the values of variables that it has taken: in a callback of `fit`."""
     for part in _models(model):
         if hasattr(part, "jax_state_sync"):

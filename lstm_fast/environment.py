@@ -36,7 +36,7 @@ def prepare() -> None:
 
 
 def _choose_backend() -> None:
-    installed = [backend for backend in _TRAINING if _is_installed(backend)]
+    installed = [backend for backend in _TRAINING if is_installed(_NEEDED[backend])]
     found = " and ".join(installed) or "none of them"
     if backend := os.environ.get("KERAS_BACKEND"):
         if backend not in _NEEDED:
@@ -44,14 +44,14 @@ def _choose_backend() -> None:
                 f"KERAS_BACKEND: expected one of {', '.join(_NEEDED)}, found {backend!r}; installed of "
                 f"{', '.join(_TRAINING)}: {found}"
             )
-        if not _is_installed(backend):
+        if not is_installed(_NEEDED[backend]):
             raise ImportError(
                 f"KERAS_BACKEND: found {backend!r}, for which Keras needs the package {_NEEDED[backend]}, which is not "
                 f"installed; installed of {', '.join(_TRAINING)}: {found}"
             )
         return
     configured = _configured()
-    if configured in _NEEDED and _is_installed(configured):
+    if configured in _NEEDED and is_installed(_NEEDED[configured]):
         return
     if not installed:
         raise ImportError(
@@ -69,9 +69,8 @@ def _choose_backend() -> None:
     )
 
 
-def _is_installed(backend: str) -> bool:
-    """Whether the package that a backend needs can be imported; a folder without code of the same name cannot."""
-    name = _NEEDED[backend]
+def is_installed(name: str) -> bool:
+    """Whether a package can be imported; a folder without code of the same name cannot."""
     if name in sys.modules:
         return sys.modules[name] is not None
     try:

@@ -4,7 +4,6 @@
 goes on by either class, to the same result. So no method here asks Python for `super()` on the way.
 """
 
-import sys
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from typing import Any
@@ -13,7 +12,7 @@ import keras
 from keras import ops
 from keras.layers import RNN
 
-from lstm_fast import cells, checks, functional, masks, states
+from lstm_fast import cells, checks, functional, masks, states, writing
 from lstm_fast.backends import (
     DTYPES,
     FRAMEWORKS,
@@ -28,9 +27,6 @@ from lstm_fast.status import record_fallback
 # Where masked outputs repeat the one before, what Keras puts out before the first real timestep differs: with these
 # backends the initial state, with the others zero, as the kernel does.
 _STARTS_FROM_STATE = ("jax", "numpy")
-
-# Modules that call a model to write what it computes to a file, for readers that do not have the kernels.
-_WRITERS = ("keras.src.export.", "tf2onnx.", "tensorflow.lite.", "tensorflow.python.saved_model.")
 
 # Whether the call under way begins with the zeros that keras.layers.RNN makes. Not an attribute of the layer: threads
 # may call one layer at the same time, with states and without.
@@ -202,6 +198,7 @@ def is_ours(layer: Any) -> bool:
 
 def fallback(layer: Any, sequences: Any, mask: Any) -> Unavailable | None:
     """Returns why a layer cannot run fused here and now, None if it can. Without sequences: as far as that is known."""
+    traced = None if sequences is None else writing.check_length(layer, sequences)
     if kernel_mode() == "keras":
         return Unavailable("LSTM_FAST_KERNEL=keras", announced=True)
     reason = cells.unfit(layer)
@@ -215,7 +212,12 @@ def fallback(layer: Any, sequences: Any, mask: Any) -> Unavailable | None:
         return Unavailable(reason)
     if sequences is None:
         return functional.unavailable_in(keras.backend.backend())
-    return functional.unavailable(sequences) or _written() or _cudnn_instead(layer, sequences, mask)
+    return (
+        traced
+        or functional.unavailable(sequences)
+        or writing.written(layer, sequences, mask)
+        or _cudnn_instead(layer, sequences, mask)
+    )
 
 
 def _of_inner_loop(sequences: Any, initial_state: Any, mask: Any, training: bool | None = False) -> Sequence[Any]:
@@ -280,18 +282,6 @@ def _inner_loop(layer: Any, sequences: Any, initial_state: Any, mask: Any, train
     if not layer.zero_output_for_mask and direction.h0 is not None:
         outputs = started(outputs, mask, [direction], layer.return_sequences, go_backwards)
     return outputs[:, -1], outputs, last if len(last) > 1 else last[0]
-
-
-def _written() -> Unavailable | None:
-    """Returns that the call is one whose operations go into a file, None if it is none."""
-    frame, writer = sys._getframe(), ""
-    while caller := frame.f_back:
-        frame = caller
-        if (module := frame.f_globals.get("__name__") or "").startswith(_WRITERS):
-            writer = module.split(".")[0]  # in the end the one that the user has called
-    if not writer:
-        return None
-    return Unavailable(f"written to a file by {writer}: it cannot contain the kernel", announced=True)
 
 
 def _cudnn_instead(layer: Any, sequences: Any, mask: Any) -> Unavailable | None:

@@ -4,6 +4,7 @@ Those on the CPU go to `lstm_fast._core`, without a copy, those on CUDA devices 
 """
 
 import inspect
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -50,10 +51,26 @@ def unavailable(x: Any = None) -> Unavailable | None:
             return unusable
     elif x is not None and x.device.type not in ("cpu", "meta"):
         return Unavailable(f"a tensor on {x.device}: no kernel for it")
-    # What is_exporting() reads: in torch.compile of PyTorch 2.10 that says yes. 2.6 has neither.
-    if torch.jit.is_tracing() or getattr(torch.compiler, "_is_exporting_flag", False):
+    if _is_traced():
         return Unavailable("torch.jit.trace or torch.export: an exported program cannot contain the kernel")
     return None
+
+
+def _is_traced() -> bool:
+    # What is_exporting() reads: in torch.compile of PyTorch 2.10 that says yes. 2.6 has neither.
+    return torch.jit.is_tracing() or getattr(torch.compiler, "_is_exporting_flag", False)
+
+
+def traced_length(x: torch.Tensor) -> int | None:
+    """Returns the number of timesteps [B, T, D] in a program that is being traced for export, None if there is none."""
+    if not _is_traced():
+        return None
+    length = x.shape[1]
+    if not isinstance(length, torch.Tensor):  # which it is for torch.jit.trace, which warns where one is read
+        return int(length) if isinstance(length, int) else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        return int(length)
 
 
 def array(value: Any, like: Any = None) -> torch.Tensor:

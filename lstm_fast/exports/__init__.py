@@ -1,0 +1,456 @@
+"""Models to files that run without this package, and the proof that they do: the file is run and compared."""
+
+import contextlib
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, NamedTuple
+
+import keras
+import numpy as np
+
+from lstm_fast import convert, layers, states
+from lstm_fast.environment import is_installed
+from lstm_fast.exports import copies, processes, signatures, writers
+
+Format = Literal["saved_model", "onnx", "litert", "openvino"]
+DType = Literal["float32", "float64"]
+
+_SUFFIXES = {"saved_model": "", "onnx": ".onnx", "litert": ".tflite", "openvino": ".xml"}
+
+# The packages that write a format, and the one that runs it, as Python and as pip call them.
+_WRITTEN_BY = {
+    "saved_model": {"tensorflow": "tensorflow"},
+    "onnx": {"tensorflow": "tensorflow", "tf2onnx": "tf2onnx", "onnx": "onnx"},
+    "litert": {"tensorflow": "tensorflow"},
+    "openvino": {"tensorflow": "tensorflow", "openvino": "openvino"},
+}
+_RUN_BY = {"saved_model": "tensorflow", "onnx": "onnxruntime", "litert": "tensorflow", "openvino": "openvino"}
+
+# How far an output may be off, in parts of its largest value. Runtimes add up in other orders, and GPUs may round.
+_TOLERANCES = {"float32": 1e-4, "float64": 1e-9}
+# Outputs of less than this are measured as if they had it: what remains of larger numbers has their error.
+_LEAST = 0.01
+# How far a model in float32 may be from the same one in half precision: what is more is not rounding.
+_OF_DTYPE = {"float16": 0.05, "bfloat16": 0.3}
+
+
+class ExportError(RuntimeError):
+    """A file was not written, as it could not be, or as it would compute something else than the model."""
+
+
+class Check(NamedTuple):
+    """A call of a written file, compared with the model.
+
+    Attributes:
+        inputs: What it was called with.
+        difference: The largest absolute difference between an output and the model's.
+        allowed: What it was allowed to be for this output.
+    """
+
+    inputs: str
+    difference: float
+    allowed: float
+
+    def __str__(self) -> str:
+        return f"{self.inputs}: largest difference {self.difference:.1e}"
+
+
+class Report(NamedTuple):
+    """What `export` has written, and how it was checked; printed, a line for each.
+
+    Attributes:
+        path: The file or folder.
+        format: Its format.
+        checks: What was run; empty where the runtime is not installed, which the notes then say.
+        notes: What a user of the file should know.
+    """
+
+    path: pathlib.Path
+    format: Format
+    checks: tuple[Check, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def difference(self) -> float | None:
+        """The largest difference to the model in all checks, None if there was none."""
+        return max((check.difference for check in self.checks), default=None)
+
+    def __str__(self) -> str:
+        return "\n".join([f"{self.path} ({self.format})", *(f"  {line}" for line in (*self.checks, *self.notes))])
+
+
+def export(
+    model: Any,
+    path: str | os.PathLike[str],
+    format: Format = "saved_model",
+    dtype: DType = "float32",
+    *,
+    batch_size: int | None = None,
+    input_signature: Sequence[Any] | None = None,
+    examples: Any = None,
+    imports: Sequence[str] = (),
+    tolerance: float | None = None,
+) -> Report:
+    """Writes a model to a file that runs without this package, runs the file, and compares it with the model.
+
+    It is run in a process of its own, at two batch sizes and lengths, with and without padding, as far as the inputs
+    leave that open. A file that computes something else than the model is not written: that is an error.
+
+    The model stays as it is. It may run on TensorFlow, JAX or PyTorch, and have fast layers or not. TensorFlow, which
+    writes all of the formats, has to be installed; a model on JAX or PyTorch goes to it by way of a `.keras` file.
+
+    Args:
+        model: A model of Keras 3.
+        path: The file to write, `.onnx`, `.tflite` (litert) or `.xml` (openvino, which writes a `.bin` beside it), or
+            the folder (saved_model). What is there of the same kind is replaced.
+        format: What to write.
+        dtype: What the file computes in. A model of another dtype, such as one that was trained in `mixed_float16`,
+            leaves as a copy.
+        batch_size: The number of rows that the file takes; by default any. LiteRT needs it.
+        input_signature: As for `model.export`: a list with a `keras.InputSpec`, or a structure of them, for each
+            argument of a call. For models that do not tell their inputs, as subclassed ones, or to fix an axis.
+        examples: Inputs to check the file with, as for `model.predict`; by default they are made up.
+        imports: Modules to import before a copy of the model is loaded in the process of TensorFlow: where layers of
+            your own are registered by `keras.saving.register_keras_serializable`.
+        tolerance: How far an output may be off, in parts of its largest value. Default: 1e-4, in float64 1e-9.
+
+    Returns:
+        A `Report`: print it.
+
+    Raises:
+        TypeError, ValueError: An argument is not what it should be, or does not fit the model or the format.
+        ImportError: A package that writes the format is not installed.
+        ExportError: The file cannot be written, does not run, or computes something else than the model.
+
+    Example:
+    >>> print(lstm_fast.export(model, "model.onnx", format="onnx"))
+    """
+    convert.check_model("export", model)
+    path = pathlib.Path(path)
+    _check_arguments(model, path, format, dtype, batch_size, tolerance)
+    _check_packages(format)
+    signature = signatures.of(model, input_signature, batch_size, dtype)
+    _check_fits(model, format, dtype, signature)
+    with tempfile.TemporaryDirectory(prefix=".lstm_fast-", dir=path.parent) as name:
+        folder = pathlib.Path(name)
+        cases = signatures.cases(model, signature, examples)
+        expected = _answers(model, signature, cases)
+        notes = []
+        source, copied = folder / "model.keras", copies.needed(model, dtype)
+        in_this_process = keras.backend.backend() == "tensorflow"
+        if copied or not in_this_process:
+            _save(model, source, dtype)
+        plain: Any = None
+        if copied:
+            plain = _load(source, model)
+            notes.append(_compare_dtypes(model, expected, of_copy := _answers(plain, signature, cases), dtype))
+            expected = of_copy
+        written = folder / f"model{_SUFFIXES[format]}"
+        try:
+            if not in_this_process:
+                processes.write(format, source, written, signature, imports)
+            elif copied:
+                writers.WRITERS[format](plain, written, signature)
+            else:
+                with convert.as_keras(model), _without_cudnn(model):
+                    writers.WRITERS[format](model, written, signature)
+        except Exception as error:
+            raise _not_written(model, format, error) from error
+        checks, more = _check(written, format, signature, cases, expected, tolerance)
+        _move(written, path)
+    return Report(path, format, checks, (*notes, *_known(model, format, signature), *more))
+
+
+def check(
+    model: Any,
+    path: str | os.PathLike[str],
+    format: Format = "saved_model",
+    *,
+    batch_size: int | None = None,
+    input_signature: Sequence[Any] | None = None,
+    examples: Any = None,
+    tolerance: float | None = None,
+) -> Report:
+    """Runs a file that was written before, and compares it with the model, as `export` does.
+
+    Args:
+        model: The model.
+        path: The file.
+        format: Its format.
+        batch_size: As for `export`.
+        input_signature: As for `export`.
+        examples: As for `export`.
+        tolerance: As for `export`.
+
+    Returns:
+        A `Report`.
+
+    Raises:
+        ExportError: The file does not run, or computes something else than the model.
+    """
+    convert.check_model("check", model)
+    path = pathlib.Path(path)
+    signature = signatures.of(model, input_signature, batch_size, model.compute_dtype)
+    cases = signatures.cases(model, signature, examples)
+    expected = _answers(model, signature, cases)
+    return Report(path, format, *_check(path, format, signature, cases, expected, tolerance))
+
+
+def _check_arguments(
+    model: Any, path: pathlib.Path, format: str, dtype: str, batch_size: int | None, tolerance: float | None
+) -> None:
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            f"export: `model`: expected a keras.Model, found the layer '{model.name}'; put it into a "
+            "keras.Sequential with a keras.Input"
+        )
+    if format not in _SUFFIXES:
+        raise ValueError(f"export: `format`: expected one of {', '.join(_SUFFIXES)}, found {format!r}")
+    if dtype not in _TOLERANCES:
+        raise ValueError(
+            f"export: `dtype`: expected one of {', '.join(_TOLERANCES)}, found {dtype!r}. For half precision, write "
+            "float32 and convert the file with the tools of its runtime"
+        )
+    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+        raise ValueError(f"export: `batch_size`: expected a positive integer or None, found {batch_size!r}")
+    if tolerance is not None and not tolerance > 0:
+        raise ValueError(f"export: `tolerance`: expected a positive number or None, found {tolerance!r}")
+    if path.suffix != _SUFFIXES[format] and (_SUFFIXES[format] or path.suffix in (*_SUFFIXES.values(), ".keras")):
+        found = next((name for name, suffix in _SUFFIXES.items() if suffix and suffix == path.suffix), None)
+        expected = f"a name that ends in {_SUFFIXES[format]}" if _SUFFIXES[format] else "the name of a folder"
+        raise ValueError(
+            f"export: `path`: expected {expected} for the format {format}, found {str(path)!r}"
+            + (f"; did you mean format={found!r}?" if found else "")
+        )
+    if not path.parent.is_dir():
+        raise ValueError(f"export: `path`: there is no folder {str(path.parent)!r}: make it first")
+    if path.is_dir() and (_SUFFIXES[format] or (any(path.iterdir()) and not (path / "saved_model.pb").exists())):
+        raise ValueError(f"export: `path`: {str(path)!r} is a folder with other things in it: choose another name")
+    if path.is_file() and not _SUFFIXES[format]:
+        raise ValueError(f"export: `path`: expected the name of a folder, found the file {str(path)!r}")
+
+
+def _check_packages(format: str) -> None:
+    if missing := [pip for name, pip in _WRITTEN_BY[format].items() if not is_installed(name)]:
+        raise ImportError(
+            f"export: `format`: {format} is written with {' and '.join(missing)}, not installed: run pip install "
+            + " ".join(missing)
+        )
+
+
+def _check_fits(model: Any, format: str, dtype: str, signature: Any) -> None:
+    """Refuses what cannot be right."""
+    if keep := [part.name for part in layers.parts_of(model) if isinstance(part, keras.layers.RNN) and part.stateful]:
+        names = ", ".join(f"'{name}'" for name in keep)
+        explicit = (
+            "Make the states inputs and outputs of the model: `initial_state` and `return_state` of a layer without "
+            "`stateful`"
+        )
+        if format in ("onnx", "openvino"):
+            raise ValueError(
+                f"export: `model`: stateful layers ({names}) go on from call to call, which a file of the format "
+                f"{format} does not. {explicit}, or export to saved_model"
+            )
+        if keras.backend.backend() != "tensorflow" or copies.needed(model, dtype):
+            raise ValueError(
+                f"export: `model`: stateful layers ({names}) are exported from TensorFlow alone, and in the dtype that "
+                "they have, as the .keras file of a copy has no states. Save the model, load it in a program with "
+                f"KERAS_BACKEND=tensorflow, export it there: it begins with states of zero. {explicit}, to export it "
+                "from here"
+            )
+    if dtype == "float64" and format in ("litert", "openvino"):
+        raise ValueError(f"export: `dtype`: {format} does not compute an LSTM in float64: give dtype='float32'")
+    if format == "litert" and any(spec.shape and spec.shape[0] is None for spec in keras.tree.flatten(signature)):
+        raise ValueError(
+            "export: `batch_size`: the loop of an LSTM is of LiteRT's own operations only where the number of rows is "
+            "known: give batch_size=1, or as many as you call the file with. The number of timesteps stays free"
+        )
+
+
+@contextlib.contextmanager
+def _as_it_was(model: Any) -> Iterator[None]:
+    """Puts back what a call of a model changes: states of stateful layers, and counters of random numbers."""
+    convert.sync(model)
+    trained = {id(variable) for variable in model.trainable_variables}
+    kept = {id(variable): variable for variable in model.variables if id(variable) not in trained}
+    rnns = [part for part in layers.parts_of(model) if isinstance(part, keras.layers.RNN)]
+    kept |= {id(state): state for rnn in rnns for state in states.of(rnn) if isinstance(state, keras.Variable)}
+    before = [(variable, np.array(keras.ops.convert_to_numpy(variable))) for variable in kept.values()]
+    try:
+        yield
+    finally:
+        for variable, value in before:
+            if not np.array_equal(keras.ops.convert_to_numpy(variable), value):
+                variable.assign(value)
+
+
+@contextlib.contextmanager
+def _without_cudnn(model: Any) -> Iterator[None]:
+    """Has Keras's layers write no operation of cuDNN, which a machine without a GPU does not have."""
+    asked = [part for part in layers.parts_of(model) if vars(part).get("use_cudnn")]
+    before = [part.use_cudnn for part in asked]
+    try:
+        for part in asked:
+            part.use_cudnn = False
+        yield
+    finally:
+        for part, value in zip(asked, before, strict=True):
+            part.use_cudnn = value
+
+
+def _answers(model: Any, signature: Any, cases: Sequence[signatures.Case]) -> list[list[Any]]:
+    """Returns the outputs of a model for each case, called in turn."""
+    answers = []
+    with _as_it_was(model):
+        for case in cases:
+            try:
+                arguments = keras.tree.pack_sequence_as(signature, map(keras.ops.convert_to_tensor, case.arrays))
+                outputs = keras.tree.flatten(model(*arguments, training=False))
+            except Exception as error:
+                raise ValueError(
+                    f"export: `examples`: the model does not take {case.name} ({type(error).__name__}: {error}). Give "
+                    "inputs that it takes, as for model.predict"
+                ) from error
+            answers.append([np.array(keras.ops.convert_to_numpy(output)) for output in outputs])
+    return answers
+
+
+def _save(model: Any, source: pathlib.Path, dtype: str) -> None:
+    try:
+        copies.save(model, source, dtype)
+    except Exception as error:
+        raise ExportError(
+            f"'{model.name}' cannot be saved as a .keras file, by which a copy of it is made: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def _load(source: pathlib.Path, model: Any) -> Any:
+    try:
+        return copies.load(source, copies.own_classes(model))
+    except Exception as error:
+        raise ExportError(
+            f"no copy of '{model.name}' in another dtype can be made, as it cannot be loaded from a .keras file: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def _not_written(model: Any, format: str, error: Exception) -> ExportError:
+    text = str(error) if isinstance(error, processes.ProcessError) else f"{type(error).__name__}: {error}"
+    text = f"'{model.name}' cannot be written as {format}: {text[:1500]}"
+    own = copies.own_classes(model)
+    if isinstance(error, processes.ProcessError) and own:
+        names = ", ".join(cls.__qualname__ for cls in own)
+        text += (
+            f". It is written by another process, which has Keras on TensorFlow, and which has to know {names}: "
+            "register such classes with keras.saving.register_keras_serializable in a module of their own, not in the "
+            "program itself, give imports=['that_module'], and write them with keras.ops"
+        )
+    return ExportError(text)
+
+
+def _compare_dtypes(model: Any, expected: list[list[Any]], found: list[list[Any]], dtype: str) -> str:
+    """Returns what another dtype changes; raises ExportError if that cannot be rounding."""
+    parts = layers.parts_of(model)
+    dtypes = {part.compute_dtype for part in parts}
+    policies = dict.fromkeys(part.dtype_policy.name for part in parts if part.dtype_policy.name != dtype)
+    allowed = max((_OF_DTYPE[name] for name in dtypes if name in _OF_DTYPE), default=1e-3)
+    largest = scale = 0.0
+    for was, now in zip(expected, found, strict=True):
+        for a, b in zip(was, now, strict=True):
+            largest = max(largest, _difference(a, b))
+            scale = max(scale, float(np.abs(np.asarray(a, np.float64)).max(initial=_LEAST)))
+    policy = ", ".join(policies)
+    if not largest <= allowed * scale:
+        raise ExportError(
+            f"a copy of '{model.name}' in {dtype} differs from the model, of {policy}, by {largest:.1e}: more than "
+            "rounding can explain"
+        )
+    return f"{dtype} in the place of {policy} changes the outputs by up to {largest:.1e}"
+
+
+def _check(
+    path: pathlib.Path,
+    format: str,
+    signature: Any,
+    cases: Sequence[signatures.Case],
+    expected: Sequence[Sequence[Any]],
+    tolerance: float | None,
+) -> tuple[tuple[Check, ...], tuple[str, ...]]:
+    """Runs a file; returns the checks, and what is to be said about them; raises ExportError if one fails."""
+    if not is_installed(runtime := _RUN_BY[format]):
+        return (), (f"not checked: install {runtime}",)
+    names = [spec.name for spec in keras.tree.flatten(signature)]
+    try:
+        results = processes.run(format, path, names, [case.arrays for case in cases])
+    except processes.ProcessError as error:
+        way_out = "; give dtype='float32'" if "not support double" in str(error) else ""
+        raise ExportError(
+            f"the file that was written as {format} does not run: {str(error)[:1500]}{way_out}"
+        ) from error
+    outputs = list(zip(*expected, strict=True))
+    allowed = [
+        (_TOLERANCES.get(output[0].dtype.name, _TOLERANCES["float32"]) if tolerance is None else tolerance)
+        * max(_LEAST, *(float(np.abs(array).max(initial=0.0)) for array in output))
+        for output in outputs
+    ]
+    checks, wrong = [], []
+    for case, was, now in zip(cases, expected, results, strict=True):
+        if [array.shape for array in was] != [array.shape for array in now]:
+            shapes = f"{[array.shape for array in was]}, found {[array.shape for array in now]}"
+            wrong.append(f"{case.name}: expected outputs of the shapes {shapes}")
+            continue
+        differences = [_difference(a, b) for a, b in zip(was, now, strict=True)]
+        worst = max(range(len(was)), key=lambda i: differences[i] / allowed[i])
+        found = Check(case.name, differences[worst], allowed[worst])
+        checks.append(found)
+        if not found.difference <= found.allowed:
+            output = f" of output {worst}" if len(was) > 1 else ""
+            wrong.append(f"{found}{output}, allowed {found.allowed:.1e}")
+    if wrong:
+        raise ExportError(
+            f"the file of the format {format} does not compute what the model does: {'; '.join(wrong)}. (Where the "
+            "model runs on a GPU in TF32, give tolerance=1e-2)"
+        )
+    little = all(_spread(output) <= 10 * most for output, most in zip(outputs, allowed, strict=True))
+    note = "the checks say little: the model answers all inputs with nearly the same; give `examples`"
+    return tuple(checks), (note,) if little else ()
+
+
+def _difference(a: Any, b: Any) -> float:
+    """Returns the largest absolute difference; infinity if one is NaN where the other is not."""
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    with np.errstate(invalid="ignore"):
+        off = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b))
+    return float(np.where(np.isnan(off), np.inf, off).max(initial=0.0))
+
+
+def _spread(output: Sequence[Any]) -> float:
+    """Returns by how much an output varies over all rows, timesteps and cases."""
+    rows = np.concatenate([np.reshape(array, (-1, array.shape[-1] if array.ndim > 1 else 1)) for array in output])
+    return float(np.ptp(np.asarray(rows, np.float64), axis=0).max(initial=0.0)) if len(rows) else 0.0
+
+
+def _known(model: Any, format: str, signature: Any) -> list[str]:
+    """Returns what a user of a right file should know."""
+    notes = []
+    if any(isinstance(part, keras.layers.RNN) and part.stateful for part in layers.parts_of(model)):
+        notes.append("stateful: the file begins with the states that the model had, and goes on from call to call")
+    if format == "openvino":
+        notes.append("OpenVINO computes in bfloat16 on many processors: set INFERENCE_PRECISION_HINT to f32")
+    if format == "litert":
+        rows = next(spec.shape[0] for spec in keras.tree.flatten(signature))
+        notes.append(f"the file takes {rows} rows a call")
+    return notes
+
+
+def _move(written: pathlib.Path, path: pathlib.Path) -> None:
+    """Moves what was written, and is right, to where the user wants it."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    os.replace(written, path)
+    if (beside := written.with_suffix(".bin")).exists():  # of OpenVINO
+        os.replace(beside, path.with_suffix(".bin"))

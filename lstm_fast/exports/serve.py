@@ -1,0 +1,107 @@
+"""Runs a written file: a script, for a process in which this package and Keras are not.
+
+Some runtimes end their process on a file that they do not like.
+
+Usage: python serve.py FOLDER
+
+Reads from the folder `job.json` (`format`, `path`, the names of the `inputs`, the number of `cases`) and `inputs.npz`.
+Writes `outputs.npz`, or, where the file does not run, `error.txt`.
+"""
+
+import importlib
+import json
+import pathlib
+import re
+import sys
+from typing import Any
+
+import numpy as np
+
+# For each call, an array for each input or output.
+Cases = list[list[Any]]
+
+
+def saved_model(path: str, _: list[str], cases: Cases) -> Cases:
+    """Runs the endpoint `serve` of a SavedModel."""
+    import tensorflow as tf
+
+    # Kept: what is loaded lives as long as the object.
+    loaded = tf.saved_model.load(path)
+    arguments, _ = loaded.serve.concrete_functions[0].structured_input_signature
+    specs = tf.nest.flatten(arguments)
+    results = []
+    for arrays in cases:
+        tensors = [tf.constant(array, spec.dtype) for array, spec in zip(arrays, specs, strict=True)]
+        outputs = loaded.serve(*tf.nest.pack_sequence_as(arguments, tensors))
+        results.append([output.numpy() for output in tf.nest.flatten(outputs)])
+    return results
+
+
+def onnx(path: str, inputs: list[str], cases: Cases) -> Cases:
+    """Runs an ONNX file with ONNX Runtime."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    names = in_order(inputs, [node.name for node in session.get_inputs()])
+    return [session.run(None, dict(zip(names, arrays, strict=True))) for arrays in cases]
+
+
+def litert(path: str, inputs: list[str], cases: Cases) -> Cases:
+    """Runs a LiteRT file with the first interpreter that is installed and can, of ai-edge-litert or of TensorFlow."""
+    errors = []
+    for package in ("ai_edge_litert.interpreter", "tensorflow.lite.python.interpreter"):
+        try:
+            interpreter = importlib.import_module(package).Interpreter(model_path=path)
+            run = interpreter.get_signature_runner("serving_default")
+            names = in_order(inputs, list(run.get_input_details()))
+            results = [run(**dict(zip(names, arrays, strict=True))) for arrays in cases]
+        except Exception as error:
+            errors.append(f"{package}: {error}")
+        else:
+            return [[outputs[name] for name in sorted(outputs, key=position)] for outputs in results]
+    raise RuntimeError("; ".join(errors))
+
+
+def openvino(path: str, inputs: list[str], cases: Cases) -> Cases:
+    """Runs an OpenVINO file in float32: its own choice on many processors is bfloat16."""
+    import openvino
+
+    core = openvino.Core()
+    model = core.compile_model(core.read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    names = in_order(inputs, [node.any_name for node in model.inputs])
+    outputs = sorted(model.outputs, key=lambda node: position(node.any_name))
+    results = [model(dict(zip(names, arrays, strict=True))) for arrays in cases]
+    return [[found[output] for output in outputs] for found in results]
+
+
+def in_order(expected: list[str], found: list[str]) -> list[str]:
+    """Returns the names that a file has for its inputs, in the order of the model's."""
+    return expected if set(expected) == set(found) else found
+
+
+def position(name: str) -> list[Any]:
+    """Returns what sorts outputs: `output_10` comes after `output_9`."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+
+def main(folder: pathlib.Path) -> None:
+    """Runs the job in a folder."""
+    job = json.loads((folder / "job.json").read_text())
+    with np.load(folder / "inputs.npz") as file:
+        cases = [[file[f"{n}/{i}"] for i in range(len(job["inputs"]))] for n in range(job["cases"])]
+    formats = {"saved_model": saved_model, "onnx": onnx, "litert": litert, "openvino": openvino}
+    try:
+        results = formats[job["format"]](job["path"], job["inputs"], cases)
+    except Exception as error:
+        (folder / "error.txt").write_text(f"{type(error).__name__}: {error}")
+        return
+    outputs = {f"{n}/{i}": array for n, arrays in enumerate(results) for i, array in enumerate(arrays)}
+    np.savez(folder / "outputs.npz", **outputs)
+
+
+if __name__ == "__main__":
+    sys.path.pop(0)  # the folder of this script
+    sys.modules.update({"lstm_fast": None, "keras": None})  # type: ignore[dict-item]
+    main(pathlib.Path(sys.argv[1]))

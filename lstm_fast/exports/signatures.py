@@ -1,0 +1,166 @@
+"""What a written file takes: the inputs of a model as specs, and arrays that fit them, to check the file with."""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+
+# The sizes of the made-up inputs: two batches and two lengths that no export makes up by itself, as it does with 1.
+_BATCHES, _LENGTHS = (2, 5), (7, 12)
+
+
+class Case(NamedTuple):
+    """Inputs of one call.
+
+    Attributes:
+        name: What they are, for the report.
+        arrays: One array for each input, in the order of `keras.tree.flatten`.
+    """
+
+    name: str
+    arrays: list[Any]
+
+
+def of(model: Any, given: Any, batch_size: int | None, dtype: str) -> list[Any]:
+    """Returns the specs of the arguments of a call of the model: a list of structures of `keras.InputSpec`.
+
+    Args:
+        model: A model.
+        given: The argument `input_signature` of the user, None if there is none.
+        batch_size: The size of the first axis of each input, None to leave it as it is.
+        dtype: What inputs of floating-point numbers become.
+
+    Raises:
+        ValueError: The inputs are not known.
+        TypeError: `given` is something else.
+    """
+    if given is None:
+        if not getattr(model, "inputs", None):
+            raise ValueError(
+                f"export: `input_signature`: the model '{model.name}' does not tell its inputs. Give them, e.g. "
+                "input_signature=[keras.InputSpec(shape=(None, None), dtype='int32')]: one for each argument of a call"
+            )
+        # What a Functional model is called with may be a dict. Sequential does not tell before it was called.
+        given = model.inputs if isinstance(model, keras.Sequential) else [model.input]
+    if not isinstance(given, (list, tuple)):
+        raise TypeError(f"export: `input_signature`: expected a list with an entry for each argument, found {given!r}")
+    names = _names(keras.tree.flatten(list(given)))
+
+    def spec(found: Any) -> Any:
+        if getattr(found, "shape", None) is None or getattr(found, "dtype", None) is None:
+            raise TypeError(
+                f"export: `input_signature`: expected keras.InputSpec with `shape` and `dtype`, found {found!r}"
+            )
+        shape = tuple(found.shape)
+        if shape and batch_size is not None:
+            if shape[0] not in (None, batch_size):
+                raise ValueError(f"export: `batch_size`: found {batch_size}, but the model takes {shape[0]} only")
+            shape = (batch_size, *shape[1:])
+        kind = keras.backend.standardize_dtype(found.dtype)
+        return keras.InputSpec(shape=shape, dtype=dtype if "float" in kind else kind, name=next(names))
+
+    return [keras.tree.map_structure(spec, argument) for argument in given]
+
+
+def _names(inputs: Sequence[Any]) -> Iterator[str]:
+    """Yields a name for each input that every format takes as it is."""
+    used: set[str] = set()
+    for i, found in enumerate(inputs):
+        name = re.sub(r"\W", "_", getattr(found, "name", None) or f"input_{i}")
+        yield name if name not in used else f"{name}_{i}"
+        used.add(name)
+
+
+def cases(model: Any, signature: Any, examples: Any) -> list[Case]:
+    """Returns inputs to check a file with.
+
+    At two batch sizes and lengths, as far as the signature leaves them free, with and without padding. Padding is an id
+    of 0, `False`, or the `mask_value` of a `Masking` layer in the model.
+    """
+    specs = keras.tree.flatten(signature)
+    if examples is not None:
+        return _of_examples(specs, examples)
+    if odd := next((spec for spec in specs if not _can_be_made_up(spec)), None):
+        raise ValueError(
+            f"export: `examples`: no inputs can be made up for '{odd.name}', {odd.dtype} of shape {odd.shape}. Give "
+            "some, as for model.predict"
+        )
+    parts = model._flatten_layers()
+    ids = [int(part.input_dim) for part in parts if isinstance(part, keras.layers.Embedding)]
+    masked = [float(part.mask_value) for part in parts if isinstance(part, keras.layers.Masking)]
+    made, seen = [], set()
+    rng = np.random.default_rng(0)
+    free = any(None in spec.shape[1:] for spec in specs)
+    for batch, length in zip(_BATCHES, _LENGTHS, strict=True):
+        rows = _fixed_batch(specs) or batch
+        for padded in (False, True):
+            arrays = [
+                _made_up(spec, rows, length, padded, min(ids, default=2), next(iter(masked), 0.0), rng)
+                for spec in specs
+            ]
+            shapes = tuple(array.shape for array in arrays)
+            # Where everything is fixed, the second size is the first.
+            if (shapes, padded) not in seen:
+                seen.add((shapes, padded))
+                size = f"batch {rows}, length {length}" if free else f"batch {rows}"
+                made.append(Case(f"{size}, {'with' if padded else 'no'} padding", arrays))
+    return made
+
+
+def _fixed_batch(specs: Sequence[Any]) -> int | None:
+    return next((spec.shape[0] for spec in specs if spec.shape and spec.shape[0] is not None), None)
+
+
+def _can_be_made_up(spec: Any) -> bool:
+    return len(spec.shape) > 0 and (spec.dtype == "bool" or "int" in spec.dtype or "float" in spec.dtype)
+
+
+def _made_up(
+    spec: Any, rows: int, length: int, padded: bool, ids: int, mask_value: float, rng: np.random.Generator
+) -> Any:
+    shape = (rows, *(length if axis is None else axis for axis in spec.shape[1:]))
+    padding: float
+    if spec.dtype == "bool":
+        array, padding = np.ones(shape, bool), 0
+    elif "int" in spec.dtype:
+        top = min(ids, np.iinfo(spec.dtype).max)
+        array, padding = rng.integers(min(1, top - 1), top, shape).astype(spec.dtype), 0
+    else:
+        array, padding = rng.normal(size=shape).astype(spec.dtype), mask_value
+    if padded and len(shape) > 1 and (len(shape) > 2 or "float" not in spec.dtype):
+        for row in range(rows):
+            array[row, _padding(row, shape[1])] = padding
+    return array
+
+
+def _padding(row: int, time: int) -> slice:
+    """Returns the padding of a row: on the right, on the left, everywhere, none, in turns."""
+    return (slice(time - time // 3, None), slice(0, time // 2), slice(0, None), slice(0, 0))[row % 4]
+
+
+def _of_examples(specs: Sequence[Any], examples: Any) -> list[Case]:
+    """Returns the user's inputs, and half of their rows and timesteps where these are free."""
+    arrays = [keras.ops.convert_to_numpy(array) for array in keras.tree.flatten(examples)]
+    if len(arrays) != len(specs):
+        raise ValueError(f"export: `examples`: expected {len(specs)} arrays, as for model.predict, found {len(arrays)}")
+    for spec, array in zip(specs, arrays, strict=True):
+        fits = array.ndim == len(spec.shape) and all(
+            axis in (None, size) for axis, size in zip(spec.shape[1:], array.shape[1:], strict=True)
+        )
+        if not fits or not array.size:
+            raise ValueError(f"export: `examples`: '{spec.name}': expected shape {spec.shape}, found {array.shape}")
+
+    def part(spec: Any, array: Any, divisor: int) -> Any:
+        rows = spec.shape[0] or max(1, len(array) // divisor)
+        array = array[np.arange(rows) % len(array)]
+        for axis, size in enumerate(spec.shape[1:], start=1):
+            if size is None:
+                array = array.take(np.arange(max(1, array.shape[axis] // divisor)), axis)
+        return array if spec.dtype == "string" else array.astype(spec.dtype)
+
+    return [
+        Case(name, [part(spec, array, divisor) for spec, array in zip(specs, arrays, strict=True)])
+        for name, divisor in (("the examples", 1), ("half of the examples", 2))
+    ]

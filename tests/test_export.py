@@ -1,0 +1,409 @@
+"""`lstm_fast.export`: each format from each backend, that the model stays as it is, and that a wrong file is caught."""
+
+import contextlib
+import pathlib
+import shutil
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from keras_side import BACKEND, everything_in, fused, to_numpy
+
+import lstm_fast
+from lstm_fast import exports
+
+pytestmark = [
+    pytest.mark.filterwarnings(f"ignore:{warning}")
+    for warning in (
+        "The `native_serialization` parameter is deprecated",
+        "In the future `np.object`",
+        "__array__",
+    )
+]
+
+SUFFIXES = {"saved_model": "", "onnx": ".onnx", "litert": ".tflite", "openvino": ".xml"}
+FORMATS = list(SUFFIXES)
+
+
+@pytest.fixture(autouse=True)
+def fallbacks_are_no_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What counts the calls of the kernels is `fused`."""
+    monkeypatch.setenv("LSTM_FAST_KERNEL", "auto")
+
+
+def needs(format: str) -> None:
+    """Skips a test where a package is missing that writes or runs a format."""
+    for package in {"onnx": ["tensorflow", "tf2onnx", "onnxruntime"], "openvino": ["openvino"]}.get(
+        format, ["tensorflow"]
+    ):
+        pytest.importorskip(package)
+
+
+def make_model(*, mask: bool = True, dtype: str | None = None, stateful: bool = False) -> Any:
+    keras.utils.set_random_seed(0)
+    batch = {"batch_shape": (2, None)} if stateful else {"shape": (None,)}
+    model = keras.Sequential(
+        [
+            keras.Input(**batch, dtype="int32"),
+            # Larger than Keras's own, for outputs that differ.
+            keras.layers.Embedding(20, 4, embeddings_initializer="normal", mask_zero=mask, dtype=dtype),
+            lstm_fast.FastBidirectional(lstm_fast.FastLSTM(3, return_sequences=True, dtype=dtype), dtype=dtype),
+            lstm_fast.FastLSTM(4, stateful=stateful, dropout=0.3, dtype=dtype),
+            keras.layers.Dense(2, dtype=dtype),
+        ]
+    )
+    model.layers[0].set_weights([np.random.default_rng(0).normal(size=(20, 4))])
+    return model
+
+
+def export(model: Any, folder: pathlib.Path, format: Any, **how: Any) -> Any:
+    needs(format)
+    if format == "litert":
+        how = {"batch_size": 3, **how}
+    return lstm_fast.export(model, folder / f"model{SUFFIXES[format]}", format, **how)
+
+
+@contextlib.contextmanager
+def untouched(model: Any) -> Iterator[None]:
+    """Asserts that all variables, the classes, the policies and what the model was compiled to are what they were."""
+
+    def facts() -> list[Any]:
+        parts = model._flatten_layers()
+        cudnn = [part.use_cudnn for part in parts if hasattr(part, "use_cudnn")]
+        return [
+            [type(part) for part in parts],
+            [part.dtype_policy.name for part in parts],
+            cudnn,
+            vars(model).get("optimizer"),
+        ]
+
+    variables, before = everything_in(model), facts()
+    values = [to_numpy(variable) for variable in variables]
+    yield
+    assert facts() == before
+    assert list(map(id, everything_in(model))) == list(map(id, variables))
+    for variable, value in zip(variables, values, strict=True):
+        np.testing.assert_array_equal(to_numpy(variable), value)
+
+
+def assert_right(report: Any, *, cases: int = 4) -> None:
+    assert report.path.exists()
+    assert len(report.checks) == cases
+    assert sum("with padding" in check.inputs for check in report.checks) == cases // 2
+    assert report.difference < 1e-5
+    assert "checks say little" not in str(report)
+    # Nothing else was left beside it.
+    names = {path.name for path in report.path.parent.iterdir()}
+    assert names <= {report.path.name, report.path.with_suffix(".bin").name}
+
+
+@pytest.mark.parametrize("mask", [True, False], ids=["masked", "unmasked"])
+@pytest.mark.parametrize("format", FORMATS)
+def test_each_format(format: str, mask: bool, tmp_path: pathlib.Path) -> None:
+    model = make_model(mask=mask)
+    with untouched(model):
+        report = export(model, tmp_path, format)
+    assert_right(report)
+    with fused(2):
+        model(np.ones((2, 3), np.int32))
+
+
+@pytest.mark.parametrize("format", ["saved_model", "onnx"])
+@pytest.mark.backends("jax", "torch")
+def test_from_other_backends(format: str, tmp_path: pathlib.Path) -> None:
+    model = make_model()
+    model.compile("adam", "mse")
+    model.fit(np.ones((4, 3), np.int32), np.ones((4, 2)), verbose=0)
+    with untouched(model):
+        report = export(model, tmp_path, format)
+    assert_right(report)
+
+
+@pytest.mark.backends("tensorflow", "torch")
+def test_mixed_precision_leaves_as_float32(tmp_path: pathlib.Path) -> None:
+    model = make_model(dtype="mixed_float16")
+    model.compile("adam", "mse")
+    with untouched(model):
+        report = export(model, tmp_path, "onnx")
+    assert_right(report)
+    assert "float32 in the place of mixed_float16" in str(report)
+    onnx = pytest.importorskip("onnx")
+    types = {tensor.data_type for tensor in onnx.load(report.path).graph.initializer}
+    assert onnx.TensorProto.FLOAT in types
+    assert not types & {onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
+
+
+def test_float64(tmp_path: pathlib.Path) -> None:
+    model = make_model(dtype="float64")
+    with untouched(model):
+        report = export(model, tmp_path, "onnx", dtype="float64")
+        assert report.difference < 1e-14
+        assert_right(export(model, tmp_path, "onnx"))
+        for format in ("litert", "openvino"):
+            with pytest.raises((ValueError, ImportError), match=r"`dtype`: .*float64|pip install"):
+                lstm_fast.export(model, tmp_path / f"m{SUFFIXES[format]}", format, dtype="float64", batch_size=2)
+    with pytest.raises(exports.ExportError, match=r"does not run: .*does not support double.*give dtype='float32'"):
+        export(make_model(dtype="float64", mask=False), tmp_path, "onnx", dtype="float64")
+
+
+def make_functional(*, fixed: bool = False) -> Any:
+    """Two inputs in a dict, a state as the third, and two outputs."""
+    time = 6 if fixed else None
+    inputs = {
+        "words": keras.Input((time,), dtype="int32", name="words"),
+        "features": keras.Input((time, 2), name="features"),
+        "state": keras.Input((3,), name="state"),
+    }
+    x = keras.layers.Embedding(9, 2, embeddings_initializer="normal", mask_zero=True)(inputs["words"])
+    x = keras.layers.Concatenate()([x, inputs["features"]])
+    x, h, _ = lstm_fast.FastLSTM(3, return_sequences=True, return_state=True)(
+        x, initial_state=[inputs["state"], inputs["state"]]
+    )
+    return keras.Model(inputs, [keras.layers.Dense(2)(x), h])
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_several_inputs_and_outputs(format: str, tmp_path: pathlib.Path) -> None:
+    assert_right(export(make_functional(), tmp_path, format))
+
+
+def test_fixed_lengths_and_batches(tmp_path: pathlib.Path) -> None:
+    report = export(make_functional(fixed=True), tmp_path, "onnx", batch_size=3)
+    assert_right(report, cases=2)
+    assert [check.inputs for check in report.checks] == ["batch 3, no padding", "batch 3, with padding"]
+
+
+def test_plain_model_and_masking_of_floats(tmp_path: pathlib.Path) -> None:
+    inputs = keras.Input((None, 3))
+    x = keras.layers.Masking(-1.0)(inputs)
+    model = keras.Model(inputs, keras.layers.Bidirectional(keras.layers.LSTM(4, return_sequences=True))(x))
+    assert_right(export(model, tmp_path, "onnx"))
+
+
+class Subclassed(keras.Model):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = lstm_fast.FastLSTM(3)
+
+    def call(self, x: Any) -> Any:
+        return self.lstm(x)
+
+
+def test_subclassed_model_needs_a_signature(tmp_path: pathlib.Path) -> None:
+    model = Subclassed()
+    with pytest.raises(ValueError, match="`input_signature`: the model 'subclassed' does not tell its inputs"):
+        export(model, tmp_path, "onnx")
+    signature = [keras.InputSpec(shape=(None, None, 2), dtype="float32")]
+    assert_right(export(model, tmp_path, "onnx", input_signature=signature))
+
+
+class Twice(keras.layers.Layer):
+    """A layer of a user, which Keras does not know by name."""
+
+    def call(self, x: Any) -> Any:
+        return 2.0 * x
+
+
+@pytest.mark.backends("tensorflow", "torch")
+def test_layers_of_the_user(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_layers.py").write_text(
+        "import keras\n"
+        "@keras.saving.register_keras_serializable('own')\n"
+        "class Thrice(keras.layers.Layer):\n"
+        "    def call(self, x):\n"
+        "        return 3.0 * x\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    import own_layers
+
+    out = tmp_path / "out"
+    out.mkdir()
+    layers = [keras.Input((None, 2)), lstm_fast.FastLSTM(3)]
+    assert_right(export(keras.Sequential([*layers, own_layers.Thrice()]), out, "onnx", imports=["own_layers"]))
+    model = keras.Sequential([keras.Input((None, 2)), lstm_fast.FastLSTM(3), Twice()])
+    if BACKEND == "tensorflow":
+        assert_right(export(model, out, "onnx"))
+        return
+    monkeypatch.setattr(Twice, "__module__", "__main__")  # of a program
+    with pytest.raises(exports.ExportError, match=r"(?s)Twice.*register_keras_serializable.*imports="):
+        export(model, out, "onnx")
+
+
+def test_stateful(tmp_path: pathlib.Path) -> None:
+    """A SavedModel goes on from the states that the model had; the others do not."""
+    model = make_model(stateful=True)
+    model.predict(np.ones((2, 5), np.int32), verbose=0)
+    with untouched(model):
+        report = export(model, tmp_path, "saved_model")
+    assert_right(report)
+    assert "stateful: the file begins with the states that the model had" in str(report)
+    with pytest.raises(ValueError, match=r"`model`: stateful layers \('.*lstm.*'\).*onnx does not.*`initial_state`"):
+        export(model, tmp_path, "onnx")
+
+
+@pytest.mark.backends("jax", "torch")
+def test_stateful_of_other_backends_is_refused(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(ValueError, match=r"exported from TensorFlow alone.*KERAS_BACKEND=tensorflow"):
+        export(make_model(stateful=True), tmp_path, "saved_model")
+
+
+def test_damaged_file_is_caught(tmp_path: pathlib.Path) -> None:
+    """One weight of the file changes by a hundredth."""
+    onnx = pytest.importorskip("onnx")
+    model = make_model()
+    path = export(model, tmp_path, "onnx").path
+    assert exports.check(model, path, "onnx").difference < 1e-5
+    file = onnx.load(path)
+    tensor = next(tensor for tensor in file.graph.initializer if tuple(tensor.dims) == (4, 2))
+    weights = onnx.numpy_helper.to_array(tensor).copy()
+    weights[1, 0] += 0.01
+    tensor.CopyFrom(onnx.numpy_helper.from_array(weights, tensor.name))
+    onnx.save(file, path)
+    with pytest.raises(
+        exports.ExportError, match=r"does not compute what the model does: batch 2, length 7, .*allowed"
+    ):
+        exports.check(model, path, "onnx")
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(exports.ExportError, match="does not run"):
+        exports.check(model, path, "onnx")
+
+
+def test_wrong_file_is_not_left(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A converter that writes another model than it was given; what was there before stays."""
+    needs("onnx")
+    path = tmp_path / "model.onnx"
+    path.write_text("before")
+    write = exports.writers.WRITERS["onnx"]
+    other = make_model()
+    other.set_weights([-weight for weight in other.get_weights()])
+    monkeypatch.setitem(exports.writers.WRITERS, "onnx", lambda _, path, signature: write(other, path, signature))
+    with pytest.raises(exports.ExportError, match="does not compute what the model does"):
+        lstm_fast.export(make_model(), path, "onnx")
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_file_runs_without_this_package(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One with an op of this package in it is caught, although the op is there in this process."""
+    monkeypatch.setattr(lstm_fast.writing, "_WRITERS", ())
+    monkeypatch.setattr(exports.convert, "as_keras", contextlib.nullcontext)
+    with pytest.raises(exports.ExportError, match=r"does not run: .*LstmFast"):
+        export(make_model(), tmp_path, "saved_model")
+    assert not list(tmp_path.iterdir())
+
+
+def test_examples(tmp_path: pathlib.Path) -> None:
+    model = make_model()
+    x = np.random.default_rng(0).integers(0, 20, (6, 8))
+    report = export(model, tmp_path, "onnx", examples=x)
+    assert [check.inputs for check in report.checks] == ["the examples", "half of the examples"]
+    with pytest.raises(
+        ValueError, match=r"`examples`: 'keras_tensor.*expected shape \(None, None\), found \(6, 8, 1\)"
+    ):
+        export(model, tmp_path, "onnx", examples=x[..., None])
+    with pytest.raises(ValueError, match=r"`examples`: the model does not take the examples"):
+        export(model, tmp_path, "onnx", examples=x + 100)
+
+
+@pytest.mark.parametrize("package", ["tensorflow", "tf2onnx", "onnx"])
+def test_missing_packages_are_refused(package: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model()
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match=f"`format`: onnx is written with .*{package}.*pip install .*{package}"):
+        lstm_fast.export(model, tmp_path / "model.onnx", "onnx")
+
+
+def test_missing_runtime_is_said(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needs("onnx")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    report = lstm_fast.export(make_model(), tmp_path / "model.onnx", "onnx")
+    assert report.checks == ()
+    assert report.difference is None
+    assert "not checked: install onnxruntime" in str(report)
+
+
+@pytest.mark.parametrize(
+    ("name", "how", "message"),
+    [
+        ("m.onnx", {}, "expected the name of a folder for the format saved_model, .*did you mean format='onnx'"),
+        ("m", {"format": "onnx"}, r"expected a name that ends in \.onnx"),
+        ("m", {"format": "pdf"}, "`format`: expected one of saved_model, onnx, litert, openvino, found 'pdf'"),
+        ("m", {"dtype": "float16"}, "`dtype`: expected one of float32, float64, found 'float16'"),
+        ("m.tflite", {"format": "litert"}, "`batch_size`: .*give batch_size=1"),
+        ("m", {"batch_size": 0}, "`batch_size`: expected a positive integer"),
+        ("m", {"tolerance": 0.0}, "`tolerance`: expected a positive number"),
+        ("nowhere/m", {}, "there is no folder"),
+    ],
+)
+def test_arguments_are_refused(name: str, how: dict[str, Any], message: str, tmp_path: pathlib.Path) -> None:
+    with pytest.raises(ValueError, match=f"export: .*{message}"):
+        lstm_fast.export(make_model(), tmp_path / name, **how)
+    assert not list(tmp_path.iterdir())
+
+
+def test_folders_of_others_are_left_alone(tmp_path: pathlib.Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "letter.txt").write_text("dear")
+    with pytest.raises(ValueError, match="is a folder with other things in it"):
+        lstm_fast.export(make_model(), folder)
+    assert (folder / "letter.txt").exists()
+    shutil.rmtree(folder)
+    with pytest.raises(TypeError, match=r"expected a keras\.Model, found the layer"):
+        lstm_fast.export(lstm_fast.FastLSTM(2), folder)
+
+
+# What the layers themselves say where a model goes into a file
+
+
+def logged(caplog: pytest.LogCaptureFixture) -> str:
+    return "\n".join(record.getMessage() for record in caplog.records if record.levelname == "WARNING")
+
+
+@pytest.mark.parametrize(
+    ("format", "how", "message"),
+    [
+        ("onnx", {"dtype": "mixed_bfloat16"}, "ONNX Runtime refuses bfloat16"),
+        ("onnx", {"dtype": "float64", "mask": False}, "ONNX Runtime has no LSTM of float64"),
+        ("onnx", {"stateful": True}, "forgets the states of a layer with stateful=True"),
+        ("litert", {}, "needs the Flex delegate"),
+    ],
+)
+def test_files_that_no_runtime_takes_are_told(
+    format: str, how: dict[str, Any], message: str, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    needs(format)
+    model = make_model(**how)
+    model(np.ones((2, 3), np.int32))
+    lstm_fast.status.__globals__["_fallbacks"].clear()
+    with caplog.at_level("INFO", logger="lstm_fast"):
+        model.export(tmp_path / f"model{SUFFIXES[format]}", format=format, verbose=False)
+    assert message in logged(caplog)
+
+
+# PyTorch's exporter to ONNX warns of itself, and of each number that it reads.
+pytorch_warns = pytest.mark.filterwarnings("ignore")
+
+
+@pytorch_warns
+@pytest.mark.backends("torch")
+def test_a_trace_of_one_timestep_is_refused(tmp_path: pathlib.Path) -> None:
+    pytest.importorskip("onnx")
+    model = make_model()
+    model(np.ones((2, 3), np.int32))
+    with pytest.raises(ValueError, match=r"any number of timesteps and computes one.*lstm_fast\.export"):
+        model.export(tmp_path / "model.onnx", format="onnx", verbose=False)
+
+
+@pytorch_warns
+@pytest.mark.backends("torch")
+@pytest.mark.parametrize("time", [1, 4])
+def test_a_trace_of_known_length_is_right(time: int, tmp_path: pathlib.Path) -> None:
+    needs("onnx")
+    model = make_model(mask=False)
+    signature = [keras.InputSpec(shape=(None, time), dtype="int32", name="x")]
+    model.export(tmp_path / "model.onnx", format="onnx", input_signature=signature, verbose=False)
+    assert_right(exports.check(model, tmp_path / "model.onnx", "onnx", input_signature=signature))
