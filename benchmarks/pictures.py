@@ -10,8 +10,10 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks.command import parser
+from lstm_fast.bench.environment import environment
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,7 +23,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = options.parse_args(arguments)
 
     from benchmarks.plots import machine
-    from lstm_fast.bench.environment import environment
     from lstm_fast.text import plots
     from lstm_fast.text.compare import Comparison, Times
 
@@ -31,8 +32,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         values = {field.name: content[field.name] for field in dataclasses.fields(Comparison)}
         times = {name: Times(**values[name]) for name in ("train_ms", "predict_ms")}
         results.append(Comparison(**{**values, **times}))
-    plots.times(results, f"lstm-fast compare; {machine(environment())}", given.output)
+    plots.times(results, f"lstm-fast compare; {machine(_of_the_example())}", given.output)
     return 0
+
+
+def _of_the_example() -> dict[str, Any]:
+    """The environment without the packages that have no part in it."""
+    return {name: value for name, value in environment().items() if name not in ("torch", "jax", "onnxruntime")}
 
 
 if __name__ == "__main__":

@@ -3,6 +3,9 @@
 In a page, a comment of its own line before a block says what to do with it:
 `<!-- not run: REASON -->`, `<!-- not compared: REASON -->` of the output after it, and `<!-- own process -->` for what
 must be set before a framework starts.
+
+A `console` block is what a reader sees on a terminal. Its commands, after `$`, are run in the folder of the page's
+code; of their output the lines of the command's own errors and warnings are compared.
 """
 
 import contextlib
@@ -38,6 +41,9 @@ NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.ipynb"))
 NOT_RUN = {
     "make ": "installs an environment; CI runs make demo and make test as README.md has them",
     "pip install": "needs a package index",
+    "pip uninstall": "would take away what is tested",
+    ".ci/nvcc": "needs a package index",
+    "CUDA_HOME=": "compiles for minutes",
     "export ": "is a setting for what comes after it",
     "docker ": "needs a container",
     "jupyter lab": "opens a browser; the notebooks themselves are run here",
@@ -102,14 +108,39 @@ def as_a_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 
 
 def with_code() -> list[Path]:
-    return [page for page in PAGES if any(block.language == "python" for block in blocks(page))]
+    return [page for page in PAGES if any(block.language in ("python", "console") for block in blocks(page))]
+
+
+def run_on_a_terminal(page: Path, block: Block, folder: Path) -> None:
+    """Runs the commands of a console block one after the other."""
+    program = folder / "bin" / "lstm-fast"
+    program.parent.mkdir(exist_ok=True)
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m lstm_fast "$@"\n')
+    program.chmod(0o755)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}"}
+    for session in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]:
+        command, _, shown = session.partition("\n")
+        done = subprocess.run(
+            ["bash", "-c", command],
+            cwd=folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        where = f"{page.name}:{block.line}: {command}\n{done.stdout}"
+        own = [line for line in shown.splitlines() if line.startswith("lstm-fast: ")]
+        assert done.returncode == (2 if any("error:" in line for line in own) else 0), where
+        assert own == [line for line in done.stdout.splitlines() if line.startswith("lstm-fast: ")], where
 
 
 # Keras's own, when it saves a model; and converters' on the way.
 @pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept:DeprecationWarning")
 @pytest.mark.parametrize("page", with_code(), ids=lambda page: page.stem)
 @pytest.mark.usefixtures("as_a_user")
-def test_code_runs_and_prints_what_the_page_says(page: Path) -> None:
+def test_code_runs_and_prints_what_the_page_says(page: Path, tmp_path: Path) -> None:
     check_marks(page)
     namespace: dict[str, object] = {"__name__": "__main__"}
     printed: str | None = None  # by the code before
@@ -127,6 +158,9 @@ def test_code_runs_and_prints_what_the_page_says(page: Path) -> None:
                 with contextlib.redirect_stdout(io.StringIO()) as output:
                     exec(compile(code, str(page), "exec"), namespace)
                 printed = output.getvalue()
+        elif block.language == "console":
+            if "not run" not in block.marks:
+                run_on_a_terminal(page, block, tmp_path)
         else:
             if block.language == "text" and printed and block.follows and "not compared" not in block.marks:
                 assert checker.check_output(block.text, printed, doctest.ELLIPSIS), (
@@ -144,7 +178,7 @@ def run_apart(code: str) -> str:
     return done.stdout
 
 
-LANGUAGES = ("python", "text", "bash")
+LANGUAGES = ("python", "text", "bash", "console")
 
 
 def test_blocks_say_what_they_are() -> None:
