@@ -62,6 +62,10 @@ QUICK = {
 }
 
 
+# What the code of a page needs beside Keras, TensorFlow and NumPy.
+NEEDS = {"export": ("onnxruntime", "tf2onnx", "openvino"), "data": ("tensorflow_datasets",)}
+
+
 class Block(NamedTuple):
     """A fenced block of a page."""
 
@@ -138,9 +142,12 @@ def run_on_a_terminal(page: Path, block: Block, folder: Path) -> None:
 
 # Keras's own, when it saves a model; and converters' on the way.
 @pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:In the future `np.object` will be defined:FutureWarning")
 @pytest.mark.parametrize("page", with_code(), ids=lambda page: page.stem)
 @pytest.mark.usefixtures("as_a_user")
 def test_code_runs_and_prints_what_the_page_says(page: Path, tmp_path: Path) -> None:
+    for package in NEEDS.get(page.stem, ()):
+        pytest.importorskip(package)
     check_marks(page)
     namespace: dict[str, object] = {"__name__": "__main__"}
     printed: str | None = None  # by the code before
