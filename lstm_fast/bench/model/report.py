@@ -11,6 +11,7 @@ from lstm_fast.bench.model.measure import FAST, PLAIN, PREDICTION, TRAINING, Ans
 from lstm_fast.bench.words import digits, significant
 
 GAIN = 1.05  # the least ratio that is called a gain
+_TELLING = 8 * 2**20  # bytes of memory below which a ratio is chance
 _SHOWN = {TRAINING: "training", PREDICTION: "prediction"}
 
 
@@ -52,7 +53,7 @@ def table(answer: Answer) -> Table:
         drawn.add_row(name, plain, fast, f"[bold]{digits(ratio)}[/bold]")
     if len(answer.peak_bytes) == len((PLAIN, FAST)):
         plain_bytes, fast_bytes = (answer.peak_bytes[model] for model in (PLAIN, FAST))
-        ratio_of_bytes = digits(plain_bytes / fast_bytes) if fast_bytes > 0 else ""
+        ratio_of_bytes = digits(plain_bytes / fast_bytes) if fast_bytes > _TELLING else ""
         drawn.add_row(
             "memory of training", *(f"{size / 2**20:.0f} MiB" for size in (plain_bytes, fast_bytes)), ratio_of_bytes
         )
