@@ -265,7 +265,7 @@ def test_other_backends(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 
 def test_missing_package(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "matplotlib" else object())
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     message = fails(capsys)
     assert "expected the package matplotlib, found none; run pip install 'lstm_fast[cli]'" in message
 
