@@ -26,7 +26,7 @@ lint: $(VENV)/installed-$(EXTRAS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m mypy.stubtest lstm_fast._core $$(ls lstm_fast/_cuda.*.so 2> /dev/null | sed 's/.*/lstm_fast._cuda/;q')
+	$(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml lstm_fast._core $$(ls lstm_fast/_cuda.*.so 2> /dev/null | sed 's/.*/lstm_fast._cuda/;q')
 	$(BIN)/clang-format --dry-run --Werror $$(git ls-files '*.h' '*.cc' '*.inl' '*.cu')
 
 clean:
