@@ -169,7 +169,7 @@ def test_code_runs_and_prints_what_the_page_says(page: Path, tmp_path: Path) -> 
             if "not run" not in block.marks:
                 run_on_a_terminal(page, block, tmp_path)
         else:
-            if block.language == "text" and printed and block.follows and "not compared" not in block.marks:
+            if block.language == "text" and printed is not None and block.follows and "not compared" not in block.marks:
                 assert checker.check_output(block.text, printed, doctest.ELLIPSIS), (
                     f"{page.name}:{block.line}: expected\n{block.text}\nfound\n{printed}"
                 )
