@@ -265,14 +265,14 @@ def test_texts_of_a_pipe(two: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     rows, _ = predicted(capsys, "--model", str(two), f"/dev/fd/{reader}")
     os.close(reader)
     assert [row["text"] for row in rows] == ["good film", "bad film"]
-    message = fails(capsys, "predict", "--model", str(two), str(tmp_path))
+    message = fails(capsys, "--model", str(two), str(tmp_path))
     assert f"texts: expected a file or - for stdin, found the folder {tmp_path}" in message
 
 
 def test_an_output_that_is_a_folder(two: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "found.csv").mkdir()
     given = ["--model", str(two), lines(tmp_path / "a.txt", ["good"]), "--output", str(tmp_path / "found.csv")]
-    assert "output: expected the name of a file, found the folder " in fails(capsys, "predict", *given)
+    assert "output: expected the name of a file, found the folder " in fails(capsys, *given)
 
 
 def test_no_output_needs_no_folder(

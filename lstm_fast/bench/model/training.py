@@ -126,7 +126,7 @@ def _made_up(model: Any, outputs: Any) -> Any:
 
 def _losses(model: Any, outputs: Any) -> list[Any]:
     """Returns the loss of each output, in the order in which `outputs` is flattened; None for one without a loss."""
-    losses = keras.tree.flatten(model.loss)
+    losses: list[Any] = keras.tree.flatten(model.loss)
     places = [path for path, _ in keras.tree.flatten_with_path(outputs)]
     if isinstance(model.loss, dict) and len(places) > 1:  # flattened by key, where outputs in a list keep their order
         by_place = dict(keras.tree.flatten_with_path(model.loss))
