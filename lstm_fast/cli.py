@@ -139,7 +139,7 @@ def _parser() -> argparse.ArgumentParser:
         "whichever are there, with the backend that Keras runs on (KERAS_BACKEND) and on the device that it finds. Who "
         "computes anything else than Keras does is not timed. Leaves bench.json and bench.svg in the output folder. "
         "With --model: your own model, as it is and accelerated. First both have to compute the same; then training "
-        "step and prediction are timed by turns. Nothing of the model's file is changed. Leaves bench.json.",
+        "step and prediction are timed by turns. Nothing of the model's file is changed. Leaves model.json.",
     )
     shapes = bench.add_mutually_exclusive_group()
     shapes.add_argument(

@@ -11,7 +11,7 @@ from pathlib import Path
 # Keras's backends, and the package that each of them imports. Where none is asked for, the first one that is installed
 # is used of those that train.
 _NEEDED = {"tensorflow": "tensorflow", "jax": "jax", "torch": "torch", "numpy": "jax", "openvino": "openvino"}
-_TRAINING = ("tensorflow", "jax", "torch")
+TRAINING = ("tensorflow", "jax", "torch")
 
 
 def _is_command() -> bool:
@@ -36,18 +36,18 @@ def prepare() -> None:
 
 
 def _choose_backend() -> None:
-    installed = [backend for backend in _TRAINING if is_installed(_NEEDED[backend])]
+    installed = [backend for backend in TRAINING if is_installed(_NEEDED[backend])]
     found = " and ".join(installed) or "none of them"
     if backend := os.environ.get("KERAS_BACKEND"):
         if backend not in _NEEDED:
             raise ImportError(
                 f"KERAS_BACKEND: expected one of {', '.join(_NEEDED)}, found {backend!r}; installed of "
-                f"{', '.join(_TRAINING)}: {found}"
+                f"{', '.join(TRAINING)}: {found}"
             )
         if not is_installed(_NEEDED[backend]):
             raise ImportError(
                 f"KERAS_BACKEND: found {backend!r}, for which Keras needs the package {_NEEDED[backend]}, which is not "
-                f"installed; installed of {', '.join(_TRAINING)}: {found}"
+                f"installed; installed of {', '.join(TRAINING)}: {found}"
             )
         return
     configured = _configured()

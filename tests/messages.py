@@ -22,7 +22,7 @@ SAYS = {"warn", "log", "warning", "error", "info", "Unavailable", "UnavailableEr
 WRITES = {
     "backends/__init__.py": {"check_library", "cuda"},
     "backends/tensorflow_cuda.py": {"_load", "slower_than_cudnn"},
-    "cli.py": {"_positive_int", "_natural_int", "_positive_float", "_padding"},
+    "cli.py": {"_positive_int", "_natural_int", "_positive_float", "_share", "_padding"},
     "cells.py": {"other_cell", "_other", "unfit"},
     "convert.py": {"_log", "check_model"},
     "functional.py": {"_advised", "_does_not_fit"},

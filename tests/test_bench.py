@@ -198,6 +198,8 @@ def test_too_large_for_this_machine(
 def test_fallback_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("LSTM_FAST_KERNEL", "keras")
     only(monkeypatch, {KERAS: list, FAST: list})
+    (tmp_path / "bench.svg").write_text("of an earlier run", encoding="utf-8")
+    (tmp_path / "model.json").write_text("of bench --model", encoding="utf-8")
     assert main(["bench", *SHAPE, "--output", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     assert "fell back" in printed
@@ -206,7 +208,7 @@ def test_fallback_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
         assert case["fallbacks"]
         assert case["ratios"] == {}
         assert FAST not in case["ms"]
-    assert not (tmp_path / "bench.svg").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"bench.json", "model.json"}
 
 
 @pytest.mark.backends("tensorflow", "jax")

@@ -15,6 +15,7 @@ import lstm_fast
 from lstm_fast.bench.model import inputs, load, measure, padding, peak, training
 from lstm_fast.bench.model.measure import FAST, PLAIN, PREDICTION, TRAINING
 from lstm_fast.cli import main
+from lstm_fast.errors import CommandError
 
 pytestmark = [
     pytest.mark.backends("tensorflow", "jax", "torch"),
@@ -41,8 +42,8 @@ def bench(folder: Path, model: Any, *options: str) -> tuple[int, dict[str, Any]]
     before = path.read_bytes()
     status = main(["bench", "--model", str(path), "--output", str(folder / "new" / "out"), *options])
     assert path.read_bytes() == before
-    assert {file.name for file in (folder / "new" / "out").iterdir()} == {"bench.json"}
-    return status, json.loads((folder / "new" / "out" / "bench.json").read_text(encoding="utf-8"))
+    assert {file.name for file in (folder / "new" / "out").iterdir()} == {"model.json"}
+    return status, json.loads((folder / "new" / "out" / "model.json").read_text(encoding="utf-8"))
 
 
 def save(folder: Path, **arrays: np.ndarray) -> str:
@@ -158,7 +159,7 @@ def test_h5(tmp_path: Path) -> None:
     path = tmp_path / "my.h5"
     single(layers.LSTM(4)).save(path)
     assert main(["bench", "--model", str(path), "--timesteps", "4", "--output", str(tmp_path)]) == 0
-    check(json.loads((tmp_path / "bench.json").read_text(encoding="utf-8")), forward=1)
+    check(json.loads((tmp_path / "model.json").read_text(encoding="utf-8")), forward=1)
 
 
 def unregistered(y: Any, predicted: Any) -> Any:
@@ -390,6 +391,51 @@ def test_structures_are_found_by_name_and_place(tmp_path: Path) -> None:
         model.predict_on_batch(batch.x)
 
 
+@pytest.mark.backends("tensorflow")
+def test_the_batch_of_a_first_call_is_not_fixed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A Sequential without Input keeps it in its file."""
+    model = keras.Sequential([layers.LSTM(4), layers.Dense(1)])
+    model.compile("sgd", "mse")
+    model.fit(np.ones((4, 5, 3)), np.ones((4, 1)), batch_size=2, verbose=0)
+    assert model.inputs[0].shape[0] == 2
+    model.save(tmp_path / "fitted.keras")
+    fitted = str(tmp_path / "fitted.keras")
+    given = ["--model", fitted, "--output", str(tmp_path)]
+    data = save(tmp_path, x=np.ones((6, 5, 3), "float32"), y=np.ones((6, 1)))
+    for options, rows in ((["--data", data], "6 rows of"), (["--batch-size", "3"], "[3, 5, 3], float32")):
+        assert main(["bench", *given, *options]) == 0
+        assert rows in capsys.readouterr().out
+    message = fails(capsys, *given, "--data", data, "--batch-size", "7")
+    assert "--batch-size: expected at most 6, the rows of --data, found 7" in message
+
+
+@pytest.mark.backends("tensorflow")
+def test_a_batch_is_cut_before_it_is_checked(tmp_path: Path) -> None:
+    model = single(layers.LSTM(2, stateful=True), shape=(5, 3), batch_size=2)
+    data = Path(save(tmp_path, x=np.ones((6, 5, 3), "float32")))
+    assert inputs.from_file(model, data, batch_size=2).x.shape == (2, 5, 3)
+    with pytest.raises(CommandError, match=r"expected the shape \[2, 5, 3\], found \[6, 5, 3\]"):
+        inputs.from_file(model, data, batch_size=None)
+
+
+@pytest.mark.backends("tensorflow")
+def test_losses_are_found_by_name() -> None:
+    """Outputs in a list keep their order, here against that of their names."""
+    x = keras.Input((2,))
+    outputs = [layers.Dense(3, name="words")(x), layers.Dense(4, name="also")(x)]
+    losses = {"words": keras.losses.SparseCategoricalCrossentropy(from_logits=True), "also": "mse"}
+    for made in (outputs, {"words": outputs[0], "also": outputs[1]}):
+        model = keras.Model(x, made)
+        model.compile("sgd", losses)
+        batch = inputs.made_up(model, 5, None)
+        predicted = model.predict_on_batch(batch.x)
+        how, _ = training.choose(model, batch, predicted)
+        assert how.words == "the model's own, of made-up targets"
+        words, also = (how.y["words"], how.y["also"]) if isinstance(made, dict) else how.y
+        assert words.shape == (5,)
+        assert also.shape == (5, 4)
+
+
 # What does not profit
 
 
@@ -457,6 +503,23 @@ def test_peak_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert kept < fast < plain
     with pytest.raises(RuntimeError, match="expected a file of Keras"):
         peak.in_fresh_process(asked._replace(model=str(tmp_path / "none.keras")))
+
+
+@pytest.mark.backends("tensorflow")
+def test_modules_may_print(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also at the end of the other process, and even end it: that loses the figure only."""
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    Path("loud.py").write_text("import atexit; print('hello'); atexit.register(print, 'bye')", encoding="utf-8")
+    Path("ending.py").write_text("import sys; sys.exit()", encoding="utf-8")
+    model = single(layers.LSTM(2))
+    model.save("my.keras")
+    batch = inputs.made_up(model, 2, 5)
+    how, _ = training.choose(model, batch, np.zeros((2, 2), "float32"))
+    asked = peak.Asked("my.keras", ("loud",), True, batch, how)
+    assert peak.in_fresh_process(asked) >= 0
+    with pytest.raises(RuntimeError, match="FileNotFoundError"):
+        peak.in_fresh_process(asked._replace(imports=("ending",)))
 
 
 # Bad input
@@ -533,9 +596,13 @@ def test_inputs_that_cannot_be_made_up(tmp_path: Path, capsys: pytest.CaptureFix
     path = str(tmp_path / "my.keras")
     single(layers.Dense(2), shape=(None, None, 2)).save(path)
     assert "of shape (None, None, None, 2) has several free axes" in fails(capsys, "--model", path)
-    single(layers.LSTM(2), batch_size=4).save(path)
+    single(layers.LSTM(2, stateful=True), batch_size=4).save(path)
     assert "--batch-size: expected 4, which the model has, found 5" in fails(
         capsys, "--model", path, "--batch-size", "5"
+    )
+    single(layers.LSTM(2), shape=(5, 3)).save(path)
+    assert "--timesteps: expected none for a model whose inputs have no free axis, [any, 5, 3], found 7" in fails(
+        capsys, "--model", path, "--timesteps", "7"
     )
     single(layers.Identity(), dtype="string").save(path)
     assert "is of dtype string, which cannot be made up" in fails(capsys, "--model", path)

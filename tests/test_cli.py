@@ -145,7 +145,9 @@ def test_a_killed_run_is_resumed(tmp_path: Path, options: list[str]) -> None:
     np.testing.assert_allclose(history["loss"][:epochs], kept["loss"], rtol=1e-5)
 
 
-def test_a_history_ahead_of_its_model_is_cut(tmp_path: Path, options: list[str]) -> None:
+def test_a_history_ahead_of_its_model_is_cut(
+    tmp_path: Path, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     """What a kill between the two files leaves."""
     output = tmp_path / "run"
     assert train(output, *options, "--epochs", "1") == 0
@@ -153,7 +155,9 @@ def test_a_history_ahead_of_its_model_is_cut(tmp_path: Path, options: list[str])
     assert train(output, "--resume", "--epochs", "2") == 0
     before = read(output)
     (output / "model.keras").write_bytes(model)
+    capsys.readouterr()
     assert train(output, "--resume", "--epochs", "2") == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("epochs: 2, ")  # and not that there was nothing to do
     for name, values in read(output).items():
         np.testing.assert_allclose(values, before[name], rtol=1e-5)
 

@@ -1,5 +1,6 @@
 """What goes wrong around the commands: the environment, missing packages, long silences, closed pipes."""
 
+import contextlib
 import io
 import itertools
 import os
@@ -103,6 +104,15 @@ def test_compare_is_for_tensorflow(tmp_path: Path) -> None:
     assert result.stderr.startswith("lstm-fast: error: compare: expected Keras on tensorflow, found 'torch'")
 
 
+@pytest.mark.parametrize("name", ["train", "bench"])
+def test_a_backend_that_cannot_train(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("jax")  # which Keras needs for it
+    result = command(*COMMANDS[name], "--output", str(tmp_path / "new"), KERAS_BACKEND="numpy")
+    expected = "lstm-fast: error: KERAS_BACKEND: expected one of tensorflow, jax, torch, found 'numpy'\n"
+    assert (result.returncode, result.stderr) == (2, expected)
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_other_backends_train_and_predict(backend: str, tmp_path: Path) -> None:
     """And one backend predicts with what another has trained."""
@@ -195,3 +205,21 @@ def test_a_reader_that_has_seen_enough() -> None:
     result = subprocess.run(line, stdout=writer, stderr=subprocess.PIPE, text=True, check=False, timeout=300)
     os.close(writer)
     assert (result.returncode, result.stderr) == (1, "")
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_nobody_hears_the_heartbeat(monkeypatch: pytest.MonkeyPatch, closed: bool) -> None:
+    """An error in its thread would be one of the test."""
+    monkeypatch.setattr(heartbeat, "INTERVAL", 0.02)
+    reader, writer = os.pipe()
+    os.close(reader)
+    stdout = os.fdopen(writer, "w")
+    monkeypatch.setattr(sys, "stdout", stdout)
+    with heartbeat.Heartbeat() as beat:
+        if closed:
+            stdout.close()
+        beat.now("batch 1")
+        beat._thread.join(10)
+        assert not beat._thread.is_alive()
+    with contextlib.suppress(BrokenPipeError):  # of what it has not got rid of
+        stdout.close()

@@ -257,6 +257,33 @@ def test_wrong_texts(
     assert message in fails(capsys, "--model", str(two), *options, str(tmp_path / name))
 
 
+def test_texts_of_a_pipe(two: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As the shell makes one for <(command)."""
+    reader, writer = os.pipe()
+    os.write(writer, b"good film\nbad film\n")
+    os.close(writer)
+    rows, _ = predicted(capsys, "--model", str(two), f"/dev/fd/{reader}")
+    os.close(reader)
+    assert [row["text"] for row in rows] == ["good film", "bad film"]
+    message = fails(capsys, "--model", str(two), str(tmp_path))
+    assert f"texts: expected a file or - for stdin, found the folder {tmp_path}" in message
+
+
+def test_an_output_that_is_a_folder(two: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "found.csv").mkdir()
+    given = ["--model", str(two), lines(tmp_path / "a.txt", ["good"]), "--output", str(tmp_path / "found.csv")]
+    assert "output: expected the name of a file, found the folder " in fails(capsys, *given)
+
+
+def test_no_output_needs_no_folder(
+    two: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also root may not write into /proc/self."""
+    monkeypatch.chdir("/proc/self")
+    rows, _ = predicted(capsys, "--model", str(two), lines(tmp_path / "a.txt", ["good"]))
+    assert len(rows) == 1
+
+
 def test_the_output_is_not_the_input(two: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "a.csv"
     path.write_text("text\ngood\n", encoding="utf-8")

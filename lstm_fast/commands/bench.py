@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from lstm_fast.commands import bench_model
 from lstm_fast.commands.exits import FAILED, INTERRUPTED
 from lstm_fast.commands.packages import require
+from lstm_fast.commands.start import check_training
 from lstm_fast.errors import CommandError
 from lstm_fast.files import output_folder
 
@@ -32,11 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # a graph for every scenario, which it takes for a mistake
-    import keras
-
-    backends = ("tensorflow", "jax", "torch")
-    if keras.backend.backend() not in backends:
-        raise CommandError(f"KERAS_BACKEND: expected one of {', '.join(backends)}, found {keras.backend.backend()!r}")
+    check_training()
     with output_folder(arguments.output):
         return _grid(arguments) if arguments.model is None else bench_model.run(arguments)
 
@@ -127,6 +124,8 @@ def _show(results: list[Measurement], output: Path, console: Console) -> None:
     if panels:
         replace(output / "bench.svg", lambda part: plots.bars(panels, part))
         written.append("bench.svg")
+    elif results:  # nor is one of an earlier run that of this one
+        (output / "bench.svg").unlink(missing_ok=True)
     if written:
         print(" and ".join(str(output / name) for name in written), "written")
     for result in results:

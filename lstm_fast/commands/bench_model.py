@@ -59,8 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
         "verdict": verdict,
         "status": status().as_dict(),
     }
-    write_json(output / "bench.json", content)
-    print(output / "bench.json", "written")
+    write_json(output / "model.json", content)
+    print(output / "model.json", "written")
     for failure in answer.failures:
         print(f"lstm-fast: bench failed: {failure}", file=sys.stderr)
     return FAILED if answer.failures else 0

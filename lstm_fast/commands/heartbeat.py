@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
@@ -44,6 +45,8 @@ class Heartbeat:
         self.now(line)
 
     def _beat(self) -> None:
-        while not self._stop.wait(INTERVAL):
-            if self._doing:
-                print(f"{time.monotonic() - self._start:.0f} s: {self._doing}", flush=True)
+        # Where nobody reads any more, or the output is closed, the command itself has to say so.
+        with contextlib.suppress(BrokenPipeError, ValueError):
+            while not self._stop.wait(INTERVAL):
+                if self._doing:
+                    print(f"{time.monotonic() - self._start:.0f} s: {self._doing}", flush=True)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-
+from lstm_fast.environment import is_installed
 from lstm_fast.errors import CommandError
 
 
@@ -15,13 +13,7 @@ def require(command: str, *names: str) -> None:
         command: that needs them.
         names: by which they are imported.
     """
-    missing = [name for name in names if not _is_installed(name)]
+    missing = [name for name in names if not is_installed(name)]
     if missing:
         packages = " ".join(name.replace("_", "-") for name in missing)
         raise CommandError(f"{command}: expected the package {missing[0]}, found none; run pip install {packages}")
-
-
-def _is_installed(package: str) -> bool:
-    if package in sys.modules:
-        return sys.modules[package] is not None
-    return importlib.util.find_spec(package) is not None

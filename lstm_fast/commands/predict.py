@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import csv
 import io
 import sys
@@ -35,6 +36,8 @@ def run(arguments: argparse.Namespace) -> int:
     if output is not None:
         if output.suffix.lower() != ".csv":
             raise CommandError(f"output: expected a name that ends in .csv, found {output}")
+        if output.is_dir():
+            raise CommandError(f"output: expected the name of a file, found the folder {output}")
         if output.resolve() == Path(arguments.texts).resolve():
             raise CommandError(f"output: expected another file than the one with the texts, found {output} for both")
     classifier = prediction.load(arguments.model, arguments.vocabulary)
@@ -48,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("predicting", total=len(contents))
-        with output_folder(output.parent if output else Path()):
+        with output_folder(output.parent) if output else contextlib.nullcontext():
             found = classifier.probabilities(contents, arguments.batch_size, lambda done: bar.advance(task, done))
             if output is not None:
 

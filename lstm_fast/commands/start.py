@@ -39,6 +39,14 @@ def start() -> None:
             tf.constant(0)
 
 
+def check_training() -> None:
+    """Raises CommandError if Keras runs on a backend that cannot train."""
+    import keras
+
+    if (backend := keras.backend.backend()) not in environment.TRAINING:
+        raise CommandError(f"KERAS_BACKEND: expected one of {', '.join(environment.TRAINING)}, found {backend!r}")
+
+
 def check_settings() -> None:
     """Raises CommandError if a variable LSTM_FAST_* has a value that cannot be used."""
     from lstm_fast import backends

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from lstm_fast.commands import texts
 from lstm_fast.commands.exits import INTERRUPTED
 from lstm_fast.commands.heartbeat import Heartbeat
+from lstm_fast.commands.start import check_training
 
 if TYPE_CHECKING:
     from lstm_fast.text.batches import Data
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command and returns its exit status."""
+    check_training()
     texts.prepare("train")
     from lstm_fast.files import OutputError, output_folder
     from lstm_fast.text import training
@@ -32,10 +34,9 @@ def run(arguments: argparse.Namespace) -> int:
     before = training.read_run(output) if arguments.resume else None
     with output_folder(output), Heartbeat() as heartbeat:
         run, data = _resumed(before, arguments, heartbeat) if before else _new(arguments, heartbeat)
-        done = run.epochs
         try:
             verbose = 1 if sys.stdout.isatty() else 2
-            training.train(run, data, output, arguments.epochs, verbose=verbose, progress=heartbeat.now)
+            trained = training.train(run, data, output, arguments.epochs, verbose=verbose, progress=heartbeat.now)
         except KeyboardInterrupt:
             kept_epochs = (
                 f"{run.epochs} epochs are in {output}, --resume goes on" if run.epochs else "no epoch was finished"
@@ -43,10 +44,10 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"\nlstm-fast: interrupted; {kept_epochs}", file=sys.stderr)
             return INTERRUPTED
     accuracy = f"validation accuracy {run.history['val_accuracy'][-1]:.4f}"
-    if run.epochs == done and done >= arguments.epochs:
+    if not trained:
         print(
-            f"nothing to train: the run in {output} has its {done} epochs already, {accuracy}; "
-            f"--epochs {done + 1} or more goes on"
+            f"nothing to train: the run in {output} has its {run.epochs} epochs already, {accuracy}; "
+            f"--epochs {run.epochs + 1} or more goes on"
         )
     else:
         print(

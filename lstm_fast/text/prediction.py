@@ -52,8 +52,9 @@ def read_texts(source: str, column: str | None, usual: str | None = None) -> tup
         DataError: nothing can be read, or there is no text in it.
     """
     path = Path(source)
-    if source != "-" and not path.is_file():
-        raise DataError(f"texts: expected a file or - for stdin, found nothing at {source}")
+    if source != "-" and (path.is_dir() or not path.exists()):  # a pipe is good, too
+        found = "the folder" if path.is_dir() else "nothing at"
+        raise DataError(f"texts: expected a file or - for stdin, found {found} {source}")
     if source != "-" and tables.kind(path):
         table = tables.read(path, "texts")
         guess = usual if column is None and usual in table.columns else column

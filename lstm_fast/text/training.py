@@ -17,7 +17,6 @@ from lstm_fast.files import OutputError, replace, write_json
 from lstm_fast.status import status
 from lstm_fast.text import plots, vocabulary
 from lstm_fast.text.batches import Data
-from lstm_fast.text.corpus import Columns
 from lstm_fast.text.models import MODELS, LayerName
 from lstm_fast.text.saved import HISTORY_FILE, MODEL_FILE, PLOT_FILE, RUN_FILE, VOCABULARY_FILE, load_model
 
@@ -41,11 +40,6 @@ class Settings:
     text_column: str | None = None
     label_column: str | None = None
     test_share: float | None = None
-
-    @property
-    def columns(self) -> Columns:
-        """Those that concern the reading of data of one's own."""
-        return Columns(self.text_column, self.label_column, self.test_share)
 
 
 @dataclasses.dataclass
@@ -132,7 +126,7 @@ def train(
     epochs: int,
     verbose: int | str = "auto",
     progress: Callable[[str], None] = lambda _: None,
-) -> None:
+) -> int:
     """Trains and validates, and keeps model, history, plot and vocabulary in `output` after every epoch.
 
     A resumed run ends as it would have ended without the interruption: the optimizer's state and the order of the
@@ -145,6 +139,9 @@ def train(
         epochs: to reach in total.
         verbose: Keras's.
         progress: gets what is being done, after every batch.
+
+    Returns:
+        How many epochs it has trained.
 
     Raises:
         OutputError: the data differ from those of the resumed run, or its model is damaged.
@@ -176,17 +173,19 @@ def train(
     run.device = ", ".join(found_here.gpus) or processor()
     packages = versions(("keras", run.backend, "numpy"))
     run.versions = {"python": platform.python_version(), "lstm_fast": found_here.version, **packages}
-    if run.epochs < epochs:
+    before = run.epochs
+    if before < epochs:
         model.fit(
-            data.train_batches(first_epoch=run.epochs),
+            data.train_batches(first_epoch=before),
             steps_per_epoch=data.steps_per_epoch,
             validation_data=data.test_batches(),
-            initial_epoch=run.epochs,
+            initial_epoch=before,
             epochs=epochs,
             callbacks=[_StepLoss(run), _Keeper(run, data, output), _Progress(epochs, progress)],
             shuffle=False,  # the dataset shuffles
             verbose=verbose,
         )
+    return run.epochs - before
 
 
 def _describe(data: Data) -> dict[str, Any]:

@@ -53,9 +53,10 @@ def from_file(model: Any, path: Path, batch_size: int | None) -> Batch:
         batch_size: how many rows of it, the first ones; None: all.
 
     Raises:
-        CommandError: the file cannot be read, or does not fit the model.
+        CommandError: the file cannot be read, does not fit the model, or has fewer rows.
     """
-    arrays = _read(path)
+    whole = _read(path)
+    arrays = {name: array[:batch_size] for name, array in whole.items()}
     structure = structure_of(model)
     targets = {"y", *_output_names(model)}
     if structure is None:
@@ -82,9 +83,10 @@ def from_file(model: Any, path: Path, batch_size: int | None) -> Batch:
     y = _targets(model, arrays, used)
     if unknown := sorted(set(arrays) - used - targets):
         raise CommandError(f"--data: expected only inputs and targets of the model, found {_listed(unknown)}, too")
-    rows = _rows(arrays)
-    if batch_size is not None and batch_size < rows:
-        x, y = (keras.tree.map_structure(lambda array: array[:batch_size], part) for part in (x, y))
+    rows = _rows(whole)
+    if batch_size is not None:
+        if batch_size > rows:
+            raise CommandError(f"--batch-size: expected at most {rows}, the rows of --data, found {batch_size}")
         rows = batch_size
     return Batch(x, y, rows, f"{rows} rows of {path}", made_up=False)
 
@@ -98,7 +100,7 @@ def made_up(model: Any, batch_size: int | None, timesteps: int | None) -> Batch:
         timesteps: of a free axis; None: 200.
 
     Raises:
-        CommandError: the model does not say what it takes.
+        CommandError: the model does not say what it takes, or has sizes of its own where others are asked for.
     """
     structure = structure_of(model)
     if structure is None:
@@ -107,12 +109,15 @@ def made_up(model: Any, batch_size: int | None, timesteps: int | None) -> Batch:
             f"a {type(model).__name__}, which does not; give it a batch: --data batch.npz"
         )
     inputs = _inputs(model, structure)
-    fixed = {one.shape[0] for one in inputs} - {None}
-    if batch_size is not None and fixed - {batch_size}:
+    fixed = [one.shape[0] for one in inputs if one.shape[0] is not None]
+    if batch_size is not None and set(fixed) - {batch_size}:
+        raise CommandError(f"--batch-size: expected {max(fixed)}, which the model has, found {batch_size}")
+    if timesteps is not None and not any(None in one.shape[1:] for one in inputs):
+        shapes = ", ".join(_shape(one.shape) for one in inputs)
         raise CommandError(
-            f"--batch-size: expected {max(filter(None, fixed))}, which the model has, found {batch_size}"
+            f"--timesteps: expected none for a model whose inputs have no free axis, {shapes}, found {timesteps}"
         )
-    rows = max(filter(None, fixed), default=batch_size or BATCH_SIZE)
+    rows = max(fixed, default=batch_size or BATCH_SIZE)
     rng = np.random.default_rng(0)
     arrays, words = [], []
     for one in inputs:
@@ -137,13 +142,28 @@ def structure_of(model: Any) -> Any:
     return tensors[0] if isinstance(model, keras.Sequential) else model.input
 
 
+def takes_any_batch(model: Any) -> bool:
+    """Whether a model says that its batch axis is free; one of a Sequential is so wherever no state has its size.
+
+    A Sequential without Input has the size of its first call, and its file does not tell that from one asked for.
+    """
+    structure = structure_of(model)
+    if structure is None:
+        return False
+    if isinstance(model, keras.Sequential):
+        return not any(getattr(part, "stateful", False) for part in parts_of(model))
+    return all(tensor.shape[0] is None for tensor in keras.tree.flatten(structure))
+
+
 def _inputs(model: Any, structure: Any) -> list[_Input]:
     found = []
+    any_batch = takes_any_batch(model)
     for place, (path, tensor) in enumerate(keras.tree.flatten_with_path(structure)):
         where = "/".join(map(str, path))
         names = dict.fromkeys(name for name in (tensor.name, where, f"arr_{place}") if name)
         below, embedded = _vocabulary(model, tensor)
-        found.append(_Input(tuple(names), tuple(tensor.shape), str(tensor.dtype), below, embedded))
+        shape = (None, *tensor.shape[1:]) if any_batch else tuple(tensor.shape)
+        found.append(_Input(tuple(names), shape, str(tensor.dtype), below, embedded))
     return found
 
 

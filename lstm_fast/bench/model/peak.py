@@ -16,6 +16,7 @@ from lstm_fast.bench import memory
 from lstm_fast.bench.model import inputs, load, training
 from lstm_fast.bench.model.inputs import Batch
 from lstm_fast.bench.model.training import Training
+from lstm_fast.errors import in_one_line
 
 STEPS = 3  # the allocator has then seen everything that it will use again
 _FEW = 2  # rows that a process trains on before
@@ -46,27 +47,34 @@ def in_fresh_process(asked: Asked) -> int:
         RuntimeError: it cannot be measured here; the message is what the other process said last.
     """
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "asked"
-        path.write_bytes(pickle.dumps(asked))
-        script = "import sys; from lstm_fast.bench.model import peak; peak.main(sys.argv[1])"
-        finished = subprocess.run(
-            [sys.executable, "-c", script, str(path)],
-            capture_output=True,
-            text=True,
-            check=False,
-            env={**os.environ, "KERAS_BACKEND": keras.backend.backend()},
-        )
-    if finished.returncode:
-        raise RuntimeError(next(reversed(finished.stderr.splitlines()), f"exit status {finished.returncode}"))
-    return int(finished.stdout.splitlines()[-1])
+        question, result = Path(folder) / "asked", Path(folder) / "bytes"
+        script = "import sys; from lstm_fast.bench.model import peak; peak.main(*sys.argv[1:])"
+        try:
+            question.write_bytes(pickle.dumps(asked))
+            finished = subprocess.run(
+                [sys.executable, "-c", script, str(question), str(result)],
+                capture_output=True,
+                text=True,
+                errors="replace",
+                check=False,
+                env={**os.environ, "KERAS_BACKEND": keras.backend.backend()},
+            )
+            if not finished.returncode:
+                return int(result.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:  # such as a full disk, or a module that ends the process
+            raise RuntimeError(in_one_line(error)) from error
+    raise RuntimeError(next(reversed(finished.stderr.splitlines()), f"exit status {finished.returncode}"))
 
 
-def main(path: str) -> None:
-    """Prints what `in_fresh_process` returns: its side in the other process."""
-    asked: Asked = pickle.loads(Path(path).read_bytes())  # of a folder that only its own user can write in
+def main(question: str, result: str) -> None:
+    """Writes what `in_fresh_process` returns into a file: its side in the other process.
+
+    Not to stdout, where the modules of a user may print as well.
+    """
+    asked: Asked = pickle.loads(Path(question).read_bytes())  # of a folder that only its own user can write in
     pair = load.load(Path(asked.model), load.import_modules(asked.imports))
     model = pair.fast if asked.fast else pair.plain
-    if _takes_any_batch(model):
+    if inputs.takes_any_batch(model):
         few = asked.batch._replace(x=_first_rows(asked.batch.x))
         training.step(model, few, asked.how._replace(y=_first_rows(asked.how.y)))()
     before = memory.resident_bytes()
@@ -75,12 +83,7 @@ def main(path: str) -> None:
     memory.reset_peak()
     for _ in range(STEPS):
         step()
-    print(memory.peak_bytes() - before)
-
-
-def _takes_any_batch(model: Any) -> bool:
-    structure = inputs.structure_of(model)
-    return structure is not None and all(tensor.shape[0] is None for tensor in keras.tree.flatten(structure))
+    Path(result).write_text(str(memory.peak_bytes() - before), encoding="utf-8")
 
 
 def _first_rows(structure: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -112,9 +113,7 @@ def _made_up(model: Any, outputs: Any) -> Any:
     """Returns random targets that suit the outputs and the losses of a model, in the structure of the outputs."""
     rng = np.random.default_rng(1)
     flat = keras.tree.flatten(outputs)
-    losses = keras.tree.flatten(model.loss)
-    if len(losses) != len(flat):
-        losses = losses[:1] * len(flat)
+    losses = _losses(model, outputs)
     targets = []
     for output, loss in zip(flat, losses, strict=True):
         name = loss if isinstance(loss, str) else getattr(loss, "__name__", type(loss).__name__)
@@ -123,3 +122,14 @@ def _made_up(model: Any, outputs: Any) -> Any:
         else:
             targets.append(rng.integers(0, 2, output.shape).astype("float32"))
     return keras.tree.pack_sequence_as(outputs, targets)
+
+
+def _losses(model: Any, outputs: Any) -> list[Any]:
+    """Returns the loss of each output, in the order in which `outputs` is flattened; None for one without a loss."""
+    losses: list[Any] = keras.tree.flatten(model.loss)
+    places = [path for path, _ in keras.tree.flatten_with_path(outputs)]
+    if isinstance(model.loss, dict) and len(places) > 1:  # flattened by key, where outputs in a list keep their order
+        by_place = dict(keras.tree.flatten_with_path(model.loss))
+        names = [(name,) for name in getattr(model, "output_names", None) or ()]
+        return [by_place.get(path, by_place.get(name)) for path, name in itertools.zip_longest(places, names)]
+    return losses if len(losses) == len(places) else losses[:1] * len(places)
