@@ -261,9 +261,9 @@ def _target(path: pathlib.Path, format: str) -> pathlib.Path:
             f"export: `path`: {str(path)!r} is the current folder, or one around it: give the name of a folder in it"
         )
     if path.is_dir():
-        found = sorted(entry.name for entry in path.iterdir())
-        known = _SAVED_MODEL if "saved_model.pb" in found else set()
-        if odd := [name for name in found if name not in known]:
+        names = sorted(entry.name for entry in path.iterdir())
+        known = _SAVED_MODEL if "saved_model.pb" in names else set()
+        if odd := [name for name in names if name not in known]:
             raise ValueError(
                 f"export: `path`: {str(path)!r} is a folder with other things in it, such as {odd[0]!r}: choose "
                 "another name"

@@ -92,9 +92,11 @@ def _built_by_a_call(model: Any) -> bool:
         return False
     if any(isinstance(part, keras.layers.RNN) and part.stateful for part in layers.parts_of(model)):
         return False
-    # Keras makes this layer with these two arguments. keras.Input gives it all that there are, and so does a file.
+    # Keras makes the layer with a `batch_shape`, with the dtype of the layer after it, and with nothing else. Who writes
+    # a keras.Input just so gets a file that takes any number of rows, theirs among them.
     made_with = getattr(getattr(model._layers[0], "_auto_config", None), "config", {})
-    return set(made_with) == {"batch_shape", "dtype"}
+    given = {name: value for name, value in made_with.items() if value not in (None, False)}
+    return set(given) == {"batch_shape", "dtype"} and given["dtype"] == model.layers[0].compute_dtype
 
 
 def cases(who: str, model: Any, signature: Any, examples: Any) -> list[Case]:
