@@ -406,6 +406,7 @@ def test_the_batch_of_a_fit_stays_free(tmp_path: pathlib.Path) -> None:
     assert "axis 1 is 7" in str(report)
     assert "rows a call" not in str(report)
     assert "the file takes 4 rows a call" in str(export(model, tmp_path, "onnx", batch_size=4))
+    # Where the user has fixed it, it stays.
     own = keras.Sequential([keras.Input((7,), batch_size=4), embedding, lstm_fast.FastLSTM(3)])
     assert exports.signatures.of("export", own, None, None, "float32")[0].shape == (4, 7)
 

@@ -92,8 +92,8 @@ def _built_by_a_call(model: Any) -> bool:
         return False
     if any(isinstance(part, keras.layers.RNN) and part.stateful for part in layers.parts_of(model)):
         return False
-    # Keras makes the layer with a `batch_shape`, with the dtype of the layer after it, and with nothing else. Who writes
-    # a keras.Input just so gets a file that takes any number of rows, theirs among them.
+    # Keras makes the layer with a `batch_shape`, the dtype of the layer after it, and nothing else. An Input of the
+    # user's looks so, too, if it was written just so or read from a file: then the file takes any rows, theirs as well.
     made_with = getattr(getattr(model._layers[0], "_auto_config", None), "config", {})
     given = {name: value for name, value in made_with.items() if value not in (None, False)}
     return set(given) == {"batch_shape", "dtype"} and given["dtype"] == model.layers[0].compute_dtype
