@@ -265,6 +265,23 @@ def parts_of(model: Any) -> list[Any]:
     return list(parts.values())
 
 
+def vocabulary_of(model: Any, tensor: Any) -> tuple[int | None, bool]:
+    """Returns how many ids the Embedding has that an input goes into, and whether it does so without a detour.
+
+    Args:
+        model: A model.
+        tensor: One of its inputs, None if it is not known which.
+    """
+    embeddings = [part for part in parts_of(model) if isinstance(part, keras.layers.Embedding)]
+    direct = [
+        layer.input_dim
+        for layer in embeddings
+        if any(tensor is given for node in layer._inbound_nodes for given in node.input_tensors)
+    ]
+    # One on a detour, as in a nested model, may be any of them: the smallest holds for all.
+    return min(direct or [layer.input_dim for layer in embeddings], default=None), bool(direct)
+
+
 def left_alone(layer: Any) -> str:
     """Returns why a recurrent layer of Keras does not become one of this package; empty if it can."""
     if (ours := _ours_for(layer)) is None:

@@ -24,6 +24,7 @@ WRITES = {
     "backends/tensorflow_cuda.py": {"_load", "slower_than_cudnn"},
     "cli.py": {"_positive_int", "_natural_int", "_positive_float", "_share", "_padding"},
     "cells.py": {"other_cell", "_other", "unfit"},
+    "exports/__init__.py": {"_not_written"},
     "convert.py": {"_log", "check_model"},
     "functional.py": {"_advised", "_does_not_fit"},
     "fused.py": {"fallback"},
@@ -32,6 +33,7 @@ WRITES = {
     "masks.py": {"warn_of_reversed"},
     "states.py": {"_expected", "_advice", "with_checked_batch"},
     "status.py": {"_misspelt"},
+    "writing.py": {"_trouble"},
 }
 # Texts for who calls functions of this package from its own code, with arguments that no user gives.
 INTERNAL = {"text/models.py", "text/sample.py", "reference.py"}

@@ -246,7 +246,7 @@ def test_stateful(tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.backends("jax", "torch")
 def test_stateful_of_other_backends_is_refused(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(ValueError, match=r"exported from TensorFlow alone.*KERAS_BACKEND=tensorflow"):
+    with pytest.raises(ValueError, match=r"exported only from TensorFlow.*KERAS_BACKEND=tensorflow"):
         export(make_model(stateful=True), tmp_path, "saved_model")
 
 
@@ -335,6 +335,7 @@ def test_missing_runtime_is_said(tmp_path: pathlib.Path, monkeypatch: pytest.Mon
         ("m.tflite", {"format": "litert"}, "`batch_size`: .*give batch_size=1"),
         ("m", {"batch_size": 0}, "`batch_size`: expected a positive integer"),
         ("m", {"tolerance": 0.0}, "`tolerance`: expected a positive number"),
+        ("m", {"tolerance": "1"}, "`tolerance`: expected a positive number or None, found '1'"),
         ("nowhere/m", {}, "there is no folder"),
     ],
 )
@@ -348,12 +349,113 @@ def test_folders_of_others_are_left_alone(tmp_path: pathlib.Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "letter.txt").write_text("dear")
-    with pytest.raises(ValueError, match="is a folder with other things in it"):
-        lstm_fast.export(make_model(), folder)
+    for others in ((), ("saved_model.pb", "variables")):
+        for name in others:
+            (folder / name).touch()
+        with pytest.raises(ValueError, match=r"is a folder with other things in it, such as 'letter\.txt'"):
+            lstm_fast.export(make_model(), folder)
     assert (folder / "letter.txt").exists()
+    (folder / "letter.txt").unlink()
+    (tmp_path / "latest").symlink_to("folder")
+    with pytest.raises(ValueError, match="expected the name of a folder, found the link"):
+        lstm_fast.export(make_model(), tmp_path / "latest")
+    (tmp_path / "model.bin").touch()
+    with pytest.raises(ValueError, match=r"model\.bin', which would be replaced, is not of an OpenVINO file"):
+        lstm_fast.export(make_model(), tmp_path / "model.xml", "openvino")
     shutil.rmtree(folder)
     with pytest.raises(TypeError, match=r"expected a keras\.Model, found the layer"):
         lstm_fast.export(lstm_fast.FastLSTM(2), folder)
+
+
+@pytest.mark.parametrize("path", [".", "..", "../inner", "../.."])
+def test_the_current_folder_is_left_alone(path: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    (inner / "saved_model.pb").touch()
+    monkeypatch.chdir(inner)
+    with pytest.raises(ValueError, match="is the current folder, or one around it"):
+        lstm_fast.export(make_model(), path)
+    assert (inner / "saved_model.pb").exists()
+
+
+def test_a_saved_model_is_replaced(tmp_path: pathlib.Path) -> None:
+    export(make_model(), tmp_path, "saved_model")
+    before = (tmp_path / "model" / "saved_model.pb").stat().st_ino
+    assert_right(export(make_model(), tmp_path, "saved_model"))
+    assert (tmp_path / "model" / "saved_model.pb").stat().st_ino != before
+
+
+@pytest.mark.backends("tensorflow")
+def test_output_with_the_time_last(tmp_path: pathlib.Path) -> None:
+    inputs = keras.Input((None, 2))
+    x = lstm_fast.FastLSTM(3, return_sequences=True)(inputs)
+    model = keras.Model(inputs, keras.layers.Lambda(lambda x: x[..., 0], output_shape=(None,))(x))
+    assert_right(export(model, tmp_path, "onnx"))
+
+
+@pytest.mark.backends("tensorflow", "jax")
+def test_the_batch_of_a_fit_stays_free(tmp_path: pathlib.Path) -> None:
+    """Its ids are of a float dtype, as Keras makes the input."""
+    embedding = keras.layers.Embedding(20, 4, embeddings_initializer="normal", mask_zero=True)
+    model = keras.Sequential([embedding, lstm_fast.FastLSTM(3)])
+    model.compile("adam", "mse")
+    model.fit(np.ones((32, 7)), np.ones((32, 3)), batch_size=32, verbose=0)
+    report = export(model, tmp_path, "onnx")
+    assert_right(report)
+    assert [check.inputs.split(",")[0] for check in report.checks] == ["batch 2", "batch 2", "batch 5", "batch 5"]
+    assert "axis 1 is 7" in str(report)
+    assert "rows a call" not in str(report)
+    assert "the file takes 4 rows a call" in str(export(model, tmp_path, "onnx", batch_size=4))
+    # Where the user has fixed it, it stays.
+    own = keras.Sequential([keras.Input((7,), batch_size=4), embedding, lstm_fast.FastLSTM(3)])
+    assert exports.signatures.of("export", own, None, None, "float32")[0].shape == (4, 7)
+
+
+def test_ids_of_a_float_input() -> None:
+    model = keras.Sequential([keras.Input((None,)), keras.layers.Embedding(20, 4), lstm_fast.FastLSTM(3)])
+    signature = exports.signatures.of("export", model, None, None, "float32")
+    cases = exports.signatures.cases("export", model, signature, None)
+    assert all(case.arrays[0].dtype == "float32" for case in cases)
+    ids = np.concatenate([case.arrays[0].ravel() for case in cases])
+    assert set(ids) <= set(range(20))
+    assert len(set(ids)) > 10
+    assert [bool((case.arrays[0] == 0).any()) for case in cases] == [False, True, False, True]
+
+
+def test_infinity_hides_nothing(tmp_path: pathlib.Path) -> None:
+    """A file that is off where an output is finite is wrong, whatever stands beside."""
+    needs("onnx")
+    inputs = keras.Input((None, 2))
+    x = keras.layers.Concatenate()([lstm_fast.FastLSTM(3)(inputs)] * 2)
+    model = keras.Model(inputs, keras.layers.Dense(6)(x))
+    kernel, bias = np.eye(6), np.array([0, 0, np.inf, 0, 0, 0])
+    model.layers[-1].set_weights([kernel, bias])
+    path = export(model, tmp_path, "onnx").path
+    model.layers[-1].set_weights([kernel, bias + 0.01])
+    with pytest.raises(exports.ExportError, match="does not compute what the model does"):
+        exports.check(model, path, "onnx")
+    model.layers[-1].set_weights([kernel, bias[::-1]])
+    with pytest.raises(exports.ExportError, match="largest difference inf"):
+        exports.check(model, path, "onnx")
+
+
+def test_names_of_inputs_are_unique() -> None:
+    specs = [keras.InputSpec(shape=(None, 2), dtype="float32", name=name) for name in ("a", "a", "a_1")]
+    names = [spec.name for spec in exports.signatures.of("export", make_model(), specs, None, "float32")]
+    assert names[:2] == ["a", "a_1"]
+    assert len(set(names)) == 3
+
+
+def test_arguments_of_check_are_refused(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "model"
+    with pytest.raises(ValueError, match="check: `format`: expected one of"):
+        exports.check(make_model(), path, "pdf")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="check: `tolerance`: expected a positive number or None, found '1'"):
+        exports.check(make_model(), path, tolerance="1")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"check: `model`: expected a keras\.Model"):
+        exports.check(lstm_fast.FastLSTM(2), path)
+    with pytest.raises(ValueError, match="check: `examples`: expected 1 arrays"):
+        exports.check(make_model(), path, examples=[])
 
 
 # What the layers themselves say where a model goes into a file

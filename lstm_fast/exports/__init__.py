@@ -1,9 +1,10 @@
 """Models to files that run without this package, and the proof that they do: the file is run and compared."""
 
 import contextlib
+import math
+import numbers
 import os
 import pathlib
-import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
@@ -19,6 +20,9 @@ Format = Literal["saved_model", "onnx", "litert", "openvino"]
 DType = Literal["float32", "float64"]
 
 _SUFFIXES = {"saved_model": "", "onnx": ".onnx", "litert": ".tflite", "openvino": ".xml"}
+
+# What a SavedModel is of: a folder with anything else in it is not replaced.
+_SAVED_MODEL = {"saved_model.pb", "fingerprint.pb", "variables", "assets", "assets.extra"}
 
 # The packages that write a format, and the one that runs it, as Python and as pip call them.
 _WRITTEN_BY = {
@@ -38,7 +42,7 @@ _OF_DTYPE = {"float16": 0.05, "bfloat16": 0.3}
 
 
 class ExportError(RuntimeError):
-    """A file was not written, as it could not be, or as it would compute something else than the model."""
+    """No file was written: it could not be written, or it would compute something else than the model."""
 
 
 class Check(NamedTuple):
@@ -105,7 +109,7 @@ def export(
     Args:
         model: A model of Keras 3.
         path: The file to write, `.onnx`, `.tflite` (litert) or `.xml` (openvino, which writes a `.bin` beside it), or
-            the folder (saved_model). What is there of the same kind is replaced.
+            the folder (saved_model). A file, or a folder with a SavedModel and nothing else in it, is replaced.
         format: What to write.
         dtype: What the file computes in. A model of another dtype, such as one that was trained in `mixed_float16`,
             leaves as a copy.
@@ -128,16 +132,21 @@ def export(
     Example:
     >>> print(lstm_fast.export(model, "model.onnx", format="onnx"))
     """
-    convert.check_model("export", model)
     path = pathlib.Path(path)
-    _check_arguments(model, path, format, dtype, batch_size, tolerance)
+    _check_arguments("export", model, format, batch_size, tolerance)
+    if dtype not in _TOLERANCES:
+        raise ValueError(
+            f"export: `dtype`: expected one of {', '.join(_TOLERANCES)}, found {dtype!r}. For half precision, write "
+            "float32 and convert the file with the tools of its runtime"
+        )
+    target = _target(path, format)
     _check_packages(format)
-    signature = signatures.of(model, input_signature, batch_size, dtype)
+    signature = signatures.of("export", model, input_signature, batch_size, dtype)
     _check_fits(model, format, dtype, signature)
-    with tempfile.TemporaryDirectory(prefix=".lstm_fast-", dir=path.parent) as name:
+    with tempfile.TemporaryDirectory(prefix=".lstm_fast-", dir=target.parent) as name:
         folder = pathlib.Path(name)
-        cases = signatures.cases(model, signature, examples)
-        expected = _answers(model, signature, cases)
+        cases = signatures.cases("export", model, signature, examples)
+        expected = _answers("export", model, signature, cases)
         notes = []
         source, copied = folder / "model.keras", copies.needed(model, dtype)
         in_this_process = keras.backend.backend() == "tensorflow"
@@ -146,7 +155,9 @@ def export(
         plain: Any = None
         if copied:
             plain = _load(source, model)
-            notes.append(_compare_dtypes(model, expected, of_copy := _answers(plain, signature, cases), dtype))
+            notes.append(
+                _compare_dtypes(model, expected, of_copy := _answers("export", plain, signature, cases), dtype)
+            )
             expected = of_copy
         written = folder / f"model{_SUFFIXES[format]}"
         try:
@@ -160,7 +171,7 @@ def export(
         except Exception as error:
             raise _not_written(model, format, error) from error
         checks, more = _check(written, format, signature, cases, expected, tolerance)
-        _move(written, path)
+        _move(written, target)
     return Report(path, format, checks, (*notes, *_known(model, format, signature), *more))
 
 
@@ -189,35 +200,36 @@ def check(
         A `Report`.
 
     Raises:
+        TypeError, ValueError: An argument is not what it should be, or does not fit the model.
         ExportError: The file does not run, or computes something else than the model.
     """
-    convert.check_model("check", model)
     path = pathlib.Path(path)
-    signature = signatures.of(model, input_signature, batch_size, model.compute_dtype)
-    cases = signatures.cases(model, signature, examples)
-    expected = _answers(model, signature, cases)
+    _check_arguments("check", model, format, batch_size, tolerance)
+    signature = signatures.of("check", model, input_signature, batch_size, model.compute_dtype)
+    cases = signatures.cases("check", model, signature, examples)
+    expected = _answers("check", model, signature, cases)
     return Report(path, format, *_check(path, format, signature, cases, expected, tolerance))
 
 
-def _check_arguments(
-    model: Any, path: pathlib.Path, format: str, dtype: str, batch_size: int | None, tolerance: float | None
-) -> None:
+def _check_arguments(who: str, model: Any, format: str, batch_size: Any, tolerance: Any) -> None:
+    """Refuses what no file can be written or checked with, in the name of a function."""
+    convert.check_model(who, model)
     if not isinstance(model, keras.Model):
         raise TypeError(
-            f"export: `model`: expected a keras.Model, found the layer '{model.name}'; put it into a "
+            f"{who}: `model`: expected a keras.Model, found the layer '{model.name}'; put it into a "
             "keras.Sequential with a keras.Input"
         )
     if format not in _SUFFIXES:
-        raise ValueError(f"export: `format`: expected one of {', '.join(_SUFFIXES)}, found {format!r}")
-    if dtype not in _TOLERANCES:
-        raise ValueError(
-            f"export: `dtype`: expected one of {', '.join(_TOLERANCES)}, found {dtype!r}. For half precision, write "
-            "float32 and convert the file with the tools of its runtime"
-        )
+        raise ValueError(f"{who}: `format`: expected one of {', '.join(_SUFFIXES)}, found {format!r}")
     if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
-        raise ValueError(f"export: `batch_size`: expected a positive integer or None, found {batch_size!r}")
-    if tolerance is not None and not tolerance > 0:
-        raise ValueError(f"export: `tolerance`: expected a positive number or None, found {tolerance!r}")
+        raise ValueError(f"{who}: `batch_size`: expected a positive integer or None, found {batch_size!r}")
+    is_number = isinstance(tolerance, numbers.Real) and not isinstance(tolerance, bool)
+    if tolerance is not None and not (is_number and 0 < tolerance < math.inf):
+        raise ValueError(f"{who}: `tolerance`: expected a positive number or None, found {tolerance!r}")
+
+
+def _target(path: pathlib.Path, format: str) -> pathlib.Path:
+    """Returns where to write; refuses to replace what may be of worth."""
     if path.suffix != _SUFFIXES[format] and (_SUFFIXES[format] or path.suffix in (*_SUFFIXES.values(), ".keras")):
         found = next((name for name, suffix in _SUFFIXES.items() if suffix and suffix == path.suffix), None)
         expected = f"a name that ends in {_SUFFIXES[format]}" if _SUFFIXES[format] else "the name of a folder"
@@ -227,10 +239,36 @@ def _check_arguments(
         )
     if not path.parent.is_dir():
         raise ValueError(f"export: `path`: there is no folder {str(path.parent)!r}: make it first")
-    if path.is_dir() and (_SUFFIXES[format] or (any(path.iterdir()) and not (path / "saved_model.pb").exists())):
-        raise ValueError(f"export: `path`: {str(path)!r} is a folder with other things in it: choose another name")
-    if path.is_file() and not _SUFFIXES[format]:
+    target = path.resolve() if path.is_dir() else path.parent.resolve() / path.name
+    if _SUFFIXES[format]:
+        if path.is_dir():
+            raise ValueError(f"export: `path`: expected the name of a file, found the folder {str(path)!r}")
+        beside = path.with_suffix(".bin")
+        if format == "openvino" and beside.exists() and not path.exists():
+            raise ValueError(
+                f"export: `path`: {str(beside)!r}, which would be replaced, is not of an OpenVINO file: choose another "
+                "name"
+            )
+        return target
+    if path.is_symlink():
+        raise ValueError(
+            f"export: `path`: expected the name of a folder, found the link {str(path)!r}: name its target"
+        )
+    if path.is_file():
         raise ValueError(f"export: `path`: expected the name of a folder, found the file {str(path)!r}")
+    if target in (here := pathlib.Path.cwd(), *here.parents):
+        raise ValueError(
+            f"export: `path`: {str(path)!r} is the current folder, or one around it: give the name of a folder in it"
+        )
+    if path.is_dir():
+        names = sorted(entry.name for entry in path.iterdir())
+        known = _SAVED_MODEL if "saved_model.pb" in names else set()
+        if odd := [name for name in names if name not in known]:
+            raise ValueError(
+                f"export: `path`: {str(path)!r} is a folder with other things in it, such as {odd[0]!r}: choose "
+                "another name"
+            )
+    return target
 
 
 def _check_packages(format: str) -> None:
@@ -256,8 +294,8 @@ def _check_fits(model: Any, format: str, dtype: str, signature: Any) -> None:
             )
         if keras.backend.backend() != "tensorflow" or copies.needed(model, dtype):
             raise ValueError(
-                f"export: `model`: stateful layers ({names}) are exported from TensorFlow alone, and in the dtype that "
-                "they have, as the .keras file of a copy has no states. Save the model, load it in a program with "
+                f"export: `model`: stateful layers ({names}) can be exported only from TensorFlow, and only in the "
+                "dtype that they have: a .keras file does not keep states. Save the model, load it in a program with "
                 f"KERAS_BACKEND=tensorflow, export it there: it begins with states of zero. {explicit}, to export it "
                 "from here"
             )
@@ -301,7 +339,7 @@ def _without_cudnn(model: Any) -> Iterator[None]:
             part.use_cudnn = value
 
 
-def _answers(model: Any, signature: Any, cases: Sequence[signatures.Case]) -> list[list[Any]]:
+def _answers(who: str, model: Any, signature: Any, cases: Sequence[signatures.Case]) -> list[list[Any]]:
     """Returns the outputs of a model for each case, called in turn."""
     answers = []
     with _as_it_was(model):
@@ -311,7 +349,7 @@ def _answers(model: Any, signature: Any, cases: Sequence[signatures.Case]) -> li
                 outputs = keras.tree.flatten(model(*arguments, training=False))
             except Exception as error:
                 raise ValueError(
-                    f"export: `examples`: the model does not take {case.name} ({type(error).__name__}: {error}). Give "
+                    f"{who}: `examples`: the model does not take {case.name} ({type(error).__name__}: {error}). Give "
                     "inputs that it takes, as for model.predict"
                 ) from error
             answers.append([np.array(keras.ops.convert_to_numpy(output)) for output in outputs])
@@ -323,7 +361,7 @@ def _save(model: Any, source: pathlib.Path, dtype: str) -> None:
         copies.save(model, source, dtype)
     except Exception as error:
         raise ExportError(
-            f"'{model.name}' cannot be saved as a .keras file, by which a copy of it is made: "
+            f"'{model.name}' cannot be saved as a .keras file. Export needs one to make a copy: "
             f"{type(error).__name__}: {error}"
         ) from error
 
@@ -362,7 +400,7 @@ def _compare_dtypes(model: Any, expected: list[list[Any]], found: list[list[Any]
     for was, now in zip(expected, found, strict=True):
         for a, b in zip(was, now, strict=True):
             largest = max(largest, _difference(a, b))
-            scale = max(scale, float(np.abs(np.asarray(a, np.float64)).max(initial=_LEAST)))
+            scale = max(scale, _LEAST, _largest(a))
     policy = ", ".join(policies)
     if not largest <= allowed * scale:
         raise ExportError(
@@ -394,7 +432,7 @@ def _check(
     outputs = list(zip(*expected, strict=True))
     allowed = [
         (_TOLERANCES.get(output[0].dtype.name, _TOLERANCES["float32"]) if tolerance is None else tolerance)
-        * max(_LEAST, *(float(np.abs(array).max(initial=0.0)) for array in output))
+        * max(_LEAST, *map(_largest, output))
         for output in outputs
     ]
     checks, wrong = [], []
@@ -428,10 +466,26 @@ def _difference(a: Any, b: Any) -> float:
     return float(np.where(np.isnan(off), np.inf, off).max(initial=0.0))
 
 
+def _largest(array: Any) -> float:
+    """Returns the largest finite absolute value: measured by infinity, nothing would be wrong."""
+    values = np.abs(np.asarray(array, np.float64))
+    return float(values.max(initial=0.0, where=np.isfinite(values)))
+
+
 def _spread(output: Sequence[Any]) -> float:
-    """Returns by how much an output varies over all rows, timesteps and cases."""
-    rows = np.concatenate([np.reshape(array, (-1, array.shape[-1] if array.ndim > 1 else 1)) for array in output])
-    return float(np.ptp(np.asarray(rows, np.float64), axis=0).max(initial=0.0)) if len(rows) else 0.0
+    """Returns by how much the finite values of an output vary over all rows, timesteps and cases."""
+    widths = {array.shape[-1] if array.ndim > 1 else 1 for array in output}
+    # Where the last axis is the time, of which the cases have more and less, all its values are of one kind.
+    width = widths.pop() if len(widths) == 1 else 1
+    if not sum(array.size for array in output):
+        return 0.0
+    rows = np.concatenate([np.asarray(array, np.float64).reshape(-1, width) for array in output])
+    finite = np.isfinite(rows)
+    most, least = (
+        np.max(rows, axis=0, initial=-np.inf, where=finite),
+        np.min(rows, axis=0, initial=np.inf, where=finite),
+    )
+    return float((most - least).max(initial=0.0))
 
 
 def _known(model: Any, format: str, signature: Any) -> list[str]:
@@ -441,16 +495,28 @@ def _known(model: Any, format: str, signature: Any) -> list[str]:
         notes.append("stateful: the file begins with the states that the model had, and goes on from call to call")
     if format == "openvino":
         notes.append("OpenVINO computes in bfloat16 on many processors: set INFERENCE_PRECISION_HINT to f32")
-    if format == "litert":
-        rows = next(spec.shape[0] for spec in keras.tree.flatten(signature))
+    specs = keras.tree.flatten(signature)
+    if (rows := signatures.fixed_batch(specs)) is not None:
         notes.append(f"the file takes {rows} rows a call")
+    for spec in specs:
+        fixed = [f"axis {axis} is {size}" for axis, size in enumerate(spec.shape[1:], start=1) if size is not None]
+        if fixed:
+            notes.append(f"fixed in the file: of '{spec.name}' {', '.join(fixed)}")
     return notes
 
 
 def _move(written: pathlib.Path, path: pathlib.Path) -> None:
     """Moves what was written, and is right, to where the user wants it."""
     if path.is_dir():
-        shutil.rmtree(path)
+        # Beside the new one, where it goes last, with what else is there.
+        old = written.with_name("old")
+        os.replace(path, old)
+        try:
+            os.replace(written, path)
+        except OSError:
+            os.replace(old, path)
+            raise
+        return
     os.replace(written, path)
     if (beside := written.with_suffix(".bin")).exists():  # of OpenVINO
         os.replace(beside, path.with_suffix(".bin"))

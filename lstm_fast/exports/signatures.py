@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
+from lstm_fast import layers
+
 # The sizes of the made-up inputs: two batches and two lengths that no export makes up by itself, as it does with 1.
 _BATCHES, _LENGTHS = (2, 5), (7, 12)
 
@@ -23,13 +25,15 @@ class Case(NamedTuple):
     arrays: list[Any]
 
 
-def of(model: Any, given: Any, batch_size: int | None, dtype: str) -> list[Any]:
+def of(who: str, model: Any, given: Any, batch_size: int | None, dtype: str) -> list[Any]:
     """Returns the specs of the arguments of a call of the model: a list of structures of `keras.InputSpec`.
 
     Args:
+        who: The function that the user has called.
         model: A model.
         given: The argument `input_signature` of the user, None if there is none.
-        batch_size: The size of the first axis of each input, None to leave it as it is.
+        batch_size: The size of the first axis of each input, None to leave it as it is, or free where the user
+            has not fixed it.
         dtype: What inputs of floating-point numbers become.
 
     Raises:
@@ -39,24 +43,29 @@ def of(model: Any, given: Any, batch_size: int | None, dtype: str) -> list[Any]:
     if given is None:
         if not getattr(model, "inputs", None):
             raise ValueError(
-                f"export: `input_signature`: the model '{model.name}' does not tell its inputs. Give them, e.g. "
+                f"{who}: `input_signature`: the model '{model.name}' does not tell its inputs. Give them, e.g. "
                 "input_signature=[keras.InputSpec(shape=(None, None), dtype='int32')]: one for each argument of a call"
             )
         # What a Functional model is called with may be a dict. Sequential does not tell before it was called.
         given = model.inputs if isinstance(model, keras.Sequential) else [model.input]
+        any_batch = _built_by_a_call(model)
+    else:
+        any_batch = False
     if not isinstance(given, (list, tuple)):
-        raise TypeError(f"export: `input_signature`: expected a list with an entry for each argument, found {given!r}")
+        raise TypeError(f"{who}: `input_signature`: expected a list with an entry for each argument, found {given!r}")
     names = _names(keras.tree.flatten(list(given)))
 
     def spec(found: Any) -> Any:
         if getattr(found, "shape", None) is None or getattr(found, "dtype", None) is None:
             raise TypeError(
-                f"export: `input_signature`: expected keras.InputSpec with `shape` and `dtype`, found {found!r}"
+                f"{who}: `input_signature`: expected keras.InputSpec with `shape` and `dtype`, found {found!r}"
             )
         shape = tuple(found.shape)
+        if any_batch:
+            shape = (None, *shape[1:])
         if shape and batch_size is not None:
             if shape[0] not in (None, batch_size):
-                raise ValueError(f"export: `batch_size`: found {batch_size}, but the model takes {shape[0]} only")
+                raise ValueError(f"{who}: `batch_size`: found {batch_size}, but the model takes {shape[0]} only")
             shape = (batch_size, *shape[1:])
         kind = keras.backend.standardize_dtype(found.dtype)
         return keras.InputSpec(shape=shape, dtype=dtype if "float" in kind else kind, name=next(names))
@@ -68,12 +77,29 @@ def _names(inputs: Sequence[Any]) -> Iterator[str]:
     """Yields a name for each input that every format takes as it is."""
     used: set[str] = set()
     for i, found in enumerate(inputs):
-        name = re.sub(r"\W", "_", getattr(found, "name", None) or f"input_{i}")
-        yield name if name not in used else f"{name}_{i}"
+        name = wanted = re.sub(r"\W", "_", getattr(found, "name", None) or f"input_{i}")
+        number = i
+        while name in used:
+            name = f"{wanted}_{number}"
+            number += 1
         used.add(name)
+        yield name
 
 
-def cases(model: Any, signature: Any, examples: Any) -> list[Case]:
+def _built_by_a_call(model: Any) -> bool:
+    """Whether a Sequential has its input from the first array that it saw, whose rows mean nothing."""
+    if not isinstance(model, keras.Sequential):
+        return False
+    if any(isinstance(part, keras.layers.RNN) and part.stateful for part in layers.parts_of(model)):
+        return False
+    # Keras makes the layer with a `batch_shape`, the dtype of the layer after it, and nothing else. An Input of the
+    # user's looks so, too, if it was written just so or read from a file: then the file takes any rows, theirs as well.
+    made_with = getattr(getattr(model._layers[0], "_auto_config", None), "config", {})
+    given = {name: value for name, value in made_with.items() if value not in (None, False)}
+    return set(given) == {"batch_shape", "dtype"} and given["dtype"] == model.layers[0].compute_dtype
+
+
+def cases(who: str, model: Any, signature: Any, examples: Any) -> list[Case]:
     """Returns inputs to check a file with.
 
     At two batch sizes and lengths, as far as the signature leaves them free, with and without padding. Padding is an id
@@ -81,24 +107,26 @@ def cases(model: Any, signature: Any, examples: Any) -> list[Case]:
     """
     specs = keras.tree.flatten(signature)
     if examples is not None:
-        return _of_examples(specs, examples)
+        return _of_examples(who, specs, examples)
     if odd := next((spec for spec in specs if not _can_be_made_up(spec)), None):
         raise ValueError(
-            f"export: `examples`: no inputs can be made up for '{odd.name}', {odd.dtype} of shape {odd.shape}. Give "
+            f"{who}: `examples`: no inputs can be made up for '{odd.name}', {odd.dtype} of shape {odd.shape}. Give "
             "some, as for model.predict"
         )
-    parts = model._flatten_layers()
-    ids = [int(part.input_dim) for part in parts if isinstance(part, keras.layers.Embedding)]
-    masked = [float(part.mask_value) for part in parts if isinstance(part, keras.layers.Masking)]
+    tensors = keras.tree.flatten(getattr(model, "inputs", None) or [])
+    if len(tensors) != len(specs):  # of a signature of the user's
+        tensors = [None] * len(specs)
+    ids = [_ids(spec, *layers.vocabulary_of(model, tensor)) for spec, tensor in zip(specs, tensors, strict=True)]
+    masked = [float(part.mask_value) for part in layers.parts_of(model) if isinstance(part, keras.layers.Masking)]
     made, seen = [], set()
     rng = np.random.default_rng(0)
     free = any(None in spec.shape[1:] for spec in specs)
     for batch, length in zip(_BATCHES, _LENGTHS, strict=True):
-        rows = _fixed_batch(specs) or batch
+        rows = fixed_batch(specs) or batch
         for padded in (False, True):
             arrays = [
-                _made_up(spec, rows, length, padded, min(ids, default=2), next(iter(masked), 0.0), rng)
-                for spec in specs
+                _made_up(spec, rows, length, padded, top, next(iter(masked), 0.0), rng)
+                for spec, top in zip(specs, ids, strict=True)
             ]
             shapes = tuple(array.shape for array in arrays)
             # Where everything is fixed, the second size is the first.
@@ -109,7 +137,8 @@ def cases(model: Any, signature: Any, examples: Any) -> list[Case]:
     return made
 
 
-def _fixed_batch(specs: Sequence[Any]) -> int | None:
+def fixed_batch(specs: Sequence[Any]) -> int | None:
+    """Returns the number of rows that a file takes, None if it takes any."""
     return next((spec.shape[0] for spec in specs if spec.shape and spec.shape[0] is not None), None)
 
 
@@ -117,19 +146,26 @@ def _can_be_made_up(spec: Any) -> bool:
     return len(spec.shape) > 0 and (spec.dtype == "bool" or "int" in spec.dtype or "float" in spec.dtype)
 
 
+def _ids(spec: Any, below: int | None, embedded: bool) -> int | None:
+    """Returns what the numbers of an input stay below; None if they are not whole numbers."""
+    if "int" in spec.dtype:
+        return min(2 if below is None else below, np.iinfo(spec.dtype).max)
+    # Ids may be of a float dtype: that is what keras.Input has by default.
+    return below if embedded else None
+
+
 def _made_up(
-    spec: Any, rows: int, length: int, padded: bool, ids: int, mask_value: float, rng: np.random.Generator
+    spec: Any, rows: int, length: int, padded: bool, ids: int | None, mask_value: float, rng: np.random.Generator
 ) -> Any:
     shape = (rows, *(length if axis is None else axis for axis in spec.shape[1:]))
     padding: float
     if spec.dtype == "bool":
         array, padding = np.ones(shape, bool), 0
-    elif "int" in spec.dtype:
-        top = min(ids, np.iinfo(spec.dtype).max)
-        array, padding = rng.integers(min(1, top - 1), top, shape).astype(spec.dtype), 0
+    elif ids is not None:
+        array, padding = rng.integers(min(1, ids - 1), ids, shape).astype(spec.dtype), 0
     else:
         array, padding = rng.normal(size=shape).astype(spec.dtype), mask_value
-    if padded and len(shape) > 1 and (len(shape) > 2 or "float" not in spec.dtype):
+    if padded and len(shape) > 1 and (len(shape) > 2 or ids is not None or spec.dtype == "bool"):
         for row in range(rows):
             array[row, _padding(row, shape[1])] = padding
     return array
@@ -140,17 +176,17 @@ def _padding(row: int, time: int) -> slice:
     return (slice(time - time // 3, None), slice(0, time // 2), slice(0, None), slice(0, 0))[row % 4]
 
 
-def _of_examples(specs: Sequence[Any], examples: Any) -> list[Case]:
+def _of_examples(who: str, specs: Sequence[Any], examples: Any) -> list[Case]:
     """Returns the user's inputs, and half of their rows and timesteps where these are free."""
     arrays = [keras.ops.convert_to_numpy(array) for array in keras.tree.flatten(examples)]
     if len(arrays) != len(specs):
-        raise ValueError(f"export: `examples`: expected {len(specs)} arrays, as for model.predict, found {len(arrays)}")
+        raise ValueError(f"{who}: `examples`: expected {len(specs)} arrays, as for model.predict, found {len(arrays)}")
     for spec, array in zip(specs, arrays, strict=True):
         fits = array.ndim == len(spec.shape) and all(
             axis in (None, size) for axis, size in zip(spec.shape[1:], array.shape[1:], strict=True)
         )
         if not fits or not array.size:
-            raise ValueError(f"export: `examples`: '{spec.name}': expected shape {spec.shape}, found {array.shape}")
+            raise ValueError(f"{who}: `examples`: '{spec.name}': expected shape {spec.shape}, found {array.shape}")
 
     def part(spec: Any, array: Any, divisor: int) -> Any:
         rows = spec.shape[0] or max(1, len(array) // divisor)

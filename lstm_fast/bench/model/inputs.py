@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from lstm_fast.errors import CommandError, in_one_line
-from lstm_fast.layers import parts_of
+from lstm_fast.layers import vocabulary_of
 
 BATCH_SIZE, TIMESTEPS = 32, 200  # of made-up inputs, where nobody says and the model leaves it free
 
@@ -161,22 +161,10 @@ def _inputs(model: Any, structure: Any) -> list[_Input]:
     for place, (path, tensor) in enumerate(keras.tree.flatten_with_path(structure)):
         where = "/".join(map(str, path))
         names = dict.fromkeys(name for name in (tensor.name, where, f"arr_{place}") if name)
-        below, embedded = _vocabulary(model, tensor)
+        below, embedded = vocabulary_of(model, tensor)
         shape = (None, *tensor.shape[1:]) if any_batch else tuple(tensor.shape)
         found.append(_Input(tuple(names), shape, str(tensor.dtype), below, embedded))
     return found
-
-
-def _vocabulary(model: Any, tensor: Any) -> tuple[int | None, bool]:
-    """Returns how many ids the Embedding has that a tensor goes into, and whether it does so without a detour."""
-    embeddings = [part for part in parts_of(model) if isinstance(part, keras.layers.Embedding)]
-    direct = [
-        layer.input_dim
-        for layer in embeddings
-        if any(tensor is given for node in layer._inbound_nodes for given in node.input_tensors)
-    ]
-    # One on a detour, as in a nested model, may be any of them: the smallest holds for all.
-    return min(direct or [layer.input_dim for layer in embeddings], default=None), bool(direct)
 
 
 def _random(rng: np.random.Generator, one: _Input, shape: tuple[int, ...]) -> tuple[np.ndarray, str]:
