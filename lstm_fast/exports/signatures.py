@@ -1,5 +1,7 @@
 """What a written file takes: the inputs of a model as specs, and arrays that fit them, to check the file with."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple

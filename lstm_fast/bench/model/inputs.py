@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from lstm_fast.errors import CommandError, in_one_line
-from lstm_fast.layers import vocabulary_of
+from lstm_fast.layers import parts_of, vocabulary_of
 
 BATCH_SIZE, TIMESTEPS = 32, 200  # of made-up inputs, where nobody says and the model leaves it free
 
