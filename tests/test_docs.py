@@ -112,7 +112,11 @@ def as_a_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 
 
 def with_code() -> list[Path]:
-    return [page for page in PAGES if any(block.language in ("python", "console") for block in blocks(page))]
+    return [
+        page
+        for page in (ROOT / "README.md", *PAGES)
+        if any(block.language in ("python", "console") for block in blocks(page))
+    ]
 
 
 def run_on_a_terminal(page: Path, block: Block, folder: Path) -> None:
