@@ -20,7 +20,6 @@ import numpy as np
 import lstm_fast
 from lstm_fast import exports
 
-SUFFIXES = {"saved_model": "", "onnx": ".onnx", "litert": ".tflite", "openvino": ".xml"}
 PACKAGES = "tensorflow jax torch keras numpy onnx onnxruntime tf2onnx jax2onnx openvino ai-edge-litert litert-torch"
 
 
@@ -58,7 +57,7 @@ def outcome(write: Any, model: Any, form: str) -> str:
     """Returns the largest difference, or how it failed."""
     with tempfile.TemporaryDirectory() as folder:
         try:
-            report = write(model, pathlib.Path(folder) / f"model{SUFFIXES[form]}", form)
+            report = write(model, pathlib.Path(folder) / f"model{exports.SUFFIXES[form]}", form)
         except exports.ExportError as error:
             return f"ExportError: {str(error)[:200]}"
         except Exception as error:
@@ -77,7 +76,7 @@ def main(few: bool) -> None:
             versions.append(f"{package} not installed")
     print(f"Keras on {keras.backend.backend()}; {', '.join(versions)}\n")
     print("| format | masked | bidirectional | lstm_fast.export | model.export |\n|---|---|---|---|---|")
-    for form, mask, both in itertools.product(SUFFIXES, (False, True), (False, True)):
+    for form, mask, both in itertools.product(exports.SUFFIXES, (False, True), (False, True)):
         if few and mask is not both:
             continue
         model = make_model(mask=mask, both=both)

@@ -411,6 +411,17 @@ def test_the_batch_of_a_fit_stays_free(tmp_path: pathlib.Path) -> None:
     assert exports.signatures.of("export", own, None, None, "float32")[0].shape == (4, 7)
 
 
+def test_the_batch_of_a_fit_where_keras_does_not_tell(tmp_path: pathlib.Path) -> None:
+    """By a name of its own, which may move: then the file takes as many rows, and the report says so."""
+    model = keras.Sequential([lstm_fast.FastLSTM(3)])
+    model.compile("sgd", "mse")
+    model.fit(np.ones((4, 7, 2)), np.ones((4, 3)), batch_size=4, verbose=0)
+    del model._layers[0]._auto_config
+    report = export(model, tmp_path, "saved_model")
+    assert_right(report, cases=2)
+    assert "the file takes 4 rows a call" in str(report)
+
+
 def test_ids_of_a_float_input() -> None:
     model = keras.Sequential([keras.Input((None,)), keras.layers.Embedding(20, 4), lstm_fast.FastLSTM(3)])
     signature = exports.signatures.of("export", model, None, None, "float32")

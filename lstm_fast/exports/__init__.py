@@ -19,7 +19,7 @@ from lstm_fast.exports import copies, processes, signatures, writers
 Format = Literal["saved_model", "onnx", "litert", "openvino"]
 DType = Literal["float32", "float64"]
 
-_SUFFIXES = {"saved_model": "", "onnx": ".onnx", "litert": ".tflite", "openvino": ".xml"}
+SUFFIXES = {"saved_model": "", "onnx": ".onnx", "litert": ".tflite", "openvino": ".xml"}
 
 # What a SavedModel is of: a folder with anything else in it is not replaced.
 _SAVED_MODEL = {"saved_model.pb", "fingerprint.pb", "variables", "assets", "assets.extra"}
@@ -159,7 +159,7 @@ def export(
                 _compare_dtypes(model, expected, of_copy := _answers("export", plain, signature, cases), dtype)
             )
             expected = of_copy
-        written = folder / f"model{_SUFFIXES[format]}"
+        written = folder / f"model{SUFFIXES[format]}"
         try:
             if not in_this_process:
                 processes.write(format, source, written, signature, imports)
@@ -219,8 +219,8 @@ def _check_arguments(who: str, model: Any, format: str, batch_size: Any, toleran
             f"{who}: `model`: expected a keras.Model, found the layer '{model.name}'; put it into a "
             "keras.Sequential with a keras.Input"
         )
-    if format not in _SUFFIXES:
-        raise ValueError(f"{who}: `format`: expected one of {', '.join(_SUFFIXES)}, found {format!r}")
+    if format not in SUFFIXES:
+        raise ValueError(f"{who}: `format`: expected one of {', '.join(SUFFIXES)}, found {format!r}")
     if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
         raise ValueError(f"{who}: `batch_size`: expected a positive integer or None, found {batch_size!r}")
     is_number = isinstance(tolerance, numbers.Real) and not isinstance(tolerance, bool)
@@ -230,9 +230,9 @@ def _check_arguments(who: str, model: Any, format: str, batch_size: Any, toleran
 
 def _target(path: pathlib.Path, format: str) -> pathlib.Path:
     """Returns where to write; refuses to replace what may be of worth."""
-    if path.suffix != _SUFFIXES[format] and (_SUFFIXES[format] or path.suffix in (*_SUFFIXES.values(), ".keras")):
-        found = next((name for name, suffix in _SUFFIXES.items() if suffix and suffix == path.suffix), None)
-        expected = f"a name that ends in {_SUFFIXES[format]}" if _SUFFIXES[format] else "the name of a folder"
+    if path.suffix != SUFFIXES[format] and (SUFFIXES[format] or path.suffix in (*SUFFIXES.values(), ".keras")):
+        found = next((name for name, suffix in SUFFIXES.items() if suffix and suffix == path.suffix), None)
+        expected = f"a name that ends in {SUFFIXES[format]}" if SUFFIXES[format] else "the name of a folder"
         raise ValueError(
             f"export: `path`: expected {expected} for the format {format}, found {str(path)!r}"
             + (f"; did you mean format={found!r}?" if found else "")
@@ -240,7 +240,7 @@ def _target(path: pathlib.Path, format: str) -> pathlib.Path:
     if not path.parent.is_dir():
         raise ValueError(f"export: `path`: there is no folder {str(path.parent)!r}: make it first")
     target = path.resolve() if path.is_dir() else path.parent.resolve() / path.name
-    if _SUFFIXES[format]:
+    if SUFFIXES[format]:
         if path.is_dir():
             raise ValueError(f"export: `path`: expected the name of a file, found the folder {str(path)!r}")
         beside = path.with_suffix(".bin")

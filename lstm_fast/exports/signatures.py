@@ -96,7 +96,9 @@ def _built_by_a_call(model: Any) -> bool:
         return False
     # Keras makes the layer with a `batch_shape`, the dtype of the layer after it, and nothing else. An Input of the
     # user's looks so, too, if it was written just so or read from a file: then the file takes any rows, theirs as well.
-    made_with = getattr(getattr(model._layers[0], "_auto_config", None), "config", {})
+    # Where Keras has these names no longer, the rows stay as they are, which the report then says.
+    first = next(iter(getattr(model, "_layers", ())), None)
+    made_with = getattr(getattr(first, "_auto_config", None), "config", {})
     given = {name: value for name, value in made_with.items() if value not in (None, False)}
     return set(given) == {"batch_shape", "dtype"} and given["dtype"] == model.layers[0].compute_dtype
 
