@@ -9,12 +9,15 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lstm_fast
 from lstm_fast.commands.exits import FAILED, INTERRUPTED, USAGE
 from lstm_fast.commands.start import check_settings, start
 from lstm_fast.errors import CommandError
+
+if TYPE_CHECKING:
+    _Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = _parser().parse_args(argv)
     try:
-        start()
+        arguments.group = start(getattr(arguments, "distribute", False))
         if arguments.command != "status":  # which names them among the problems that it finds
             check_settings()
         command = importlib.import_module(f"lstm_fast.commands.{arguments.command}")
@@ -56,6 +59,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"lstm_fast {lstm_fast.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
 
+    shared = _shared()
+    _add_train(commands, shared)
+    _add_compare(commands, shared)
+    _add_predict(commands)
+    _add_bench(commands)
+    _add_status(commands)
+    return parser
+
+
+def _shared() -> argparse.ArgumentParser:
+    """The arguments of the commands that train."""
     shared = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS, allow_abbrev=False)
     shared.add_argument("--model", choices=("single", "stacked"), help="default: single")
     shared.add_argument(
@@ -83,7 +97,10 @@ def _parser() -> argparse.ArgumentParser:
     shared.add_argument(
         "--learning-rate", type=_positive_float, metavar="X", help="of Adam; default: 1e-3, for the sample 5e-3"
     )
+    return shared
 
+
+def _add_train(commands: _Commands, shared: argparse.ArgumentParser) -> None:
     train = commands.add_parser(
         "train",
         parents=[shared],
@@ -96,10 +113,18 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--layer", choices=("fast", "keras"), default=argparse.SUPPRESS, help="default: fast")
     train.add_argument("--epochs", type=_positive_int, default=10, metavar="N", help="in total; default: 10")
     train.add_argument("--output", type=Path, default=Path("runs/train"), metavar="DIR", help="default: runs/train")
+    train.add_argument(
+        "--distribute",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="train together with other processes, which a launcher has started, each on its part of every batch",
+    )
     existing = train.add_mutually_exclusive_group()
     existing.add_argument("--resume", action="store_true", help="go on with the run in DIR, with its settings")
     existing.add_argument("--overwrite", action="store_true", help="start anew where DIR holds a run")
 
+
+def _add_compare(commands: _Commands, shared: argparse.ArgumentParser) -> None:
     compare = commands.add_parser(
         "compare",
         parents=[shared],
@@ -113,6 +138,8 @@ def _parser() -> argparse.ArgumentParser:
         "--output", type=Path, default=Path("runs/compare"), metavar="DIR", help="default: runs/compare"
     )
 
+
+def _add_predict(commands: _Commands) -> None:
     predict = commands.add_parser(
         "predict",
         allow_abbrev=False,
@@ -131,6 +158,8 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--vocabulary", metavar="FILE", help="a .subwords file; default: the run's")
     predict.add_argument("--batch-size", type=_positive_int, default=64, metavar="N", help="default: 64")
 
+
+def _add_bench(commands: _Commands) -> None:
     bench = commands.add_parser(
         "bench",
         allow_abbrev=False,
@@ -186,6 +215,8 @@ def _parser() -> argparse.ArgumentParser:
         help="a module to import first, which registers the model's own classes and functions; may be repeated",
     )
 
+
+def _add_status(commands: _Commands) -> None:
     status = commands.add_parser(
         "status",
         allow_abbrev=False,
@@ -193,7 +224,6 @@ def _parser() -> argparse.ArgumentParser:
         description="Shows what is compiled in and what runs here. The exit status is 1 if there is a problem.",
     )
     status.add_argument("--json", action="store_true", help="for programs")
-    return parser
 
 
 def _number(text: str, number: type, holds: Callable[[Any], bool], expected: str) -> Any:

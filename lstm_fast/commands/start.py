@@ -5,12 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from lstm_fast import environment
 from lstm_fast.errors import CommandError
+
+if TYPE_CHECKING:
+    from lstm_fast.distribute.group import Group
 
 # TensorFlow's own, before and after its log is set up. TF_CPP_MIN_LOG_LEVEL does not turn them off in 2.21.
 _START_UP = re.compile(
@@ -19,11 +24,17 @@ _START_UP = re.compile(
 )
 
 
-def start() -> None:
+def start(distribute: bool = False) -> Group | None:
     """Imports Keras and its backend, and lets the backend look for devices.
 
+    Args:
+        distribute: whether to join other processes, as has to be done first of all.
+
+    Returns:
+        The processes, if this one has joined others.
+
     Raises:
-        CommandError: there is no backend to run on.
+        CommandError: there is no backend to run on, or the other processes cannot be joined.
     """
     try:
         environment.prepare()
@@ -33,10 +44,25 @@ def start() -> None:
     with without_start_up_messages():
         import keras
 
+        if distribute:
+            check_training()
+            return _join()
         if keras.backend.backend() == "tensorflow":
             import tensorflow as tf
 
             tf.constant(0)
+    return None
+
+
+def _join() -> Group:
+    from lstm_fast.distribute.group import join
+
+    # The wait may last, in compiled code, which Ctrl-C would not reach as an exception.
+    handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        return join(lambda where: print(f"distribute: waiting for the other processes: {where}", flush=True))
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def check_training() -> None:

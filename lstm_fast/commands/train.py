@@ -3,46 +3,61 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lstm_fast.commands import texts
-from lstm_fast.commands.exits import INTERRUPTED
+from lstm_fast.commands.exits import INTERRUPTED, USAGE
 from lstm_fast.commands.heartbeat import Heartbeat
 from lstm_fast.commands.start import check_training
 
 if TYPE_CHECKING:
+    from lstm_fast.distribute.group import Group
     from lstm_fast.text.batches import Data
     from lstm_fast.text.training import Run
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command and returns its exit status."""
-    check_training()
-    texts.prepare("train")
-    from lstm_fast.files import OutputError, output_folder
+    from lstm_fast.distribute.group import LostError
+
+    group: Group | None = arguments.group
+    try:
+        with contextlib.ExitStack() as stack:
+            if group:
+                print(f"distribute: process {group.rank} of {group.size}", flush=True)
+                if group.rank > 0:  # the first one tells what all of them do
+                    stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
+            status = _train(arguments, group, stack)
+    except LostError as error:
+        print(f"lstm-fast: error: {error}", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(USAGE)  # JAX would wait for the others at the end of the process, and then abort it
+    if group and status == 0:  # else the others may be at work still
+        group.leave()
+    return status
+
+
+def _train(arguments: argparse.Namespace, group: Group | None, stack: contextlib.ExitStack) -> int:
+    run, data, heartbeat = _together(arguments, group, stack) if group else _prepared(arguments, stack)
     from lstm_fast.text import training
 
     output: Path = arguments.output
-    if not arguments.resume and training.has_run(output) and not arguments.overwrite:
-        raise OutputError(
-            f"output: expected a folder without a run, found one in {output}; --resume goes on with it, "
-            "--overwrite replaces it"
+    verbose = 1 if sys.stdout.isatty() else 2
+    try:
+        trained = training.train(
+            run, data, output, arguments.epochs, verbose=verbose, progress=heartbeat.now, group=group
         )
-    before = training.read_run(output) if arguments.resume else None
-    with output_folder(output), Heartbeat() as heartbeat:
-        run, data = _resumed(before, arguments, heartbeat) if before else _new(arguments, heartbeat)
-        try:
-            verbose = 1 if sys.stdout.isatty() else 2
-            trained = training.train(run, data, output, arguments.epochs, verbose=verbose, progress=heartbeat.now)
-        except KeyboardInterrupt:
-            kept_epochs = (
-                f"{run.epochs} epochs are in {output}, --resume goes on" if run.epochs else "no epoch was finished"
-            )
-            print(f"\nlstm-fast: interrupted; {kept_epochs}", file=sys.stderr)
-            return INTERRUPTED
+    except KeyboardInterrupt:
+        kept_epochs = (
+            f"{run.epochs} epochs are in {output}, --resume goes on" if run.epochs else "no epoch was finished"
+        )
+        print(f"\nlstm-fast: interrupted; {kept_epochs}", file=sys.stderr)
+        return INTERRUPTED
     accuracy = f"validation accuracy {run.history['val_accuracy'][-1]:.4f}"
     if not trained:
         print(
@@ -55,6 +70,46 @@ def run(arguments: argparse.Namespace) -> int:
             f"in {output}"
         )
     return 0
+
+
+def _together(arguments: argparse.Namespace, group: Group, stack: contextlib.ExitStack) -> tuple[Run, Data, Heartbeat]:
+    """Prepares the run in every process, and makes sure that it is the same."""
+    from lstm_fast.distribute.group import agree
+
+    prepared = []
+
+    def prepare() -> dict[str, object]:
+        run, data, heartbeat = _prepared(arguments, stack, writes=group.rank == 0)
+        prepared.append((run, data, heartbeat))
+        from lstm_fast.text import training
+
+        return {"number of epochs": arguments.epochs, **training.identity(run, data, arguments.output)}
+
+    agree(group, prepare)
+    return prepared[0]
+
+
+def _prepared(
+    arguments: argparse.Namespace, stack: contextlib.ExitStack, writes: bool = True
+) -> tuple[Run, Data, Heartbeat]:
+    """Checks the output and loads the texts; closes with the stack."""
+    check_training()
+    texts.prepare("train")
+    from lstm_fast.files import OutputError, output_folder
+    from lstm_fast.text import training
+
+    output: Path = arguments.output
+    if writes and not arguments.resume and training.has_run(output) and not arguments.overwrite:
+        raise OutputError(
+            f"output: expected a folder without a run, found one in {output}; --resume goes on with it, "
+            "--overwrite replaces it"
+        )
+    before = training.read_run(output) if arguments.resume else None
+    if writes:
+        stack.enter_context(output_folder(output))
+    heartbeat = stack.enter_context(Heartbeat())
+    run, data = _resumed(before, arguments, heartbeat) if before else _new(arguments, heartbeat)
+    return run, data, heartbeat
 
 
 def _resumed(run: Run, arguments: argparse.Namespace, heartbeat: Heartbeat) -> tuple[Run, Data]:

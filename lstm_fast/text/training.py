@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
 import json
 import platform
 import time
@@ -13,6 +15,8 @@ from typing import Any
 import keras
 
 from lstm_fast.bench.environment import processor, versions
+from lstm_fast.distribute.fit import fit
+from lstm_fast.distribute.group import Group
 from lstm_fast.files import OutputError, replace, write_json
 from lstm_fast.status import status
 from lstm_fast.text import plots, vocabulary
@@ -53,9 +57,11 @@ class Run:
         history: Keras's history, a list with one value per epoch for each of loss, accuracy, val_loss, val_accuracy.
         training_seconds: per epoch, without validation.
         validation_seconds: per epoch.
-        step_loss: the loss of each of the first steps of the first epoch; none with Keras on JAX.
+        step_loss: the loss of each of the first steps of the first epoch; none with Keras on JAX, nor with more than
+            one process.
         backend: of Keras.
-        device: the GPU or CPU that it ran on.
+        device: the GPU or CPU that it ran on; of several processes, that of the first.
+        processes: that trained it together.
         versions: of the packages.
     """
 
@@ -67,6 +73,7 @@ class Run:
     step_loss: list[float] = dataclasses.field(default_factory=list)
     backend: str = ""
     device: str = ""
+    processes: int = 1
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
@@ -126,6 +133,7 @@ def train(
     epochs: int,
     verbose: int | str = "auto",
     progress: Callable[[str], None] = lambda _: None,
+    group: Group | None = None,
 ) -> int:
     """Trains and validates, and keeps model, history, plot and vocabulary in `output` after every epoch.
 
@@ -139,6 +147,8 @@ def train(
         epochs: to reach in total.
         verbose: Keras's.
         progress: gets what is being done, after every batch.
+        group: the processes that train the model together, each on its part of every batch, all of which call this;
+            the first one keeps what there is to keep. None: this process alone.
 
     Returns:
         How many epochs it has trained.
@@ -146,46 +156,75 @@ def train(
     Raises:
         OutputError: the data differ from those of the resumed run, or its model is damaged.
     """
-    settings = run.settings
-    if run.epochs == 0:
-        model = MODELS[settings.model](
-            data.encoder.vocab_size,
-            settings.layer,
-            classes=len(data.classes),
-            mask=settings.mask,
-            learning_rate=settings.learning_rate,
-            seed=settings.seed,
-        )
-    else:
-        found = _describe(data)
-        for name in ("vocabulary", "reviews"):
-            _check_same(name, run.data[name], found[name])
-        run.data = found  # the names of the classes, where an older version has not kept them
-        model = load_model(output / MODEL_FILE, "resume")
-        # The model is written last, so after an interruption between two files the history may be ahead of it.
-        steps = int(model.optimizer.iterations)
-        run.cut(steps // data.steps_per_epoch)
-        for layer in model.layers:
-            if isinstance(layer, keras.layers.Dropout):  # draws once a step; Keras's files do not keep where it is
-                layer.seed_generator.state.assign([settings.seed, steps])
+    before, steps = run.epochs, 0
+    with group.scope() if group else contextlib.nullcontext():
+        if before == 0:
+            model = _new_model(run.settings, data)
+        else:
+            found = _describe(data)
+            for name in ("vocabulary", "reviews"):
+                _check_same(name, run.data[name], found[name])
+            run.data = found  # the names of the classes, where an older version has not kept them
+            model = load_model(output / MODEL_FILE, "resume")
+            # The model is written last, so after an interruption between two files the history may be ahead of it.
+            steps = int(model.optimizer.iterations)
+            run.cut(steps // data.steps_per_epoch)
+    seed = run.settings.seed + (group.seed_offset if group else 0)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Dropout):  # draws once a step; Keras's files do not keep where it is
+            layer.seed_generator.state.assign([seed % 2**32, steps])
     run.backend = keras.backend.backend()
-    found_here = status()
-    run.device = ", ".join(found_here.gpus) or processor()
-    packages = versions(("keras", run.backend, "numpy"))
-    run.versions = {"python": platform.python_version(), "lstm_fast": found_here.version, **packages}
+    run.device = ", ".join(status().gpus) or processor()
+    run.processes = group.size if group else 1
+    run.versions = _versions()
     before = run.epochs
-    if before < epochs:
-        model.fit(
-            data.train_batches(first_epoch=before),
-            steps_per_epoch=data.steps_per_epoch,
-            validation_data=data.test_batches(),
-            initial_epoch=before,
-            epochs=epochs,
-            callbacks=[_StepLoss(run), _Keeper(run, data, output), _Progress(epochs, progress)],
-            shuffle=False,  # the dataset shuffles
-            verbose=verbose,
-        )
+    if before >= epochs:
+        return 0
+    first = group is None or group.rank == 0
+    keeper = _Keeper(run, data, output if first else None, group.alone if group else contextlib.nullcontext)
+    options: dict[str, Any] = {
+        "steps_per_epoch": data.steps_per_epoch,
+        "initial_epoch": before,
+        "epochs": epochs,
+        "verbose": verbose if first else 0,
+    }
+    batches, test_batches = data.train_batches(first_epoch=before), data.test_batches()
+    if group:
+        fit(model, group, batches, test_batches, callbacks=[keeper, _Progress(epochs, progress)], **options)
+    else:
+        callbacks = [_StepLoss(run), keeper, _Progress(epochs, progress)]
+        # The dataset shuffles.
+        model.fit(batches, validation_data=test_batches, callbacks=callbacks, shuffle=False, **options)
     return run.epochs - before
+
+
+def identity(run: Run, data: Data, output: Path) -> dict[str, object]:
+    """Returns by name what has to be the same in processes that train a model together."""
+    texts = {name: value for name, value in _describe(data).items() if name != "source"}  # other machines, other paths
+    model = hashlib.sha256((output / MODEL_FILE).read_bytes()).hexdigest() if run.epochs else None
+    return {
+        "settings": dataclasses.asdict(run.settings),
+        "texts": texts,
+        "epochs so far": run.epochs,
+        "model": model,
+        "versions": _versions(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    packages = versions(("keras", keras.backend.backend(), "numpy"))
+    return {"python": platform.python_version(), "lstm_fast": status().version, **packages}
+
+
+def _new_model(settings: Settings, data: Data) -> keras.Model:
+    return MODELS[settings.model](
+        data.encoder.vocab_size,
+        settings.layer,
+        classes=len(data.classes),
+        mask=settings.mask,
+        learning_rate=settings.learning_rate,
+        seed=settings.seed,
+    )
 
 
 def _describe(data: Data) -> dict[str, Any]:
@@ -239,13 +278,23 @@ class _StepLoss(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 class _Keeper(keras.callbacks.Callback):  # type: ignore[misc]
-    """Writes the run and the model at the end of each epoch."""
+    """Takes the history of each epoch into the run; writes the run and the model, if this process has an output.
 
-    def __init__(self, run: Run, data: Data, output: Path) -> None:
+    It writes in the context `alone`, as no other process does.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        data: Data,
+        output: Path | None,
+        alone: Callable[[], contextlib.AbstractContextManager[object]],
+    ) -> None:
         super().__init__()
         self.run = run
         self.data = data
         self.output = output
+        self.alone = alone
         self.started = self.trained = 0.0
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:  # noqa: ARG002
@@ -259,11 +308,14 @@ class _Keeper(keras.callbacks.Callback):  # type: ignore[misc]
         self.run.validation_seconds.append(time.perf_counter() - self.trained)
         for name, value in (logs or {}).items():
             self.run.history.setdefault(name, []).append(float(value))
+        if self.output is None:
+            return
         if self.run.epochs == 1:  # what an earlier run left stays until there is something in its place
             (self.output / MODEL_FILE).unlink(missing_ok=True)
             vocabulary.save(self.data.encoder, self.output / VOCABULARY_FILE)
         self.run.write(self.output)
-        replace(self.output / MODEL_FILE, self.model.save)
+        with self.alone():
+            replace(self.output / MODEL_FILE, self.model.save)
 
 
 class _Progress(keras.callbacks.Callback):  # type: ignore[misc]

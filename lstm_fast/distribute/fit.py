@@ -1,0 +1,99 @@
+"""The loop around the steps of several processes, in the place of `keras.Model.fit`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import keras
+import numpy as np
+
+from lstm_fast.distribute.group import Group, LostError
+from lstm_fast.errors import in_one_line
+
+Batches = Iterable[tuple[np.ndarray, np.ndarray]]
+
+
+def fit(
+    model: keras.Model,
+    group: Group,
+    training: Batches,
+    testing: Batches,
+    *,
+    steps_per_epoch: int,
+    initial_epoch: int,
+    epochs: int,
+    callbacks: Sequence[keras.callbacks.Callback],
+    verbose: int | str,
+) -> None:
+    """Trains and validates as `fit` does: the same loss, the same weights, the same calls of the callbacks.
+
+    Args:
+        model: built in the group's scope; compiled by `lstm_fast.text.models`.
+        group: the processes. All of them call this, with the same model and batches.
+        training: endless whole batches, ids int64 `[B, T]` and labels int64 `[B]`, of which each process computes a
+            part.
+        testing: whole batches.
+        steps_per_epoch: training batches in an epoch.
+        initial_epoch: number of the first epoch.
+        epochs: number of the last epoch, plus 1.
+        callbacks: of this process.
+        verbose: Keras's.
+
+    Raises:
+        LostError: a step has failed, as it does when another process has ended.
+    """
+    steps = group.steps(model)
+    listeners = keras.callbacks.CallbackList(
+        callbacks, add_progbar=verbose != 0, model=model, verbose=verbose, epochs=epochs, steps=steps_per_epoch
+    )
+    batches = iter(training)
+    logs: dict[str, float] = {}
+    listeners.on_train_begin()
+    for epoch in range(initial_epoch, epochs):
+        listeners.on_epoch_begin(epoch)
+        mean = _Mean(steps.train, group)
+        for index in range(steps_per_epoch):
+            listeners.on_train_batch_begin(index)
+            mean.add(next(batches))
+            listeners.on_train_batch_end(index, mean.logs())
+        logs = mean.logs()
+        steps.finish()
+        listeners.on_test_begin()
+        mean = _Mean(steps.test, group)
+        for index, batch in enumerate(testing):
+            listeners.on_test_batch_begin(index)
+            mean.add(batch)
+            listeners.on_test_batch_end(index, mean.logs())
+        listeners.on_test_end(mean.logs())
+        logs.update({f"val_{name}": value for name, value in mean.logs().items()})
+        listeners.on_epoch_end(epoch, logs)
+    listeners.on_train_end(logs)
+
+
+class _Mean:
+    """Loss and accuracy of the rows so far."""
+
+    def __init__(self, step: Callable[..., tuple[float, float]], group: Group) -> None:
+        self._step = step
+        self._group = group
+        self._rows = 0
+        self._sums = np.zeros(2)
+
+    def add(self, batch: tuple[np.ndarray, np.ndarray]) -> None:
+        """Takes the step, with rows of weight 0 after the batch's own if the replicas would not get equally many."""
+        ids, labels = map(np.asarray, batch)
+        rows = len(ids)
+        more = -rows % self._group.replicas
+        weights = np.append(np.full(rows, 1 / rows), np.zeros(more)).astype(np.float32)
+        try:
+            figures = self._step(np.pad(ids, ((0, more), (0, 0))), np.pad(labels, (0, more)), weights)
+        except self._group.errors as error:
+            raise LostError(
+                f"distribute: a step has failed, as it does when another process has ended: {in_one_line(error)}; "
+                "--resume goes on with the epochs that are kept"
+            ) from error
+        self._rows += rows
+        self._sums += rows * np.array(figures)
+
+    def logs(self) -> dict[str, float]:
+        return dict(zip(("loss", "accuracy"), (self._sums / self._rows).tolist(), strict=True))
