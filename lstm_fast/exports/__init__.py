@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import keras
 import numpy as np
 
-from lstm_fast import convert, layers, states
+from lstm_fast import convert, layers, states, variables
 from lstm_fast.environment import is_installed
 from lstm_fast.exports import copies, processes, signatures, writers
 
@@ -316,13 +316,8 @@ def _as_it_was(model: Any) -> Iterator[None]:
     kept = {id(variable): variable for variable in model.variables if id(variable) not in trained}
     rnns = [part for part in layers.parts_of(model) if isinstance(part, keras.layers.RNN)]
     kept |= {id(state): state for rnn in rnns for state in states.of(rnn) if isinstance(state, keras.Variable)}
-    before = [(variable, np.array(keras.ops.convert_to_numpy(variable))) for variable in kept.values()]
-    try:
+    with variables.restored(kept.values()):
         yield
-    finally:
-        for variable, value in before:
-            if not np.array_equal(keras.ops.convert_to_numpy(variable), value):
-                variable.assign(value)
 
 
 @contextlib.contextmanager

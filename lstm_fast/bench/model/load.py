@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import keras
 
-from lstm_fast.bench.model import variables
+from lstm_fast import variables
 from lstm_fast.convert import Report, accelerate, to_keras
 from lstm_fast.errors import CommandError, in_one_line
 

@@ -11,8 +11,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from lstm_fast import variables
 from lstm_fast.bench import keras_layers
-from lstm_fast.bench.model import inputs, load, padding, peak, training, variables
+from lstm_fast.bench.model import inputs, load, padding, peak, training
 from lstm_fast.bench.model.inputs import Batch
 from lstm_fast.bench.model.load import Pair
 from lstm_fast.bench.model.padding import Padding

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from lstm_fast.bench.model import variables
+from lstm_fast import variables
 from lstm_fast.bench.model.inputs import Batch
 from lstm_fast.errors import in_one_line
 

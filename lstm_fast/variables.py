@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
@@ -31,15 +31,23 @@ def values(model: Any) -> list[np.ndarray]:
 
 
 @contextlib.contextmanager
+def restored(variables: Iterable[Any]) -> Iterator[None]:
+    """Gives variables the values back, in the end, that have changed."""
+    before = [(variable, np.array(keras.ops.convert_to_numpy(variable))) for variable in variables]
+    try:
+        yield
+    finally:
+        for variable, value in before:
+            if not np.array_equal(keras.ops.convert_to_numpy(variable), value):
+                variable.assign(value)
+
+
+@contextlib.contextmanager
 def undone(model: Any, seed: int = 0) -> Iterator[None]:
     """Gives all variables their values back at the end, and seeds random numbers that are in no variable before.
 
     So what draws random numbers inside, such as dropout, draws the same every time and in every copy of the model.
     """
-    before = list(zip(of(model), values(model), strict=True))
-    keras.utils.set_random_seed(seed)
-    try:
+    with restored(of(model)):
+        keras.utils.set_random_seed(seed)
         yield
-    finally:
-        for variable, value in before:
-            variable.assign(value)
