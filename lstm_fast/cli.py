@@ -7,6 +7,7 @@ import importlib
 import math
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         data or folders that cannot be used; 130 where it was interrupted.
     """
     arguments = _parser().parse_args(argv)
+    arguments.group = None
+    try:
+        status = _run(arguments)
+    except Exception:
+        if arguments.group is None:
+            raise
+        traceback.print_exc()
+        status = FAILED
+    if arguments.group and status != 0:
+        # At the end of a process, backends wait for the others, which may be waiting for this one.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
+
+
+def _run(arguments: argparse.Namespace) -> int:
     try:
         arguments.group = start(getattr(arguments, "distribute", False))
         if arguments.command != "status":  # which names them among the problems that it finds

@@ -42,13 +42,20 @@ def output_folder(path: Path) -> Iterator[None]:
 
 
 def replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Calls `write` with a path beside `path` and the same suffix, then moves that file into place at once."""
+    """Calls `write` with a path beside `path` and the same suffix, then moves that file into place at once.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
     part = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
         write(part)
         os.replace(part, path)
+    except OSError as error:
+        raise OutputError(f"output: expected {path} to be written, found {error}") from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -130,7 +130,7 @@ def test_a_process_that_has_lost_the_others_says_so(tmp_path: Path) -> None:
         _, errors = first.communicate(timeout=LIMIT)
     assert first.returncode == 2, errors
     (message,) = [line for line in errors.splitlines() if line.startswith("lstm-fast: error: ")]
-    assert "distribute: a step has failed, as it does when another process has ended: " in message
+    assert "distribute: work with the other processes failed, as it does when one of them has ended: " in message
     assert "Traceback" not in errors
 
 
@@ -205,7 +205,7 @@ def test_a_failed_step_names_its_reason() -> None:
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
     options = {"steps_per_epoch": 1, "initial_epoch": 0, "epochs": 1, "callbacks": [], "verbose": 0}
     with pytest.raises(
-        groups.LostError, match="another process has ended: RuntimeError: Connection closed by peer; --"
+        groups.LostError, match="one of them has ended: RuntimeError: Connection closed by peer; --"
     ):
         fit(model, Others(), [batch], [batch], **options)
 

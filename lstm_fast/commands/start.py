@@ -63,6 +63,8 @@ def _join() -> Group:
         return join(lambda where: print(f"distribute: waiting for the other processes: {where}", flush=True))
     finally:
         signal.signal(signal.SIGINT, handler)
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # as Python knows it: TensorFlow and JAX catch it
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def check_training() -> None:

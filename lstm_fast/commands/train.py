@@ -6,12 +6,14 @@ import argparse
 import contextlib
 import dataclasses
 import os
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lstm_fast.commands import texts
-from lstm_fast.commands.exits import INTERRUPTED, USAGE
+from lstm_fast.commands.exits import INTERRUPTED
 from lstm_fast.commands.heartbeat import Heartbeat
 from lstm_fast.commands.start import check_training
 
@@ -23,20 +25,13 @@ if TYPE_CHECKING:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command and returns its exit status."""
-    from lstm_fast.distribute.group import LostError
-
     group: Group | None = arguments.group
-    try:
-        with contextlib.ExitStack() as stack:
-            if group:
-                print(f"distribute: process {group.rank} of {group.size}", flush=True)
-                if group.rank > 0:  # the first one tells what all of them do
-                    stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
-            status = _train(arguments, group, stack)
-    except LostError as error:
-        print(f"lstm-fast: error: {error}", file=sys.stderr, flush=True)
-        sys.stdout.flush()
-        os._exit(USAGE)  # JAX would wait for the others at the end of the process, and then abort it
+    with contextlib.ExitStack() as stack:
+        if group:
+            print(f"distribute: process {group.rank} of {group.size}", flush=True)
+            if group.rank > 0:  # the first one tells what all of them do
+                stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
+        status = _train(arguments, group, stack)
     if group and status == 0:  # else the others may be at work still
         group.leave()
     return status
@@ -47,16 +42,15 @@ def _train(arguments: argparse.Namespace, group: Group | None, stack: contextlib
     from lstm_fast.text import training
 
     output: Path = arguments.output
+    if group:
+        stack.enter_context(_interruptible(run, output))
     verbose = 1 if sys.stdout.isatty() else 2
     try:
         trained = training.train(
             run, data, output, arguments.epochs, verbose=verbose, progress=heartbeat.now, group=group
         )
     except KeyboardInterrupt:
-        kept_epochs = (
-            f"{run.epochs} epochs are in {output}, --resume goes on" if run.epochs else "no epoch was finished"
-        )
-        print(f"\nlstm-fast: interrupted; {kept_epochs}", file=sys.stderr)
+        _say_interrupted(run, output)
         return INTERRUPTED
     accuracy = f"validation accuracy {run.history['val_accuracy'][-1]:.4f}"
     if not trained:
@@ -70,6 +64,29 @@ def _train(arguments: argparse.Namespace, group: Group | None, stack: contextlib
             f"in {output}"
         )
     return 0
+
+
+def _say_interrupted(run: Run, output: Path) -> None:
+    kept_epochs = f"{run.epochs} epochs are in {output}, --resume goes on" if run.epochs else "no epoch was finished"
+    print(f"\nlstm-fast: interrupted; {kept_epochs}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _interruptible(run: Run, output: Path) -> Iterator[None]:
+    """Lets Ctrl-C end this one of several processes at once.
+
+    As an exception, JAX may swallow it.
+    """
+
+    def end(*_: object) -> None:
+        _say_interrupted(run, output)
+        os._exit(INTERRUPTED)
+
+    handler = signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def _together(arguments: argparse.Namespace, group: Group, stack: contextlib.ExitStack) -> tuple[Run, Data, Heartbeat]:

@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 import keras
 import numpy as np
 
-from lstm_fast.distribute.group import Group, LostError
-from lstm_fast.errors import in_one_line
+from lstm_fast.distribute.group import Group, working
 
 Batches = Iterable[tuple[np.ndarray, np.ndarray]]
 
@@ -40,7 +39,7 @@ def fit(
         verbose: Keras's.
 
     Raises:
-        LostError: a step has failed, as it does when another process has ended.
+        LostError: another process has ended.
     """
     steps = group.steps(model)
     listeners = keras.callbacks.CallbackList(
@@ -85,13 +84,8 @@ class _Mean:
         rows = len(ids)
         more = -rows % self._group.replicas
         weights = np.append(np.full(rows, 1 / rows), np.zeros(more)).astype(np.float32)
-        try:
+        with working(self._group):
             figures = self._step(np.pad(ids, ((0, more), (0, 0))), np.pad(labels, (0, more)), weights)
-        except self._group.errors as error:
-            raise LostError(
-                f"distribute: a step has failed, as it does when another process has ended: {in_one_line(error)}; "
-                "--resume goes on with the epochs that are kept"
-            ) from error
         self._rows += rows
         self._sums += rows * np.array(figures)
 

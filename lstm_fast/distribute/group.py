@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 import keras
 import numpy as np
 
-from lstm_fast.errors import CommandError
+from lstm_fast.errors import CommandError, in_one_line
 
 _VALUES, _DIGEST = 16, 16  # of what processes compare: how many, and bytes of each
 
@@ -20,7 +20,7 @@ class DistributeError(CommandError):
 
 
 class LostError(DistributeError):
-    """A step that has failed, as it does when another process has ended. This one cannot work with the others again."""
+    """The others cannot be reached, as when one of them has ended. This process cannot work with them again."""
 
 
 class Steps(Protocol):
@@ -99,6 +99,18 @@ def join(waiting: Callable[[str], None]) -> Group:
     return TorchGroup(waiting)
 
 
+@contextlib.contextmanager
+def working(group: Group) -> Iterator[None]:
+    """Raises LostError where work with the other processes fails."""
+    try:
+        yield
+    except group.errors as error:
+        raise LostError(
+            f"distribute: work with the other processes failed, as it does when one of them has ended: "
+            f"{in_one_line(error)}; --resume goes on with the epochs that are kept"
+        ) from error
+
+
 def agree(group: Group, prepare: Callable[[], Mapping[str, object]]) -> None:
     """Lets every process prepare something, and makes sure that all of them have the same.
 
@@ -111,6 +123,7 @@ def agree(group: Group, prepare: Callable[[], Mapping[str, object]]) -> None:
             raise.
 
     Raises:
+        LostError: another process has ended.
         DistributeError: another process has failed, or has something else. This one has left the group then.
         BaseException: what `prepare` has raised here. This one has left the group then.
     """
@@ -123,7 +136,8 @@ def agree(group: Group, prepare: Callable[[], Mapping[str, object]]) -> None:
     digests = np.zeros((_VALUES, _DIGEST), np.int32)
     for digest, item in zip(digests, found.items(), strict=False):
         digest[:] = list(hashlib.sha256(repr(item).encode()).digest()[:_DIGEST])
-    of_all = group.gather(np.append(digests, failure is not None).astype(np.int32))
+    with working(group):
+        of_all = group.gather(np.append(digests, failure is not None).astype(np.int32))
     problem = failure or _difference(of_all, list(found))
     if problem is not None:
         group.leave()  # as all of them do

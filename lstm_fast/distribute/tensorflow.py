@@ -33,7 +33,7 @@ class TensorFlowGroup:
         waiting(os.environ["TF_CONFIG"])
         try:
             self._strategy = tf.distribute.MultiWorkerMirroredStrategy()
-        except (tf.errors.OpError, RuntimeError, ValueError) as error:
+        except (tf.errors.OpError, RuntimeError, TypeError, ValueError) as error:
             raise DistributeError(
                 f"distribute: TensorFlow cannot connect the processes of TF_CONFIG: {error}"
             ) from error
@@ -115,15 +115,16 @@ def _place(config: str) -> tuple[int, int]:
     """Returns the number of this process and the number of processes."""
     try:
         content = json.loads(config)
-        cluster, task = content["cluster"], content["task"]
-        addresses = {kind: list(cluster.get(kind, ())) for kind in ("chief", "worker")}
-        kind, index = task["type"], int(task["index"])
-        place = (["chief"] * len(addresses["chief"]) + ["worker"] * len(addresses["worker"])).index(kind) + index
-        addresses[kind][index]  # which has to be there
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+        cluster, kind, index = content["cluster"], content["task"]["type"], content["task"]["index"]
+        processes = [(name, number) for name in ("chief", "worker") for number in range(len(cluster.get(name, ())))]
+        place = processes.index((kind, int(index)))
+        whole = cluster.keys() <= {"chief", "worker"} and all(isinstance(part, list) for part in cluster.values())
+    except (ValueError, KeyError, TypeError, AttributeError):
+        whole = False
+    if not whole:
         found = repr(config) if config else "none"
         raise DistributeError(
             f"distribute: expected TF_CONFIG with the addresses of all workers and the place of this one, {_EXAMPLE}; "
             f"found {found}"
-        ) from None
-    return place, len(addresses["chief"]) + len(addresses["worker"])
+        )
+    return place, len(processes)
