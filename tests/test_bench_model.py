@@ -109,6 +109,33 @@ def test_compiled_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "FastLSTM" not in printed
 
 
+def test_outputs_that_are_no_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nobody can say of them that they are the same."""
+    x = np.full((2, 5, 3), np.nan, np.float32)
+    status, found = bench(tmp_path, single(layers.LSTM(4)), "--data", save(tmp_path, x=x))
+    assert status == 1
+    (failure,) = found["failures"]
+    assert "no output of the model is a finite number" in failure
+    x[0] = 1
+    capsys.readouterr()
+    bench(tmp_path, None, "--data", save(tmp_path, x=x))
+    assert "4 of 8 outputs are not finite, with both models" in capsys.readouterr().out
+
+
+@pytest.mark.backends("jax", "torch")
+def test_a_file_that_another_backend_has_compiled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It holds how that one uses jit: Keras on JAX would compile nothing, Keras on PyTorch would compile."""
+    model = single(layers.LSTM(4))
+    model.compile("sgd", "mse", jit_compile=BACKEND == "torch")
+    status, found = bench(tmp_path, model, "--batch-size", "2", "--timesteps", "3")
+    assert status == 0
+    check(found, forward=1)
+    here = BACKEND == "jax"
+    assert f"the file has jit_compile={not here}" in capsys.readouterr().out
+    (pair,) = [load.load(tmp_path / "my.keras", {})]
+    assert [model.jit_compile for model in (pair.plain, pair.fast)] == [here, here]
+
+
 def test_model_that_is_not_compiled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, found = bench(tmp_path, single(layers.LSTM(4, stateful=True), shape=(5, 3), batch_size=2))
     if BACKEND == "torch":  # where Keras's own stateful layers do not train

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import decimal
 import gzip
 import io
 import json
@@ -23,7 +24,7 @@ pa = pytest.importorskip("pyarrow")
 
 from pyarrow import parquet  # noqa: E402
 
-from lstm_fast.text import corpus  # noqa: E402
+from lstm_fast.text import corpus, labels  # noqa: E402
 from lstm_fast.text import vocabulary as subwords  # noqa: E402
 from lstm_fast.text.corpus import Columns  # noqa: E402
 
@@ -134,7 +135,10 @@ def test_quotes_behind_backslashes(tmp_path: Path) -> None:
         ([1.0, 0.0, 1.0, 0.0, 1.0, 0.0], ("0", "1")),
         ([True, False, True, False, True, False], ("False", "True")),
         (["b", " a ", "b", "a", "c", "c"], ("a", "b", "c")),
+        (["0", "-0", "1", "1.0", "0.50", "0.5"], ("0", "0.5", "1")),
+        (["1" * 5000, "1", "1", "1" * 5000, "2", "2"], ("1", "1" * 5000, "2")),
     ],
+    ids=["int", "float", "bool", "text", "spellings", "many digits"],
 )
 @pytest.mark.parametrize("write_it", [write_csv, write_json, write_parquet])
 def test_labels_of_every_kind(tmp_path: Path, write_it: Any, values: list[Any], classes: tuple[str, ...]) -> None:
@@ -291,7 +295,7 @@ def test_columns_are_named(tmp_path: Path) -> None:
         ("text,label\n", {}, r"rows with a text and a label in .*a\.csv, found no rows"),
         ("text,label\n,1\nx,\n\ny,z,1\n", {}, r"found 4 rows without any \(line 2: no text; line 3: no label; line 4:"),
         ("text,label\na,1\nb,1\n", {}, r"at least two classes in .*a\.csv, found '1' alone"),
-        ("text,label\na,p\nb,q\nc,r\nd,s\n", {}, r"found 4 classes in 4 rows, such as 'p', 'q', 'r'; .*--label-column"),
+        ("text,label\na,p\nb,q\nc,r\nd,s\n", {}, r"found 4 classes in 4 rows, such as p, q, r; .*--label-column"),
     ],
 )
 def test_wrong_csv(tmp_path: Path, content: str, columns: dict[str, str], message: str) -> None:
@@ -310,7 +314,7 @@ def test_wrong_csv(tmp_path: Path, content: str, columns: dict[str, str], messag
         ("a.docx", b"PK", r"expected a \.csv, .*; found .*a\.docx"),
         ("a.zip", b"PK", r"found .*a\.zip; unpack it first"),
         ("a.csv", "text,label\ngut,1\nschön,0\n".encode("latin-1"), r"byte 0xf6 in line 3 \(byte 21 of the file\)"),
-        ("a.csv", "text,label\n".encode("utf-16"), r"expected UTF-8 text in .*, found byte 0xff in line 1 \(byte 1 "),
+        ("a.csv", "text,label\n".encode("utf-16"), r"found byte 0xff in line 1 \(byte 1 .* -f UTF-16"),
         ("a.jsonl", b'{"text": "\xe9"}\n', r"found byte 0xe9 in line 1 \(byte 11 of the file\)"),
     ],
 )
@@ -395,6 +399,8 @@ def test_bad_rows_of_json(tmp_path: Path) -> None:
         '{"text": 7, "label": 0}\n'
         '{"text": "half \\ud800", "label": 0}\n'
         '{"text": "nan", "label": NaN}\n'
+        '{"text": "half a label", "label": "\\ud800"}\n'
+        '{"text": "many labels", "label": [1, 0]}\n'
         '{"text": "bad", "label": 0, "more": []}\n'
         '{"text": "nan", "label": 0}\n'
         '{"text": "good", "label": 1}\n'
@@ -403,10 +409,37 @@ def test_bad_rows_of_json(tmp_path: Path) -> None:
     found = read(write(tmp_path / "a.jsonl", content.encode()), told)
     assert pairs(found) == sorted([("good\u2028one", "1"), ("bad", "0"), ("nan", "0"), ("good", "1")])
     (warning,) = told.warnings
-    assert "skipped 7 of 11 rows: line 2: no JSON (Unterminated string" in warning
+    assert "skipped 9 of 13 rows: line 2: no JSON (Unterminated string" in warning
     assert (
-        "line 3: no text; line 4: no object but list; line 5: no label; line 6: no text but int '7'; and 2" in warning
+        "line 3: no text; line 4: no object but list; line 5: no label; line 6: no text but int '7'; and 4" in warning
     )
+
+
+def test_labels_that_are_none() -> None:
+    assert labels.label_of("\ud800") == (None, "half a character (a lone surrogate) in the label")
+    assert labels.label_of([1, 0]) == (None, "no label but list '[1, 0]'")
+
+
+def test_names_of_classes_are_shown_in_one_line() -> None:
+    assert labels.shown("good") == "good"
+    assert labels.shown("\x1b[31mred") == r"'\x1b[31mred'"
+    assert labels.shown("x" * 400) == f"'{'x' * 40}'..."
+
+
+def test_types_of_parquet(tmp_path: Path) -> None:
+    """Decimal and 32-bit numbers are labels as they were written; columns of bytes are named with their type."""
+    floats = pa.array([1.1, 2, 1.1, 2], pa.float32())
+    decimals = pa.array([decimal.Decimal("1.50"), decimal.Decimal("2.00")] * 2)
+    path = tmp_path / "a.parquet"
+    for values, classes in ((floats, ("1.1", "2")), (decimals, ("1.5", "2"))):
+        parquet.write_table(pa.table({"text": ["a", "b", "c", "d"], "label": values}), path)
+        assert read(path).classes == classes
+    parquet.write_table(pa.table({"text": pa.array([b"a", b"b"]), "label": [0, 1], "more": [0, 1]}), path)
+    message = r"none with a usual name; say which with --text-column; passed over, .*: 'text' \(binary\)$"
+    with pytest.raises(DataError, match=message):
+        read(path)
+    with pytest.raises(DataError, match=r"found 'text'; passed over, as neither texts nor numbers: 'text' \(binary\)"):
+        read(path, text="text")
 
 
 def test_bad_rows_of_parquet(tmp_path: Path) -> None:

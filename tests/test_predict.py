@@ -269,6 +269,19 @@ def test_texts_of_a_pipe(two: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert f"texts: expected a file or - for stdin, found the folder {tmp_path}" in message
 
 
+@pytest.mark.parametrize("first", ['{"review": "good film"}', 'number,"review"', "review\tsentiment"])
+def test_lines_that_look_like_a_table(first: str, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(f"{first}\nbad film\n")
+    (tmp_path / "b.txt").write_text("good film, as a review\nbad film\n")
+    warnings: list[str] = []
+    _, texts = prediction.read_texts(str(tmp_path / "a.txt"), None, "review", warnings.append)
+    assert [text.content for text in texts] == [first, "bad film"]
+    (warning,) = warnings
+    assert "the first line looks like that of a table, but each line is taken for a text" in warning
+    prediction.read_texts(str(tmp_path / "b.txt"), None, "review", warnings.append)
+    assert len(warnings) == 1
+
+
 def test_an_output_that_is_a_folder(two: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "found.csv").mkdir()
     given = ["--model", str(two), lines(tmp_path / "a.txt", ["good"]), "--output", str(tmp_path / "found.csv")]

@@ -204,9 +204,7 @@ def test_a_failed_step_names_its_reason() -> None:
     batch = (np.ones((3, 4), np.int64), np.ones(3, np.int64))
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
     options = {"steps_per_epoch": 1, "initial_epoch": 0, "epochs": 1, "callbacks": [], "verbose": 0}
-    with pytest.raises(
-        groups.LostError, match="one of them has ended: RuntimeError: Connection closed by peer; --"
-    ):
+    with pytest.raises(groups.LostError, match="one of them has ended: RuntimeError: Connection closed by peer; --"):
         fit(model, Others(), [batch], [batch], **options)
 
 

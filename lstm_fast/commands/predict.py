@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.progress import Progress
 
     from lstm_fast.files import output_folder, replace
-    from lstm_fast.text import prediction, tables
+    from lstm_fast.text import labels, prediction, tables
 
     output: Path | None = arguments.output
     if output is not None:
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
         if output.resolve() == Path(arguments.texts).resolve():
             raise CommandError(f"output: expected another file than the one with the texts, found {output} for both")
     classifier = prediction.load(arguments.model, arguments.vocabulary)
-    unit, texts = prediction.read_texts(arguments.texts, arguments.text_column, classifier.column)
+    unit, texts = prediction.read_texts(arguments.texts, arguments.text_column, classifier.column, preparation.warn)
     if problems := [f"{unit} {text.number}: {text.problem}" for text in texts if text.content is None]:
         preparation.warn(f"no result for {len(problems):,} of {len(texts):,} {unit}s: {tables.summary(problems)}")
     contents = [text.content for text in texts if text.content is not None]
@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
                 replace(output, save)
     if output is not None:
         counts = collections.Counter(classifier.classes[number] for number in found.argmax(axis=1).tolist())
-        shown = ", ".join(f"{name} {counts[name]:,}" for name in classifier.classes)
+        shown = ", ".join(f"{labels.shown(name)} {counts[name]:,}" for name in classifier.classes)
         print(f"{output} written: {len(texts):,} {unit}s, {shown}")
     elif sys.stdout.isatty():
         console = Console()
@@ -95,9 +95,12 @@ def _table(unit: str, texts: list[Text], classifier: Classifier, found: np.ndarr
     from rich.table import Table
     from rich.text import Text as Plain
 
-    few = len(classifier.classes) <= TABLE_CLASSES
-    names = classifier.classes if few else ("probability",)
-    widest = max(map(len, ("prediction", *classifier.classes)))
+    from lstm_fast.text import labels
+
+    classes = [labels.shown(name) for name in classifier.classes]
+    few = len(classes) <= TABLE_CLASSES
+    names = classes if few else ["probability"]
+    widest = max(map(len, ("prediction", *classes)))
     others = [len(str(texts[-1].number)), widest, *(max(len(name), 5) for name in names)]  # 0.123
     room = max(width - sum(others) - 3 * len(others) - 7, 20)  # frames and gaps
     table = Table()
@@ -113,5 +116,5 @@ def _table(unit: str, texts: list[Text], classifier: Classifier, found: np.ndarr
             best = max(shares)
             content = Plain(" ".join(str(text.content)[:1000].split()))
             numbers = [f"{share:.3f}" for share in (shares if few else [best])]
-            table.add_row(str(text.number), content, Plain(classifier.classes[shares.index(best)]), *numbers)
+            table.add_row(str(text.number), content, Plain(classes[shares.index(best)]), *numbers)
     return table

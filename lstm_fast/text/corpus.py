@@ -152,8 +152,8 @@ def _read_tables(files: dict[str | None, list[Path]], columns: Columns, reading:
             before = len(reading.splits[split])
             for row in table.rows:
                 content, problem = tables.text_of(row.values.get(text))
-                name = labels.label_of(row.values.get(label), names)
-                if problem := row.problem or problem or ("" if name else "no label"):
+                name, lacking = labels.label_of(row.values.get(label), names)
+                if problem := row.problem or problem or lacking:
                     problems.append(f"{table.unit} {row.number}: {problem}")
                 else:
                     reading.splits[split].append((str(content), str(name)))
@@ -202,11 +202,11 @@ def _numbered(path: Path, reading: _Reading, columns: Columns, seed: int, report
     if len(classes) > MAX_CLASSES or len(classes) > max(2, rows // 2):
         raise DataError(
             f"data: expected a class for some rows each in {path}, found {len(classes):,} classes in {rows:,} rows, "
-            f"such as {', '.join(map(repr, classes[:3]))}; is this the column with the labels? --label-column names "
-            "another"
+            f"such as {', '.join(map(labels.shown, classes[:3]))}; is this the column with the labels? --label-column "
+            "names another"
         )
     shown = "text column {!r}, label column {!r}".format(*reading.columns) if reading.columns else "classes"
-    report(f"{shown}: {', '.join(f'{name} ({trained[name]:,})' for name in classes)}")
+    report(f"{shown}: {', '.join(f'{labels.shown(name)} ({trained[name]:,})' for name in classes)}")
     if single := [name for name in classes if trained[name] == 1]:
         warn(f"{path.name}: one row only of {', '.join(map(repr, single))}: a class, or a row that went wrong?")
     if strange := sorted(set(counts.get("test", ())) - set(classes)):

@@ -20,7 +20,10 @@ LABEL_NAMES = (
     *("label", "labels", "sentiment", "class", "category", "target", "polarity", "rating", "stars", "score"),
     *("intent", "emotion", "topic", "airline_sentiment"),
 )
-_WHOLE = re.compile(r"(-?\d+)\.0+")  # what pandas makes of whole numbers where one of them is missing
+# With 18 digits at most, which every reader of numbers takes. pandas writes whole numbers as 1.0 where one is missing.
+_WHOLE = re.compile(r"-?\d{1,18}")
+_DECIMAL = re.compile(r"(-?\d{1,18})(?:\.(\d{1,18}))?")
+_LONGEST = 40  # characters of a name that are shown
 
 
 def text_column(table: Table, given: str | None, argument: str = "data") -> str:
@@ -31,10 +34,13 @@ def text_column(table: Table, given: str | None, argument: str = "data") -> str:
     """
     if given is not None:
         return _given(table, given, "text_column")
-    if found := _named(table, TEXT_NAMES) or _the_other(table, LABEL_NAMES):
+    if found := _named(table, TEXT_NAMES):
         return found
-    if len(table.columns) == 1:
-        return table.columns[0]
+    if not _named(table, TEXT_NAMES, tuple(table.passed)):
+        if found := _the_other(table, LABEL_NAMES):
+            return found
+        if len(table.columns) == 1:
+            return table.columns[0]
     raise _unknown(table, "text", argument)
 
 
@@ -46,28 +52,54 @@ def label_column(table: Table, text: str, given: str | None) -> str:
             raise DataError(f"label_column: expected another column than that of the texts, found {column!r} for both")
         return column
     others = [name for name in table.columns if name != text]
-    if found := _named(table, LABEL_NAMES, others) or (others[0] if len(others) == 1 else None):
+    if found := _named(table, LABEL_NAMES, others):
         return found
+    if len(others) == 1 and not _named(table, LABEL_NAMES, tuple(table.passed)):
+        return others[0]
     raise _unknown(table, "label", "data")
 
 
-def label_of(value: Any, names: Sequence[str] = ()) -> str | None:
-    """Returns the name of a cell's class; None where the cell has none.
+def label_of(value: Any, names: Sequence[str] = ()) -> tuple[str | None, str]:
+    """Returns the name of a cell's class, and if there is none, why.
 
     Args:
         value: of the cell.
         names: of the classes 0, 1, ..., where the file has them.
     """
     if value is None or (isinstance(value, float) and math.isnan(value)):
-        return None
+        return None, "no label"
+    if isinstance(value, list | dict | bytes):
+        return None, f"no label but {type(value).__name__} {str(value)[:30]!r}"
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if names and isinstance(value, int) and not isinstance(value, bool):
-        return names[value] if 0 <= value < len(names) else None  # -1: not labelled
-    label = str(value).strip()
-    if whole := _WHOLE.fullmatch(label):
-        label = whole[1]
-    return label or None
+        return (names[value], "") if 0 <= value < len(names) else (None, "no label")  # -1: not labelled
+    try:
+        label = str(value).strip()
+        label.encode()
+    except UnicodeEncodeError:
+        return None, "half a character (a lone surrogate) in the label"
+    except ValueError:  # a whole number of thousands of digits
+        return None, "no label but a number of thousands of digits"
+    return (_one_spelling(label), "") if label else (None, "no label")
+
+
+def _one_spelling(label: str) -> str:
+    """Returns a label as it is, but a decimal number in its shortest spelling: 1.0 and 1 are one class."""
+    number = _DECIMAL.fullmatch(label)
+    if number is None:
+        return label
+    whole, part = number[1], (number[2] or "").rstrip("0")
+    if not part:
+        return "0" if whole == "-0" else whole
+    return f"{whole}.{part}"
+
+
+def shown(name: str) -> str:
+    """Returns the name of a class as a line of output can hold it."""
+    if len(name) > _LONGEST:
+        return f"{name[:_LONGEST]!r}..."
+    return name if name.isprintable() else repr(name)
 
 
 def ordered(labels: Iterable[str], names: Sequence[str] = ()) -> tuple[str, ...]:
@@ -75,14 +107,14 @@ def ordered(labels: Iterable[str], names: Sequence[str] = ()) -> tuple[str, ...]
     found = set(labels)
     if names and found <= set(names):
         return tuple(name for name in names if name in found)
-    if all(re.fullmatch(r"-?\d+", label) for label in found):
+    if all(map(_WHOLE.fullmatch, found)):
         return tuple(sorted(found, key=int))
     return tuple(sorted(found))
 
 
 def _given(table: Table, name: str, argument: str) -> str:
     if name not in table.columns:
-        raise DataError(f"{argument}: expected one of {_list(table)} of {table.path}, found {name!r}")
+        raise DataError(f"{argument}: expected one of {_list(table)} of {table.path}, found {name!r}{_passed(table)}")
     return name
 
 
@@ -99,11 +131,20 @@ def _the_other(table: Table, names: Sequence[str]) -> str | None:
 
 
 def _unknown(table: Table, what: str, argument: str) -> DataError:
+    first = " (the first line of the file must hold the names of the columns)" if table.names_in_first_line else ""
     return DataError(
         f"{argument}: expected a column with the {what}s in {table.path}, found {_list(table)} and none with a usual "
-        f"name; say which with --{what}-column (the first line of the file must hold the names of the columns)"
+        f"name; say which with --{what}-column{first}{_passed(table)}"
     )
 
 
 def _list(table: Table) -> str:
     return ", ".join(map(repr, table.columns))
+
+
+def _passed(table: Table) -> str:
+    """What is told of the columns that no text or label can be in."""
+    if not table.passed:
+        return ""
+    found = ", ".join(f"{name!r} ({kind})" for name, kind in table.passed.items())
+    return f"; passed over, as neither texts nor numbers: {found}"

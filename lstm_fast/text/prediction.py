@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
+import logging
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +19,13 @@ import numpy as np
 from lstm_fast.errors import DataError
 from lstm_fast.text import labels, tables, vocabulary
 from lstm_fast.text.batches import padded_length
+from lstm_fast.text.corpus import Report
 from lstm_fast.text.saved import MODEL_FILE, RUN_FILE, VOCABULARY_FILE, load_model
 
 if TYPE_CHECKING:
     from tensorflow_datasets.deprecated.text import SubwordTextEncoder
+
+logger = logging.getLogger("lstm_fast")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,13 +43,16 @@ class Text:
     problem: str = ""
 
 
-def read_texts(source: str, column: str | None, usual: str | None = None) -> tuple[str, list[Text]]:
+def read_texts(
+    source: str, column: str | None, usual: str | None = None, warn: Report = logger.warning
+) -> tuple[str, list[Text]]:
     """Reads texts.
 
     Args:
         source: a file with a text a line (`.txt`, or a name without a suffix), a table, or "-" for stdin.
         column: of a table; None: it is guessed.
         usual: the column that the model's own data had, which is the first guess.
+        warn: gets a line if lines of text look like those of a table.
 
     Returns:
         "line" or "row", what the numbers count; and the texts.
@@ -71,9 +80,23 @@ def read_texts(source: str, column: str | None, usual: str | None = None) -> tup
         lines = io.StringIO(tables.decode(content, "stdin" if source == "-" else path, "texts"))
         unit = "line"
         texts = [_text(number, line, "") for number, line in enumerate(lines, start=1)]
+        if texts and _begins_a_table(texts[0].content or "", usual):
+            warn(
+                "the first line looks like that of a table, but each line is taken for a text; for a table, give a "
+                f"file that ends in one of {', '.join(tables.SUFFIXES)}"
+            )
     if all(text.content is None for text in texts):
         raise DataError(f"texts: expected at least one text in {'stdin' if source == '-' else source}, found none")
     return unit, texts
+
+
+def _begins_a_table(line: str, column: str | None) -> bool:
+    """Whether a line is an object of JSON, or has the name of the column beside others."""
+    if line.startswith("{"):
+        with contextlib.suppress(ValueError, RecursionError):
+            return isinstance(json.loads(line), dict)
+    cells = [cell.strip().strip('"') for cell in re.split(r"[,;\t]", line)]
+    return len(cells) > 1 and column in cells
 
 
 def _text(number: int, value: Any, problem: str) -> Text:

@@ -6,6 +6,7 @@ cannot say which line it was.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import dataclasses
 import gzip
@@ -18,6 +19,8 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from lstm_fast.errors import DataError
 
@@ -51,6 +54,7 @@ class Table:
         columns: their names; of Parquet those with texts or numbers.
         rows: all of them, the bad ones as well, in their order.
         class_names: by column, the names of the labels 0, 1, ... where the file has them (the Hub's Parquet files do).
+        passed: the columns that were passed over, with their types.
     """
 
     path: Path
@@ -58,6 +62,12 @@ class Table:
     columns: tuple[str, ...]
     rows: list[Row]
     class_names: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    passed: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def names_in_first_line(self) -> bool:
+        """Whether the file's first line has the names of the columns."""
+        return kind(self.path) in (".csv", ".tsv")
 
 
 def kind(path: Path) -> str | None:
@@ -106,11 +116,12 @@ def decode(content: bytes, path: Path | str, argument: str = "data") -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
+        encoding = "UTF-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "LATIN1"
         line = content.count(b"\n", 0, error.start) + 1
         raise DataError(
             f"{argument}: expected UTF-8 text in {path}, found byte 0x{content[error.start]:02x} in line {line} (byte "
             f"{error.start + 1:,} of the file), which UTF-8 does not have there; save it as UTF-8, for instance with "
-            "iconv -f LATIN1 -t UTF-8"
+            f"iconv -f {encoding} -t UTF-8"
         ) from error
 
 
@@ -257,21 +268,26 @@ def _parquet(path: Path, argument: str) -> Table:
         raise DataError(f"{argument}: expected a whole Parquet file, found {path}: {reason}") from error
     types = pa.types
     simple = [types.is_string, types.is_large_string, types.is_boolean, types.is_integer, types.is_floating]
-    simple += [types.is_dictionary, types.is_null]
+    simple += [types.is_dictionary, types.is_null, types.is_decimal]
+    simple += [types.is_string_view] if hasattr(types, "is_string_view") else []  # pyarrow 16 and newer
     columns = tuple(field.name for field in table.schema if any(is_it(field.type) for is_it in simple))
+    passed = {field.name: str(field.type) for field in table.schema if field.name not in columns}
     if twice := sorted({name for name in columns if columns.count(name) > 1}):
         raise DataError(f"{argument}: expected columns of different names in {path}, found {twice[0]!r} twice")
     if not columns:
-        raise DataError(f"{argument}: expected columns with texts and labels in {path}, found {table.column_names}")
+        found = ", ".join(f"{name!r} ({kind})" for name, kind in passed.items()) or "none"
+        raise DataError(f"{argument}: expected columns with texts and labels in {path}, found {found}")
     cells = {name: _values(table[name]) for name in columns}
     rows = [Row(number + 1, {name: cells[name][number] for name in columns}) for number in range(table.num_rows)]
-    return Table(path, "row", columns, rows, _class_names(table.schema.metadata or {}))
+    return Table(path, "row", columns, rows, _class_names(table.schema.metadata or {}), passed)
 
 
 def _values(column: Any) -> list[Any]:
     """A column's values; what cannot be read, such as a text that is not UTF-8, is bytes."""
     try:
         values: list[Any] = column.to_pylist()
+        if str(column.type) == "float":  # of 32 bits: 1.1 would be 1.100000023841858
+            values = [None if value is None else float(str(np.float32(value))) for value in values]
     except UnicodeDecodeError:
         values = []
         for value in column:

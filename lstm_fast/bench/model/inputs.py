@@ -199,6 +199,8 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     for name, array in arrays.items():
         if not isinstance(array, np.ndarray):  # of a zip file that somebody else wrote
             raise CommandError(f"--data: expected a file of np.savez, found {path}, in which {name} is no array")
+        if array.dtype.kind not in "biufUS":  # of strings, for models that split them themselves
+            raise CommandError(f"--data: {name}: expected numbers or strings, found an array of {array.dtype}")
         if array.ndim == 0:
             raise CommandError(f"--data: {name}: expected an array with a row for each example, found a single value")
     if not arrays:

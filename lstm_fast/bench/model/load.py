@@ -71,10 +71,26 @@ def load(path: Path, defined: dict[str, Any]) -> Pair:
     # What a file does not keep, such as the states of random numbers.
     for variable, value in zip(variables.of(fast), variables.values(plain), strict=True):
         variable.assign(value)
+    notes = [f"its loss and optimizer cannot be loaded: {problem} ({_ADVICE})"] if problem else []
+    notes += _compiled_as_here(plain, fast)
     to_keras(plain)
     _, report = accelerate(fast, return_report=True)
-    notes = [f"its loss and optimizer cannot be loaded: {problem} ({_ADVICE})"] if problem else []
     return Pair(plain, fast, report, notes)
+
+
+def _compiled_as_here(*models: Any) -> list[str]:
+    """Has models that another backend has compiled use jit as Keras chooses it on this one; says so."""
+    backend = keras.backend.backend()
+    usual = {"jax": True, "torch": False}.get(backend)
+    found = models[0].compiled and models[0].jit_compile
+    if not models[0].compiled or usual is None or found == usual:
+        return []
+    for model in models:
+        model.jit_compile = usual
+    return [
+        f"the file has jit_compile={found}, from where it was compiled; measured with jit_compile={usual}, which "
+        f'compile(jit_compile="auto") sets on {backend}: call compile again after you load it'
+    ]
 
 
 def _instead(path: Path) -> str:

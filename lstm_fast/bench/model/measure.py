@@ -32,6 +32,9 @@ SLOW_SECONDS = 20.0  # a model that takes longer for a step is timed once
 WORK = 5  # how often `measure` calls `progress`
 NOTICEABLE = 0.005  # share of the timesteps from which on their repeats are told
 
+# From how many times on the ratio of the medians and the median of the ratios tell something else.
+_BUSY = 1.1
+
 # Both err, and by rounding only.
 _BOTH = 2.0
 # What the error of a gradient is relative to, at least, as a share of the norm of all: some gradients are zero but for
@@ -219,7 +222,12 @@ def _time(answer: Answer, name: str, steps: Mapping[str, Callable[[], Any]]) -> 
     for step in steps.values():
         step()  # what was compared was traced for another optimizer
     prepared = {model: Prepared(step, list) for model, step in steps.items()}
-    answer.seconds[name] = take_turns(prepared, BUDGET_SECONDS, slow_seconds=SLOW_SECONDS)
+    times = answer.seconds[name] = take_turns(prepared, BUDGET_SECONDS, slow_seconds=SLOW_SECONDS)
+    of_medians = statistics.median(times[PLAIN]) / statistics.median(times[FAST])
+    if not 1 / _BUSY < of_medians / ratio(times[FAST], times[PLAIN]) < _BUSY:
+        answer.notes.append(
+            f"{name}: other work on this machine disturbed the times; the ratio compares neighbouring turns"
+        )
 
 
 def _predicted(model: Any, batch: Batch) -> Any:
@@ -242,7 +250,14 @@ def _compare_outputs(answer: Answer, fast: Any, batch: Batch, outputs: Any) -> N
     after = status()
     answer.fused_calls[PREDICTION] = _difference(before.fused_calls, after.fused_calls)
     answer.timesteps = _difference(before.timesteps, after.timesteps)
-    errors = [off(value, right) for value, right in zip(*map(keras.tree.flatten, (found, outputs)), strict=True)]
+    rights = [np.asarray(right) for right in keras.tree.flatten(outputs)]
+    size, finite = sum(right.size for right in rights), sum(int(np.isfinite(right).sum()) for right in rights)
+    if size and not finite:
+        answer.failures.append("no output of the model is a finite number, so nothing can be compared; see the inputs")
+        return
+    if finite < size:
+        answer.notes.append(f"{size - finite:,} of {size:,} outputs are not finite, with both models")
+    errors = [off(value, right) for value, right in zip(keras.tree.flatten(found), rights, strict=True)]
     _judge(answer, "outputs", errors, [f"output {n}" for n in range(len(errors))])
 
 

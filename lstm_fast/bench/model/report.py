@@ -29,8 +29,9 @@ def about(answer: Answer) -> Iterator[str]:
         yield f"fused calls in a {name}: {calls['forward']} forward, {calls['backward']} backward"
     if given := answer.timesteps.get("given"):
         computed = answer.timesteps["computed"]
-        copied = "" if computed == given else "; the others repeat, and were copied"
-        yield f"timesteps in a prediction: {given:,} given to the kernels, {computed:,} computed{copied}"
+        copied = "" if computed == given else ", the others repeat and were copied"
+        given_words = f"{given:,} given to the kernels, of all layers and directions"
+        yield f"timesteps in a prediction: {given_words}; {computed:,} computed{copied}"
     for padding in answer.padding:
         yield f"padding: {padding}"
     if answer.loss:
@@ -53,7 +54,7 @@ def table(answer: Answer) -> Table:
         drawn.add_row(name, plain, fast, f"[bold]{digits(ratio)}[/bold]")
     if len(answer.peak_bytes) == len((PLAIN, FAST)):
         plain_bytes, fast_bytes = (answer.peak_bytes[model] for model in (PLAIN, FAST))
-        ratio_of_bytes = digits(plain_bytes / fast_bytes) if fast_bytes > _TELLING else ""
+        ratio_of_bytes = digits(plain_bytes / fast_bytes) if fast_bytes > _TELLING else "-"
         drawn.add_row(
             "memory of training", *(f"{size / 2**20:.0f} MiB" for size in (plain_bytes, fast_bytes)), ratio_of_bytes
         )
