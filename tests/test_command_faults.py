@@ -113,33 +113,6 @@ def test_a_backend_that_cannot_train(name: str, tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("backend", ["jax", "torch"])
-def test_other_backends_train_and_predict(backend: str, tmp_path: Path) -> None:
-    """And one backend predicts with what another has trained."""
-    pytest.importorskip(backend)
-    pytest.importorskip("tensorflow_datasets")
-    lines = [f"{'good' if n % 2 else 'bad'} film {n},{n % 2}" for n in range(24)]
-    (tmp_path / "a.csv").write_text("\n".join(["text,label", *lines]), encoding="utf-8")
-    output = str(tmp_path / "run")
-    given = ["--output", output, "--batch-size", "8", "--model", "stacked", "--mask"]
-    result = command("train", "--data", str(tmp_path / "a.csv"), *given, "--epochs", "1", KERAS_BACKEND=backend)
-    assert (result.returncode, result.stderr) == (0, "")
-    assert f'"backend": "{backend}"' in (tmp_path / "run" / "run.json").read_text(encoding="utf-8")
-    result = command("train", "--output", output, "--resume", "--epochs", "2", KERAS_BACKEND=backend)
-    assert (result.returncode, result.stderr) == (0, "")
-    assert "epochs: 2, " in result.stdout
-    (tmp_path / "a.txt").write_text("good film\nbad\n", encoding="utf-8")
-    found = [
-        command("predict", "--model", output, str(tmp_path / "a.txt"), KERAS_BACKEND=name).stdout.splitlines()
-        for name in (backend, "tensorflow")
-    ]
-    assert found[0][0] == "line,text,prediction,p_0,p_1"
-    shares = [[[float(share) for share in row.split(",")[3:]] for row in rows[1:]] for rows in found]
-    assert len(shares[0]) == 2
-    for ours, theirs in zip(*shares, strict=True):
-        assert ours == pytest.approx(theirs, abs=1e-5)
-
-
 # Output
 
 

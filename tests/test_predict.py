@@ -180,6 +180,30 @@ def test_bad_rows_keep_their_place(two: Path, tmp_path: Path, capsys: pytest.Cap
     )
 
 
+@pytest.mark.backends("jax", "torch")
+def test_tensorflow_predicts_with_what_another_backend_has_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [f"{'good' if n % 2 else 'bad'} film {n},{n % 2}" for n in range(24)]
+    (tmp_path / "a.csv").write_text("\n".join(["text,label", *rows]), encoding="utf-8")
+    run = str(tmp_path / "run")
+    given = ["--data", str(tmp_path / "a.csv"), "--batch-size", "8", "--model", "stacked", "--mask"]
+    before = _core.fused_calls()["backward"]
+    assert main(["train", *given, "--output", run, "--epochs", "1"]) == 0
+    assert main(["train", "--output", run, "--resume", "--epochs", "2"]) == 0
+    assert _core.fused_calls()["backward"] > before
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["backend"] == keras.backend.backend()
+    capsys.readouterr()
+    found, _ = predicted(capsys, "--model", run, lines(tmp_path / "a.txt", ["good film", "bad"]))
+    command = [sys.executable, "-m", "lstm_fast", "predict", "--model", run, str(tmp_path / "a.txt")]
+    other = {**os.environ, "KERAS_BACKEND": "tensorflow"}
+    result = subprocess.run(command, capture_output=True, check=True, env=other, text=True)
+    theirs = list(csv.DictReader(io.StringIO(result.stdout, newline="")))
+    assert [row["prediction"] for row in found] == [row["prediction"] for row in theirs]
+    for ours, other_row in zip(found, theirs, strict=True):
+        assert float(ours["p_1"]) == pytest.approx(float(other_row["p_1"]), abs=1e-5)
+
+
 def test_stdin_and_a_pipe(two: Path) -> None:
     """In a process of its own, whose output is no terminal, and in a locale without umlauts."""
     command = [sys.executable, "-m", "lstm_fast", "predict", "--model", str(two / "model.keras"), "-"]
