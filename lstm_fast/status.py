@@ -83,6 +83,8 @@ class Status:
         available_isas: Those that this processor has.
         isa: The active one; None if there is a problem.
         threads: Number of threads that the kernels use; None if there is a problem.
+        threads_source: What decided it: "LSTM_FAST_NUM_THREADS", "OMP_NUM_THREADS", "CPU quota" (of a container or
+            service), "processors", or "set_threads"; None if there is a problem.
         kept_bytes: Bytes of memory that the kernels keep for their next call, and the most that they keep; None if
             there is a problem. `lstm_fast.trim()` gives them back.
         keras_backend: Keras's backend.
@@ -106,6 +108,7 @@ class Status:
     available_isas: tuple[str, ...]
     isa: str | None
     threads: int | None
+    threads_source: str | None
     kept_bytes: tuple[int, int] | None
     keras_backend: str
     libraries: dict[str, str]
@@ -150,7 +153,7 @@ class Status:
         rows = {
             "instruction set": f"{self.isa or 'none'} (compiled: {', '.join(self.compiled_isas) or 'none'}; "
             f"available here: {', '.join(self.available_isas) or 'none'})",
-            "threads": self.threads or "none",
+            "threads": f"{self.threads} ({self.threads_source})" if self.threads else "none",
             "kept memory": "{:.0f} of at most {:.0f} MiB".format(*(count / 2**20 for count in self.kept_bytes))
             if self.kept_bytes
             else "none",
@@ -242,6 +245,7 @@ def status() -> Status:
         available_isas=tuple(attempt(lambda: core().available_isas(), ())),
         isa=attempt(lambda: core().isa(), None),
         threads=attempt(lambda: core().threads(), None),
+        threads_source=attempt(lambda: core().threads_source(), None),
         kept_bytes=attempt(lambda: (core().kept_bytes(), core().kept_bytes_limit()), None),
         keras_backend=active,
         libraries=libraries,

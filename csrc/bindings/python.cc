@@ -281,6 +281,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def("compiled_isas", &CompiledIsas, "Instruction sets in this build, slowest first.");
   m.def("set_isa", &SetIsa, py::arg("isa"), "Forces an instruction set; ValueError if it cannot be had.");
   m.def("threads", &ThreadCount, "Threads that a call may use.");
+  m.def("threads_source", &ThreadCountSource, "What decided how many these are.");
   m.def("set_threads", &SetThreadCount, py::arg("threads"), "Sets threads(); ValueError if below 1.");
   m.def("kept_bytes", &KeptBytes, "Bytes of buffers that are kept for the next call.");
   m.def("kept_bytes_limit", &KeptBytesLimit, "The most of them: LSTM_FAST_KEEP_MIB; ValueError if that is no number.");

@@ -12,22 +12,51 @@
 
 #include "cpu/fork.h"
 #include "cpu/processors.h"
+#include "cpu/quota.h"
 #include "cpu/spin.h"
 #include "lstm_fast/parallel.h"
 
 namespace lstm_fast {
 namespace {
 
-int InitialThreadCount() {
-  const char* text = std::getenv("LSTM_FAST_NUM_THREADS");
-  if (!text || !*text) return ProcessorCount();
+struct Count {
+  int threads;
+  const char* source;  // what decided
+};
+
+constexpr long kMostThreads = 4096;
+
+// A whole number at the start of a variable of the environment; 0 if there is none.
+long NumberIn(const char* name, const char** rest) {
+  const char* text = std::getenv(name);
+  if (!text) return 0;
   char* end = nullptr;
-  const long count = std::strtol(text, &end, 10);
-  if (*end != '\0' || count < 1 || count > 4096) {
-    throw std::invalid_argument("LSTM_FAST_NUM_THREADS: expected an integer from 1 to 4096; found '" +
-                                std::string(text) + "'");
+  const long number = std::strtol(text, &end, 10);
+  *rest = end;
+  return number;
+}
+
+Count InitialCount() {
+  const char* rest = "";
+  const char* own = std::getenv("LSTM_FAST_NUM_THREADS");
+  if (own && *own) {
+    const long count = NumberIn("LSTM_FAST_NUM_THREADS", &rest);
+    if (*rest != '\0' || count < 1 || count > kMostThreads) {
+      throw std::invalid_argument("LSTM_FAST_NUM_THREADS: expected an integer from 1 to 4096; found '" +
+                                  std::string(own) + "'");
+    }
+    return {static_cast<int>(count), "LSTM_FAST_NUM_THREADS"};
   }
-  return static_cast<int>(count);
+  // Of OpenMP's list, the outermost level. Others' variables are taken where they make sense, and not checked.
+  const long of_openmp = NumberIn("OMP_NUM_THREADS", &rest);
+  if (of_openmp >= 1 && of_openmp <= kMostThreads && (*rest == '\0' || *rest == ',')) {
+    return {static_cast<int>(of_openmp), "OMP_NUM_THREADS"};
+  }
+  const int processors = ProcessorCount();
+  // Rounded down: a thread more than the quota feeds would stop all of them again and again.
+  const double quota = ProcessorQuota();
+  if (quota > 0 && quota < processors) return {std::max(1, static_cast<int>(quota)), "CPU quota"};
+  return {processors, "processors"};
 }
 
 // A call of Run() or RunTogether(): helpers join it, by which it stays alive until they have left.
@@ -41,8 +70,7 @@ struct Job {
   int joined = 0;              // guarded likewise
   std::atomic<int> inside{0};  // helpers at work
   void (*work)(Job&, int rank);
-  // The caller's: TensorFlow's threads flush subnormal numbers to zero, Python's do not, and the bits of a call must
-  // not depend on which of them started a helper.
+  // The caller's: the bits of a call must not depend on which thread started a helper, whose rounding it has.
   std::fenv_t environment;
 };
 
@@ -81,13 +109,15 @@ struct TeamJob : Job {
 
 class ThreadPool final : public Parallel {
  public:
-  explicit ThreadPool(int thread_count) : limit_(thread_count) {}
+  explicit ThreadPool(Count count) : limit_(count.threads), source_(count.source) {}
 
   int threads() const override { return limit_.load(); }
+  const char* source() const { return source_.load(); }
 
   void Resize(int count) {
     const std::lock_guard<std::mutex> lock(mutex_);
     limit_.store(count);
+    source_.store("set_threads");
     work_.notify_all();
   }
 
@@ -124,7 +154,7 @@ class ThreadPool final : public Parallel {
 
   // In the child of fork(), which has none of the helpers: a pool as if it were new, at the same place. Nothing is
   // allocated, and what the helpers waited on is left as it is, since to destroy it would wait for them.
-  void StartOver() { new (this) ThreadPool(threads()); }
+  void StartOver() { new (this) ThreadPool(Count{threads(), source()}); }
 
  private:
   // Offers a job to the helpers; the calling thread counts as busy until Finish(). Nothing is allocated but threads,
@@ -203,6 +233,7 @@ class ThreadPool final : public Parallel {
   }
 
   std::atomic<int> limit_;
+  std::atomic<const char*> source_;
   std::mutex mutex_;
   std::condition_variable work_, done_;
   Job* first_ = nullptr;             // jobs that helpers may join, the oldest first
@@ -219,7 +250,7 @@ ThreadPool& Pool() {
   if (ThreadPool* p = pool.load(std::memory_order_acquire)) return *p;
   const std::lock_guard<std::mutex> lock(pool_mutex);
   if (!pool.load()) {
-    pool.store(new ThreadPool(InitialThreadCount()), std::memory_order_release);
+    pool.store(new ThreadPool(InitialCount()), std::memory_order_release);
   }
   return *pool.load();
 }
@@ -244,6 +275,8 @@ void RestartPool() {
 Parallel& OwnThreads() { return Pool(); }
 
 int ThreadCount() { return Pool().threads(); }
+
+const char* ThreadCountSource() { return Pool().source(); }
 
 void SetThreadCount(int count) {
   if (count < 1) throw std::invalid_argument("threads: expected at least 1; found " + std::to_string(count));

@@ -33,7 +33,8 @@ cd "$copy"
 export ASAN_OPTIONS=detect_leaks=0
 export UBSAN_OPTIONS=print_stacktrace=1
 export TSAN_OPTIONS=halt_on_error=1:die_after_fork=0
-export OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=1
+LSTM_FAST_NUM_THREADS=$(nproc)
+export OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 LSTM_FAST_NUM_THREADS PYTHONDONTWRITEBYTECODE=1
 case $sanitizers in
   *address*) preload="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libubsan.so)" ;;
   *thread*) preload=$(g++ -print-file-name=libtsan.so) ;;

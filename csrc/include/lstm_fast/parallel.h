@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "lstm_fast/lstm.h"
+#include "lstm_fast/subnormals.h"
 
 namespace lstm_fast {
 
@@ -24,10 +25,15 @@ class Parallel {
   // are free at once. Tasks must not throw.
   virtual void RunTogether(int wanted, void (*task)(void* context, int rank, int size), void* context) = 0;
 
+  // The same with a function object. Subnormal numbers are zero in it, in any thread.
   template <class Function>
   void For(int64_t count, Function&& function) {
     Run(
-        count, [](void* context, int64_t index) { (*static_cast<std::remove_reference_t<Function>*>(context))(index); },
+        count,
+        [](void* context, int64_t index) {
+          const SubnormalsAreZero scope;
+          (*static_cast<std::remove_reference_t<Function>*>(context))(index);
+        },
         &function);
   }
 
@@ -36,6 +42,7 @@ class Parallel {
     RunTogether(
         wanted,
         [](void* context, int rank, int size) {
+          const SubnormalsAreZero scope;
           (*static_cast<std::remove_reference_t<Function>*>(context))(rank, size);
         },
         &function);
@@ -45,12 +52,15 @@ class Parallel {
 // The package's own threads, shared by every caller of the process. They are started on first use, sleep when idle
 // (after some microseconds on the lookout for another task), and are started anew in a child after fork(). Several
 // callers may run at once: together they keep at most ThreadCount() threads busy, besides the callers themselves.
-// ThreadCount() is LSTM_FAST_NUM_THREADS, or else the number of processors that the process's first thread might use
-// when this library was loaded. The threads run on these, whatever the thread is bound to whose call starts them.
+// ThreadCount() is LSTM_FAST_NUM_THREADS, or else OMP_NUM_THREADS, or else the number of processors that the process's
+// first thread might use when this library was loaded, or fewer where a control group limits processor time
+// (containers). The threads run on these, whatever the thread is bound to whose call starts them.
 LSTM_FAST_EXPORT Parallel& OwnThreads();
 
 // Throw std::invalid_argument for a count below 1 and for an LSTM_FAST_NUM_THREADS that is not a positive integer.
 LSTM_FAST_EXPORT int ThreadCount();
+// What decided: the name of the variable, "processors", "CPU quota", or "set_threads" after SetThreadCount().
+LSTM_FAST_EXPORT const char* ThreadCountSource();
 LSTM_FAST_EXPORT void SetThreadCount(int count);
 
 }  // namespace lstm_fast
