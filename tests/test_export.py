@@ -362,9 +362,67 @@ def test_folders_of_others_are_left_alone(tmp_path: pathlib.Path) -> None:
     (tmp_path / "model.bin").touch()
     with pytest.raises(ValueError, match=r"model\.bin', which would be replaced, is not of an OpenVINO file"):
         lstm_fast.export(make_model(), tmp_path / "model.xml", "openvino")
+    (tmp_path / "model.xml").write_text("<note/>")
+    with pytest.raises(ValueError, match=r"model\.bin', which would be replaced, is not of an OpenVINO file"):
+        lstm_fast.export(make_model(), tmp_path / "model.xml", "openvino")
+    (tmp_path / "model.xml").write_text("<net/>")
+    (tmp_path / "model.bin").unlink()
+    (tmp_path / "model.bin").mkdir()
+    with pytest.raises(ValueError, match=r"expected no folder where the weights go, found .*model\.bin"):
+        lstm_fast.export(make_model(), tmp_path / "model.xml", "openvino")
+    assert (tmp_path / "model.xml").read_text() == "<net/>"
     shutil.rmtree(folder)
     with pytest.raises(TypeError, match=r"expected a keras\.Model, found the layer"):
         lstm_fast.export(lstm_fast.FastLSTM(2), folder)
+
+
+def test_only_a_saved_model_is_replaced(tmp_path: pathlib.Path) -> None:
+    """Whatever else is in its folders, or a folder that only has the names of one, stays."""
+    folder = tmp_path / "folder"
+    for name in ("variables", "assets"):
+        (folder / name).mkdir(parents=True)
+    graph = folder / "saved_model.pb"
+    for name in ("fingerprint.pb", "variables/variables.index", "assets/vocabulary.txt"):
+        (folder / name).touch()
+
+    def odd() -> str | None:
+        return exports._beside_a_saved_model(folder)
+
+    assert odd() == "assets"  # without a graph, nothing is of one
+    graph.touch()
+    assert odd() == "assets"
+    graph.write_bytes(b"\x08\x01... \x12\x0evocabulary.txt ...letter.txt")
+    assert odd() is None
+    for name in ("assets/letter.txt", "variables/thesis.txt", "assets.extra", "keras_metadata.pb"):
+        (folder / name).touch()
+        with pytest.raises(ValueError, match=rf"is a folder with other things in it, such as '{name}'"):
+            lstm_fast.export(make_model(), folder)
+        (folder / name).unlink()
+    assert odd() is None
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needs("saved_model")
+    model = make_model()
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(exports.tempfile, "mkdtemp", refuse)
+    with pytest.raises(
+        ValueError, match=r"`path`: expected a folder that can be written, found .* \(Permission denied"
+    ):
+        lstm_fast.export(model, tmp_path / "model")
+
+
+def test_both_files_of_openvino_stay_if_one_cannot_be_replaced(tmp_path: pathlib.Path) -> None:
+    written, path = tmp_path / "new.xml", tmp_path / "model.xml"
+    for file in (written, written.with_suffix(".bin"), path):
+        file.write_text(file.name)
+    path.with_suffix(".bin").mkdir()
+    with pytest.raises(IsADirectoryError):
+        exports._move(written, path)
+    assert path.read_text() == "model.xml"
 
 
 @pytest.mark.parametrize("path", [".", "..", "../inner", "../.."])

@@ -1,6 +1,7 @@
 """Models to files that run without this package, and the proof that they do: the file is run and compared."""
 
 import contextlib
+import itertools
 import math
 import numbers
 import os
@@ -21,8 +22,8 @@ DType = Literal["float32", "float64"]
 
 SUFFIXES = {"saved_model": "", "onnx": ".onnx", "litert": ".tflite", "openvino": ".xml"}
 
-# What a SavedModel is of: a folder with anything else in it is not replaced.
-_SAVED_MODEL = {"saved_model.pb", "fingerprint.pb", "variables", "assets", "assets.extra"}
+# How saved_model.pb begins: the version of its schema, which has never changed.
+_SAVED_MODEL = b"\x08\x01"
 
 # The packages that write a format, and the one that runs it, as Python and as pip call them.
 _WRITTEN_BY = {
@@ -125,7 +126,8 @@ def export(
         A `Report`: print it.
 
     Raises:
-        TypeError, ValueError: An argument is not what it should be, or does not fit the model or the format.
+        TypeError, ValueError: An argument is not what it should be, or does not fit the model or the format; or the
+            folder of `path` cannot be written.
         ImportError: A package that writes the format is not installed.
         ExportError: The file cannot be written, does not run, or computes something else than the model.
 
@@ -143,7 +145,7 @@ def export(
     _check_packages(format)
     signature = signatures.of("export", model, input_signature, batch_size, dtype)
     _check_fits(model, format, dtype, signature)
-    with tempfile.TemporaryDirectory(prefix=".lstm_fast-", dir=target.parent) as name:
+    with _workshop(target.parent) as name:
         folder = pathlib.Path(name)
         cases = signatures.cases("export", model, signature, examples)
         expected = _answers("export", model, signature, cases)
@@ -244,7 +246,11 @@ def _target(path: pathlib.Path, format: str) -> pathlib.Path:
         if path.is_dir():
             raise ValueError(f"export: `path`: expected the name of a file, found the folder {str(path)!r}")
         beside = path.with_suffix(".bin")
-        if format == "openvino" and beside.exists() and not path.exists():
+        if format == "openvino" and beside.is_dir():
+            raise ValueError(
+                f"export: `path`: expected no folder where the weights go, found {str(beside)!r}: choose another name"
+            )
+        if format == "openvino" and beside.exists() and not _is_of_openvino(path):
             raise ValueError(
                 f"export: `path`: {str(beside)!r}, which would be replaced, is not of an OpenVINO file: choose another "
                 "name"
@@ -260,15 +266,59 @@ def _target(path: pathlib.Path, format: str) -> pathlib.Path:
         raise ValueError(
             f"export: `path`: {str(path)!r} is the current folder, or one around it: give the name of a folder in it"
         )
-    if path.is_dir():
-        names = sorted(entry.name for entry in path.iterdir())
-        known = _SAVED_MODEL if "saved_model.pb" in names else set()
-        if odd := [name for name in names if name not in known]:
-            raise ValueError(
-                f"export: `path`: {str(path)!r} is a folder with other things in it, such as {odd[0]!r}: choose "
-                "another name"
-            )
+    if path.is_dir() and (odd := _beside_a_saved_model(path)) is not None:
+        raise ValueError(
+            f"export: `path`: {str(path)!r} is a folder with other things in it, such as {odd!r}: choose another name"
+        )
     return target
+
+
+def _is_of_openvino(path: pathlib.Path) -> bool:
+    """Whether a file is the `.xml` of a model, whose `.bin` stands beside it."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return b"<net" in file.read(1000)
+
+
+def _beside_a_saved_model(folder: pathlib.Path) -> str | None:
+    """Returns the first that is in a folder and not of a SavedModel, None if there is nothing else.
+
+    `assets.extra`, which users fill, and `keras_metadata.pb`, of a model that Keras 2 can go on training, count as
+    something else.
+    """
+    graph = folder / "saved_model.pb"
+    content = graph.read_bytes() if graph.is_file() else b""
+
+    def is_known(path: pathlib.Path) -> bool:
+        match path.relative_to(folder).parts:
+            case ("saved_model.pb" | "fingerprint.pb",):
+                return path.is_file()
+            case ("variables" | "assets",):
+                return path.is_dir()
+            case ("variables", name):
+                return path.is_file() and name.startswith("variables.")
+            case ("assets", name):  # The graph lists them: by the second field of a message, of less than 128 bytes.
+                told = os.fsencode(name)
+                return path.is_file() and len(told) < 128 and bytes([0x12, len(told)]) + told in content
+        return False
+
+    inner = (path for name in ("variables", "assets") for path in sorted((folder / name).glob("*")))
+    every = itertools.chain(sorted(folder.iterdir()), inner)
+    is_model = content.startswith(_SAVED_MODEL)
+    odd = next((path for path in every if not (is_model and is_known(path))), None)
+    return None if odd is None else odd.relative_to(folder).as_posix()
+
+
+def _workshop(folder: pathlib.Path) -> tempfile.TemporaryDirectory[str]:
+    """Returns a folder to write in, from which files can be moved to another one."""
+    try:
+        return tempfile.TemporaryDirectory(prefix=".lstm_fast-", dir=folder)
+    except OSError as error:
+        raise ValueError(
+            f"export: `path`: expected a folder that can be written, found {str(folder)!r} ({error.strerror}): choose "
+            "another one"
+        ) from error
 
 
 def _check_packages(format: str) -> None:
@@ -512,6 +562,6 @@ def _move(written: pathlib.Path, path: pathlib.Path) -> None:
             os.replace(old, path)
             raise
         return
-    os.replace(written, path)
     if (beside := written.with_suffix(".bin")).exists():  # of OpenVINO
         os.replace(beside, path.with_suffix(".bin"))
+    os.replace(written, path)
