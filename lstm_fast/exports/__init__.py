@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import math
 import numbers
+import operator
 import os
 import pathlib
 import tempfile
@@ -135,8 +136,8 @@ def export(
     >>> print(lstm_fast.export(model, "model.onnx", format="onnx"))
     """
     path = pathlib.Path(path)
-    _check_arguments("export", model, format, batch_size, tolerance)
-    if dtype not in _TOLERANCES:
+    batch_size = _check_arguments("export", model, format, batch_size, tolerance)
+    if not isinstance(dtype, str) or dtype not in _TOLERANCES:
         raise ValueError(
             f"export: `dtype`: expected one of {', '.join(_TOLERANCES)}, found {dtype!r}. For half precision, write "
             "float32 and convert the file with the tools of its runtime"
@@ -206,28 +207,39 @@ def check(
         ExportError: The file does not run, or computes something else than the model.
     """
     path = pathlib.Path(path)
-    _check_arguments("check", model, format, batch_size, tolerance)
+    batch_size = _check_arguments("check", model, format, batch_size, tolerance)
     signature = signatures.of("check", model, input_signature, batch_size, model.compute_dtype)
     cases = signatures.cases("check", model, signature, examples)
     expected = _answers("check", model, signature, cases)
     return Report(path, format, *_check(path, format, signature, cases, expected, tolerance))
 
 
-def _check_arguments(who: str, model: Any, format: str, batch_size: Any, tolerance: Any) -> None:
-    """Refuses what no file can be written or checked with, in the name of a function."""
+def _check_arguments(who: str, model: Any, format: Any, batch_size: Any, tolerance: Any) -> int | None:
+    """Refuses what no file can be written or checked with, in the name of a function; returns the size of a batch."""
     convert.check_model(who, model)
     if not isinstance(model, keras.Model):
         raise TypeError(
             f"{who}: `model`: expected a keras.Model, found the layer '{model.name}'; put it into a "
             "keras.Sequential with a keras.Input"
         )
-    if format not in SUFFIXES:
+    if not isinstance(format, str) or format not in SUFFIXES:
         raise ValueError(f"{who}: `format`: expected one of {', '.join(SUFFIXES)}, found {format!r}")
-    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+    rows = None if batch_size is None else _positive(batch_size)
+    if rows is None and batch_size is not None:
         raise ValueError(f"{who}: `batch_size`: expected a positive integer or None, found {batch_size!r}")
     is_number = isinstance(tolerance, numbers.Real) and not isinstance(tolerance, bool)
     if tolerance is not None and not (is_number and 0 < tolerance < math.inf):
         raise ValueError(f"{who}: `tolerance`: expected a positive number or None, found {tolerance!r}")
+    return rows
+
+
+def _positive(number: Any) -> int | None:
+    """Returns a positive integer of any library's as Python's; None if it is none, as `True`."""
+    try:
+        found = 0 if isinstance(number, bool) else operator.index(number)
+    except TypeError:
+        return None
+    return found if found > 0 else None
 
 
 def _target(path: pathlib.Path, format: str) -> pathlib.Path:
