@@ -484,6 +484,59 @@ def test_the_batch_of_a_fit_where_keras_does_not_tell(tmp_path: pathlib.Path) ->
     assert "the file takes 4 rows a call" in str(report)
 
 
+def test_a_sequential_without_an_input_tells_it_after_a_call() -> None:
+    model = keras.Sequential([lstm_fast.FastLSTM(3)])
+    with pytest.raises(
+        ValueError, match=r"does not tell its inputs\. Begin it with a keras\.Input, call it once, or give"
+    ):
+        exports.signatures.of("export", model, None, None, "float32")
+    model(np.ones((4, 5, 2)))
+    assert exports.signatures.of("export", model, None, None, "float32")[0].shape == (None, 5, 2)
+
+
+def test_examples_of_objects() -> None:
+    """As pandas and TensorFlow keep strings."""
+    spec = [keras.InputSpec(shape=(None,), dtype="string", name="text")]
+
+    def made(examples: list[Any], specs: Any = spec) -> Any:
+        return exports.signatures.cases("export", None, specs, np.array(examples, object))[0].arrays[0]
+
+    for found, kind in ((made(["one", "seven"]), "U"), (made([b"one", b"seven"]), "S")):
+        assert found.dtype.kind == kind
+        assert len(found[1]) == 5
+    with pytest.raises(ValueError, match=r"`examples`: 'text': expected strings only, found None \(NoneType\)"):
+        made(["one", None])
+    numbers = [keras.InputSpec(shape=(None,), dtype="int32", name="ids")]
+    assert made([1, 2], numbers).dtype == "int32"
+    with pytest.raises(ValueError, match=r"`examples`: 'ids': expected values of int32, found object \(.*convert"):
+        made(["one"], numbers)
+
+
+def test_sizes_of_batches_are_any_integers() -> None:
+    assert exports._positive(np.int64(2)) == 2
+    assert type(exports._positive(np.int64(2))) is int
+    assert [exports._positive(number) for number in (True, np.True_, -1, 2.0, "2")] == [None] * 5
+
+
+def test_the_number_of_rows_is_told() -> None:
+    for rows, note in ((1, "the file takes 1 row a call"), (2, "the file takes 2 rows a call")):
+        spec = keras.InputSpec(shape=(rows, None), dtype="int32", name="ids")
+        assert exports._known(make_model(), "onnx", [spec]) == [note]
+
+
+def test_what_to_do_about_random_numbers() -> None:
+    reason = 'In Node, ("stateless_random_uniform/StatelessRandomUniformV2", StatelessRandomUniformV2, "", -1)'
+    assert "call no layer in it with training=True" in exports._advice(reason)
+    assert not exports._advice("No registered class RandomRotation")
+
+
+def test_rows_of_a_litert_file_are_told() -> None:
+    array = np.ones((2, 7))
+    exports.processes.serve.check_rows([np.array([-1, -1]), np.array([2, -1])], [[array, array]])
+    with pytest.raises(ValueError, match="the file takes a batch of 1, found 2; give batch_size=1"):
+        exports.processes.serve.check_rows([np.array([1, -1])], [[array]])
+
+
 def test_ids_of_a_float_input() -> None:
     model = keras.Sequential([keras.Input((None,)), keras.layers.Embedding(20, 4), lstm_fast.FastLSTM(3)])
     signature = exports.signatures.of("export", model, None, None, "float32")

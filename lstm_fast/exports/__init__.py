@@ -7,6 +7,7 @@ import numbers
 import operator
 import os
 import pathlib
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
@@ -41,6 +42,9 @@ _TOLERANCES = {"float32": 1e-4, "float64": 1e-9}
 _LEAST = 0.01
 # How far a model in float32 may be from the same one in half precision: what is more is not rounding.
 _OF_DTYPE = {"float16": 0.05, "bfloat16": 0.3}
+
+# What ONNX Runtime says of an LSTM in float64; and what TensorFlow's operations of random numbers are called.
+_NO_FLOAT64, _RANDOM = "not support double", re.compile("Random(Uniform|StandardNormal|Normal|Get)")
 
 
 class ExportError(RuntimeError):
@@ -435,7 +439,7 @@ def _load(source: pathlib.Path, model: Any) -> Any:
 
 def _not_written(model: Any, format: str, error: Exception) -> ExportError:
     text = str(error) if isinstance(error, processes.ProcessError) else f"{type(error).__name__}: {error}"
-    text = f"'{model.name}' cannot be written as {format}: {text[:1500]}"
+    text = f"'{model.name}' cannot be written as {format}: {text[:1500]}{_advice(text)}"
     own = copies.own_classes(model)
     if isinstance(error, processes.ProcessError) and own:
         names = ", ".join(cls.__qualname__ for cls in own)
@@ -445,6 +449,15 @@ def _not_written(model: Any, format: str, error: Exception) -> ExportError:
             "program itself, give imports=['that_module'], and write them with keras.ops"
         )
     return ExportError(text)
+
+
+def _advice(reason: str) -> str:
+    """Returns what to do about a reason, as far as it is known, that a file cannot be written or does not run."""
+    if _NO_FLOAT64 in reason:
+        return "; give dtype='float32'"
+    if _RANDOM.search(reason):
+        return "; the model draws random numbers where it should not: call no layer in it with training=True"
+    return ""
 
 
 def _compare_dtypes(model: Any, expected: list[list[Any]], found: list[list[Any]], dtype: str) -> str:
@@ -482,9 +495,8 @@ def _check(
     try:
         results = processes.run(format, path, names, [case.arrays for case in cases])
     except processes.ProcessError as error:
-        way_out = "; give dtype='float32'" if "not support double" in str(error) else ""
         raise ExportError(
-            f"the file that was written as {format} does not run: {str(error)[:1500]}{way_out}"
+            f"the file that was written as {format} does not run: {str(error)[:1500]}{_advice(str(error))}"
         ) from error
     outputs = list(zip(*expected, strict=True))
     allowed = [
@@ -554,7 +566,7 @@ def _known(model: Any, format: str, signature: Any) -> list[str]:
         notes.append("OpenVINO computes in bfloat16 on many processors: set INFERENCE_PRECISION_HINT to f32")
     specs = keras.tree.flatten(signature)
     if (rows := signatures.fixed_batch(specs)) is not None:
-        notes.append(f"the file takes {rows} rows a call")
+        notes.append(f"the file takes {rows} row{'s' if rows > 1 else ''} a call")
     for spec in specs:
         fixed = [f"axis {axis} is {size}" for axis, size in enumerate(spec.shape[1:], start=1) if size is not None]
         if fixed:
