@@ -108,9 +108,9 @@ def _shared() -> argparse.ArgumentParser:
         "--vocabulary", metavar="FILE", help="a .subwords file; default: the data's own, built if it has none"
     )
     shared.add_argument("--batch-size", type=_positive_int, metavar="N", help="default: 64")
-    shared.add_argument("--limit", type=_positive_int, metavar="N", help="use so many texts of each split")
+    shared.add_argument("--limit", type=_positive_int, metavar="N", help="use N texts for training and N for testing")
     shared.add_argument("--mask", action=argparse.BooleanOptionalAction, help="mask the padding (mask_zero)")
-    shared.add_argument("--bucket", action=argparse.BooleanOptionalAction, help="batch texts of like length")
+    shared.add_argument("--bucket", action=argparse.BooleanOptionalAction, help="batch texts of similar length")
     shared.add_argument("--seed", type=_natural_int, metavar="N", help="of weights and order; default: 0")
     shared.add_argument(
         "--learning-rate", type=_positive_float, metavar="X", help="of Adam; default: 1e-3, for the sample 5e-3"
@@ -138,7 +138,7 @@ def _add_train(commands: _Commands, shared: argparse.ArgumentParser) -> None:
         help="train together with other processes, which a launcher has started, each on its part of every batch",
     )
     existing = train.add_mutually_exclusive_group()
-    existing.add_argument("--resume", action="store_true", help="go on with the run in DIR, with its settings")
+    existing.add_argument("--resume", action="store_true", help="go on with the run in DIR, with its data and settings")
     existing.add_argument("--overwrite", action="store_true", help="start anew where DIR holds a run")
 
 
@@ -166,7 +166,10 @@ def _add_predict(commands: _Commands) -> None:
         "terminal, else as CSV.",
     )
     predict.add_argument(
-        "texts", metavar="FILE|-", help="a text a line: .txt, or - for stdin; or .csv, .tsv, .jsonl, .parquet"
+        "texts",
+        metavar="FILE|-",
+        help="a .txt file with one text per line; - for stdin, always one text per line; or a table: .csv, .tsv, "
+        ".jsonl, .parquet",
     )
     predict.add_argument(
         "--model", type=Path, required=True, metavar="DIR|FILE", help="the folder of a run, or its model.keras"
@@ -186,7 +189,8 @@ def _add_bench(commands: _Commands) -> None:
         "whichever are there, with the backend that Keras runs on (KERAS_BACKEND) and on the device that it finds. Who "
         "computes anything else than Keras does is not timed. Leaves bench.json and bench.svg in the output folder. "
         "With --model: your own model, as it is and accelerated. First both have to compute the same; then training "
-        "step and prediction are timed by turns. Nothing of the model's file is changed. Leaves model.json.",
+        "step and prediction are timed by turns. Nothing of the model's file is changed. Leaves model.json in the "
+        "output folder, and replaces the one of an earlier run.",
     )
     shapes = bench.add_mutually_exclusive_group()
     shapes.add_argument(

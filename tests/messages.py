@@ -24,7 +24,7 @@ WRITES = {
     "backends/tensorflow_cuda.py": {"_load", "slower_than_cudnn"},
     "cli.py": {"_positive_int", "_natural_int", "_positive_float", "_share", "_padding"},
     "cells.py": {"other_cell", "_other", "unfit"},
-    "exports/__init__.py": {"_not_written"},
+    "exports/__init__.py": {"_not_written", "_advice"},
     "convert.py": {"_log", "check_model"},
     "functional.py": {"_advised", "_does_not_fit"},
     "fused.py": {"fallback"},

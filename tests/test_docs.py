@@ -63,7 +63,7 @@ QUICK = {
 
 
 # What the code of a page needs beside Keras, TensorFlow and NumPy.
-NEEDS = {"export": ("onnxruntime", "tf2onnx", "openvino"), "data": ("tensorflow_datasets",)}
+NEEDS = {"export": ("onnxruntime", "tf2onnx", "openvino", "ai_edge_litert"), "data": ("tensorflow_datasets",)}
 
 
 class Block(NamedTuple):

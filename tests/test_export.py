@@ -331,9 +331,13 @@ def test_missing_runtime_is_said(tmp_path: pathlib.Path, monkeypatch: pytest.Mon
         ("m.onnx", {}, "expected the name of a folder for the format saved_model, .*did you mean format='onnx'"),
         ("m", {"format": "onnx"}, r"expected a name that ends in \.onnx"),
         ("m", {"format": "pdf"}, "`format`: expected one of saved_model, onnx, litert, openvino, found 'pdf'"),
+        ("m", {"format": ["onnx"]}, r"`format`: expected one of saved_model, .*, found \['onnx'\]"),
+        ("m", {"dtype": ["float32"]}, r"`dtype`: expected one of float32, float64, found \['float32'\]"),
         ("m", {"dtype": "float16"}, "`dtype`: expected one of float32, float64, found 'float16'"),
         ("m.tflite", {"format": "litert"}, "`batch_size`: .*give batch_size=1"),
         ("m", {"batch_size": 0}, "`batch_size`: expected a positive integer"),
+        ("m", {"batch_size": True}, "`batch_size`: expected a positive integer or None, found True"),
+        ("m", {"batch_size": 2.0}, "`batch_size`: expected a positive integer or None, found 2.0"),
         ("m", {"tolerance": 0.0}, "`tolerance`: expected a positive number"),
         ("m", {"tolerance": "1"}, "`tolerance`: expected a positive number or None, found '1'"),
         ("nowhere/m", {}, "there is no folder"),
@@ -362,9 +366,67 @@ def test_folders_of_others_are_left_alone(tmp_path: pathlib.Path) -> None:
     (tmp_path / "model.bin").touch()
     with pytest.raises(ValueError, match=r"model\.bin', which would be replaced, is not of an OpenVINO file"):
         lstm_fast.export(make_model(), tmp_path / "model.xml", "openvino")
+    (tmp_path / "model.xml").write_text("<note/>")
+    with pytest.raises(ValueError, match=r"model\.bin', which would be replaced, is not of an OpenVINO file"):
+        lstm_fast.export(make_model(), tmp_path / "model.xml", "openvino")
+    (tmp_path / "model.xml").write_text("<net/>")
+    (tmp_path / "model.bin").unlink()
+    (tmp_path / "model.bin").mkdir()
+    with pytest.raises(ValueError, match=r"expected no folder where the weights go, found .*model\.bin"):
+        lstm_fast.export(make_model(), tmp_path / "model.xml", "openvino")
+    assert (tmp_path / "model.xml").read_text() == "<net/>"
     shutil.rmtree(folder)
     with pytest.raises(TypeError, match=r"expected a keras\.Model, found the layer"):
         lstm_fast.export(lstm_fast.FastLSTM(2), folder)
+
+
+def test_only_a_saved_model_is_replaced(tmp_path: pathlib.Path) -> None:
+    """Whatever else is in its folders, or a folder that only has the names of one, stays."""
+    folder = tmp_path / "folder"
+    for name in ("variables", "assets"):
+        (folder / name).mkdir(parents=True)
+    graph = folder / "saved_model.pb"
+    for name in ("fingerprint.pb", "variables/variables.index", "assets/vocabulary.txt"):
+        (folder / name).touch()
+
+    def odd() -> str | None:
+        return exports._beside_a_saved_model(folder)
+
+    assert odd() == "assets"  # without a graph, nothing is of one
+    graph.touch()
+    assert odd() == "assets"
+    graph.write_bytes(b"\x08\x01... \x12\x0evocabulary.txt ...letter.txt")
+    assert odd() is None
+    for name in ("assets/letter.txt", "variables/thesis.txt", "assets.extra", "keras_metadata.pb"):
+        (folder / name).touch()
+        with pytest.raises(ValueError, match=rf"is a folder with other things in it, such as '{name}'"):
+            lstm_fast.export(make_model(), folder)
+        (folder / name).unlink()
+    assert odd() is None
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needs("saved_model")
+    model = make_model()
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(exports.tempfile, "mkdtemp", refuse)
+    with pytest.raises(
+        ValueError, match=r"`path`: expected a folder that can be written, found .* \(Permission denied"
+    ):
+        lstm_fast.export(model, tmp_path / "model")
+
+
+def test_both_files_of_openvino_stay_if_one_cannot_be_replaced(tmp_path: pathlib.Path) -> None:
+    written, path = tmp_path / "new.xml", tmp_path / "model.xml"
+    for file in (written, written.with_suffix(".bin"), path):
+        file.write_text(file.name)
+    path.with_suffix(".bin").mkdir()
+    with pytest.raises(IsADirectoryError):
+        exports._move(written, path)
+    assert path.read_text() == "model.xml"
 
 
 @pytest.mark.parametrize("path", [".", "..", "../inner", "../.."])
@@ -420,6 +482,59 @@ def test_the_batch_of_a_fit_where_keras_does_not_tell(tmp_path: pathlib.Path) ->
     report = export(model, tmp_path, "saved_model")
     assert_right(report, cases=2)
     assert "the file takes 4 rows a call" in str(report)
+
+
+def test_a_sequential_without_an_input_tells_it_after_a_call() -> None:
+    model = keras.Sequential([lstm_fast.FastLSTM(3)])
+    with pytest.raises(
+        ValueError, match=r"does not tell its inputs\. Begin it with a keras\.Input, call it once, or give"
+    ):
+        exports.signatures.of("export", model, None, None, "float32")
+    model(np.ones((4, 5, 2)))
+    assert exports.signatures.of("export", model, None, None, "float32")[0].shape == (None, 5, 2)
+
+
+def test_examples_of_objects() -> None:
+    """As pandas and TensorFlow keep strings."""
+    spec = [keras.InputSpec(shape=(None,), dtype="string", name="text")]
+
+    def made(examples: list[Any], specs: Any = spec) -> Any:
+        return exports.signatures.cases("export", None, specs, np.array(examples, object))[0].arrays[0]
+
+    for found, kind in ((made(["one", "seven"]), "U"), (made([b"one", b"seven"]), "S")):
+        assert found.dtype.kind == kind
+        assert len(found[1]) == 5
+    with pytest.raises(ValueError, match=r"`examples`: 'text': expected strings only, found None \(NoneType\)"):
+        made(["one", None])
+    numbers = [keras.InputSpec(shape=(None,), dtype="int32", name="ids")]
+    assert made([1, 2], numbers).dtype == "int32"
+    with pytest.raises(ValueError, match=r"`examples`: 'ids': expected values of int32, found object \(.*convert"):
+        made(["one"], numbers)
+
+
+def test_sizes_of_batches_are_any_integers() -> None:
+    assert exports._positive(np.int64(2)) == 2
+    assert type(exports._positive(np.int64(2))) is int
+    assert [exports._positive(number) for number in (True, np.True_, -1, 2.0, "2")] == [None] * 5
+
+
+def test_the_number_of_rows_is_told() -> None:
+    for rows, note in ((1, "the file takes 1 row a call"), (2, "the file takes 2 rows a call")):
+        spec = keras.InputSpec(shape=(rows, None), dtype="int32", name="ids")
+        assert exports._known(make_model(), "onnx", [spec]) == [note]
+
+
+def test_what_to_do_about_random_numbers() -> None:
+    reason = 'In Node, ("stateless_random_uniform/StatelessRandomUniformV2", StatelessRandomUniformV2, "", -1)'
+    assert "call no layer in it with training=True" in exports._advice(reason)
+    assert not exports._advice("No registered class RandomRotation")
+
+
+def test_rows_of_a_litert_file_are_told() -> None:
+    array = np.ones((2, 7))
+    exports.processes.serve.check_rows([np.array([-1, -1]), np.array([2, -1])], [[array, array]])
+    with pytest.raises(ValueError, match="the file takes a batch of 1, found 2; give batch_size=1"):
+        exports.processes.serve.check_rows([np.array([1, -1])], [[array]])
 
 
 def test_ids_of_a_float_input() -> None:

@@ -1,10 +1,13 @@
 """Models to files that run without this package, and the proof that they do: the file is run and compared."""
 
 import contextlib
+import itertools
 import math
 import numbers
+import operator
 import os
 import pathlib
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
@@ -21,8 +24,8 @@ DType = Literal["float32", "float64"]
 
 SUFFIXES = {"saved_model": "", "onnx": ".onnx", "litert": ".tflite", "openvino": ".xml"}
 
-# What a SavedModel is of: a folder with anything else in it is not replaced.
-_SAVED_MODEL = {"saved_model.pb", "fingerprint.pb", "variables", "assets", "assets.extra"}
+# How saved_model.pb begins: the version of its schema, which has never changed.
+_SAVED_MODEL = b"\x08\x01"
 
 # The packages that write a format, and the one that runs it, as Python and as pip call them.
 _WRITTEN_BY = {
@@ -39,6 +42,9 @@ _TOLERANCES = {"float32": 1e-4, "float64": 1e-9}
 _LEAST = 0.01
 # How far a model in float32 may be from the same one in half precision: what is more is not rounding.
 _OF_DTYPE = {"float16": 0.05, "bfloat16": 0.3}
+
+# What ONNX Runtime says of an LSTM in float64; and what TensorFlow's operations of random numbers are called.
+_NO_FLOAT64, _RANDOM = "not support double", re.compile("Random(Uniform|StandardNormal|Normal|Get)")
 
 
 class ExportError(RuntimeError):
@@ -125,7 +131,8 @@ def export(
         A `Report`: print it.
 
     Raises:
-        TypeError, ValueError: An argument is not what it should be, or does not fit the model or the format.
+        TypeError, ValueError: An argument is not what it should be, or does not fit the model or the format; or the
+            folder of `path` cannot be written.
         ImportError: A package that writes the format is not installed.
         ExportError: The file cannot be written, does not run, or computes something else than the model.
 
@@ -133,8 +140,8 @@ def export(
     >>> print(lstm_fast.export(model, "model.onnx", format="onnx"))
     """
     path = pathlib.Path(path)
-    _check_arguments("export", model, format, batch_size, tolerance)
-    if dtype not in _TOLERANCES:
+    batch_size = _check_arguments("export", model, format, batch_size, tolerance)
+    if not isinstance(dtype, str) or dtype not in _TOLERANCES:
         raise ValueError(
             f"export: `dtype`: expected one of {', '.join(_TOLERANCES)}, found {dtype!r}. For half precision, write "
             "float32 and convert the file with the tools of its runtime"
@@ -143,7 +150,7 @@ def export(
     _check_packages(format)
     signature = signatures.of("export", model, input_signature, batch_size, dtype)
     _check_fits(model, format, dtype, signature)
-    with tempfile.TemporaryDirectory(prefix=".lstm_fast-", dir=target.parent) as name:
+    with _workshop(target.parent) as name:
         folder = pathlib.Path(name)
         cases = signatures.cases("export", model, signature, examples)
         expected = _answers("export", model, signature, cases)
@@ -204,28 +211,39 @@ def check(
         ExportError: The file does not run, or computes something else than the model.
     """
     path = pathlib.Path(path)
-    _check_arguments("check", model, format, batch_size, tolerance)
+    batch_size = _check_arguments("check", model, format, batch_size, tolerance)
     signature = signatures.of("check", model, input_signature, batch_size, model.compute_dtype)
     cases = signatures.cases("check", model, signature, examples)
     expected = _answers("check", model, signature, cases)
     return Report(path, format, *_check(path, format, signature, cases, expected, tolerance))
 
 
-def _check_arguments(who: str, model: Any, format: str, batch_size: Any, tolerance: Any) -> None:
-    """Refuses what no file can be written or checked with, in the name of a function."""
+def _check_arguments(who: str, model: Any, format: Any, batch_size: Any, tolerance: Any) -> int | None:
+    """Refuses what no file can be written or checked with, in the name of a function; returns the size of a batch."""
     convert.check_model(who, model)
     if not isinstance(model, keras.Model):
         raise TypeError(
             f"{who}: `model`: expected a keras.Model, found the layer '{model.name}'; put it into a "
             "keras.Sequential with a keras.Input"
         )
-    if format not in SUFFIXES:
+    if not isinstance(format, str) or format not in SUFFIXES:
         raise ValueError(f"{who}: `format`: expected one of {', '.join(SUFFIXES)}, found {format!r}")
-    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+    rows = None if batch_size is None else _positive(batch_size)
+    if rows is None and batch_size is not None:
         raise ValueError(f"{who}: `batch_size`: expected a positive integer or None, found {batch_size!r}")
     is_number = isinstance(tolerance, numbers.Real) and not isinstance(tolerance, bool)
     if tolerance is not None and not (is_number and 0 < tolerance < math.inf):
         raise ValueError(f"{who}: `tolerance`: expected a positive number or None, found {tolerance!r}")
+    return rows
+
+
+def _positive(number: Any) -> int | None:
+    """Returns a positive integer of any library's as Python's; None if it is none, as `True`."""
+    try:
+        found = 0 if isinstance(number, bool) else operator.index(number)
+    except TypeError:
+        return None
+    return found if found > 0 else None
 
 
 def _target(path: pathlib.Path, format: str) -> pathlib.Path:
@@ -244,7 +262,11 @@ def _target(path: pathlib.Path, format: str) -> pathlib.Path:
         if path.is_dir():
             raise ValueError(f"export: `path`: expected the name of a file, found the folder {str(path)!r}")
         beside = path.with_suffix(".bin")
-        if format == "openvino" and beside.exists() and not path.exists():
+        if format == "openvino" and beside.is_dir():
+            raise ValueError(
+                f"export: `path`: expected no folder where the weights go, found {str(beside)!r}: choose another name"
+            )
+        if format == "openvino" and beside.exists() and not _is_of_openvino(path):
             raise ValueError(
                 f"export: `path`: {str(beside)!r}, which would be replaced, is not of an OpenVINO file: choose another "
                 "name"
@@ -260,15 +282,59 @@ def _target(path: pathlib.Path, format: str) -> pathlib.Path:
         raise ValueError(
             f"export: `path`: {str(path)!r} is the current folder, or one around it: give the name of a folder in it"
         )
-    if path.is_dir():
-        names = sorted(entry.name for entry in path.iterdir())
-        known = _SAVED_MODEL if "saved_model.pb" in names else set()
-        if odd := [name for name in names if name not in known]:
-            raise ValueError(
-                f"export: `path`: {str(path)!r} is a folder with other things in it, such as {odd[0]!r}: choose "
-                "another name"
-            )
+    if path.is_dir() and (odd := _beside_a_saved_model(path)) is not None:
+        raise ValueError(
+            f"export: `path`: {str(path)!r} is a folder with other things in it, such as {odd!r}: choose another name"
+        )
     return target
+
+
+def _is_of_openvino(path: pathlib.Path) -> bool:
+    """Whether a file is the `.xml` of a model, whose `.bin` stands beside it."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return b"<net" in file.read(1000)
+
+
+def _beside_a_saved_model(folder: pathlib.Path) -> str | None:
+    """Returns the first that is in a folder and not of a SavedModel, None if there is nothing else.
+
+    `assets.extra`, which users fill, and `keras_metadata.pb`, of a model that Keras 2 can go on training, count as
+    something else.
+    """
+    graph = folder / "saved_model.pb"
+    content = graph.read_bytes() if graph.is_file() else b""
+
+    def is_known(path: pathlib.Path) -> bool:
+        match path.relative_to(folder).parts:
+            case ("saved_model.pb" | "fingerprint.pb",):
+                return path.is_file()
+            case ("variables" | "assets",):
+                return path.is_dir()
+            case ("variables", name):
+                return path.is_file() and name.startswith("variables.")
+            case ("assets", name):  # The graph lists them: by the second field of a message, of less than 128 bytes.
+                told = os.fsencode(name)
+                return path.is_file() and len(told) < 128 and bytes([0x12, len(told)]) + told in content
+        return False
+
+    inner = (path for name in ("variables", "assets") for path in sorted((folder / name).glob("*")))
+    every = itertools.chain(sorted(folder.iterdir()), inner)
+    is_model = content.startswith(_SAVED_MODEL)
+    odd = next((path for path in every if not (is_model and is_known(path))), None)
+    return None if odd is None else odd.relative_to(folder).as_posix()
+
+
+def _workshop(folder: pathlib.Path) -> tempfile.TemporaryDirectory[str]:
+    """Returns a folder to write in, from which files can be moved to another one."""
+    try:
+        return tempfile.TemporaryDirectory(prefix=".lstm_fast-", dir=folder)
+    except OSError as error:
+        raise ValueError(
+            f"export: `path`: expected a folder that can be written, found {str(folder)!r} ({error.strerror}): choose "
+            "another one"
+        ) from error
 
 
 def _check_packages(format: str) -> None:
@@ -373,7 +439,7 @@ def _load(source: pathlib.Path, model: Any) -> Any:
 
 def _not_written(model: Any, format: str, error: Exception) -> ExportError:
     text = str(error) if isinstance(error, processes.ProcessError) else f"{type(error).__name__}: {error}"
-    text = f"'{model.name}' cannot be written as {format}: {text[:1500]}"
+    text = f"'{model.name}' cannot be written as {format}: {text[:1500]}{_advice(text)}"
     own = copies.own_classes(model)
     if isinstance(error, processes.ProcessError) and own:
         names = ", ".join(cls.__qualname__ for cls in own)
@@ -383,6 +449,15 @@ def _not_written(model: Any, format: str, error: Exception) -> ExportError:
             "program itself, give imports=['that_module'], and write them with keras.ops"
         )
     return ExportError(text)
+
+
+def _advice(reason: str) -> str:
+    """Returns what to do about a reason, as far as it is known, that a file cannot be written or does not run."""
+    if _NO_FLOAT64 in reason:
+        return "; give dtype='float32'"
+    if _RANDOM.search(reason):
+        return "; the model draws random numbers where it should not: call no layer in it with training=True"
+    return ""
 
 
 def _compare_dtypes(model: Any, expected: list[list[Any]], found: list[list[Any]], dtype: str) -> str:
@@ -420,9 +495,8 @@ def _check(
     try:
         results = processes.run(format, path, names, [case.arrays for case in cases])
     except processes.ProcessError as error:
-        way_out = "; give dtype='float32'" if "not support double" in str(error) else ""
         raise ExportError(
-            f"the file that was written as {format} does not run: {str(error)[:1500]}{way_out}"
+            f"the file that was written as {format} does not run: {str(error)[:1500]}{_advice(str(error))}"
         ) from error
     outputs = list(zip(*expected, strict=True))
     allowed = [
@@ -492,7 +566,7 @@ def _known(model: Any, format: str, signature: Any) -> list[str]:
         notes.append("OpenVINO computes in bfloat16 on many processors: set INFERENCE_PRECISION_HINT to f32")
     specs = keras.tree.flatten(signature)
     if (rows := signatures.fixed_batch(specs)) is not None:
-        notes.append(f"the file takes {rows} rows a call")
+        notes.append(f"the file takes {rows} row{'s' if rows > 1 else ''} a call")
     for spec in specs:
         fixed = [f"axis {axis} is {size}" for axis, size in enumerate(spec.shape[1:], start=1) if size is not None]
         if fixed:
@@ -512,6 +586,6 @@ def _move(written: pathlib.Path, path: pathlib.Path) -> None:
             os.replace(old, path)
             raise
         return
-    os.replace(written, path)
     if (beside := written.with_suffix(".bin")).exists():  # of OpenVINO
         os.replace(beside, path.with_suffix(".bin"))
+    os.replace(written, path)

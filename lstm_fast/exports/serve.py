@@ -21,6 +21,10 @@ import numpy as np
 Cases = list[list[Any]]
 
 
+class RowsError(ValueError):
+    """A file takes another number of rows."""
+
+
 def saved_model(path: str, _: list[str], cases: Cases) -> Cases:
     """Runs the endpoint `serve` of a SavedModel."""
     import tensorflow as tf
@@ -49,14 +53,23 @@ def onnx(path: str, inputs: list[str], cases: Cases) -> Cases:
 
 
 def litert(path: str, inputs: list[str], cases: Cases) -> Cases:
-    """Runs a LiteRT file with the first interpreter that is installed and can, of ai-edge-litert or of TensorFlow."""
+    """Runs a LiteRT file with the first interpreter that is installed and can, of ai-edge-litert or of TensorFlow.
+
+    Raises:
+        RowsError: The file takes another number of rows. The interpreters would resize it, and fail somewhere inside.
+        RuntimeError: It does not run.
+    """
     errors = []
     for package in ("ai_edge_litert.interpreter", "tensorflow.lite.python.interpreter"):
         try:
             interpreter = importlib.import_module(package).Interpreter(model_path=path)
             run = interpreter.get_signature_runner("serving_default")
-            names = in_order(inputs, list(run.get_input_details()))
+            details = run.get_input_details()
+            names = in_order(inputs, list(details))
+            check_rows([details[name]["shape_signature"] for name in names], cases)
             results = [run(**dict(zip(names, arrays, strict=True))) for arrays in cases]
+        except RowsError:
+            raise
         except Exception as error:
             errors.append(f"{package}: {error}")
         else:
@@ -74,6 +87,14 @@ def openvino(path: str, inputs: list[str], cases: Cases) -> Cases:
     outputs = sorted(model.outputs, key=lambda node: position(node.any_name))
     results = [model(dict(zip(names, arrays, strict=True))) for arrays in cases]
     return [[found[output] for output in outputs] for found in results]
+
+
+def check_rows(shapes: list[Any], cases: Cases) -> None:
+    """Refuses calls with more or less rows than a LiteRT file takes: -1 is any."""
+    for arrays in cases:
+        for shape, array in zip(shapes, arrays, strict=True):
+            if len(shape) and shape[0] not in (-1, len(array)):
+                raise RowsError(f"the file takes a batch of {shape[0]}, found {len(array)}; give batch_size={shape[0]}")
 
 
 def in_order(expected: list[str], found: list[str]) -> list[str]:

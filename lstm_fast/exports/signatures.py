@@ -43,13 +43,15 @@ def of(who: str, model: Any, given: Any, batch_size: int | None, dtype: str) -> 
         TypeError: `given` is something else.
     """
     if given is None:
+        sequential = isinstance(model, keras.Sequential)
         if not getattr(model, "inputs", None):
+            way_out = "Begin it with a keras.Input, call it once, or give" if sequential else "Give"
             raise ValueError(
-                f"{who}: `input_signature`: the model '{model.name}' does not tell its inputs. Give them, e.g. "
+                f"{who}: `input_signature`: the model '{model.name}' does not tell its inputs. {way_out} them, e.g. "
                 "input_signature=[keras.InputSpec(shape=(None, None), dtype='int32')]: one for each argument of a call"
             )
         # What a Functional model is called with may be a dict. Sequential does not tell before it was called.
-        given = model.inputs if isinstance(model, keras.Sequential) else [model.input]
+        given = model.inputs if sequential else [model.input]
         any_batch = _built_by_a_call(model)
     else:
         any_batch = False
@@ -192,15 +194,39 @@ def _of_examples(who: str, specs: Sequence[Any], examples: Any) -> list[Case]:
         if not fits or not array.size:
             raise ValueError(f"{who}: `examples`: '{spec.name}': expected shape {spec.shape}, found {array.shape}")
 
+    arrays = [_in_dtype(who, spec, array) for spec, array in zip(specs, arrays, strict=True)]
+
     def part(spec: Any, array: Any, divisor: int) -> Any:
         rows = spec.shape[0] or max(1, len(array) // divisor)
         array = array[np.arange(rows) % len(array)]
         for axis, size in enumerate(spec.shape[1:], start=1):
             if size is None:
                 array = array.take(np.arange(max(1, array.shape[axis] // divisor)), axis)
-        return array if spec.dtype == "string" else array.astype(spec.dtype)
+        return array
 
     return [
         Case(name, [part(spec, array, divisor) for spec, array in zip(specs, arrays, strict=True)])
         for name, divisor in (("the examples", 1), ("half of the examples", 2))
     ]
+
+
+def _in_dtype(who: str, spec: Any, array: Any) -> Any:
+    """Returns the user's inputs in the dtype of a spec. Strings may be objects, as pandas and TensorFlow have them."""
+    if spec.dtype != "string":
+        try:
+            return array.astype(spec.dtype)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{who}: `examples`: '{spec.name}': expected values of {spec.dtype}, found {array.dtype} ({error}); "
+                "convert them first"
+            ) from error
+    if array.dtype.kind not in "OT":
+        return array
+    for kind in (str, bytes):
+        if all(isinstance(item, kind) for item in array.flat):
+            return array.astype(kind)
+    odd = next(item for item in array.flat if not isinstance(item, str))
+    raise ValueError(
+        f"{who}: `examples`: '{spec.name}': expected strings only, found {odd!r} ({type(odd).__name__}); leave such "
+        "rows out"
+    )
