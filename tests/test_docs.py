@@ -45,7 +45,6 @@ NOT_RUN = {
     ".ci/nvcc": "needs a package index",
     "CUDA_HOME=": "compiles for minutes",
     "export ": "is a setting for what comes after it",
-    "docker ": "needs a container",
     "jupyter lab": "opens a browser; the notebooks themselves are run here",
     "mkdir ": "is for the lines after it",
     "pytest benchmarks": "takes long; CI runs it once, without measuring",

@@ -1,5 +1,6 @@
 """status(), and how libraries are checked before they are loaded."""
 
+import ast
 import dataclasses
 import gc
 import json
@@ -56,6 +57,7 @@ def test_status_of_a_sound_installation() -> None:
     assert status.isa in status.available_isas
     assert set(status.available_isas) <= set(status.compiled_isas)
     assert status.threads == _core.threads()
+    assert f"{status.threads} ({_core.threads_source()})" in str(status)
     assert status.kept_bytes is not None
     assert 0 <= status.kept_bytes[0] <= status.kept_bytes[1] == _core.kept_bytes_limit()
     assert status.keras_backend == BACKEND
@@ -85,6 +87,28 @@ def test_status_as_text_and_as_json() -> None:
     ):
         assert part in text
     assert json.loads(json.dumps(status.as_dict()))["isa"] == status.isa
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"LSTM_FAST_NUM_THREADS": "3", "OMP_NUM_THREADS": "5"}, (3, "LSTM_FAST_NUM_THREADS")),
+        ({"OMP_NUM_THREADS": "5"}, (5, "OMP_NUM_THREADS")),
+        ({"OMP_NUM_THREADS": "4,2"}, (4, "OMP_NUM_THREADS")),
+        ({"OMP_NUM_THREADS": "many"}, None),
+    ],
+)
+def test_what_decides_the_number_of_threads(variables: dict[str, str], expected: tuple[int, str] | None) -> None:
+    code = "from lstm_fast import _core; print((_core.threads(), _core.threads_source()))"
+    environment = {name: value for name, value in os.environ.items() if "NUM_THREADS" not in name}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**environment, **variables}, capture_output=True, text=True, check=True
+    )
+    found = ast.literal_eval(done.stdout)
+    if expected is None:
+        assert found[1] in ("processors", "CPU quota")
+    else:
+        assert found == expected
 
 
 class Cuda:
