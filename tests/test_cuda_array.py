@@ -251,6 +251,24 @@ def test_agrees_with_reference(return_sequences: bool, dtype: str, protocol: Any
     solve_exactly(problem).check(results(problem, forward, backward))
 
 
+@pytest.mark.parametrize("zero_output_for_mask", [False, True])
+def test_outputs_in_long_padding(zero_output_for_mask: bool, module: ModuleType) -> None:
+    """They are those of the real timestep before, which is found 32 timesteps at a time, in either direction."""
+    problem = make_problem(
+        4, 100, units=3, directions=2, mask="holes", projected=True, zero_output_for_mask=zero_output_for_mask
+    )
+    assert problem.mask is not None
+    problem.mask[:] = False
+    problem.mask[0, [0, 99]] = True  # 98 timesteps of padding
+    problem.mask[1, [10, 42, 43, 76]] = True  # 31, none and 32
+    problem.mask[2, 50] = True
+    forward, backward = arguments(module, problem)
+    with ran(module, forward=1, backward=1):
+        module.forward(**presented(forward, Exporter)[0])
+        module.backward(**presented(backward, Exporter)[0])
+    solve_exactly(problem).check(results(problem, forward, backward))
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
 def test_any_byte_of_a_mask_but_0_is_real(protocol: Any, module: ModuleType) -> None:
     def solve(problem: Problem) -> Solution:

@@ -63,8 +63,12 @@ LSTM_FAST_KERNEL void FillMasked(LSTM_FAST_ARGUMENT FillCall call) {
     const int64_t b = i / call.time, t = i % call.time, step = call.reversed ? -1 : 1;
     int64_t from = -1;
     if (call.carry) {
-      for (from = t - step; from >= 0 && from < call.time && mask[b * call.time + from] == 0;) from -= step;
-      if (from >= call.time) from = -1;
+      // 32 timesteps at a time, the nearest first: padding may be long.
+      for (int64_t nearest = t - step; from < 0 && nearest >= 0 && nearest < call.time; nearest -= 32 * step) {
+        const int64_t of = nearest - lane * step;
+        const uint32_t real = Ballot(of >= 0 && of < call.time && mask[b * call.time + of] != 0);
+        if (real) from = nearest - CountBits((real & (0u - real)) - 1) * step;
+      }
     }
     const auto place = [&](int64_t of) {
       const int64_t row = b * call.time + (call.flipped ? call.time - 1 - of : of);

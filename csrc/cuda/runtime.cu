@@ -1,6 +1,7 @@
 // The CUDA runtime behind runtime.h. Every call's own return code is looked at and the thread's last error never is:
 // what others left there is not taken for ours, nor taken away.
 #include <cuda_runtime.h>
+#include <dlfcn.h>
 
 #include <algorithm>
 #include <map>
@@ -29,6 +30,19 @@ int CurrentDevice() {
   int ordinal = 0;
   Check(cudaGetDevice(&ordinal), "cudaGetDevice");
   return ordinal;
+}
+
+// Whether the process has used a device. The runtime does not tell, the driver below it does.
+bool HasContext(int ordinal) {
+  using State = int (*)(int device, unsigned* flags, int* active);  // cuDevicePrimaryCtxGetState
+  void* const driver = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_NOLOAD);
+  if (!driver) return true;
+  const auto state = reinterpret_cast<State>(dlsym(driver, "cuDevicePrimaryCtxGetState"));
+  unsigned flags = 0;
+  int active = 1;
+  if (state && state(ordinal, &flags, &active) != 0) active = 1;
+  dlclose(driver);
+  return active != 0;
 }
 
 // Of what this is compiled for, the highest that the device runs: 0 if nothing. It may be of an older generation.
@@ -194,10 +208,14 @@ int ResidentClusters(const void* kernel, int cluster, int threads, int64_t share
   return clusters;
 }
 
-DeviceGuard::DeviceGuard(int ordinal) : previous_(CurrentDevice()) {
-  if (ordinal != previous_) Check(cudaSetDevice(ordinal), "cudaSetDevice");
+DeviceGuard::DeviceGuard(int ordinal) : previous_(CurrentDevice()), changed_(ordinal != previous_) {
+  if (changed_) Check(cudaSetDevice(ordinal), "cudaSetDevice");
 }
 
-DeviceGuard::~DeviceGuard() { static_cast<void>(cudaSetDevice(previous_)); }
+// To make a device the current one makes a context there, which takes some hundred MiB: a device that nobody has used
+// is left alone.
+DeviceGuard::~DeviceGuard() {
+  if (changed_ && HasContext(previous_)) static_cast<void>(cudaSetDevice(previous_));
+}
 
 }  // namespace lstm_fast::cuda

@@ -61,6 +61,7 @@ class LSTM_FAST_EXPORT DeviceGuard {
 
  private:
   int previous_;
+  bool changed_;
 };
 
 }  // namespace lstm_fast::cuda
