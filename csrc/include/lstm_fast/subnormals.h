@@ -13,9 +13,8 @@ namespace lstm_fast {
 // While it lives, subnormal numbers are zero in this thread, as operands and as results.
 //
 // TensorFlow and XLA have it so in their threads, Python and PyTorch have not. A gradient that goes back over a hundred
-// timesteps and more becomes subnormal on its way, and some processors take a hundred times as long for a product of
-// such numbers: a training step is 18 times as fast so (Intel Xeon with AVX-512, 64,256,64,64, loss of the last
-// output).
+// timesteps and more becomes subnormal on its way, and some processors are slow with such numbers. A training step of
+// 64,256,64,64 with a loss of the last output is 18 times as fast so (Intel Xeon with AVX-512; benchmarks/NOTES.md).
 class SubnormalsAreZero {
  public:
   SubnormalsAreZero() : before_(Get()) { Set(before_ | kFlush); }
