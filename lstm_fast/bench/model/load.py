@@ -81,12 +81,14 @@ def load(path: Path, defined: dict[str, Any]) -> Pair:
 def _compiled_as_here(*models: Any) -> list[str]:
     """Has models that another backend has compiled use jit as Keras chooses it on this one; says so."""
     backend = keras.backend.backend()
-    usual = {"jax": True, "torch": False}.get(backend)
-    found = models[0].compiled and models[0].jit_compile
-    if not models[0].compiled or usual is None or found == usual:
+    if not models[0].compiled or backend not in ("jax", "torch"):
         return []
+    found = models[0].jit_compile
     for model in models:
-        model.jit_compile = usual
+        model.jit_compile = None  # which Keras takes as not chosen yet
+    usual = models[0].jit_compile
+    if usual == found:
+        return []
     return [
         f"the file has jit_compile={found}, from where it was compiled; measured with jit_compile={usual}, which "
         f'compile(jit_compile="auto") sets on {backend}: call compile again after you load it'
