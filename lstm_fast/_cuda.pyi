@@ -44,6 +44,7 @@ class _Variant(TypedDict):
     split: bool
     dropout: bool
     most_threads: int
+    most_units: int
 
 class _Calls(TypedDict):
     forward: int

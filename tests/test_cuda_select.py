@@ -133,7 +133,7 @@ def test_few_units_need_no_exchange_and_many_do(module, units, exchanges):
 
 def test_small_batches_are_spread_and_large_ones_are_not_left_waiting(module):
     def forward(batch: int) -> dict[str, Any]:
-        return module.describe(0, "float32", "exact", batch, 64, 1, False)["forward"]
+        return module.describe(0, "float32", "exact", batch, 128, 1, False)["forward"]
 
     assert forward(64)["groups"] == 64
     assert forward(4096)["rows"] > forward(64)["rows"]

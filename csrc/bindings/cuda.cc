@@ -244,7 +244,8 @@ py::list VariantList() {
     list.append(py::dict("name"_a = variant.name, "dtype"_a = NameOf(variant.dtype),
                          "precision"_a = NameOf(variant.precision), "tensor_cores"_a = variant.tensor_cores,
                          "rows"_a = variant.rows, "registers"_a = variant.registers, "split"_a = variant.split,
-                         "dropout"_a = variant.dropout, "most_threads"_a = variant.most_threads));
+                         "dropout"_a = variant.dropout, "most_threads"_a = variant.most_threads,
+                         "most_units"_a = variant.most_units));
   }
   return list;
 }

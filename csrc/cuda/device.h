@@ -98,6 +98,11 @@ template <class T>
 LSTM_FAST_DEVICE T ShuffleXor(T value, int mask) {
   return __shfl_xor_sync(0xffffffffu, value, mask);
 }
+// The value that a lane of the warp has.
+template <class T>
+LSTM_FAST_DEVICE T ShuffleFrom(T value, int lane) {
+  return __shfl_sync(0xffffffffu, value, lane);
+}
 // Bit i: whether lane i says so.
 LSTM_FAST_DEVICE uint32_t Ballot(bool value) { return __ballot_sync(0xffffffffu, value); }
 LSTM_FAST_DEVICE int CountBits(uint32_t bits) { return __popc(bits); }
@@ -241,7 +246,8 @@ LSTM_FAST_DEVICE float Reciprocal(float x) {  // 0 from 2^126 on
   return y;
 }
 LSTM_FAST_DEVICE double Reciprocal(double x) { return 1.0 / x; }
-LSTM_FAST_DEVICE float Tanh(float x) {
+// The hyperbolic tangent of x, from 1 / (e^2|x| + 1).
+LSTM_FAST_DEVICE float TanhFrom(float x, float reciprocal) {
   const float size = fabsf(x), square = x * x;
   // Up to 0.6 a polynomial, fitted to the least relative error, 0.05 units in the last place; else 1 - 2 / (e^2x + 1).
   float odd = MultiplyAdd(-5.8951578e-3f, square, 2.0795971e-2f);
@@ -249,8 +255,14 @@ LSTM_FAST_DEVICE float Tanh(float x) {
   odd = MultiplyAdd(odd, square, 1.3331924e-1f);
   odd = MultiplyAdd(odd, square, -3.3333299e-1f);
   const float small = MultiplyAdd(size * square, odd, size);
-  const float large = MultiplyAdd(-2.0f, Reciprocal(1.0f + Exp(2.0f * size)), 1.0f);
+  const float large = MultiplyAdd(-2.0f, reciprocal, 1.0f);
   return copysignf(size < 0.6f ? small : large, x);
+}
+LSTM_FAST_DEVICE float Tanh(float x) { return TanhFrom(x, Reciprocal(1.0f + Exp(2.0f * fabsf(x)))); }
+// Lanes that want the one and lanes that want the other have one path.
+LSTM_FAST_DEVICE float SigmoidOrTanh(float x, bool tanh) {
+  const float reciprocal = Reciprocal(1.0f + Exp(tanh ? 2.0f * fabsf(x) : -x));
+  return tanh ? TanhFrom(x, reciprocal) : reciprocal;
 }
 LSTM_FAST_DEVICE double Tanh(double x) { return tanh(x); }
 

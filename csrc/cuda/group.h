@@ -82,23 +82,33 @@ struct RowSet {
   }
 };
 
+// Runs the sets of a group, one after the other: run(set). load(set) comes first, and where the direction has changed.
+template <class Load, class Run>
+LSTM_FAST_DEVICE void ForEachSet(int group, const Cut& cut, const Problem& problem, const Load& load, const Run& run) {
+  const int64_t sets = RowSet::Count(cut, problem);
+  int loaded = -1;
+  for (int64_t index = group; index < sets; index += cut.groups) {
+    const RowSet set(index, cut, problem);
+    if (set.direction != loaded) load(set);
+    loaded = set.direction;
+    run(set);
+  }
+}
+
+// The row at a place in the order in which rows run.
+LSTM_FAST_DEVICE Row RowAt(int64_t place, const Problem& problem, const Plan& plan) {
+  if (place >= problem.batch) return {-1, 0, 0};
+  if (plan.order == nullptr) return {static_cast<int32_t>(place), static_cast<int32_t>(problem.time), 0};
+  const int32_t batch = InGlobal<const int32_t>(plan.order)[place];
+  return {batch, InGlobal<const int32_t>(plan.count)[batch], InGlobal<const int32_t>(plan.first)[batch]};
+}
+
 // Finds the set's rows, for all threads of the block after its next barrier. Returns the most timesteps of a row.
 LSTM_FAST_DEVICE int LoadRows(const RowSet& set, const Cut& cut, const Problem& problem, const Plan& plan,
                               Shared<Row> rows) {
-  const Global<const int32_t> order = InGlobal<const int32_t>(plan.order), count = InGlobal<const int32_t>(plan.count),
-                              first = InGlobal<const int32_t>(plan.first);
-  const bool planned = plan.order != nullptr;
-  for (int r = Thread(); r < cut.rows; r += Threads()) {
-    const int64_t place = set.first + r;
-    Row row = {-1, 0, 0};
-    if (place < problem.batch) {
-      row.batch = planned ? order[place] : static_cast<int32_t>(place);
-      row.count = planned ? count[row.batch] : static_cast<int32_t>(problem.time);
-      row.first = planned ? first[row.batch] : 0;
-    }
-    rows[r] = row;
-  }
-  if (!planned) return static_cast<int>(problem.time);
+  for (int r = Thread(); r < cut.rows; r += Threads()) rows[r] = RowAt(set.first + r, problem, plan);
+  if (plan.order == nullptr) return static_cast<int>(problem.time);
+  const Global<const int32_t> order = InGlobal<const int32_t>(plan.order), count = InGlobal<const int32_t>(plan.count);
   int most = 0;  // rows are sorted, but for very large batches
   for (int64_t place = set.first; place < set.first + cut.rows && place < problem.batch; ++place) {
     const int of_row = count[order[place]];

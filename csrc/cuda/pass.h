@@ -21,15 +21,10 @@ class Pass {
   using Operand = typename Policy::Operand;
 
   LSTM_FAST_DEVICE void Run() {
-    const int64_t sets = RowSet::Count(cut_, problem_);
-    int loaded = -1;
-    for (int64_t index = group_.index; index < sets; index += cut_.groups) {
-      const RowSet set(index, cut_, problem_);
-      Self& self = static_cast<Self&>(*this);
-      if (set.direction != loaded) fragments_.Fill(self.SourceOf(set), jobs_, lane_);
-      loaded = set.direction;
-      self.RunSet(set);
-    }
+    Self& self = static_cast<Self&>(*this);
+    ForEachSet(
+        group_.index, cut_, problem_, [&](const RowSet& set) { fragments_.Fill(self.SourceOf(set), jobs_, lane_); },
+        [&](const RowSet& set) { self.RunSet(set); });
   }
 
  protected:

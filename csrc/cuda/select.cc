@@ -54,6 +54,16 @@ constexpr Costs kCosts[2][2] = {
       0.0761,
       0.0751}}};
 
+// Of the kernels that have everything of a row in one block (single.h): microseconds of a timestep that a block has to
+// itself, and of the multiprocessor's time that it takes, by pass. Instructions of a warp, counted in the machine code
+// for sm_90, at one a cycle and 1.7 GHz; for the wait of one timestep for the one before, 500 cycles. No device has
+// measured them yet.
+struct SingleCosts {
+  double alone, shared;  // the latter for 8 units, a warp
+  double products;       // of a unit of h for 8 units
+};
+constexpr SingleCosts kSingleCosts[2] = {{0.30, 0.017, 0.00015}, {0.30, 0.025, 0.00015}};
+
 // Of a backward job, as in layout.h, which is compiled for the device.
 int UnitsOfJob(const Variant& variant) { return variant.tensor_cores ? 16 : 32; }
 
@@ -95,6 +105,7 @@ class Selection {
       if (!Fits(variant)) continue;
       for (const Exchange exchange : {Exchange::kBlock, Exchange::kCluster, Exchange::kGrid}) {
         if (forced_.exchange && *forced_.exchange != exchange) continue;
+        if (variant.most_units > 0 && exchange != Exchange::kBlock) continue;
         for (const int units : UnitsOfBlocks(variant, exchange)) {
           for (const int rows : RowsOfGroups(variant)) {
             Cut cut{};
@@ -115,6 +126,10 @@ class Selection {
     const bool has_tensor_cores = device_.code >= 80;
     if (variant.dtype != problem_.dtype || variant.dropout != dropout_) return false;
     if (!backward_ && !variant.forward) return false;
+    if (variant.most_units > 0) {  // multiplies with zeros up to its number
+      const auto rounded = [](int64_t units) { return CeilDivide(units, kSingleForwardStep); };
+      if (rounded(problem_.units) != rounded(variant.most_units)) return false;
+    }
     switch (problem_.dtype) {
       case DType::kFloat64:
         break;
@@ -163,8 +178,10 @@ class Selection {
 
   std::vector<int> RowsOfGroups(const Variant& variant) const {
     if (forced_.rows) {
+      if (variant.most_units > 0 && *forced_.rows != 1) return {};
       return *forced_.rows % variant.rows == 0 ? std::vector<int>{*forced_.rows} : std::vector<int>{};
     }
+    if (variant.most_units > 0) return {1};
     std::vector<int> all;
     for (const int times : {1, 2, 3, 4, 6, 8, 12, 16}) {
       if (times > 1 && int64_t{times - 1} * variant.rows >= problem_.batch) break;
@@ -215,6 +232,10 @@ class Selection {
     const int64_t most = variant.most_threads / 32;
     cut.splits = 1;
     int64_t jobs = cut.units / kWarpUnits;
+    if (variant.most_units > 0) {
+      cut.warps = static_cast<int>(jobs);
+      return;
+    }
     if (backward_) {
       const int64_t tiles = CeilDivide(problem_.units, UnitsOfJob(variant));
       while (cut.splits < 4 && (dropout_ || tiles * cut.splits < kEnoughWarps)) cut.splits *= 2;
@@ -243,6 +264,7 @@ class Selection {
 
   double StepMicroseconds(const Variant& variant, const Choice& choice) const {
     const Cut& cut = choice.cut;
+    if (variant.most_units > 0) return SingleStepMicroseconds(cut);
     const Costs& costs = kCosts[backward_][variant.tensor_cores];
     const int exchange = static_cast<int>(cut.exchange), threads = cut.warps * 32, cells = cut.rows * cut.units;
     const bool grid = cut.exchange == Exchange::kGrid, cluster = cut.exchange == Exchange::kCluster;
@@ -285,6 +307,13 @@ class Selection {
       if (cluster) time += of_thread * cut.blocks * costs.send;
     }
     return time;
+  }
+
+  double SingleStepMicroseconds(const Cut& cut) const {
+    const SingleCosts& costs = kSingleCosts[backward_];
+    const auto share = static_cast<double>(CeilDivide(cut.groups, device_.multiprocessors));
+    const double of_warp = costs.shared + costs.products * static_cast<double>(problem_.units);
+    return std::max(costs.alone, share * cut.warps * of_warp);
   }
 
   const Problem& problem_;

@@ -22,7 +22,7 @@ Variant MakeVariant(const char* name, DType dtype, Precision precision) {
   constexpr int kMostThreads = kRegisters > 16 ? 256 : 512;
   Variant variant = {name,          dtype,      precision, Policy::kTensorCores,
                      Policy::kRows, kRegisters, kSplit,    kDropout,
-                     kMostThreads,  nullptr,    nullptr};
+                     kMostThreads,  0,          nullptr,   nullptr};
   if constexpr (kPasses == Passes::kBoth) {
     variant.forward = &RunForward<Policy, kRegisters, kSplit, kDropout, kMostThreads>;
   }
@@ -31,6 +31,7 @@ Variant MakeVariant(const char* name, DType dtype, Precision precision) {
 }
 
 // A name says how many rows a warp computes at once, and then how many fragments are in registers if not 16.
+std::vector<Variant> SingleVariants();  // of all dtypes but float64
 std::vector<Variant> Float32Variants();
 std::vector<Variant> Tf32Variants();
 std::vector<Variant> Tf32x3Variants();

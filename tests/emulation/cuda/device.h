@@ -67,21 +67,29 @@ inline void AwaitCluster(Site site = Site::Here()) { emulation::AwaitCluster(sit
 
 // As on the device, this orders nothing in memory; nor do the matrix products.
 template <class T>
-T ShuffleXor(T value, int mask, Site site = Site::Here()) {
+T Shuffle(const char* what, T value, int lane, Site site) {
   struct Values {
     T value;
-    int mask;
+    int lane;
     T result;
-  } own = {value, mask, value};
+  } own = {value, lane, value};
   const auto exchange = [](void* const(&lanes)[emulation::kLanes]) {
-    for (uint32_t lane = 0; lane < emulation::kLanes; ++lane) {
-      auto& to = *static_cast<Values*>(lanes[lane]);
-      const uint32_t from = lane ^ static_cast<uint32_t>(to.mask);
-      if (from < emulation::kLanes) to.result = static_cast<const Values*>(lanes[from])->value;
+    for (void* to : lanes) {
+      auto& reader = *static_cast<Values*>(to);
+      const auto from = static_cast<uint32_t>(reader.lane) % emulation::kLanes;
+      reader.result = static_cast<const Values*>(lanes[from])->value;
     }
   };
-  emulation::MeetWarp("ShuffleXor", site, exchange, &own);
+  emulation::MeetWarp(what, site, exchange, &own);
   return own.result;
+}
+template <class T>
+T ShuffleFrom(T value, int lane, Site site = Site::Here()) {
+  return Shuffle("ShuffleFrom", value, lane, site);
+}
+template <class T>
+T ShuffleXor(T value, int mask, Site site = Site::Here()) {
+  return Shuffle("ShuffleXor", value, (emulation::Current().index % static_cast<int>(emulation::kLanes)) ^ mask, site);
 }
 
 inline uint32_t Ballot(bool value, Site site = Site::Here()) {
@@ -178,6 +186,7 @@ inline float Reciprocal(float x) { return std::fabs(x) >= 0x1p126f ? 0 : 1 / x; 
 inline double Reciprocal(double x) { return 1 / x; }
 inline float Tanh(float x) { return std::tanh(x); }
 inline double Tanh(double x) { return std::tanh(x); }
+inline float SigmoidOrTanh(float x, bool tanh) { return tanh ? std::tanh(x) : Reciprocal(1 + Exp(-x)); }
 
 }  // namespace lstm_fast::cuda
 

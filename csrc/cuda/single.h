@@ -1,0 +1,124 @@
+// Kernels for few units: one block has everything of one row, the whole recurrent kernel in its registers, and passes
+// its states on through shared memory with one barrier a timestep. A timestep waits for what is before it all the way,
+// so what counts is how long that way is, not how much there is to compute: sums are added up by shuffles, every lane
+// evaluates one function, and the cell is computed by all lanes that need it. Several blocks share a multiprocessor
+// where there are more rows than multiprocessors, and fill each other's pauses.
+#ifndef LSTM_FAST_CUDA_SINGLE_H_
+#define LSTM_FAST_CUDA_SINGLE_H_
+
+#include <cstdint>
+
+#include "cuda/device.h"
+#include "cuda/group.h"
+#include "cuda/layout.h"
+
+namespace lstm_fast::cuda {
+
+// Units of a warp: the four gates of each have a lane.
+constexpr int kSingleUnits = 8;
+// Units that the terms of a lane's sum are rounded up to: forward (kSingleForwardStep) 4 lanes have 4 terms each,
+// backward 32 lanes the gates of a unit each.
+constexpr int kSingleBackwardStep = 32;
+// Timesteps whose inputs are on their way while one is computed.
+constexpr int kSingleAhead = 3;
+
+// Reals of one of the two buffers in shared memory: h, or dz of all gates.
+LSTM_FAST_HOST_DEVICE constexpr int SingleForwardSize(int units) { return RoundUp(units, kSingleForwardStep); }
+LSTM_FAST_HOST_DEVICE constexpr int SingleBackwardSize(int units) { return 4 * RoundUp(units, kSingleBackwardStep); }
+
+// Of the recurrent kernel, in registers.
+constexpr int SingleFragments(int units, bool backward) {
+  const int lane_bytes = (backward ? SingleBackwardSize(units) * kSingleUnits / 32 : SingleForwardSize(units)) * 4;
+  return lane_bytes * 32 / kFragmentBytes;
+}
+
+// Where the real timesteps of a row are in time, in the order of processing. Without gaps no memory is asked.
+template <bool kGaps>
+class Times {
+ public:
+  LSTM_FAST_DEVICE Times(const Row& row, bool reversed, int time, const Plan& plan)
+      : origin_(reversed ? row.first + row.count - 1 : row.first),
+        direction_(reversed ? -1 : 1),
+        last_(row.count - 1),
+        steps_(InGlobal<const int32_t>(plan.steps)) {
+    if constexpr (kGaps) steps_ += int64_t{row.batch} * time + (reversed ? last_ : 0);
+  }
+
+  // Of timestep k, or, where there is none, of one nearby.
+  LSTM_FAST_DEVICE int Of(int k) const {
+    const int step = k < 0 ? 0 : k > last_ ? last_ : k;
+    if constexpr (kGaps) return steps_[step * direction_];
+    return origin_ + step * direction_;
+  }
+
+ private:
+  int origin_, direction_, last_;
+  Global<const int32_t> steps_;
+};
+
+// What both passes know of a problem, and of the unit and the gate that a thread has. Threads of units that do not
+// exist compute another unit once more, and write nothing.
+template <class T, class Call>
+class SinglePass {
+ protected:
+  LSTM_FAST_DEVICE SinglePass(const Call& call, int in_warp, int gate)
+      : problem_(call.inputs.problem),
+        inputs_(call.inputs),
+        arguments_(call.arguments),
+        cut_(call.cut),
+        plan_(call.plan),
+        units_(static_cast<int>(problem_.units)),
+        time_(static_cast<int>(problem_.time)),
+        features_(problem_.directions * units_),
+        exists_(Thread() / 32 * kSingleUnits + in_warp < units_),
+        unit_(exists_ ? Thread() / 32 * kSingleUnits + in_warp : units_ - 1),
+        gate_(gate) {}
+
+  // An element of an array that may be null.
+  LSTM_FAST_DEVICE float Given(const void* array, int64_t at) const {
+    const Global<const T> given = InGlobal<const T>(array);
+    return IsNull(given) ? 0.0f : ToReal(given[at]);
+  }
+
+  // Fills registers with at(n). Unrolled, the loop would need the registers of all its addresses at once.
+  template <int kCount, class At>
+  static LSTM_FAST_DEVICE void Fill(float (&registers)[kCount], const At& at) {
+    float loaded[kCount];
+    LSTM_FAST_NO_UNROLL
+    for (int n = 0; n < kCount; ++n) loaded[n] = at(n);
+    LSTM_FAST_UNROLL
+    for (int n = 0; n < kCount; ++n) registers[n] = loaded[n];
+  }
+
+  // Places of this thread's unit, for a row: in a state [B, H], in a timestep's values of all directions, and in a
+  // sequence of these [B, T, N * H], at timestep 0.
+  LSTM_FAST_DEVICE int64_t StateOf(const Row& row) const { return int64_t{row.batch} * units_ + unit_; }
+  LSTM_FAST_DEVICE int ColumnOf(const RowSet& set) const { return set.direction * units_ + unit_; }
+  LSTM_FAST_DEVICE int64_t SequenceOf(const RowSet& set, const Row& row) const {
+    return int64_t{row.batch} * time_ * features_ + ColumnOf(set);
+  }
+  // In a sequence of gates, [B, T, N, 4H], of this thread's own gate.
+  LSTM_FAST_DEVICE int64_t GatesOf(const RowSet& set, const Row& row) const {
+    return int64_t{row.batch} * time_ * (4 * features_) + (set.direction * 4 + gate_) * units_ + unit_;
+  }
+  // The reserve of a row at timestep 0, and from one timestep to the next.
+  template <class Byte>
+  LSTM_FAST_DEVICE Global<Byte> ReserveOf(const RowSet& set, const Row& row) const {
+    const int64_t sequence = int64_t{row.batch} * problem_.directions + set.direction;
+    return InGlobal<Byte>(arguments_.reserve) + sequence * time_ * arguments_.reserve_step_bytes;
+  }
+  LSTM_FAST_DEVICE int ReserveStep() const { return static_cast<int>(arguments_.reserve_step_bytes); }
+
+  const Problem& problem_;
+  const Inputs& inputs_;
+  const decltype(Call::arguments)& arguments_;
+  const Cut& cut_;
+  const Plan& plan_;
+  const int units_, time_, features_;
+  const bool exists_;
+  const int unit_, gate_;
+};
+
+}  // namespace lstm_fast::cuda
+
+#endif  // LSTM_FAST_CUDA_SINGLE_H_

@@ -1,0 +1,163 @@
+// The backward pass of a row in one block. Lane 4 g + t has gate t of its warp's unit g, and in the sums for dh of the
+// warp's 8 units the terms of units 32 j + lane, for every j. Shuffles add the parts of 32 lanes up, and leave each sum
+// with the four lanes of its unit.
+#ifndef LSTM_FAST_CUDA_SINGLE_BACKWARD_H_
+#define LSTM_FAST_CUDA_SINGLE_BACKWARD_H_
+
+#include <cstdint>
+
+#include "cuda/output_gradient.h"
+#include "cuda/single.h"
+
+namespace lstm_fast::cuda {
+
+template <class T, int kUnits>
+class SingleBackward : SinglePass<T, BackwardCall> {
+  using Base = SinglePass<T, BackwardCall>;
+  using Base::arguments_, Base::cut_, Base::exists_, Base::features_, Base::gate_, Base::inputs_, Base::plan_,
+      Base::problem_, Base::time_, Base::unit_, Base::units_;
+
+ public:
+  LSTM_FAST_DEVICE explicit SingleBackward(const BackwardCall& call)
+      : Base(call, Thread() % 32 / 4, Thread() % 4), call_(call), dz_(InShared<float>(0, 2 * kSize)) {}
+
+  LSTM_FAST_DEVICE void Run() {
+    // Units that do not exist are multiplied, too.
+    for (int i = Thread(); i < 2 * kSize; i += Threads()) dz_[i] = 0;
+    SyncBlock();
+    ForEachSet(
+        Block(), cut_, problem_, [this](const RowSet& set) { LoadKernel(set); },
+        [this](const RowSet& set) {
+          const Row row = RowAt(set.first, problem_, plan_);
+          if (row.first < 0) {
+            RunRow<true>(set, row);
+          } else {
+            RunRow<false>(set, row);
+          }
+          SyncBlock();  // before the next row's first dz may take the place of this one's last
+        });
+  }
+
+ private:
+  static constexpr int kSize = SingleBackwardSize(kUnits), kTiles = kSize / (4 * kSingleBackwardStep);
+
+  // What is loaded of a timestep: what the forward pass kept of it, and the gradient of its own output.
+  struct Loaded {
+    Words gates;
+    float c;
+    T dy;
+  };
+
+  // Sum p of a lane is for unit p ^ g of the warp: what two lanes exchange has the same place in both.
+  LSTM_FAST_DEVICE void LoadKernel(const RowSet& set) {
+    const Global<const T> kernel = InGlobal<const T>(inputs_.direction[set.direction].recurrent_kernel);
+    const int first = Thread() / 32 * kSingleUnits, g = Thread() % 32 / 4;
+    Base::Fill(kernel_, [&](int n) {
+      const int unit = first + (n % kSingleUnits ^ g), q = n / kSingleUnits % 4;
+      const int term = n / (4 * kSingleUnits) * kSingleBackwardStep + Thread() % 32;
+      return unit < units_ && term < units_ ? ToReal(kernel[(int64_t{unit} * 4 + q) * units_ + term]) : 0.0f;
+    });
+  }
+
+  template <bool kGaps>
+  LSTM_FAST_DEVICE void RunRow(const RowSet& set, const Row& row) {
+    const int n = set.direction;
+    const int64_t state = Base::StateOf(row);
+    float dh = Base::Given(arguments_.dh_n[n], state), dc = Base::Given(arguments_.dc_n[n], state);
+    if (row.count > 0) RunSteps<kGaps>(set, row, dh, dc);
+    if (!exists_ || gate_ != 0) return;
+    InGlobal<T>(arguments_.dh0[n])[state] = To<T>::From(dh);
+    InGlobal<T>(arguments_.dc0[n])[state] = To<T>::From(dc);
+  }
+
+  // All timesteps of a row, the last first; dh and dc are this thread's unit's.
+  template <bool kGaps>
+  LSTM_FAST_DEVICE void RunSteps(const RowSet& set, const Row& row, float& dh, float& dc) {
+    const Direction& direction = inputs_.direction[set.direction];
+    const int64_t state = Base::StateOf(row);
+    const float h0 = Base::Given(direction.h0, state), c0 = Base::Given(direction.c0, state);
+    const Times<kGaps> times(row, set.reversed, time_, plan_);
+    const OutputGradient<T> outputs(call_, set, row, unit_);
+    const Global<const unsigned char> reserve = Base::template ReserveOf<const unsigned char>(set, row);
+    const auto load = [&](int k) {
+      const int64_t time = times.Of(k);
+      const Global<const float> entry = Cast<const float>(reserve + time * Base::ReserveStep());
+      return Loaded{*Cast<const Words>(entry + 4 * unit_), entry[4 * units_ + unit_], outputs.Own(times.Of(k))};
+    };
+    const Global<T> dz_of_row = InGlobal<T>(arguments_.dz) + Base::GatesOf(set, row);
+    const bool writes_h = exists_ && gate_ == 0 && arguments_.h_prev != nullptr;
+    Global<T> h_of_row = InGlobal<T>(arguments_.h_prev);
+    if (writes_h) h_of_row += Base::SequenceOf(set, row);
+    Loaded steps[kSingleAhead];
+    LSTM_FAST_UNROLL
+    for (int ahead = 0; ahead < kSingleAhead; ++ahead) steps[ahead] = load(row.count - 1 - ahead);
+    dh += outputs.AfterLast(times.Of(row.count - 1));
+    float tanh_c = Tanh(steps[0].c);
+    for (int k = row.count - 1; k >= 0; --k) {
+      const Loaded now = steps[0], before = steps[1];
+      const float in = FloatOf(now.gates.word[0]), forget = FloatOf(now.gates.word[1]),
+                  candidate = FloatOf(now.gates.word[2]), out = FloatOf(now.gates.word[3]);
+      const float c_before = k > 0 ? before.c : c0;
+      const float tanh_before = Tanh(c_before);
+      // dz of this lane's gate is so many times dc, or, of the output gate, dh.
+      const float own = gate_ == 0 ? in : gate_ == 1 ? forget : gate_ == 2 ? candidate : out;
+      const float with = gate_ == 0 ? candidate : gate_ == 1 ? c_before : gate_ == 2 ? in : tanh_c;
+      const float factor = (gate_ == 2 ? 1 + own : own) * (1 - own) * with;
+      dh += ToReal(now.dy);
+      if constexpr (kGaps) dh += outputs.InGap(row, k, times.Of(k));
+      dc = MultiplyAdd(dh, out * (1 - tanh_c * tanh_c), dc);
+      const float dz = (gate_ == 3 ? dh : dc) * factor;
+      dc *= forget;
+      if (exists_) dz_[k % 2 * kSize + 4 * unit_ + gate_] = dz;
+      SyncBlock();
+      const int64_t time = times.Of(k);
+      if (exists_) dz_of_row[time * (4 * features_)] = To<T>::From(dz);
+      if (writes_h) {
+        h_of_row[time * features_] = To<T>::From(k > 0 ? FloatOf(before.gates.word[3]) * tanh_before : h0);
+      }
+      tanh_c = tanh_before;
+      LSTM_FAST_UNROLL
+      for (int ahead = 1; ahead < kSingleAhead; ++ahead) steps[ahead - 1] = steps[ahead];
+      steps[kSingleAhead - 1] = load(k - kSingleAhead);
+      dh = Multiply(k);
+    }
+  }
+
+  // dh before timestep k, of this lane's unit.
+  LSTM_FAST_DEVICE float Multiply(int k) const {
+    const Shared<const Words> terms = Cast<const Words>(dz_ + (k % 2 * kSize + Thread() % 32 * 4));
+    float sums[kSingleUnits] = {};
+    LSTM_FAST_UNROLL
+    for (int tile = 0; tile < kTiles; ++tile) {
+      const Words words = terms[tile * kSingleBackwardStep];
+      LSTM_FAST_UNROLL
+      for (int q = 0; q < 4; ++q) {
+        LSTM_FAST_UNROLL
+        for (int p = 0; p < kSingleUnits; ++p) {
+          sums[p] = MultiplyAdd(kernel_[(tile * 4 + q) * kSingleUnits + p], FloatOf(words.word[q]), sums[p]);
+        }
+      }
+    }
+    LSTM_FAST_UNROLL
+    for (int half = kSingleUnits / 2; half > 0; half /= 2) {
+      LSTM_FAST_UNROLL
+      for (int p = 0; p < half; ++p) sums[p] += ShuffleXor(sums[p + half], 4 * half);
+    }
+    sums[0] += ShuffleXor(sums[0], 1);
+    return sums[0] + ShuffleXor(sums[0], 2);
+  }
+
+  float kernel_[kTiles * 4 * kSingleUnits];  // [tile][gate][sum]
+  const BackwardCall& call_;
+  Shared<float> dz_;  // [2][units][gates]: of two buffers, one is read while the other is written
+};
+
+template <class T, int kUnits>
+LSTM_FAST_KERNEL void LSTM_FAST_BOUNDS(4 * kUnits, 512 / (4 * kUnits))
+    RunSingleBackward(LSTM_FAST_ARGUMENT BackwardCall call) {
+  SingleBackward<T, kUnits>(call).Run();
+}
+
+}  // namespace lstm_fast::cuda
+
+#endif  // LSTM_FAST_CUDA_SINGLE_BACKWARD_H_

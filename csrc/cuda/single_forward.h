@@ -1,0 +1,151 @@
+// The forward pass of a row in one block. Lane 8 t + g has, of the sums for the four gates of its warp's unit g, the
+// terms 16 j + 4 t to 16 j + 4 t + 3, for every j. Two shuffles leave it with gate t; it evaluates that gate's
+// function, and gets the other three gates from the lanes that have them.
+#ifndef LSTM_FAST_CUDA_SINGLE_FORWARD_H_
+#define LSTM_FAST_CUDA_SINGLE_FORWARD_H_
+
+#include <cstdint>
+
+#include "cuda/single.h"
+
+namespace lstm_fast::cuda {
+
+template <class T, int kUnits>
+class SingleForward : SinglePass<T, ForwardCall> {
+  using Base = SinglePass<T, ForwardCall>;
+  using Base::arguments_, Base::cut_, Base::exists_, Base::features_, Base::gate_, Base::inputs_, Base::plan_,
+      Base::problem_, Base::time_, Base::unit_, Base::units_;
+
+ public:
+  LSTM_FAST_DEVICE explicit SingleForward(const ForwardCall& call)
+      : Base(call, Thread() % kSingleUnits, Thread() % 32 / kSingleUnits), h_(InShared<float>(0, 2 * kSize)) {}
+
+  LSTM_FAST_DEVICE void Run() {
+    ForEachSet(
+        Block(), cut_, problem_, [this](const RowSet& set) { LoadKernel(set); },
+        [this](const RowSet& set) {
+          const Row row = RowAt(set.first, problem_, plan_);
+          if (row.first < 0) {
+            RunRow<true>(set, row);
+          } else {
+            RunRow<false>(set, row);
+          }
+        });
+  }
+
+ private:
+  static constexpr int kSize = SingleForwardSize(kUnits), kTiles = kSize / kSingleForwardStep;
+
+  // Sum p of a lane is for gate p ^ t: what two lanes exchange has the same place in both, whichever they are.
+  LSTM_FAST_DEVICE void LoadKernel(const RowSet& set) {
+    const Direction& direction = inputs_.direction[set.direction];
+    const Global<const T> kernel = InGlobal<const T>(direction.recurrent_kernel);
+    Base::Fill(kernel_, [&](int n) {
+      const int p = n % 4, k = n / 16 * kSingleForwardStep + gate_ * 4 + n / 4 % 4;
+      return k < units_ ? ToReal(kernel[(int64_t{k} * 4 + (p ^ gate_)) * units_ + unit_]) : 0.0f;
+    });
+    bias_ = Base::Given(direction.bias, int64_t{gate_} * units_ + unit_);
+  }
+
+  template <bool kGaps>
+  LSTM_FAST_DEVICE void RunRow(const RowSet& set, const Row& row) {
+    const Direction& direction = inputs_.direction[set.direction];
+    const Global<const T> h0 = InGlobal<const T>(direction.h0);
+    for (int i = Thread(); i < 2 * kSize; i += Threads()) {
+      const bool given = i < units_ && !IsNull(h0);
+      h_[i] = given ? ToReal(h0[int64_t{row.batch} * units_ + i]) : 0.0f;
+    }
+    SyncBlock();
+    const Times<kGaps> times(row, set.reversed, time_, plan_);
+    const int64_t state = Base::StateOf(row);
+    float h = Base::Given(direction.h0, state), c = Base::Given(direction.c0, state);
+    if (row.count > 0) RunSteps(set, row, times, h, c);
+    if (!exists_ || gate_ != 0) return;
+    InGlobal<T>(arguments_.h_n[set.direction])[state] = To<T>::From(h);
+    InGlobal<T>(arguments_.c_n[set.direction])[state] = To<T>::From(c);
+    if (problem_.return_sequences) return;
+    const bool padded = row.count > 0 && times.Of(row.count - 1) != (set.reversed ? 0 : time_ - 1);
+    const bool zero = row.count == 0 || (padded && problem_.zero_output_for_mask);
+    const int64_t output = int64_t{row.batch} * features_ + Base::ColumnOf(set);
+    InGlobal<T>(arguments_.y)[output] = To<T>::From(zero ? 0.0f : h);
+  }
+
+  // All timesteps of a row; h and c are this thread's unit's.
+  template <class Places>
+  LSTM_FAST_DEVICE void RunSteps(const RowSet& set, const Row& row, const Places& times, float& h, float& c) {
+    const Global<const T> inputs = InGlobal<const T>(arguments_.z) + Base::GatesOf(set, row);
+    const auto load = [&](int k) { return T(inputs[int64_t{times.Of(k)} * (4 * features_)]); };
+    const bool flipped = OutputPlace(0, problem_) != 0;  // or there is one timestep only
+    const int output_step = flipped ? -features_ : features_;
+    const bool writes_output = exists_ && gate_ == 0 && problem_.return_sequences;
+    Global<T> outputs = InGlobal<T>(arguments_.y);
+    if (writes_output) {
+      outputs += Base::SequenceOf(set, row) + int64_t{OutputPlace(0, problem_)} * features_;
+    }
+    const bool keeps = exists_ && arguments_.reserve != nullptr, keeps_cell = keeps && gate_ == 0;
+    Global<unsigned char> reserve = InGlobal<unsigned char>(arguments_.reserve);
+    if (keeps) reserve = Base::template ReserveOf<unsigned char>(set, row);
+    T z[kSingleAhead];
+    LSTM_FAST_UNROLL
+    for (int ahead = 0; ahead < kSingleAhead; ++ahead) z[ahead] = load(ahead);
+    for (int k = 0; k < row.count; ++k) {
+      float sums[4] = {ToReal(z[0]) + bias_, 0, 0, 0};
+      LSTM_FAST_UNROLL
+      for (int ahead = 1; ahead < kSingleAhead; ++ahead) z[ahead - 1] = z[ahead];
+      z[kSingleAhead - 1] = load(k + kSingleAhead);
+      Multiply(k, sums);
+      const float own = SigmoidOrTanh(AddUp(sums), gate_ == 2);
+      const int lane = Thread() % kSingleUnits;
+      const float in = ShuffleFrom(own, lane), forget = ShuffleFrom(own, kSingleUnits + lane),
+                  candidate = ShuffleFrom(own, 2 * kSingleUnits + lane),
+                  out = ShuffleFrom(own, 3 * kSingleUnits + lane);
+      c = MultiplyAdd(forget, c, in * candidate);
+      h = out * Tanh(c);
+      if (exists_ && gate_ == 0) h_[(k + 1) % 2 * kSize + unit_] = h;
+      SyncBlock();
+      const int64_t time = times.Of(k);
+      if (keeps) {
+        const Global<float> entry = Cast<float>(reserve + time * Base::ReserveStep());
+        entry[4 * unit_ + gate_] = own;
+        if (keeps_cell) entry[4 * units_ + unit_] = c;
+      }
+      if (writes_output) outputs[time * output_step] = To<T>::From(h);
+    }
+  }
+
+  LSTM_FAST_DEVICE void Multiply(int k, float (&sums)[4]) const {
+    const Shared<const Words> terms = Cast<const Words>(h_ + (k % 2 * kSize + gate_ * 4));
+    LSTM_FAST_UNROLL
+    for (int tile = 0; tile < kTiles; ++tile) {
+      const Words words = terms[tile * (kSingleForwardStep / 4)];
+      LSTM_FAST_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        LSTM_FAST_UNROLL
+        for (int p = 0; p < 4; ++p) {
+          sums[p] = MultiplyAdd(kernel_[(tile * 4 + i) * 4 + p], FloatOf(words.word[i]), sums[p]);
+        }
+      }
+    }
+  }
+
+  // The sum for this lane's own gate, of the parts that four lanes have of it.
+  static LSTM_FAST_DEVICE float AddUp(const float (&sums)[4]) {
+    const float own = sums[0] + ShuffleXor(sums[2], 2 * kSingleUnits);
+    const float next = sums[1] + ShuffleXor(sums[3], 2 * kSingleUnits);
+    return own + ShuffleXor(next, kSingleUnits);
+  }
+
+  float kernel_[kTiles * 4 * 4];  // [tile][term][sum]
+  float bias_;                    // of this lane's own gate
+  Shared<float> h_;               // of two buffers, one is read while the other is written
+};
+
+template <class T, int kUnits>
+LSTM_FAST_KERNEL void LSTM_FAST_BOUNDS(4 * kUnits, 512 / (4 * kUnits))
+    RunSingleForward(LSTM_FAST_ARGUMENT ForwardCall call) {
+  SingleForward<T, kUnits>(call).Run();
+}
+
+}  // namespace lstm_fast::cuda
+
+#endif  // LSTM_FAST_CUDA_SINGLE_FORWARD_H_
