@@ -45,6 +45,7 @@ class _Variant(TypedDict):
     dropout: bool
     most_threads: int
     most_units: int
+    row_blocks: int
 
 class _Calls(TypedDict):
     forward: int

@@ -245,7 +245,7 @@ py::list VariantList() {
                          "precision"_a = NameOf(variant.precision), "tensor_cores"_a = variant.tensor_cores,
                          "rows"_a = variant.rows, "registers"_a = variant.registers, "split"_a = variant.split,
                          "dropout"_a = variant.dropout, "most_threads"_a = variant.most_threads,
-                         "most_units"_a = variant.most_units));
+                         "most_units"_a = variant.most_units, "row_blocks"_a = variant.row_blocks));
   }
   return list;
 }

@@ -72,15 +72,13 @@ struct Variant {
   bool split;             // forward, several warps share the sum over the units of h; otherwise a cut has splits = 1
   bool dropout;           // has recurrent dropout
   int most_threads;       // of a block
-  int most_units;         // of one block that has everything of a row (single.h); 0: the kernel is for any number
+  int most_units;         // kernels of single.h, whose blocks have everything of a row, others: 0
+  int row_blocks;         // of such a kernel
   ForwardKernel forward;  // null: this is for the other pass only
   BackwardKernel backward;
 };
 
 LSTM_FAST_EXPORT const std::vector<Variant>& Variants();
-
-// Kernels that have everything of a row in one block are for numbers of units that agree when rounded up to this.
-constexpr int kSingleForwardStep = 16;
 
 constexpr int kFragmentBytes = 512;
 constexpr int kWarpUnits = 8;  // a warp of the forward pass computes the four gates of so many units at once

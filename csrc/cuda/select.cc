@@ -54,15 +54,16 @@ constexpr Costs kCosts[2][2] = {
       0.0761,
       0.0751}}};
 
-// Of the kernels that have everything of a row in one block (single.h): microseconds of a timestep that a block has to
-// itself, and of the multiprocessor's time that it takes, by pass. Instructions of a warp, counted in the machine code
-// for sm_90, at one a cycle and 1.7 GHz; for the wait of one timestep for the one before, 500 cycles. No device has
-// measured them yet.
+// Of the kernels whose blocks have everything of a row (single.h), microseconds of a timestep. No device has measured
+// them yet: `wait` is for 500 cycles at 1.7 GHz, and with two blocks what a cluster's exchange takes more than a
+// block's in the table above; the others are instructions of a warp, counted in the machine code for sm_90, one a cycle
+// on each of a multiprocessor's four schedulers.
 struct SingleCosts {
-  double alone, shared;  // the latter for 8 units, a warp
-  double products;       // of a unit of h for 8 units
+  double wait[2];  // of a timestep for the one before, by blocks
+  double warp;     // of the multiprocessor,
+  double product;  // and more for each unit of the sum
 };
-constexpr SingleCosts kSingleCosts[2] = {{0.30, 0.017, 0.00015}, {0.30, 0.025, 0.00015}};
+constexpr SingleCosts kSingleCosts[2] = {{{0.30, 0.77}, 0.017, 0.00015}, {{0.30, 0.75}, 0.025, 0.00015}};
 
 // Of a backward job, as in layout.h, which is compiled for the device.
 int UnitsOfJob(const Variant& variant) { return variant.tensor_cores ? 16 : 32; }
@@ -105,7 +106,8 @@ class Selection {
       if (!Fits(variant)) continue;
       for (const Exchange exchange : {Exchange::kBlock, Exchange::kCluster, Exchange::kGrid}) {
         if (forced_.exchange && *forced_.exchange != exchange) continue;
-        if (variant.most_units > 0 && exchange != Exchange::kBlock) continue;
+        if (variant.row_blocks > 0 && (exchange == Exchange::kBlock) != (variant.row_blocks == 1)) continue;
+        if (variant.row_blocks > 0 && exchange == Exchange::kGrid) continue;
         for (const int units : UnitsOfBlocks(variant, exchange)) {
           for (const int rows : RowsOfGroups(variant)) {
             Cut cut{};
@@ -126,10 +128,7 @@ class Selection {
     const bool has_tensor_cores = device_.code >= 80;
     if (variant.dtype != problem_.dtype || variant.dropout != dropout_) return false;
     if (!backward_ && !variant.forward) return false;
-    if (variant.most_units > 0) {  // multiplies with zeros up to its number
-      const auto rounded = [](int64_t units) { return CeilDivide(units, kSingleForwardStep); };
-      if (rounded(problem_.units) != rounded(variant.most_units)) return false;
-    }
+    if (variant.row_blocks > 0 && problem_.units > variant.most_units) return false;
     switch (problem_.dtype) {
       case DType::kFloat64:
         break;
@@ -155,7 +154,10 @@ class Selection {
       return static_cast<int>(CeilDivide(CeilDivide(problem_.units, blocks), step) * step);
     };
     std::vector<int64_t> wanted;
-    if (forced_.blocks) {
+    if (variant.row_blocks > 0) {
+      if (forced_.blocks && *forced_.blocks != variant.row_blocks) return {};
+      wanted = {variant.row_blocks};
+    } else if (forced_.blocks) {
       wanted = {*forced_.blocks};
     } else if (exchange == Exchange::kBlock) {
       wanted = {1};
@@ -178,10 +180,10 @@ class Selection {
 
   std::vector<int> RowsOfGroups(const Variant& variant) const {
     if (forced_.rows) {
-      if (variant.most_units > 0 && *forced_.rows != 1) return {};
+      if (variant.row_blocks > 0 && *forced_.rows != 1) return {};
       return *forced_.rows % variant.rows == 0 ? std::vector<int>{*forced_.rows} : std::vector<int>{};
     }
-    if (variant.most_units > 0) return {1};
+    if (variant.row_blocks > 0) return {1};
     std::vector<int> all;
     for (const int times : {1, 2, 3, 4, 6, 8, 12, 16}) {
       if (times > 1 && int64_t{times - 1} * variant.rows >= problem_.batch) break;
@@ -232,7 +234,7 @@ class Selection {
     const int64_t most = variant.most_threads / 32;
     cut.splits = 1;
     int64_t jobs = cut.units / kWarpUnits;
-    if (variant.most_units > 0) {
+    if (variant.row_blocks > 0) {
       cut.warps = static_cast<int>(jobs);
       return;
     }
@@ -264,7 +266,7 @@ class Selection {
 
   double StepMicroseconds(const Variant& variant, const Choice& choice) const {
     const Cut& cut = choice.cut;
-    if (variant.most_units > 0) return SingleStepMicroseconds(cut);
+    if (variant.row_blocks > 0) return SingleStepMicroseconds(variant, cut);
     const Costs& costs = kCosts[backward_][variant.tensor_cores];
     const int exchange = static_cast<int>(cut.exchange), threads = cut.warps * 32, cells = cut.rows * cut.units;
     const bool grid = cut.exchange == Exchange::kGrid, cluster = cut.exchange == Exchange::kCluster;
@@ -309,11 +311,10 @@ class Selection {
     return time;
   }
 
-  double SingleStepMicroseconds(const Cut& cut) const {
+  double SingleStepMicroseconds(const Variant& variant, const Cut& cut) const {
     const SingleCosts& costs = kSingleCosts[backward_];
-    const auto share = static_cast<double>(CeilDivide(cut.groups, device_.multiprocessors));
-    const double of_warp = costs.shared + costs.products * static_cast<double>(problem_.units);
-    return std::max(costs.alone, share * cut.warps * of_warp);
+    const auto share = static_cast<double>(CeilDivide(int64_t{cut.groups} * cut.blocks, device_.multiprocessors));
+    return std::max(costs.wait[cut.blocks - 1], share * cut.warps * (costs.warp + costs.product * variant.most_units));
   }
 
   const Problem& problem_;

@@ -1,8 +1,8 @@
-// Kernels for few units: one block has everything of one row, the whole recurrent kernel in its registers, and passes
-// its states on through shared memory with one barrier a timestep. A timestep waits for what is before it all the way,
-// so what counts is how long that way is, not how much there is to compute: sums are added up by shuffles, every lane
-// evaluates one function, and the cell is computed by all lanes that need it. Several blocks share a multiprocessor
-// where there are more rows than multiprocessors, and fill each other's pauses.
+// Kernels for few units: one block, or a cluster of two, has everything of one row, the whole recurrent kernel in its
+// registers, and passes its states on through shared memory with one barrier a timestep. A timestep waits for what is
+// before it all the way, so what counts is how long that way is, not how much there is to compute: sums are added up by
+// shuffles, every lane evaluates one function, and the cell is computed by all lanes that need it. Several blocks share
+// a multiprocessor where there are more rows than multiprocessors, and fill each other's pauses.
 #ifndef LSTM_FAST_CUDA_SINGLE_H_
 #define LSTM_FAST_CUDA_SINGLE_H_
 
@@ -16,9 +16,9 @@ namespace lstm_fast::cuda {
 
 // Units of a warp: the four gates of each have a lane.
 constexpr int kSingleUnits = 8;
-// Units that the terms of a lane's sum are rounded up to: forward (kSingleForwardStep) 4 lanes have 4 terms each,
-// backward 32 lanes the gates of a unit each.
-constexpr int kSingleBackwardStep = 32;
+// Units that a lane's terms of a sum are rounded up to: forward 4 lanes have 4 terms each, backward 32 lanes the gates
+// of a unit each.
+constexpr int kSingleForwardStep = 16, kSingleBackwardStep = 32;
 // Timesteps whose inputs are on their way while one is computed.
 constexpr int kSingleAhead = 3;
 
@@ -30,6 +30,12 @@ LSTM_FAST_HOST_DEVICE constexpr int SingleBackwardSize(int units) { return 4 * R
 constexpr int SingleFragments(int units, bool backward) {
   const int lane_bytes = (backward ? SingleBackwardSize(units) * kSingleUnits / 32 : SingleForwardSize(units)) * 4;
   return lane_bytes * 32 / kFragmentBytes;
+}
+
+// Threads of a block, and how many blocks a multiprocessor holds: what of it one block leaves idle another can have.
+LSTM_FAST_HOST_DEVICE constexpr int SingleThreads(int units, int blocks) { return 4 * units / blocks; }
+LSTM_FAST_HOST_DEVICE constexpr int SingleResident(int units, int blocks) {
+  return blocks > 1 ? 1 : 512 / SingleThreads(units, blocks);
 }
 
 // Where the real timesteps of a row are in time, in the order of processing. Without gaps no memory is asked.
@@ -58,7 +64,7 @@ class Times {
 
 // What both passes know of a problem, and of the unit and the gate that a thread has. Threads of units that do not
 // exist compute another unit once more, and write nothing.
-template <class T, class Call>
+template <class T, int kBlocks, class Call>
 class SinglePass {
  protected:
   LSTM_FAST_DEVICE SinglePass(const Call& call, int in_warp, int gate)
@@ -70,9 +76,46 @@ class SinglePass {
         units_(static_cast<int>(problem_.units)),
         time_(static_cast<int>(problem_.time)),
         features_(problem_.directions * units_),
-        exists_(Thread() / 32 * kSingleUnits + in_warp < units_),
-        unit_(exists_ ? Thread() / 32 * kSingleUnits + in_warp : units_ - 1),
+        first_unit_(Block() % kBlocks * cut_.units + Thread() / 32 * kSingleUnits),
+        exists_(first_unit_ + in_warp < units_),
+        unit_(exists_ ? first_unit_ + in_warp : units_ - 1),
         gate_(gate) {}
+
+  // The sets of rows, one after the other: load(set) where the direction is new, run<has gaps>(set, row).
+  template <class Load, class Run>
+  LSTM_FAST_DEVICE void ForEachRow(const Load& load, const Run& run) const {
+    ForEachSet(Block() / kBlocks, cut_, problem_, load, [&](const RowSet& set) {
+      const Row row = RowAt(set.first, problem_, plan_);
+      if (row.first < 0) {
+        run(set, row, Times<true>(row, set.reversed, time_, plan_));
+      } else {
+        run(set, row, Times<false>(row, set.reversed, time_, plan_));
+      }
+    });
+  }
+
+  // A barrier for all threads that have the row, in two parts: what is stored in global memory in between holds nobody
+  // up.
+  static LSTM_FAST_DEVICE void Arrive() {
+    if constexpr (kBlocks == 1) {
+      SyncBlock();
+    } else {
+      ArriveAtCluster();
+    }
+  }
+  static LSTM_FAST_DEVICE void Await() {
+    if constexpr (kBlocks > 1) AwaitCluster();
+  }
+
+  // Stores a value in every block's shared memory.
+  static LSTM_FAST_DEVICE void Send(Shared<float> to, float value) {
+    if constexpr (kBlocks == 1) {
+      *to = value;
+    } else {
+      LSTM_FAST_UNROLL
+      for (int rank = 0; rank < kBlocks; ++rank) *Remote(to, rank) = value;
+    }
+  }
 
   // An element of an array that may be null.
   LSTM_FAST_DEVICE float Given(const void* array, int64_t at) const {
@@ -115,6 +158,7 @@ class SinglePass {
   const Cut& cut_;
   const Plan& plan_;
   const int units_, time_, features_;
+  const int first_unit_;  // of this warp
   const bool exists_;
   const int unit_, gate_;
 };

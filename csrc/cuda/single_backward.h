@@ -1,6 +1,6 @@
-// The backward pass of a row in one block. Lane 4 g + t has gate t of its warp's unit g, and in the sums for dh of the
-// warp's 8 units the terms of units 32 j + lane, for every j. Shuffles add the parts of 32 lanes up, and leave each sum
-// with the four lanes of its unit.
+// The backward pass of a row in one block or two. Lane 4 g + t has gate t of its warp's unit g, and in the sums for dh
+// of the warp's 8 units the terms of units 32 j + lane, for every j. Shuffles add the parts of 32 lanes up, and leave
+// each sum with the four lanes of its unit.
 #ifndef LSTM_FAST_CUDA_SINGLE_BACKWARD_H_
 #define LSTM_FAST_CUDA_SINGLE_BACKWARD_H_
 
@@ -11,11 +11,11 @@
 
 namespace lstm_fast::cuda {
 
-template <class T, int kUnits>
-class SingleBackward : SinglePass<T, BackwardCall> {
-  using Base = SinglePass<T, BackwardCall>;
-  using Base::arguments_, Base::cut_, Base::exists_, Base::features_, Base::gate_, Base::inputs_, Base::plan_,
-      Base::problem_, Base::time_, Base::unit_, Base::units_;
+template <class T, int kUnits, int kBlocks>
+class SingleBackward : SinglePass<T, kBlocks, BackwardCall> {
+  using Base = SinglePass<T, kBlocks, BackwardCall>;
+  using Base::arguments_, Base::exists_, Base::features_, Base::first_unit_, Base::gate_, Base::inputs_, Base::unit_,
+      Base::units_;
 
  public:
   LSTM_FAST_DEVICE explicit SingleBackward(const BackwardCall& call)
@@ -24,18 +24,15 @@ class SingleBackward : SinglePass<T, BackwardCall> {
   LSTM_FAST_DEVICE void Run() {
     // Units that do not exist are multiplied, too.
     for (int i = Thread(); i < 2 * kSize; i += Threads()) dz_[i] = 0;
-    SyncBlock();
-    ForEachSet(
-        Block(), cut_, problem_, [this](const RowSet& set) { LoadKernel(set); },
-        [this](const RowSet& set) {
-          const Row row = RowAt(set.first, problem_, plan_);
-          if (row.first < 0) {
-            RunRow<true>(set, row);
-          } else {
-            RunRow<false>(set, row);
-          }
-          SyncBlock();  // before the next row's first dz may take the place of this one's last
-        });
+    Base::Arrive();
+    Base::Await();
+    Base::ForEachRow([this](const RowSet& set) { LoadKernel(set); },
+                     [this](const RowSet& set, const Row& row, const auto& times) {
+                       RunRow(set, row, times);
+                       // Before the next row's first dz may take the place of this one's last.
+                       Base::Arrive();
+                       Base::Await();
+                     });
   }
 
  private:
@@ -51,20 +48,20 @@ class SingleBackward : SinglePass<T, BackwardCall> {
   // Sum p of a lane is for unit p ^ g of the warp: what two lanes exchange has the same place in both.
   LSTM_FAST_DEVICE void LoadKernel(const RowSet& set) {
     const Global<const T> kernel = InGlobal<const T>(inputs_.direction[set.direction].recurrent_kernel);
-    const int first = Thread() / 32 * kSingleUnits, g = Thread() % 32 / 4;
+    const int g = Thread() % 32 / 4;
     Base::Fill(kernel_, [&](int n) {
-      const int unit = first + (n % kSingleUnits ^ g), q = n / kSingleUnits % 4;
+      const int unit = first_unit_ + (n % kSingleUnits ^ g), q = n / kSingleUnits % 4;
       const int term = n / (4 * kSingleUnits) * kSingleBackwardStep + Thread() % 32;
       return unit < units_ && term < units_ ? ToReal(kernel[(int64_t{unit} * 4 + q) * units_ + term]) : 0.0f;
     });
   }
 
   template <bool kGaps>
-  LSTM_FAST_DEVICE void RunRow(const RowSet& set, const Row& row) {
+  LSTM_FAST_DEVICE void RunRow(const RowSet& set, const Row& row, const Times<kGaps>& times) {
     const int n = set.direction;
     const int64_t state = Base::StateOf(row);
     float dh = Base::Given(arguments_.dh_n[n], state), dc = Base::Given(arguments_.dc_n[n], state);
-    if (row.count > 0) RunSteps<kGaps>(set, row, dh, dc);
+    if (row.count > 0) RunSteps(set, row, times, dh, dc);
     if (!exists_ || gate_ != 0) return;
     InGlobal<T>(arguments_.dh0[n])[state] = To<T>::From(dh);
     InGlobal<T>(arguments_.dc0[n])[state] = To<T>::From(dc);
@@ -72,11 +69,10 @@ class SingleBackward : SinglePass<T, BackwardCall> {
 
   // All timesteps of a row, the last first; dh and dc are this thread's unit's.
   template <bool kGaps>
-  LSTM_FAST_DEVICE void RunSteps(const RowSet& set, const Row& row, float& dh, float& dc) {
+  LSTM_FAST_DEVICE void RunSteps(const RowSet& set, const Row& row, const Times<kGaps>& times, float& dh, float& dc) {
     const Direction& direction = inputs_.direction[set.direction];
     const int64_t state = Base::StateOf(row);
     const float h0 = Base::Given(direction.h0, state), c0 = Base::Given(direction.c0, state);
-    const Times<kGaps> times(row, set.reversed, time_, plan_);
     const OutputGradient<T> outputs(call_, set, row, unit_);
     const Global<const unsigned char> reserve = Base::template ReserveOf<const unsigned char>(set, row);
     const auto load = [&](int k) {
@@ -108,8 +104,8 @@ class SingleBackward : SinglePass<T, BackwardCall> {
       dc = MultiplyAdd(dh, out * (1 - tanh_c * tanh_c), dc);
       const float dz = (gate_ == 3 ? dh : dc) * factor;
       dc *= forget;
-      if (exists_) dz_[k % 2 * kSize + 4 * unit_ + gate_] = dz;
-      SyncBlock();
+      if (exists_) Base::Send(dz_ + (k % 2 * kSize + 4 * unit_ + gate_), dz);
+      Base::Arrive();
       const int64_t time = times.Of(k);
       if (exists_) dz_of_row[time * (4 * features_)] = To<T>::From(dz);
       if (writes_h) {
@@ -119,6 +115,7 @@ class SingleBackward : SinglePass<T, BackwardCall> {
       LSTM_FAST_UNROLL
       for (int ahead = 1; ahead < kSingleAhead; ++ahead) steps[ahead - 1] = steps[ahead];
       steps[kSingleAhead - 1] = load(k - kSingleAhead);
+      Base::Await();
       dh = Multiply(k);
     }
   }
@@ -152,10 +149,10 @@ class SingleBackward : SinglePass<T, BackwardCall> {
   Shared<float> dz_;  // [2][units][gates]: of two buffers, one is read while the other is written
 };
 
-template <class T, int kUnits>
-LSTM_FAST_KERNEL void LSTM_FAST_BOUNDS(4 * kUnits, 512 / (4 * kUnits))
+template <class T, int kUnits, int kBlocks>
+LSTM_FAST_KERNEL void LSTM_FAST_BOUNDS(SingleThreads(kUnits, kBlocks), SingleResident(kUnits, kBlocks))
     RunSingleBackward(LSTM_FAST_ARGUMENT BackwardCall call) {
-  SingleBackward<T, kUnits>(call).Run();
+  SingleBackward<T, kUnits, kBlocks>(call).Run();
 }
 
 }  // namespace lstm_fast::cuda

@@ -1,5 +1,5 @@
-// The forward pass of a row in one block. Lane 8 t + g has, of the sums for the four gates of its warp's unit g, the
-// terms 16 j + 4 t to 16 j + 4 t + 3, for every j. Two shuffles leave it with gate t; it evaluates that gate's
+// The forward pass of a row in one block or two. Lane 8 t + g has, of the sums for the four gates of its warp's unit g,
+// the terms 16 j + 4 t to 16 j + 4 t + 3, for every j. Two shuffles leave it with gate t; it evaluates that gate's
 // function, and gets the other three gates from the lanes that have them.
 #ifndef LSTM_FAST_CUDA_SINGLE_FORWARD_H_
 #define LSTM_FAST_CUDA_SINGLE_FORWARD_H_
@@ -10,27 +10,19 @@
 
 namespace lstm_fast::cuda {
 
-template <class T, int kUnits>
-class SingleForward : SinglePass<T, ForwardCall> {
-  using Base = SinglePass<T, ForwardCall>;
-  using Base::arguments_, Base::cut_, Base::exists_, Base::features_, Base::gate_, Base::inputs_, Base::plan_,
-      Base::problem_, Base::time_, Base::unit_, Base::units_;
+template <class T, int kUnits, int kBlocks>
+class SingleForward : SinglePass<T, kBlocks, ForwardCall> {
+  using Base = SinglePass<T, kBlocks, ForwardCall>;
+  using Base::arguments_, Base::exists_, Base::features_, Base::gate_, Base::inputs_, Base::problem_, Base::time_,
+      Base::unit_, Base::units_;
 
  public:
   LSTM_FAST_DEVICE explicit SingleForward(const ForwardCall& call)
       : Base(call, Thread() % kSingleUnits, Thread() % 32 / kSingleUnits), h_(InShared<float>(0, 2 * kSize)) {}
 
   LSTM_FAST_DEVICE void Run() {
-    ForEachSet(
-        Block(), cut_, problem_, [this](const RowSet& set) { LoadKernel(set); },
-        [this](const RowSet& set) {
-          const Row row = RowAt(set.first, problem_, plan_);
-          if (row.first < 0) {
-            RunRow<true>(set, row);
-          } else {
-            RunRow<false>(set, row);
-          }
-        });
+    Base::ForEachRow([this](const RowSet& set) { LoadKernel(set); },
+                     [this](const RowSet& set, const Row& row, const auto& times) { RunRow(set, row, times); });
   }
 
  private:
@@ -47,16 +39,16 @@ class SingleForward : SinglePass<T, ForwardCall> {
     bias_ = Base::Given(direction.bias, int64_t{gate_} * units_ + unit_);
   }
 
-  template <bool kGaps>
-  LSTM_FAST_DEVICE void RunRow(const RowSet& set, const Row& row) {
+  template <class Places>
+  LSTM_FAST_DEVICE void RunRow(const RowSet& set, const Row& row, const Places& times) {
     const Direction& direction = inputs_.direction[set.direction];
     const Global<const T> h0 = InGlobal<const T>(direction.h0);
     for (int i = Thread(); i < 2 * kSize; i += Threads()) {
       const bool given = i < units_ && !IsNull(h0);
       h_[i] = given ? ToReal(h0[int64_t{row.batch} * units_ + i]) : 0.0f;
     }
-    SyncBlock();
-    const Times<kGaps> times(row, set.reversed, time_, plan_);
+    Base::Arrive();
+    Base::Await();
     const int64_t state = Base::StateOf(row);
     float h = Base::Given(direction.h0, state), c = Base::Given(direction.c0, state);
     if (row.count > 0) RunSteps(set, row, times, h, c);
@@ -101,8 +93,8 @@ class SingleForward : SinglePass<T, ForwardCall> {
                   out = ShuffleFrom(own, 3 * kSingleUnits + lane);
       c = MultiplyAdd(forget, c, in * candidate);
       h = out * Tanh(c);
-      if (exists_ && gate_ == 0) h_[(k + 1) % 2 * kSize + unit_] = h;
-      SyncBlock();
+      if (exists_ && gate_ == 0) Base::Send(h_ + ((k + 1) % 2 * kSize + unit_), h);
+      Base::Arrive();
       const int64_t time = times.Of(k);
       if (keeps) {
         const Global<float> entry = Cast<float>(reserve + time * Base::ReserveStep());
@@ -110,6 +102,7 @@ class SingleForward : SinglePass<T, ForwardCall> {
         if (keeps_cell) entry[4 * units_ + unit_] = c;
       }
       if (writes_output) outputs[time * output_step] = To<T>::From(h);
+      Base::Await();
     }
   }
 
@@ -140,10 +133,10 @@ class SingleForward : SinglePass<T, ForwardCall> {
   Shared<float> h_;               // of two buffers, one is read while the other is written
 };
 
-template <class T, int kUnits>
-LSTM_FAST_KERNEL void LSTM_FAST_BOUNDS(4 * kUnits, 512 / (4 * kUnits))
+template <class T, int kUnits, int kBlocks>
+LSTM_FAST_KERNEL void LSTM_FAST_BOUNDS(SingleThreads(kUnits, kBlocks), SingleResident(kUnits, kBlocks))
     RunSingleForward(LSTM_FAST_ARGUMENT ForwardCall call) {
-  SingleForward<T, kUnits>(call).Run();
+  SingleForward<T, kUnits, kBlocks>(call).Run();
 }
 
 }  // namespace lstm_fast::cuda

@@ -28,7 +28,7 @@ const std::vector<Variant>& Variants() {
 }
 
 int64_t SharedBytes(const Problem& problem, const Variant& variant, const Cut& cut, bool backward) {
-  if (variant.most_units > 0) {
+  if (variant.row_blocks > 0) {
     const int size = backward ? SingleBackwardSize(variant.most_units) : SingleForwardSize(variant.most_units);
     return 2 * size * int64_t{sizeof(float)};
   }
@@ -36,12 +36,12 @@ int64_t SharedBytes(const Problem& problem, const Variant& variant, const Cut& c
 }
 
 int64_t ExchangeBytes(const Problem& problem, const Variant& variant, const Cut& cut, bool backward) {
-  if (variant.most_units > 0) return 0;
+  if (variant.row_blocks > 0) return 0;
   return 2 * LayoutOf(problem, variant, cut, backward).exchange_size;
 }
 
 Work WorkOfWarp(const Problem& problem, const Variant& variant, const Cut& cut, bool backward) {
-  if (variant.most_units > 0) return {1, SingleFragments(variant.most_units, backward)};
+  if (variant.row_blocks > 0) return {1, SingleFragments(variant.most_units, backward)};
   const Layout layout = LayoutOf(problem, variant, cut, backward);
   return {CeilDivide(layout.jobs, cut.warps), layout.job_fragments};
 }

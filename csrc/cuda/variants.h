@@ -20,9 +20,9 @@ enum class Passes { kBoth, kBackward };
 template <class Policy, int kRegisters, bool kSplit, bool kDropout = false, Passes kPasses = Passes::kBoth>
 Variant MakeVariant(const char* name, DType dtype, Precision precision) {
   constexpr int kMostThreads = kRegisters > 16 ? 256 : 512;
-  Variant variant = {name,          dtype,      precision, Policy::kTensorCores,
-                     Policy::kRows, kRegisters, kSplit,    kDropout,
-                     kMostThreads,  0,          nullptr,   nullptr};
+  Variant variant = {name,       dtype,   precision, Policy::kTensorCores, Policy::kRows,
+                     kRegisters, kSplit,  kDropout,  kMostThreads,         0,
+                     0,          nullptr, nullptr};
   if constexpr (kPasses == Passes::kBoth) {
     variant.forward = &RunForward<Policy, kRegisters, kSplit, kDropout, kMostThreads>;
   }
