@@ -81,7 +81,8 @@ struct Variant {
 LSTM_FAST_EXPORT const std::vector<Variant>& Variants();
 
 constexpr int kFragmentBytes = 512;
-constexpr int kWarpUnits = 8;  // a warp of the forward pass computes the four gates of so many units at once
+constexpr int kFragmentsAtOnce = 8;  // in registers are multiplied, be some of them beyond the end of the sum
+constexpr int kWarpUnits = 8;        // a warp of the forward pass computes the four gates of so many units at once
 
 // What follows from a cut; the sizes are explained in layout.h. ExchangeBytes() is for one group.
 int64_t SharedBytes(const Problem& problem, const Variant& variant, const Cut& cut, bool backward);

@@ -347,11 +347,12 @@ LSTM_FAST_DEVICE void MultiplyJob(const Fragments<Policy, kRegisters>& fragments
       for (int i = 0; i < kFragments; ++i) Policy::Accumulate(sums[i][0], words[i], terms);
     }
   };
-  constexpr int kTilesHeld = kRegisters / kFragments;
+  constexpr int kTilesHeld = kRegisters / kFragments, kTilesAtOnce = kFragmentsAtOnce / kFragments;
   int tile = 0;
-  if (job == 0) {  // without a branch: fragments that a short sum does not have are zero, whatever they multiply
+  if (job == 0) {  // with few branches: fragments that a short sum does not have are zero, whatever they multiply
     LSTM_FAST_UNROLL
     for (int i = 0; i < kTilesHeld; ++i) {
+      if (i % kTilesAtOnce == 0 && i >= depth_tiles) break;
       Words words[kFragments];
       LSTM_FAST_UNROLL
       for (int f = 0; f < kFragments; ++f) words[f] = fragments.held[i * kFragments + f];

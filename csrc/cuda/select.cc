@@ -283,8 +283,11 @@ class Selection {
     const double rows = size * (variant.tensor_cores ? variant.rows / 4.0 : variant.rows);
     const Work work = WorkOfWarp(problem_, variant, cut, backward_);
     const auto jobs = static_cast<double>(work.jobs), of_job = static_cast<double>(work.fragments_of_job);
-    // Of its first job a warp multiplies as many fragments as it has registers for.
-    const double multiplied = std::max<double>(variant.registers, of_job) + (jobs - 1) * of_job;
+    // Of its first job a warp multiplies some more fragments, if it has registers for them.
+    const int64_t rounded = CeilDivide(work.fragments_of_job, kFragmentsAtOnce) * kFragmentsAtOnce;
+    const double multiplied =
+        std::max<double>(static_cast<double>(std::min<int64_t>(variant.registers, rounded)), of_job) +
+        (jobs - 1) * of_job;
     const double passes = cut.rows / variant.rows;
     // Blocks that share a multiprocessor.
     const auto share = static_cast<double>(CeilDivide(int64_t{cut.groups} * cut.blocks, device_.multiprocessors));
