@@ -246,23 +246,27 @@ LSTM_FAST_DEVICE float Reciprocal(float x) {  // 0 from 2^126 on
   return y;
 }
 LSTM_FAST_DEVICE double Reciprocal(double x) { return 1.0 / x; }
-// The hyperbolic tangent of x, from 1 / (e^2|x| + 1).
-LSTM_FAST_DEVICE float TanhFrom(float x, float reciprocal) {
-  const float size = fabsf(x), square = x * x;
-  // Up to 0.6 a polynomial, fitted to the least relative error, 0.05 units in the last place; else 1 - 2 / (e^2x + 1).
+// Up to kSmallTanh a polynomial, fitted to the least relative error, 0.05 units in the last place.
+constexpr float kSmallTanh = 0.6f;
+LSTM_FAST_DEVICE float TanhOfSmall(float size) {
+  const float square = size * size;
   float odd = MultiplyAdd(-5.8951578e-3f, square, 2.0795971e-2f);
   odd = MultiplyAdd(odd, square, -5.3783830e-2f);
   odd = MultiplyAdd(odd, square, 1.3331924e-1f);
   odd = MultiplyAdd(odd, square, -3.3333299e-1f);
-  const float small = MultiplyAdd(size * square, odd, size);
-  const float large = MultiplyAdd(-2.0f, reciprocal, 1.0f);
-  return copysignf(size < 0.6f ? small : large, x);
+  return MultiplyAdd(size * square, odd, size);
 }
-LSTM_FAST_DEVICE float Tanh(float x) { return TanhFrom(x, Reciprocal(1.0f + Exp(2.0f * fabsf(x)))); }
-// Lanes that want the one and lanes that want the other have one path.
+LSTM_FAST_DEVICE float Tanh(float x) {
+  const float size = fabsf(x), small = TanhOfSmall(size);
+  const float large = MultiplyAdd(-2.0f, Reciprocal(1.0f + Exp(2.0f * size)), 1.0f);
+  return copysignf(size < kSmallTanh ? small : large, x);
+}
+// Lanes that want the one and lanes that want the other go one way: numbers differ, not what is done with them.
 LSTM_FAST_DEVICE float SigmoidOrTanh(float x, bool tanh) {
-  const float reciprocal = Reciprocal(1.0f + Exp(tanh ? 2.0f * fabsf(x) : -x));
-  return tanh ? TanhFrom(x, reciprocal) : reciprocal;
+  const float size = fabsf(x), small = TanhOfSmall(size);
+  const float reciprocal = Reciprocal(1.0f + Exp(tanh ? 2.0f * size : -x));
+  const float large = MultiplyAdd(tanh ? -2.0f : 1.0f, reciprocal, tanh ? 1.0f : 0.0f);
+  return copysignf(size < (tanh ? kSmallTanh : 0.0f) ? small : large, tanh ? x : 1.0f);
 }
 LSTM_FAST_DEVICE double Tanh(double x) { return tanh(x); }
 

@@ -36,8 +36,10 @@ class OutputGradient {
     if (place > 0) step_ = -step_;
   }
 
-  // Of the output at a timestep's own place.
-  LSTM_FAST_DEVICE T Own(int time) const { return sequences_ ? T(dy_[int64_t{time} * step_]) : T{}; }
+  // The gradients of outputs at their own places, if there are such: that of time 0, and the step to time 1.
+  LSTM_FAST_DEVICE bool OfSequences() const { return sequences_; }
+  LSTM_FAST_DEVICE Global<const T> Sequence() const { return dy_; }
+  LSTM_FAST_DEVICE int Step() const { return step_; }
 
   // Of the outputs that the last timestep has determined after its own place, or, where there is only one, of that.
   LSTM_FAST_DEVICE Real AfterLast(int time) const {

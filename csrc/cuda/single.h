@@ -45,21 +45,53 @@ class Times {
   LSTM_FAST_DEVICE Times(const Row& row, bool reversed, int time, const Plan& plan)
       : origin_(reversed ? row.first + row.count - 1 : row.first),
         direction_(reversed ? -1 : 1),
-        last_(row.count - 1),
         steps_(InGlobal<const int32_t>(plan.steps)) {
-    if constexpr (kGaps) steps_ += int64_t{row.batch} * time + (reversed ? last_ : 0);
+    if constexpr (kGaps) steps_ += int64_t{row.batch} * time + (reversed ? row.count - 1 : 0);
   }
 
-  // Of timestep k, or, where there is none, of one nearby.
   LSTM_FAST_DEVICE int Of(int k) const {
-    const int step = k < 0 ? 0 : k > last_ ? last_ : k;
-    if constexpr (kGaps) return steps_[step * direction_];
-    return origin_ + step * direction_;
+    if constexpr (kGaps) return steps_[k * direction_];
+    return origin_ + k * direction_;
+  }
+  LSTM_FAST_DEVICE int Direction() const { return direction_; }
+
+ private:
+  int origin_, direction_;
+  Global<const int32_t> steps_;
+};
+
+// A place in a sequence [T, ...] that goes from one real timestep of a row to the next, or, kStep = -1, to the one
+// before.
+template <class T, bool kGaps, int kStep>
+class Cursor {
+ public:
+  // Begins at timestep k; `sequence` is at time 0, and `step` from one point in time to the next.
+  LSTM_FAST_DEVICE Cursor(Global<T> sequence, int64_t step, const Times<kGaps>& times, int k)
+      : times_(times), at_(sequence), step_(step), k_(k) {
+    if constexpr (!kGaps) {
+      at_ += times.Of(k) * step;
+      step_ *= kStep * times.Direction();
+    }
+  }
+
+  LSTM_FAST_DEVICE Global<T> operator*() const {
+    if constexpr (kGaps) return at_ + times_.Of(k_) * step_;
+    return at_;
+  }
+  LSTM_FAST_DEVICE void Advance() {
+    k_ += kStep;
+    if constexpr (!kGaps) at_ += step_;
+  }
+  // Stays at the end of the row, beyond which is nothing to read.
+  LSTM_FAST_DEVICE void AdvanceWithin(int end) {
+    if (k_ != end) Advance();
   }
 
  private:
-  int origin_, direction_, last_;
-  Global<const int32_t> steps_;
+  const Times<kGaps>& times_;
+  Global<T> at_;
+  int64_t step_;
+  int k_;
 };
 
 // What both passes know of a problem, and of the unit and the gate that a thread has. Threads of units that do not
@@ -144,13 +176,12 @@ class SinglePass {
   LSTM_FAST_DEVICE int64_t GatesOf(const RowSet& set, const Row& row) const {
     return int64_t{row.batch} * time_ * (4 * features_) + (set.direction * 4 + gate_) * units_ + unit_;
   }
-  // The reserve of a row at timestep 0, and from one timestep to the next.
+  // The reserve of a row at timestep 0.
   template <class Byte>
   LSTM_FAST_DEVICE Global<Byte> ReserveOf(const RowSet& set, const Row& row) const {
     const int64_t sequence = int64_t{row.batch} * problem_.directions + set.direction;
     return InGlobal<Byte>(arguments_.reserve) + sequence * time_ * arguments_.reserve_step_bytes;
   }
-  LSTM_FAST_DEVICE int ReserveStep() const { return static_cast<int>(arguments_.reserve_step_bytes); }
 
   const Problem& problem_;
   const Inputs& inputs_;

@@ -74,22 +74,30 @@ class SingleBackward : SinglePass<T, kBlocks, BackwardCall> {
     const int64_t state = Base::StateOf(row);
     const float h0 = Base::Given(direction.h0, state), c0 = Base::Given(direction.c0, state);
     const OutputGradient<T> outputs(call_, set, row, unit_);
-    const Global<const unsigned char> reserve = Base::template ReserveOf<const unsigned char>(set, row);
-    const auto load = [&](int k) {
-      const int64_t time = times.Of(k);
-      const Global<const float> entry = Cast<const float>(reserve + time * Base::ReserveStep());
-      return Loaded{*Cast<const Words>(entry + 4 * unit_), entry[4 * units_ + unit_], outputs.Own(times.Of(k))};
+    const int last = row.count - 1;
+    Cursor<const unsigned char, kGaps, -1> reserve(Base::template ReserveOf<const unsigned char>(set, row),
+                                                   arguments_.reserve_step_bytes, times, last);
+    Cursor<const T, kGaps, -1> dy(outputs.Sequence(), outputs.Step(), times, last);
+    const auto load = [&] {
+      const Global<const float> entry = Cast<const float>(*reserve);
+      const Loaded loaded = {*Cast<const Words>(entry + 4 * unit_), entry[4 * units_ + unit_],
+                             outputs.OfSequences() ? T(**dy) : T{}};
+      reserve.AdvanceWithin(0);
+      dy.AdvanceWithin(0);
+      return loaded;
     };
-    const Global<T> dz_of_row = InGlobal<T>(arguments_.dz) + Base::GatesOf(set, row);
+    Cursor<T, kGaps, -1> dz_of_step(InGlobal<T>(arguments_.dz) + Base::GatesOf(set, row), 4 * features_, times, last);
     const bool writes_h = exists_ && gate_ == 0 && arguments_.h_prev != nullptr;
     Global<T> h_of_row = InGlobal<T>(arguments_.h_prev);
     if (writes_h) h_of_row += Base::SequenceOf(set, row);
+    Cursor<T, kGaps, -1> h_prev(h_of_row, features_, times, last);
     Loaded steps[kSingleAhead];
     LSTM_FAST_UNROLL
-    for (int ahead = 0; ahead < kSingleAhead; ++ahead) steps[ahead] = load(row.count - 1 - ahead);
-    dh += outputs.AfterLast(times.Of(row.count - 1));
+    for (int ahead = 0; ahead < kSingleAhead; ++ahead) steps[ahead] = load();
+    dh += outputs.AfterLast(times.Of(last));
     float tanh_c = Tanh(steps[0].c);
-    for (int k = row.count - 1; k >= 0; --k) {
+    int buffer = 0;  // of dz
+    for (int k = last; k >= 0; --k) {
       const Loaded now = steps[0], before = steps[1];
       const float in = FloatOf(now.gates.word[0]), forget = FloatOf(now.gates.word[1]),
                   candidate = FloatOf(now.gates.word[2]), out = FloatOf(now.gates.word[3]);
@@ -104,25 +112,25 @@ class SingleBackward : SinglePass<T, kBlocks, BackwardCall> {
       dc = MultiplyAdd(dh, out * (1 - tanh_c * tanh_c), dc);
       const float dz = (gate_ == 3 ? dh : dc) * factor;
       dc *= forget;
-      if (exists_) Base::Send(dz_ + (k % 2 * kSize + 4 * unit_ + gate_), dz);
+      if (exists_) Base::Send(dz_ + (buffer + 4 * unit_ + gate_), dz);
       Base::Arrive();
-      const int64_t time = times.Of(k);
-      if (exists_) dz_of_row[time * (4 * features_)] = To<T>::From(dz);
-      if (writes_h) {
-        h_of_row[time * features_] = To<T>::From(k > 0 ? FloatOf(before.gates.word[3]) * tanh_before : h0);
-      }
+      if (exists_) **dz_of_step = To<T>::From(dz);
+      dz_of_step.Advance();
+      if (writes_h) **h_prev = To<T>::From(k > 0 ? FloatOf(before.gates.word[3]) * tanh_before : h0);
+      h_prev.Advance();
       tanh_c = tanh_before;
       LSTM_FAST_UNROLL
       for (int ahead = 1; ahead < kSingleAhead; ++ahead) steps[ahead - 1] = steps[ahead];
-      steps[kSingleAhead - 1] = load(k - kSingleAhead);
+      steps[kSingleAhead - 1] = load();
       Base::Await();
-      dh = Multiply(k);
+      dh = Multiply(buffer);
+      buffer = kSize - buffer;
     }
   }
 
-  // dh before timestep k, of this lane's unit.
-  LSTM_FAST_DEVICE float Multiply(int k) const {
-    const Shared<const Words> terms = Cast<const Words>(dz_ + (k % 2 * kSize + Thread() % 32 * 4));
+  // dh before a timestep, of this lane's unit.
+  LSTM_FAST_DEVICE float Multiply(int buffer) const {
+    const Shared<const Words> terms = Cast<const Words>(dz_ + (buffer + Thread() % 32 * 4));
     float sums[kSingleUnits] = {};
     LSTM_FAST_UNROLL
     for (int tile = 0; tile < kTiles; ++tile) {

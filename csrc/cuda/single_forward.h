@@ -39,8 +39,8 @@ class SingleForward : SinglePass<T, kBlocks, ForwardCall> {
     bias_ = Base::Given(direction.bias, int64_t{gate_} * units_ + unit_);
   }
 
-  template <class Places>
-  LSTM_FAST_DEVICE void RunRow(const RowSet& set, const Row& row, const Places& times) {
+  template <bool kGaps>
+  LSTM_FAST_DEVICE void RunRow(const RowSet& set, const Row& row, const Times<kGaps>& times) {
     const Direction& direction = inputs_.direction[set.direction];
     const Global<const T> h0 = InGlobal<const T>(direction.h0);
     for (int i = Thread(); i < 2 * kSize; i += Threads()) {
@@ -63,29 +63,33 @@ class SingleForward : SinglePass<T, kBlocks, ForwardCall> {
   }
 
   // All timesteps of a row; h and c are this thread's unit's.
-  template <class Places>
-  LSTM_FAST_DEVICE void RunSteps(const RowSet& set, const Row& row, const Places& times, float& h, float& c) {
-    const Global<const T> inputs = InGlobal<const T>(arguments_.z) + Base::GatesOf(set, row);
-    const auto load = [&](int k) { return T(inputs[int64_t{times.Of(k)} * (4 * features_)]); };
-    const bool flipped = OutputPlace(0, problem_) != 0;  // or there is one timestep only
-    const int output_step = flipped ? -features_ : features_;
+  template <bool kGaps>
+  LSTM_FAST_DEVICE void RunSteps(const RowSet& set, const Row& row, const Times<kGaps>& times, float& h, float& c) {
+    const int last = row.count - 1, first_output = OutputPlace(0, problem_);
+    Cursor<const T, kGaps, 1> input(InGlobal<const T>(arguments_.z) + Base::GatesOf(set, row), 4 * features_, times, 0);
     const bool writes_output = exists_ && gate_ == 0 && problem_.return_sequences;
     Global<T> outputs = InGlobal<T>(arguments_.y);
-    if (writes_output) {
-      outputs += Base::SequenceOf(set, row) + int64_t{OutputPlace(0, problem_)} * features_;
-    }
+    if (writes_output) outputs += Base::SequenceOf(set, row) + int64_t{first_output} * features_;
+    Cursor<T, kGaps, 1> output(outputs, first_output > 0 ? -features_ : features_, times, 0);
     const bool keeps = exists_ && arguments_.reserve != nullptr, keeps_cell = keeps && gate_ == 0;
-    Global<unsigned char> reserve = InGlobal<unsigned char>(arguments_.reserve);
-    if (keeps) reserve = Base::template ReserveOf<unsigned char>(set, row);
+    Global<unsigned char> entries = InGlobal<unsigned char>(arguments_.reserve);
+    if (keeps) entries = Base::template ReserveOf<unsigned char>(set, row);
+    Cursor<unsigned char, kGaps, 1> reserve(entries, arguments_.reserve_step_bytes, times, 0);
     T z[kSingleAhead];
     LSTM_FAST_UNROLL
-    for (int ahead = 0; ahead < kSingleAhead; ++ahead) z[ahead] = load(ahead);
+    for (int ahead = 0; ahead < kSingleAhead; ++ahead) {
+      z[ahead] = **input;
+      input.AdvanceWithin(last);
+    }
+    int from = 0;  // the buffer of h before this timestep
     for (int k = 0; k < row.count; ++k) {
       float sums[4] = {ToReal(z[0]) + bias_, 0, 0, 0};
       LSTM_FAST_UNROLL
       for (int ahead = 1; ahead < kSingleAhead; ++ahead) z[ahead - 1] = z[ahead];
-      z[kSingleAhead - 1] = load(k + kSingleAhead);
-      Multiply(k, sums);
+      z[kSingleAhead - 1] = **input;
+      input.AdvanceWithin(last);
+      Multiply(from, sums);
+      from = kSize - from;
       const float own = SigmoidOrTanh(AddUp(sums), gate_ == 2);
       const int lane = Thread() % kSingleUnits;
       const float in = ShuffleFrom(own, lane), forget = ShuffleFrom(own, kSingleUnits + lane),
@@ -93,21 +97,22 @@ class SingleForward : SinglePass<T, kBlocks, ForwardCall> {
                   out = ShuffleFrom(own, 3 * kSingleUnits + lane);
       c = MultiplyAdd(forget, c, in * candidate);
       h = out * Tanh(c);
-      if (exists_ && gate_ == 0) Base::Send(h_ + ((k + 1) % 2 * kSize + unit_), h);
+      if (exists_ && gate_ == 0) Base::Send(h_ + (from + unit_), h);
       Base::Arrive();
-      const int64_t time = times.Of(k);
       if (keeps) {
-        const Global<float> entry = Cast<float>(reserve + time * Base::ReserveStep());
+        const Global<float> entry = Cast<float>(*reserve);
         entry[4 * unit_ + gate_] = own;
         if (keeps_cell) entry[4 * units_ + unit_] = c;
       }
-      if (writes_output) outputs[time * output_step] = To<T>::From(h);
+      reserve.Advance();
+      if (writes_output) **output = To<T>::From(h);
+      output.Advance();
       Base::Await();
     }
   }
 
-  LSTM_FAST_DEVICE void Multiply(int k, float (&sums)[4]) const {
-    const Shared<const Words> terms = Cast<const Words>(h_ + (k % 2 * kSize + gate_ * 4));
+  LSTM_FAST_DEVICE void Multiply(int from, float (&sums)[4]) const {
+    const Shared<const Words> terms = Cast<const Words>(h_ + (from + gate_ * 4));
     LSTM_FAST_UNROLL
     for (int tile = 0; tile < kTiles; ++tile) {
       const Words words = terms[tile * (kSingleForwardStep / 4)];
