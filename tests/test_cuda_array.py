@@ -196,6 +196,67 @@ def test_outputs_in_long_padding(zero_output_for_mask: bool, module: ModuleType)
     solve_exactly(problem).check(results(problem, forward, backward))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("directions", "go_backwards"), [(1, False), (1, True), (2, False)])
+def test_gradients_in_long_padding(directions: int, go_backwards: bool, dtype: str, module: ModuleType) -> None:
+    """The last real timestep gets those of all outputs after it. Many threads add them up: the same bits every time."""
+    problem = make_problem(
+        5,
+        210,
+        units=37,  # more than the lanes of a warp
+        directions=directions,
+        go_backwards=go_backwards,
+        dtype=dtype,
+        mask="holes",
+        projected=True,
+    )
+    assert problem.mask is not None
+    problem.mask[:] = False
+    problem.mask[0, [0, 2, 6]] = True  # 203 timesteps of padding, and short gaps, which are added up elsewhere
+    problem.mask[1, 140:150] = True  # padding on both sides, more and less than all warps read at once
+    problem.mask[2, [0, 209]] = True  # none at either end
+    problem.mask[3, 64:] = True
+    found = []
+    for _ in range(2):
+        forward, backward = arguments(module, problem)
+        with ran(module, forward=1, backward=1):
+            module.forward(**presented(forward, Exporter)[0])
+            module.backward(**presented(backward, Exporter)[0])
+        found.append(results(problem, forward, backward))
+    solve_exactly(problem).check(found[0])
+    assert_same_bits(*found)
+
+
+@pytest.mark.parametrize("batch", [1, 31, 32, 33, 150, 8193])
+def test_plan(batch: int, module: ModuleType) -> None:
+    """Rows by falling count, ties in their order; of more rows than are sorted, as they come."""
+    time = 5 if batch > 1000 else 300
+    problem = make_problem(batch, time, units=1, mask="holes", projected=True, states=False)
+    assert problem.mask is not None
+    rng = np.random.default_rng(batch)
+    contiguous = rng.random(batch) < 0.5
+    first, last = np.sort(rng.integers(0, time + 1, (2, batch)), axis=0)
+    steps = np.arange(time)
+    holes = rng.random((batch, time)) < rng.random((batch, 1))
+    problem.mask[:] = np.where(contiguous[:, None], (first[:, None] <= steps) & (steps < last[:, None]), holes)
+    forward, _ = arguments(module, problem)
+    module.forward(**presented(forward, Exporter)[0])
+    scratch = forward["scratch"]
+    begin = -scratch.ctypes.data % 256  # where scratch memory is aligned
+    plan = scratch[begin : begin + 4 * batch * (3 + time)].view(np.int32)
+    order, count, where = plan[: 3 * batch].reshape(3, batch)
+    np.testing.assert_array_equal(count, problem.mask.sum(axis=1))
+    sorted_rows = np.argsort(-count, kind="stable")
+    np.testing.assert_array_equal(order, np.arange(batch) if batch > 8192 else sorted_rows)
+    for found, begins, mask in zip(plan[3 * batch :].reshape(batch, time), where, problem.mask, strict=True):
+        real = np.flatnonzero(mask)
+        together = real.size == 0 or real[-1] - real[0] + 1 == real.size
+        assert begins == ((real[0] if real.size else 0) if together else -1)
+        if not together:
+            np.testing.assert_array_equal(found[: real.size], real)
+    solve_exactly(problem).check(Solution(forward["y"], forward["h_n"], forward["c_n"]))
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
 def test_any_byte_of_a_mask_but_0_is_real(protocol: Any, module: ModuleType) -> None:
     def solve(problem: Problem) -> Solution:

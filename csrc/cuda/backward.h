@@ -30,8 +30,7 @@ class BackwardPass : public Pass<BackwardPass<Policy, kRegisters, kDropout>, Bac
         sources_(cut_.blocks * cut_.splits),
         split_shift_(HighestBit(static_cast<uint32_t>(cut_.splits))),
         in_block_(cut_.units),
-        // Carried outputs: dy of masked timesteps belongs to the real one before them.
-        carried_(plan_.order && problem_.return_sequences && !problem_.zero_output_for_mask),
+        padding_(call.padding),
         partial_(InShared<Real>(layout_.partial, cut_.exchange == Exchange::kGrid ? 0 : 2 * layout_.partial_size)),
         exchange_(InGlobal<Real>(call.exchange)) {
     if (cut_.exchange == Exchange::kGrid) exchange_ += int64_t{group_.index} * 2 * cut_.blocks * layout_.partial_size;
@@ -201,10 +200,14 @@ class BackwardPass : public Pass<BackwardPass<Policy, kRegisters, kDropout>, Bac
       return Real(ToReal(cell.dy[int64_t{OutputPlace(t, problem_)} * (problem_.directions * units_)]));
     };
     Real sum = at(time);
-    if (carried_) {
-      const int next = k + 1 < cell.row.count ? TimeOfStep(set, cell.row, k + 1) : end;
-      for (int t = time + step; t != next; t += step) sum += at(t);
+    if (padding_ == nullptr) return sum;
+    // Carried outputs: dy of masked timesteps belongs to the real one before them. After the last they may be many.
+    if (k == cell.row.count - 1) {
+      const Global<const Real> sums = InGlobal<const Real>(padding_);
+      return sum + Real(sums[set.direction * problem_.batch * units_ + StateOf(cell)]);
     }
+    const int next = TimeOfStep(set, cell.row, k + 1);
+    for (int t = time + step; t != next; t += step) sum += at(t);
     return sum;
   }
 
@@ -331,9 +334,9 @@ class BackwardPass : public Pass<BackwardPass<Policy, kRegisters, kDropout>, Bac
   }
 
   const int sources_;
-  const int split_shift_;   // cut_.splits is a power of two
-  const Divisor in_block_;  // of a place in [rows][units of the block], and the block of a unit
-  const bool carried_;
+  const int split_shift_;       // cut_.splits is a power of two
+  const Divisor in_block_;      // of a place in [rows][units of the block], and the block of a unit
+  const void* const& padding_;  // read where it is: registers are short
   Shared<Real> partial_;
   Global<Real> exchange_;
 };

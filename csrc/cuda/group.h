@@ -66,6 +66,10 @@ class Divisor {
   uint32_t inverse_;  // 2^32 / divisor, rounded up: off by less than 2^-16 of a quotient's unit
 };
 
+LSTM_FAST_HOST_DEVICE constexpr bool IsReversed(int direction, const Problem& problem) {
+  return problem.directions == 2 ? direction == 1 : problem.go_backwards;
+}
+
 // A set of rows in one direction: what a group runs from the first timestep to the last.
 struct RowSet {
   int64_t first;
@@ -75,7 +79,7 @@ struct RowSet {
   LSTM_FAST_DEVICE RowSet(int64_t set, const Cut& cut, const Problem& problem)
       : first(set / problem.directions * cut.rows),
         direction(static_cast<int>(set % problem.directions)),
-        reversed(problem.directions == 2 ? direction == 1 : problem.go_backwards) {}
+        reversed(IsReversed(direction, problem)) {}
 
   static LSTM_FAST_DEVICE int64_t Count(const Cut& cut, const Problem& problem) {
     return CeilDivide(problem.batch, cut.rows) * problem.directions;

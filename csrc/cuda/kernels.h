@@ -25,6 +25,15 @@ struct PlanCall {
   Plan plan;
 };
 
+// Where masked timesteps carry on the output of the real one before them, which gets the gradients of all: the sum of
+// those in the padding after a row's last real timestep.
+struct PaddingCall {
+  Problem problem;
+  Plan plan;
+  const void* dy;
+  void* sums;  // [N, B, H] reals; what is there for rows without real timesteps is not defined
+};
+
 struct ForwardCall {
   Inputs inputs;
   ForwardArguments arguments;
@@ -39,6 +48,7 @@ struct BackwardCall {
   BackwardArguments arguments;
   Cut cut;
   Plan plan;
+  const void* padding;  // sums of PaddingCall; null: masked timesteps carry on nothing
   void* exchange;
   unsigned* counters;
 };
@@ -93,9 +103,6 @@ struct Work {
   int64_t jobs, fragments_of_job;
 };
 Work WorkOfWarp(const Problem& problem, const Variant& variant, const Cut& cut, bool backward);
-
-// PlanRows and FillMasked are in plan.h.
-constexpr int kPlanThreads = 1024;
 
 }  // namespace lstm_fast::cuda
 

@@ -1,9 +1,11 @@
 // The schedule of a pass: which launches, in which order, on which memory.
 //
-// With a mask, a launch before the recurrence finds the real timesteps of every row, and one or more after it complete
-// what the recurrence, which visits these only, leaves out.
+// With a mask, one or two launches before the recurrence find the real timesteps of every row, another one sums
+// gradients of padding, and one or more after it complete what the recurrence, which visits real timesteps only, leaves
+// out.
 #include <algorithm>
 #include <atomic>
+#include <type_traits>
 
 #include "cuda/kernels.h"
 #include "cuda/plan.h"
@@ -20,18 +22,26 @@ int64_t AlignUp(int64_t bytes) { return (bytes + kScratchAlignment - 1) / kScrat
 
 const Variant& VariantOf(const Cut& cut) { return Variants()[static_cast<size_t>(cut.variant)]; }
 
-// Where things are in the scratch memory: the plan, counters, what groups exchange.
+int64_t RealBytes(DType dtype) { return dtype == DType::kFloat64 ? sizeof(double) : sizeof(float); }
+
+// Where things are in the scratch memory: the plan, sums of padding, counters, what groups exchange.
 struct Scratch {
   Scratch(const Problem& problem, bool masked, const Cut& cut, Pass pass) {
-    const bool grid = cut.exchange == Exchange::kGrid;
+    const bool grid = cut.exchange == Exchange::kGrid, sums = masked && pass == Pass::kBackward;
     plan_bytes = masked ? PlanInts(problem.batch, problem.time) * int64_t{sizeof(int32_t)} : 0;
-    counters = AlignUp(plan_bytes);
+    padding = AlignUp(plan_bytes);
+    counters = AlignUp(padding + (sums ? problem.batch * PaddingBytesOfRow(problem) : 0));
     counter_bytes = grid ? cut.groups * int64_t{sizeof(unsigned)} : 0;
     exchange = AlignUp(counters + counter_bytes);
     bytes = exchange + (grid ? cut.groups * ExchangeBytes(problem, VariantOf(cut), cut, pass == Pass::kBackward) : 0);
   }
 
-  int64_t plan_bytes, counters, counter_bytes, exchange, bytes;
+  // Also where masked timesteps carry on nothing: who asks for the memory does not know.
+  static int64_t PaddingBytesOfRow(const Problem& problem) {
+    return problem.directions * problem.units * RealBytes(problem.dtype);
+  }
+
+  int64_t plan_bytes, padding, counters, counter_bytes, exchange, bytes;
 };
 
 bool HasDropout(const Inputs& inputs) { return inputs.direction[0].recurrent_dropout != nullptr; }
@@ -56,6 +66,10 @@ class Schedule {
     call.arguments = arguments;
     call.cut = cut_;
     if (inputs_.mask) call.plan = FindRealTimesteps();
+    if constexpr (std::is_same_v<Call, BackwardCall>) {
+      const bool carried = problem_.return_sequences && !problem_.zero_output_for_mask;
+      if (inputs_.mask && arguments.dy && carried) call.padding = SumOfPadding(call.plan, arguments.dy);
+    }
     if (cut_.exchange == Exchange::kGrid) {
       call.counters = reinterpret_cast<unsigned*>(memory_ + scratch_.counters);
       call.exchange = memory_ + scratch_.exchange;
@@ -85,7 +99,7 @@ class Schedule {
   void FillZeros(void* array, int64_t features) {
     if (!inputs_.mask || !array) return;
     const int64_t bytes = features * SizeOf(problem_.dtype);
-    Launch(&FillMasked, "FillMasked", FillGrid(),
+    Launch(&FillMasked, "FillMasked", GridOfWarps(problem_.batch * problem_.time),
            FillCall{inputs_.mask, problem_.batch, problem_.time, bytes, 0, bytes, false, false, false, array}, stream_);
   }
 
@@ -93,23 +107,56 @@ class Schedule {
   Plan FindRealTimesteps() {
     int32_t* ints = reinterpret_cast<int32_t*>(memory_);
     const Plan plan = {ints, ints + problem_.batch, ints + 2 * problem_.batch, ints + 3 * problem_.batch};
-    Launch(&PlanRows, "PlanRows", {1, kPlanThreads, 1, false, 0},
-           PlanCall{inputs_.mask, problem_.batch, problem_.time, plan}, stream_);
+    const PlanCall call = {inputs_.mask, problem_.batch, problem_.time, plan};
+    if (problem_.batch <= kPlanRows) {
+      Launch(&PlanRows, "PlanRows", {1, static_cast<int>(problem_.batch) * 32, 1, false, 0}, call, stream_);
+      return plan;
+    }
+    const Grid grid = GridOfWarps(problem_.batch);
+    Launch(&PlanRows, "PlanRows", grid, call, stream_);
+    if (problem_.batch <= kMostSortedRows) Launch(&SortPlannedRows, "SortPlannedRows", grid, call, stream_);
     return plan;
+  }
+
+  const void* SumOfPadding(const Plan& plan, const void* dy) {
+    void* const sums = memory_ + scratch_.padding;
+    const PaddingCall call = {problem_, plan, dy, sums};
+    const int64_t blocks = problem_.batch * problem_.directions * ((problem_.units + 31) / 32);
+    const auto launch = [&](auto kernel) {
+      const int64_t shared_bytes = kPaddingThreads * RealBytes(problem_.dtype);
+      Launch(kernel, "SumPadding", {AtOnce(blocks), kPaddingThreads, 1, false, shared_bytes}, call, stream_);
+    };
+    switch (problem_.dtype) {
+      case DType::kFloat32:
+        launch(&SumPadding<float, float>);
+        break;
+      case DType::kFloat64:
+        launch(&SumPadding<double, double>);
+        break;
+      case DType::kFloat16:
+        launch(&SumPadding<Half, float>);
+        break;
+      case DType::kBFloat16:
+        launch(&SumPadding<BFloat16, float>);
+        break;
+    }
+    return sums;
   }
 
   void Fill(void* y, int64_t row_bytes, int64_t offset, int64_t bytes, bool carry, bool reversed) {
     const bool flipped = problem_.directions == 1 && problem_.go_backwards;
-    Launch(&FillMasked, "FillMasked", FillGrid(),
+    Launch(&FillMasked, "FillMasked", GridOfWarps(problem_.batch * problem_.time),
            FillCall{inputs_.mask, problem_.batch, problem_.time, row_bytes, offset, bytes, carry, reversed, flipped, y},
            stream_);
   }
 
-  // A warp for every timestep, up to what the device holds at once.
-  Grid FillGrid() const {
+  // Of so many small blocks as many as the device holds at once, more or less; more than one of what needs two.
+  int AtOnce(int64_t blocks) const {
+    return static_cast<int>(std::clamp<int64_t>(blocks, 1, int64_t{8} * device_.multiprocessors));
+  }
+  Grid GridOfWarps(int64_t warps) const {
     constexpr int kThreads = 256;
-    const int64_t wanted = (problem_.batch * problem_.time * 32 + kThreads - 1) / kThreads;
-    return {static_cast<int>(std::clamp<int64_t>(wanted, 1, 8 * device_.multiprocessors)), kThreads, 1, false, 0};
+    return {AtOnce((warps * 32 + kThreads - 1) / kThreads), kThreads, 1, false, 0};
   }
 
   const Inputs& inputs_;
@@ -157,8 +204,10 @@ ScratchBound ScratchBytesAtMost(const Problem& problem, bool masked, bool dropou
     };
     exchange = std::max(exchange, MostExchangeBytes(problem, dropout, pass, device, resident));
   }
-  // The plan of a row without timesteps, and what each of another one adds; three parts begin where they are aligned.
-  return {bytes_of(PlanInts(1, 1) - PlanInts(1, 0)), bytes_of(PlanInts(1, 0)), exchange + 3 * kScratchAlignment};
+  // The plan of a row without timesteps, and what each of another one adds; four parts begin where they are aligned.
+  const int64_t padding = masked ? Scratch::PaddingBytesOfRow(problem) : 0;
+  return {bytes_of(PlanInts(1, 1) - PlanInts(1, 0)), bytes_of(PlanInts(1, 0)) + padding,
+          exchange + 4 * kScratchAlignment};
 }
 
 void Forward(const Inputs& inputs, const ForwardArguments& arguments, const Device& device, Stream stream) {
