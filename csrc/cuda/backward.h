@@ -10,6 +10,7 @@
 #include "cuda/device.h"
 #include "cuda/group.h"
 #include "cuda/layout.h"
+#include "cuda/output_gradient.h"
 #include "cuda/pass.h"
 #include "cuda/product.h"
 
@@ -30,7 +31,7 @@ class BackwardPass : public Pass<BackwardPass<Policy, kRegisters, kDropout>, Bac
         sources_(cut_.blocks * cut_.splits),
         split_shift_(HighestBit(static_cast<uint32_t>(cut_.splits))),
         in_block_(cut_.units),
-        padding_(call.padding),
+        call_(call),
         partial_(InShared<Real>(layout_.partial, cut_.exchange == Exchange::kGrid ? 0 : 2 * layout_.partial_size)),
         exchange_(InGlobal<Real>(call.exchange)) {
     if (cut_.exchange == Exchange::kGrid) exchange_ += int64_t{group_.index} * 2 * cut_.blocks * layout_.partial_size;
@@ -190,25 +191,11 @@ class BackwardPass : public Pass<BackwardPass<Policy, kRegisters, kDropout>, Bac
   // The gradient of the outputs that timestep k has determined.
   LSTM_FAST_DEVICE Real OutputGradient(const RowSet& set, const Cell& cell, int k, int time) const {
     if (IsNull(cell.dy)) return 0;
-    const int step = set.reversed ? -1 : 1, end = set.reversed ? -1 : time_;
     if (!problem_.return_sequences) {
-      const bool padded = time + step != end;
-      const bool counts = k == cell.row.count - 1 && !(padded && problem_.zero_output_for_mask);
-      return counts ? Real(ToReal(*cell.dy)) : Real(0);
+      return k == cell.row.count - 1 ? OnlyOutputGradient(call_, set, cell.dy, time) : Real(0);
     }
-    const auto at = [&](int t) {
-      return Real(ToReal(cell.dy[int64_t{OutputPlace(t, problem_)} * (problem_.directions * units_)]));
-    };
-    Real sum = at(time);
-    if (padding_ == nullptr) return sum;
-    // Carried outputs: dy of masked timesteps belongs to the real one before them. After the last they may be many.
-    if (k == cell.row.count - 1) {
-      const Global<const Real> sums = InGlobal<const Real>(padding_);
-      return sum + Real(sums[set.direction * problem_.batch * units_ + StateOf(cell)]);
-    }
-    const int next = TimeOfStep(set, cell.row, k + 1);
-    for (int t = time + step; t != next; t += step) sum += at(t);
-    return sum;
+    const Real own = ToReal(cell.dy[int64_t{OutputPlace(time, problem_)} * (problem_.directions * units_)]);
+    return own + CarriedGradient(call_, set, cell.row, UnitOf(cell), k, time, cell.dy);
   }
 
   LSTM_FAST_DEVICE Real Given(const void* array, int64_t at) const {
@@ -334,9 +321,9 @@ class BackwardPass : public Pass<BackwardPass<Policy, kRegisters, kDropout>, Bac
   }
 
   const int sources_;
-  const int split_shift_;       // cut_.splits is a power of two
-  const Divisor in_block_;      // of a place in [rows][units of the block], and the block of a unit
-  const void* const& padding_;  // read where it is: registers are short
+  const int split_shift_;   // cut_.splits is a power of two
+  const Divisor in_block_;  // of a place in [rows][units of the block], and the block of a unit
+  const BackwardCall& call_;
   Shared<Real> partial_;
   Global<Real> exchange_;
 };

@@ -56,7 +56,7 @@ constexpr Costs kCosts[2][2] = {
 
 // Of the kernels whose blocks have everything of a row (single.h), microseconds of a timestep. No device has measured
 // them yet. `wait` is what kernels of one row took on an H100, by how many instructions of a warp a timestep now has
-// (for sm_90, with 64 and 128 units: 166 and 269 forward, 200 and 295 backward; it had 466 and 570), and with two
+// (for sm_90, with 64 and 128 units: 166 and 269 forward, 212 and 294 backward; it had 466 and 570), and with two
 // blocks what a cluster's exchange takes more than a block's in the table above. The others are instructions, one a
 // cycle on each of a multiprocessor's four schedulers, at 1.7 GHz.
 struct SingleCosts {
@@ -64,7 +64,7 @@ struct SingleCosts {
   double warp;     // of the multiprocessor,
   double product;  // and more for each unit of the sum
 };
-constexpr SingleCosts kSingleCosts[2] = {{{0.44, 1.19}, 0.015, 0.00015}, {{0.54, 1.25}, 0.02, 0.00015}};
+constexpr SingleCosts kSingleCosts[2] = {{{0.44, 1.19}, 0.015, 0.00015}, {{0.58, 1.25}, 0.022, 0.00015}};
 
 // Of a backward job, as in layout.h, which is compiled for the device.
 int UnitsOfJob(const Variant& variant) { return variant.tensor_cores ? 16 : 32; }

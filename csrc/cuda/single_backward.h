@@ -14,8 +14,8 @@ namespace lstm_fast::cuda {
 template <class T, int kUnits, int kBlocks>
 class SingleBackward : SinglePass<T, kBlocks, BackwardCall> {
   using Base = SinglePass<T, kBlocks, BackwardCall>;
-  using Base::arguments_, Base::exists_, Base::features_, Base::first_unit_, Base::gate_, Base::inputs_, Base::unit_,
-      Base::units_;
+  using Base::arguments_, Base::exists_, Base::features_, Base::first_unit_, Base::gate_, Base::inputs_, Base::problem_,
+      Base::unit_, Base::units_;
 
  public:
   LSTM_FAST_DEVICE explicit SingleBackward(const BackwardCall& call)
@@ -73,15 +73,24 @@ class SingleBackward : SinglePass<T, kBlocks, BackwardCall> {
     const Direction& direction = inputs_.direction[set.direction];
     const int64_t state = Base::StateOf(row);
     const float h0 = Base::Given(direction.h0, state), c0 = Base::Given(direction.c0, state);
-    const OutputGradient<T> outputs(call_, set, row, unit_);
     const int last = row.count - 1;
     Cursor<const unsigned char, kGaps, -1> reserve(Base::template ReserveOf<const unsigned char>(set, row),
                                                    arguments_.reserve_step_bytes, times, last);
-    Cursor<const T, kGaps, -1> dy(outputs.Sequence(), outputs.Step(), times, last);
+    // At time 0, or the only one.
+    const bool sequences = problem_.return_sequences && arguments_.dy != nullptr;
+    Global<const T> outputs = InGlobal<const T>(arguments_.dy);
+    if (sequences) {
+      outputs += Base::SequenceOf(set, row);
+    } else if (arguments_.dy) {
+      outputs += int64_t{row.batch} * features_ + Base::ColumnOf(set);
+    }
+    const int first = sequences ? OutputPlace(0, problem_) : 0;
+    Cursor<const T, kGaps, -1> dy(outputs + int64_t{first} * features_, first > 0 ? -features_ : features_, times,
+                                  last);
     const auto load = [&] {
       const Global<const float> entry = Cast<const float>(*reserve);
       const Loaded loaded = {*Cast<const Words>(entry + 4 * unit_), entry[4 * units_ + unit_],
-                             outputs.OfSequences() ? T(**dy) : T{}};
+                             sequences ? T(**dy) : T{}};
       reserve.AdvanceWithin(0);
       dy.AdvanceWithin(0);
       return loaded;
@@ -94,7 +103,11 @@ class SingleBackward : SinglePass<T, kBlocks, BackwardCall> {
     Loaded steps[kSingleAhead];
     LSTM_FAST_UNROLL
     for (int ahead = 0; ahead < kSingleAhead; ++ahead) steps[ahead] = load();
-    dh += outputs.AfterLast(times.Of(last));
+    if (sequences) {
+      dh += CarriedGradient(call_, set, row, unit_, last, times.Of(last), outputs);
+    } else if (arguments_.dy) {
+      dh += OnlyOutputGradient(call_, set, outputs, times.Of(last));
+    }
     float tanh_c = Tanh(steps[0].c);
     int buffer = 0;  // of dz
     for (int k = last; k >= 0; --k) {
@@ -108,7 +121,9 @@ class SingleBackward : SinglePass<T, kBlocks, BackwardCall> {
       const float with = gate_ == 0 ? candidate : gate_ == 1 ? c_before : gate_ == 2 ? in : tanh_c;
       const float factor = (gate_ == 2 ? 1 + own : own) * (1 - own) * with;
       dh += ToReal(now.dy);
-      if constexpr (kGaps) dh += outputs.InGap(row, k, times.Of(k));
+      if constexpr (kGaps) {
+        if (sequences && k < last) dh += CarriedGradient(call_, set, row, unit_, k, times.Of(k), outputs);
+      }
       dc = MultiplyAdd(dh, out * (1 - tanh_c * tanh_c), dc);
       const float dz = (gate_ == 3 ? dh : dc) * factor;
       dc *= forget;
