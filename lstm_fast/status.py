@@ -33,6 +33,7 @@ ENVIRONMENT = (
     "LSTM_FAST_KEEP_MIB",
     "LSTM_FAST_PRECISION",
     "LSTM_FAST_SKIP_REPEATS",
+    "LSTM_FAST_CACHE",
 )
 
 # Of `lstm_fast._cuda.describe`: dtype, precision, batch, units, directions, dropout.
@@ -91,7 +92,7 @@ class Status:
         libraries: State of the compiled part for each framework: "loaded", "not used yet", or why it cannot be used.
         cuda: For which GPUs the CUDA kernels are compiled, or why they are not there or cannot be used.
         cuda_devices: What they find of each CUDA device, and how they would run the worked example there.
-        tensorflow_gpu: For which TensorFlow its ops on GPUs are built, or what is used in their place.
+        tensorflow_gpu: For which TensorFlow its ops on GPUs are compiled, and where; or what is used in their place.
         gpus: Names of the GPUs that the framework sees.
         environment: The LSTM_FAST_* variables that are set.
         fused_calls: Calls of the compiled forward and backward pass in this process, on CPU and GPU.
@@ -288,9 +289,11 @@ def _fused_calls() -> dict[str, int]:
 
 
 def _describe_tensorflow_gpu(active: str, gpus: tuple[str, ...]) -> str:
-    """Returns the field `tensorflow_gpu`; loads the ops only where there is something to run them."""
+    """Returns the field `tensorflow_gpu`; compiles and loads the ops only where there is something to run them."""
     if active != "tensorflow" or not gpus:
-        return tensorflow_ops_state()
+        state = tensorflow_ops_state()
+        later = cuda_state().startswith("built") and not state.startswith("built")
+        return f"{state}; compiled when TensorFlow first needs them on a GPU" if later else state
     from lstm_fast.backends import tensorflow_cuda
 
     return tensorflow_cuda.ops_state()

@@ -11,9 +11,11 @@ import hashlib
 import importlib.machinery
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sysconfig
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -70,24 +72,46 @@ def _load(compiler: str) -> ModuleType:
 
 @functools.cache
 def _load_tensorflow_ops(compiler: str) -> tuple[Any, Any]:
+    """Compiled as users' are, but for the device."""
     import tensorflow as tf
 
-    include, libraries = Path(tf.sysconfig.get_include()), Path(tf.sysconfig.get_lib())
+    from lstm_fast.backends import tensorflow_build
+
     with _lock():
         module = _build(compiler)
-        source = ROOT / "csrc" / "bindings" / "tensorflow_gpu.cc"
-        target = module.with_name(f"{NAME}_tensorflow-{_hash(module.name.encode(), source.read_bytes()).hex()}.so")
-        if not target.exists():
-            _run(
-                [
-                    *(compiler, "-shared", "-O0", *FLAGS, *INCLUDES, "-isystem", str(include)),
-                    *("-D_GLIBCXX_USE_CXX11_ABI=1", "-DEIGEN_MAX_ALIGN_BYTES=64", str(source), str(module)),
-                    *(str(libraries / "libtensorflow_framework.so.2"), f"-Wl,-rpath,{BUILD}"),
-                ],
-                target,
+    folder = BUILD / "tensorflow"
+    flags = [flag.replace("-I", "-isystem") for flag in tf.sysconfig.get_compile_flags()]
+    with tempfile.TemporaryDirectory() as temporary, pytest.MonkeyPatch.context() as environment:
+        environment.setenv("LSTM_FAST_CACHE", str(folder))
+        environment.setenv("CXX", compiler)
+        sources = install_tensorflow_sources(Path(temporary))
+        for name in ("array.cc", "cuda_arguments.cc"):  # the module has them, with the emulation
+            (sources / "bindings" / name).unlink()
+        target = tensorflow_build.library(
+            tensorflow_build.Recipe(
+                sources,
+                module,
+                "emulated",
+                tf.__version__,
+                [*flags, "-DLSTM_FAST_EMULATED", "-Wall", "-Wextra", "-Werror"],
+                tf.sysconfig.get_link_flags(),
             )
+        )
+    for path in {*folder.glob("*.so")} - {target}:
+        path.unlink()  # of other states of the sources
     ops = tf.load_op_library(str(target))
     return ops.lstm_fast_emulated_forward, ops.lstm_fast_emulated_backward
+
+
+def install_tensorflow_sources(folder: Path) -> Path:
+    """Puts into a folder, and returns it, what the build installs of TensorFlow's ops on GPUs."""
+    listed = re.search(r"set\(tensorflow_sources ([^)]*)\)", (ROOT / "CMakeLists.txt").read_text(encoding="utf-8"))
+    assert listed is not None
+    for name in listed[1].split():
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / "csrc" / name, target)
+    return folder
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ SAYS = {"warn", "log", "warning", "error", "info", "Unavailable", "UnavailableEr
 # Functions that only put messages together: all their texts are parts of one.
 WRITES = {
     "backends/__init__.py": {"check_library", "cuda"},
+    "backends/tensorflow_build.py": {"library"},
     "backends/tensorflow_cuda.py": {"_load", "slower_than_cudnn"},
     "cli.py": {"_positive_int", "_natural_int", "_positive_float", "_share", "_padding"},
     "cells.py": {"other_cell", "_other", "unfit"},

@@ -1,8 +1,10 @@
 """The compiled CUDA libraries themselves, where they were built: what is in them, and how they behave with no GPU."""
 
+import os
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -46,15 +48,32 @@ def test_build_info(module: ModuleType) -> None:
     assert module.__version__ == lstm_fast.__version__
 
 
-@pytest.fixture(params=["liblstm_fast_cuda.so", "_cuda", "_tensorflow_gpu.so"])
+@pytest.fixture(scope="module")
+def tensorflow_ops(module: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The library of TensorFlow's ops: that of the build, or what is compiled when it is first needed."""
+    del module
+    pytest.importorskip("tensorflow")
+    from lstm_fast.backends import tensorflow_build, tensorflow_cuda
+
+    path = PACKAGE / "_tensorflow_gpu.so"
+    assert path.exists() == tensorflow_ops_state().startswith("built")
+    if path.exists():
+        yield path
+        return
+    if not (os.environ.get("CXX") or any(map(shutil.which, tensorflow_build.COMPILERS))):
+        pytest.skip("no C++ compiler")
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("LSTM_FAST_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield tensorflow_build.library(tensorflow_cuda._recipe())
+
+
+@pytest.fixture(params=["liblstm_fast_cuda.so", "_cuda", "tensorflow_ops"])
 def library(request: pytest.FixtureRequest, module: ModuleType) -> Path:
     if request.param == "_cuda":
         return Path(str(module.__file__))
-    path = PACKAGE / request.param
-    if request.param == "_tensorflow_gpu.so" and not tensorflow_ops_state().startswith("built"):
-        assert not path.exists()
-        pytest.skip(tensorflow_ops_state())
-    return path
+    if request.param == "tensorflow_ops":
+        return request.getfixturevalue("tensorflow_ops")
+    return PACKAGE / request.param
 
 
 def test_nothing_of_cuda_is_left_to_others(library: Path) -> None:
@@ -82,9 +101,7 @@ def test_it_has_code_for_the_architectures_that_it_names(module: ModuleType) -> 
     assert re.search(r"sm_\d+\.ptx", run("cuobjdump", "--list-ptx", kernels))
 
 
-def test_tensorflow_has_kernels_for_every_dtype() -> None:
-    if not tensorflow_ops_state().startswith("built"):
-        pytest.skip(tensorflow_ops_state())
+def test_tensorflow_has_kernels_for_every_dtype(tensorflow_ops: Path) -> None:
     import tensorflow as tf
     from tensorflow.python.framework import kernels
 
@@ -92,7 +109,8 @@ def test_tensorflow_has_kernels_for_every_dtype() -> None:
 
     loaded, state = tensorflow_cuda._load()
     assert loaded is not None, state
-    assert state == f"built for TensorFlow {tf.__version__}"
+    release = f"for TensorFlow {tf.__version__}"
+    assert state in (f"built {release}", f"compiled {release} when first used: {tensorflow_ops}")
     for name in ("LstmFastCudaForward", "LstmFastCudaBackward"):
         registered = kernels.get_registered_kernels_for_op(name).kernel
         assert {kernel.device_type for kernel in registered} == {"GPU"}

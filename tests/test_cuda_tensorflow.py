@@ -3,6 +3,7 @@
 import itertools
 import sys
 import types
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -33,11 +34,13 @@ tf = pytest.importorskip("tensorflow")
 from tensorflow_side import solve_by_tensorflow  # noqa: E402
 
 from lstm_fast.backends import tensorflow as backend  # noqa: E402
-from lstm_fast.backends import tensorflow_cuda, tensorflow_xla  # noqa: E402
+from lstm_fast.backends import tensorflow_build, tensorflow_cuda, tensorflow_xla  # noqa: E402
 from lstm_fast.fused import fallback as choose  # noqa: E402
 
 # How the kernels are reached, and in which of TensorFlow's modes. XLA also serves where it compiles nothing else.
 WAYS = (("op", "eager"), ("op", "graph"), ("xla", "eager"), ("xla", "graph"), ("xla", "jit"))
+
+LOAD = tensorflow_cuda._load  # which tests replace
 
 OPTIONS = pairwise({**SMALL, "way": WAYS, "open_sizes": (False, True)})
 
@@ -465,20 +468,21 @@ def test_the_preference_is_shown(module: ModuleType, monkeypatch: pytest.MonkeyP
 # Which library serves
 
 
-def test_ops_for_another_release_are_not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tensorflow_cuda, "tensorflow_ops_state", lambda: "built for TensorFlow 1.15.0")
-    with pytest.warns(lstm_fast.LstmFastWarning, match=r"built for TensorFlow 1\.15\.0, this is .*reinstall lstm_fast"):
-        library, state = tensorflow_cuda._load.__wrapped__()
-    assert library is None
-    assert "XLA calls the kernels" in state
-
-
-def test_ops_that_were_not_built_are_no_reason_to_warn(
-    monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+def test_xla_serves_where_the_ops_cannot_be_compiled(
+    device: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.setenv("LSTM_FAST_CACHE", str(tmp_path))
+    monkeypatch.setenv("CXX", "false")
     monkeypatch.setattr(tensorflow_cuda, "tensorflow_ops_state", lambda: "not built: because")
-    assert tensorflow_cuda._load.__wrapped__() == (None, "not built: because; XLA calls the kernels")
-    assert not recwarn.list
+    (tmp_path / "ops.cc").touch()
+    recipe = tensorflow_build.Recipe(tmp_path, tmp_path / "none.so", "0", tf.__version__, [], [])
+    monkeypatch.setattr(tensorflow_cuda, "_recipe", lambda: recipe)
+    monkeypatch.setattr(tensorflow_cuda, "_load", backends.once()(LOAD.__wrapped__))
+    problem = make_problem(4, 5, directions=2)
+    with ran(device, forward=1, backward=1):
+        found = solve_by_tensorflow(problem)
+    solve_exactly(problem).check(found)
+    assert "the C++ compiler false failed (exit status 1)" in tensorflow_cuda.ops_state()
 
 
 def test_reasons_against(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -499,6 +503,7 @@ def test_reasons_against(monkeypatch: pytest.MonkeyPatch) -> None:
     assert reason() == reason(compiled=True) == ""
     details.clear()
     assert reason() == "/device:GPU:0 is not a CUDA device: no kernel for it"
+    details["compute_capability"] = (9, 0)
 
     def missing() -> None:
         raise LibraryError("the CUDA kernels were not built: because")

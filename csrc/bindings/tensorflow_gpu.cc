@@ -1,6 +1,7 @@
 // The TensorFlow ops LstmFastCudaForward and LstmFastCudaBackward on CUDA devices: the recurrence only, as
 // cuda/recurrence.h states it, on TensorFlow's stream and in its memory. They are written against TensorFlow's C++ API,
-// as the C API has no way to a device's stream: the binary serves the release that it was compiled with.
+// as the C API's TF_GetStream refuses all devices but pluggable ones, which TensorFlow's own GPUs are not. So the
+// binary serves the release that it was compiled with; lstm_fast/backends/tensorflow_build.py compiles it for any.
 //
 // An optional argument that is absent is a tensor of shape [0]. The ops have no kernels for the CPU, where the whole
 // layer has one of its own (tensorflow_cpu.cc). Tests compile the same file, with

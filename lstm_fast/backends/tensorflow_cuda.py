@@ -1,14 +1,16 @@
 """TensorFlow on CUDA devices: TensorFlow's own matrix products around the recurrence of the CUDA kernels.
 
-The recurrence is an op of `_tensorflow_gpu.so`. Where XLA compiles, and where that library was not built for the
-TensorFlow that runs, it is one of XLA's foreign functions, which XLA compiles anew for every shape.
+The recurrence is an op of a library that serves one release of TensorFlow: `_tensorflow_gpu.so`, where the package was
+built for the one that runs, else what `tensorflow_build` compiles. Where XLA compiles, and where there is no such
+library, it is one of XLA's foreign functions, which XLA compiles anew for every shape.
 
 Products of float32 in the recurrence are TF32 where TensorFlow's own are
 (`tf.config.experimental.enable_tensor_float_32_execution`), unless LSTM_FAST_PRECISION says otherwise.
 """
 
-import warnings
+import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -20,13 +22,13 @@ from lstm_fast.backends import (
     SECOND_ORDER_OR_FORWARD,
     Direction,
     LibraryError,
-    LstmFastWarning,
     Unavailable,
     cuda,
     forced_precision,
     least_capability,
     library_path,
     once,
+    tensorflow_build,
     tensorflow_ops_state,
     tensorflow_xla,
 )
@@ -48,6 +50,8 @@ _CUDNN_MICROSECONDS = {
 _CUDNN_FULL_BATCH = 170  # from which on it takes as much more as there are rows
 
 _USUAL_BATCH = 64  # where it is not known
+
+logger = logging.getLogger("lstm_fast")
 
 # y, *h_n and *c_n
 Outputs = list[tf.Tensor]
@@ -96,7 +100,7 @@ class _Passes(Protocol):
 
 
 class _Ops(NamedTuple):
-    """The ops of `_tensorflow_gpu.so`: functions."""
+    """The ops of a library: functions."""
 
     run_forward: Any
     run_backward: Any
@@ -196,27 +200,47 @@ def _scratch(arrays: _Arrays, precision: str) -> tensorflow_xla.Size:
 
 @once("on a GPU, ")
 def _load() -> tuple[_Ops | None, str]:
-    """Returns the ops, None if there are none for this TensorFlow, and what there is to say of them."""
+    """Returns the ops, None if there are none for this TensorFlow, and what there is to say of them; after `cuda()`."""
     state = tensorflow_ops_state()
-    built_for = state.removeprefix("built for TensorFlow ")
-    if state == built_for:
-        return None, f"{state}; XLA calls the kernels"
     # A release of the form 2.21.0: patches keep TensorFlow's binary interface.
-    if built_for.split(".")[:2] != tf.__version__.split(".")[:2]:
-        reason = f"{state}, this is {tf.__version__}"
-    else:
+    built_for = state.removeprefix("built for TensorFlow ")
+    if state != built_for and built_for.split(".")[:2] != tf.__version__.split(".")[:2]:
+        state = f"{state}, this is {tf.__version__}"
+    elif state != built_for:
         try:
-            library = tf.load_op_library(str(library_path("_tensorflow_gpu.so")))
-            return _Ops(library.lstm_fast_cuda_forward, library.lstm_fast_cuda_backward), state
+            return _ops_of(library_path("_tensorflow_gpu.so")), state
         except (tf.errors.OpError, LibraryError) as error:
-            reason = f"{state}, but {getattr(error, 'message', error)}"
-    reason += "; XLA calls the kernels, and compiles them anew for every shape: reinstall lstm_fast"
-    warnings.warn(f"TensorFlow's ops on GPUs: {reason}", LstmFastWarning, stacklevel=2)
+            state = f"{state}, but {getattr(error, 'message', error)}"
+    try:
+        path = tensorflow_build.library(_recipe())
+        return _ops_of(path), f"compiled for TensorFlow {tf.__version__} when first used: {path}"
+    except (tf.errors.OpError, LibraryError) as error:
+        reason = f"{state}; {getattr(error, 'message', error)}"
+    reason += "; XLA calls the kernels, and compiles them anew for every shape; lstm-fast status tries again"
+    logger.warning("TensorFlow's ops on GPUs: %s", reason)
     return None, reason
 
 
+def _ops_of(path: Path) -> _Ops:
+    library = tf.load_op_library(str(path))
+    return _Ops(library.lstm_fast_cuda_forward, library.lstm_fast_cuda_backward)
+
+
+def _recipe() -> tensorflow_build.Recipe:
+    from lstm_fast import __version__
+
+    # The ops find it by its name, among the libraries that are loaded.
+    kernels = library_path("liblstm_fast_cuda.so")
+    flags = tf.sysconfig.get_compile_flags(), tf.sysconfig.get_link_flags()
+    return tensorflow_build.Recipe(kernels.parent / "sources", kernels, __version__, tf.__version__, *flags)
+
+
 def ops_state() -> str:
-    """Returns what there is to say of TensorFlow's ops on GPUs: for which release they were built, or why not."""
+    """Returns what there is to say of TensorFlow's ops on GPUs: for which release they are compiled, or why not."""
+    try:
+        cuda()
+    except LibraryError as error:
+        return str(error)
     return _load()[1]
 
 
@@ -232,8 +256,6 @@ def unavailable(compiled: bool) -> Unavailable | None:
     try:
         cuda()
         least = least_capability()
-        if compiled or _load()[0] is None:
-            _register()
         precision()
     except (AttributeError, LibraryError) as error:  # AttributeError: tf.config.experimental promises nothing
         return Unavailable(f"TensorFlow runs on a GPU: {error}")
@@ -244,6 +266,11 @@ def unavailable(compiled: bool) -> Unavailable | None:
         if capability < least:
             found, needed = (".".join(map(str, version)) for version in (capability, least))
             return Unavailable(f"{device.name} has compute capability {found}: the kernel needs {needed} or later")
+    try:
+        if compiled or _load()[0] is None:
+            _register()
+    except LibraryError as error:
+        return Unavailable(f"TensorFlow runs on a GPU: {error}")
     return None
 
 
