@@ -11,6 +11,11 @@ os.environ["LSTM_FAST_KERNEL"] = "fused"  # a fallback to Keras is an error, so 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 # What XLA compiles here runs once: not optimizing it halves the time of a run with JAX.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# Keras's LSTM is a new function for JAX in each call, which compiles the same program again. Here the second one comes
+# from a file.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__file__).parents[1] / "build" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import hypothesis

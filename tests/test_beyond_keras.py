@@ -2,6 +2,7 @@
 devices. Training with stateful=True on PyTorch is in test_stateful.py.
 """
 
+import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -114,7 +115,7 @@ fit("split", split=True)
 @pytest.mark.backends("jax")
 def test_fit_of_a_model_whose_weights_are_spread(tmp_path: pathlib.Path) -> None:
     """`keras.distribution.ModelParallel`: the weights that one device has, and the kernels stay spread."""
-    devices = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
+    devices = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
     data_parallel.run_script(MODEL_PARALLEL, tmp_path, KERAS_BACKEND="jax", XLA_FLAGS=devices)
     for masked in (True, False):
         counts = np.load(tmp_path / f"split-{masked}.npz")

@@ -356,9 +356,10 @@ test_cuda_jax.assert_agree(found, expected)
 
 @pytest.mark.usefixtures("module")
 def test_a_batch_spread_over_devices_stays_there() -> None:
+    devices = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
     subprocess.run(
         [sys.executable, "-c", SHARDED],
-        env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "LSTM_FAST_PRECISION": "exact"},
+        env={**os.environ, "XLA_FLAGS": devices, "LSTM_FAST_PRECISION": "exact"},
         cwd=Path(__file__).parent,
         check=True,
         timeout=240,

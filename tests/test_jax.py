@@ -410,9 +410,10 @@ for checked in (True, False) if hasattr(jax, "shard_map") else ():  # JAX 0.6
 
 
 def test_a_batch_spread_over_devices_stays_there():
+    devices = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
     subprocess.run(
         [sys.executable, "-c", SHARDED],
-        env={**os.environ, "KERAS_BACKEND": "jax", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"},
+        env={**os.environ, "KERAS_BACKEND": "jax", "XLA_FLAGS": devices},
         cwd=Path(__file__).parent,
         check=True,
         timeout=240,
@@ -446,7 +447,7 @@ fit("spread", *make_data(), BATCH)
 
 def test_fit_of_a_model_spread_over_devices(tmp_path):
     """`keras.distribution.DataParallel`: the weights that one device has after the whole batches."""
-    devices = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
+    devices = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
     data_parallel.run_script(DATA_PARALLEL, tmp_path, KERAS_BACKEND="jax", XLA_FLAGS=devices)
     for masked in (True, False):
         passes = 2 * 2 * data_parallel.STEPS  # directions, devices

@@ -252,18 +252,11 @@ CASES = {"tensorflow": OF_KERAS | OF_TENSORFLOW, "jax": OF_JAX, "torch": OF_KERA
 
 
 @pytest.fixture(scope="module")
-def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+def reports() -> dict[str, dict[str, Any]]:
     asked = [{"breaks": case.breaks, "modes": case.modes} for case in CASES.values()]
     process = subprocess.run(
         [sys.executable, "-c", SCRIPT, json.dumps(asked)],
-        env={
-            **os.environ,
-            "LSTM_FAST_KERNEL": "auto",
-            # What Keras's layers compile on JAX is the same in all cases.
-            "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        },
+        env={**os.environ, "LSTM_FAST_KERNEL": "auto"},
         capture_output=True,
         text=True,
         timeout=600,

@@ -1,5 +1,6 @@
 """stateful=True: states go from batch to batch, as in a loop by hand that hands them over, with every Keras backend."""
 
+import os
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -553,7 +554,7 @@ fit("spread", False)
 
 @pytest.mark.backends("jax")
 def test_fit_of_a_model_spread_over_devices(tmp_path: pathlib.Path) -> None:
-    devices = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
+    devices = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
     data_parallel.run_script(SPREAD, tmp_path, KERAS_BACKEND="jax", XLA_FLAGS=devices)
     data_parallel.check(tmp_path, "spread", "whole", 2 * data_parallel.STEPS)
     forgetful, whole = (np.load(tmp_path / f"{name}.npz") for name in ("forgetful", "whole"))

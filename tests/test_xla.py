@@ -401,7 +401,8 @@ def run_python(script: str, *arguments: str, **environment: str) -> None:
 
 
 def test_subnormal_numbers_are_zero_on_every_thread():
-    run_python(SUBNORMAL, KERAS_BACKEND="jax", XLA_FLAGS="--xla_force_host_platform_device_count=4")
+    devices = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
+    run_python(SUBNORMAL, KERAS_BACKEND="jax", XLA_FLAGS=devices)
 
 
 @pytest.mark.parametrize("order", [("jax", "tensorflow"), ("tensorflow", "jax")], ids="-".join)
