@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import sysconfig
 import tempfile
 from collections.abc import Iterator
@@ -26,7 +27,8 @@ import pytest
 pybind11 = pytest.importorskip("pybind11")
 
 ROOT = Path(__file__).parents[1]
-BUILD = ROOT / "build" / "emulated"
+# Several clones of the same sources, as CI has them, can share what is compiled.
+BUILD = Path(os.environ.get("EMULATED_BUILD", ROOT / "build" / "emulated"))
 NAME = "_emulated"
 
 FLAGS = [
@@ -139,7 +141,8 @@ def _build(compiler: str) -> Path:
     version = subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
     folders = (ROOT / "csrc", ROOT / "tests" / "emulation")
     headers = sorted(path for folder in folders for path in folder.rglob("*.h"))
-    common = _hash(version, *map(str.encode, (*FLAGS, *INCLUDES)), *(path.read_bytes() for path in headers))
+    used = (*FLAGS, pybind11.__version__, sys.version)  # the folders of these may be other ones
+    common = _hash(version, *map(str.encode, used), *(path.read_bytes() for path in headers))
     objects = {path: BUILD / f"{path.name}-{_hash(common, path.read_bytes()).hex()}.o" for path in sources()}
     module = BUILD / f"{NAME}-{_hash(*(path.name.encode() for path in objects.values())).hex()}.so"
     if not module.exists():
