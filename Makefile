@@ -1,5 +1,6 @@
 # make demo   compares FastLSTM with keras.layers.LSTM on the default data: a table, and a plot in demo/
 # make test   runs the test suite with every Keras backend that is installed: TensorFlow, or all with EXTRAS=dev
+# make test-fast   a minute of the suite, on what is installed and built already; KERAS_BACKEND=jax or torch: with that one
 # make docs   builds the documentation site into build/site
 # All use one virtual environment, .venv, and need python3, a C++ compiler and make.
 
@@ -10,13 +11,17 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := $(shell find csrc -type f) $(shell find lstm_fast -name '*.py') CMakeLists.txt setup.py pyproject.toml
 
-.PHONY: demo test docs lint clean
+.PHONY: demo test test-fast docs lint clean
 
 demo: $(VENV)/installed-$(EXTRAS)
 	$(BIN)/lstm-fast compare --output demo
 
 test: $(VENV)/installed-$(EXTRAS)
 	$(BIN)/python tests/run.py $(TEST_OPTIONS)
+
+# Nothing is installed before: an edited Python file is tested at once.
+test-fast:
+	$(BIN)/python -m pytest -q -m fast $(TEST_OPTIONS)
 
 docs: $(VENV)/installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

@@ -5,7 +5,9 @@ the state that is one per process.
 import functools
 import os
 import pathlib
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 os.environ["LSTM_FAST_KERNEL"] = "fused"  # a fallback to Keras is an error, so that no test passes without the kernel
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -32,6 +34,33 @@ collect_ignore = (
 
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("repeatable")
+
+
+def typed(name: Any) -> Any:
+    """An id as one types it on a command line: without spaces, quotes and what else a shell reads."""
+    return re.sub(r"[^\w.,=+-]+", "-", name).strip("-") or "-" if isinstance(name, str) else name
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Of a string that has no id of its own."""
+    return typed(val) if isinstance(val, str) and val else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Of tests and fixtures that name their parameters."""
+    parametrize = metafunc.parametrize
+
+    def with_typed_ids(argnames: Any, argvalues: Iterable[Any], *args: Any, ids: Any = None, **how: Any) -> None:
+        if callable(ids):
+            how["ids"] = lambda value: typed(ids(value))
+        elif ids is not None:
+            how["ids"] = [typed(name) for name in ids]
+        own = type(pytest.param())
+        values = [value._replace(id=typed(value.id)) if isinstance(value, own) else value for value in argvalues]
+        parametrize(argnames, values, *args, **how)
+
+    metafunc.parametrize = with_typed_ids  # type: ignore[method-assign]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -258,6 +258,7 @@ def test_layer_that_is_shared_is_changed_once() -> None:
     assert len(report) == 3
 
 
+@pytest.mark.fast
 def test_part_of_a_model_is_that_of_the_whole() -> None:
     """Models that share layers: whoever holds one of them holds the fast one."""
     inputs = keras.Input((TIME, WIDTH))

@@ -335,6 +335,7 @@ EXCLUDED: dict[str, str] = {
 }
 
 
+@pytest.mark.fast
 def test_every_class_has_a_case() -> None:
     """A layer that Keras adds needs one, or a reason why not."""
     assert not set(CLASSES) - set(CASES) - set(EXCLUDED)

@@ -994,6 +994,7 @@ class OwnLSTM(K.LSTM):
     pass
 
 
+@pytest.mark.fast
 def test_every_recurrent_layer_is_named(caplog: pytest.LogCaptureFixture) -> None:
     model = sequential(
         Block(name="block"),

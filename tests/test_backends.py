@@ -85,6 +85,7 @@ def test_shapes_of_a_model_that_calls_the_layer_itself(wrap: Callable[[Any], Any
         assert model(x).shape == (BATCH, TIME, directions * UNITS)
 
 
+@pytest.mark.fast
 def test_symbolic_output_has_the_layers_dtype() -> None:
     for policy, dtype in (("float32", "float32"), ("mixed_bfloat16", "bfloat16")):
         for layer in (
@@ -152,6 +153,7 @@ def test_cudnn_does_not_take_the_layers_place(wrapper: type, x: np.ndarray, monk
 
 
 @pytest.mark.parametrize("use_cudnn", ["auto", False, True])
+@pytest.mark.fast
 def test_use_cudnn_is_kept(use_cudnn: Any) -> None:
     layer, plain = (layer_class(UNITS, use_cudnn=use_cudnn) for layer_class in (FastLSTM, keras.layers.LSTM))
     for kept in (
@@ -178,6 +180,7 @@ def test_use_cudnn_is_kept(use_cudnn: Any) -> None:
 # Compilation
 
 
+@pytest.mark.fast
 def test_jit_compile_auto() -> None:
     model = keras.Sequential([keras.Input((TIME, FEATURES)), FastBidirectional(FastLSTM(UNITS)), keras.layers.Dense(1)])
     model.compile("sgd", "mse")

@@ -173,6 +173,7 @@ class Reason(keras.layers.Layer):  # type: ignore[misc]
         ("x" * 1000, f"ValueError: {'x' * 400}..."),
     ],
 )
+@pytest.mark.fast
 def test_errors_in_one_line(text: str, line: str) -> None:
     assert in_one_line(ValueError(text)) == line
 
@@ -277,6 +278,7 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ("not allowed with argument", [*SHAPE, "--grid", "full"]),
     ],
 )
+@pytest.mark.fast
 def test_bad_arguments(message: str, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as error:
         main(["bench", *arguments])
@@ -336,6 +338,7 @@ def test_turns_are_timed_warm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("padding", [0.1, 0.5, scenarios.IMDB_PADDING, 0.9])
+@pytest.mark.fast
 def test_padding(padding: float) -> None:
     scenario = Scenario(64, 1000, 2, 3, padding=padding)
     assert 1 - scenario.real_share == pytest.approx(padding, abs=2e-3)

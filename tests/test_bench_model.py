@@ -257,6 +257,7 @@ def test_who_is_wrong_is_not_timed(
     assert found["ms"] == {}
 
 
+@pytest.mark.fast
 def test_errors_are_relative() -> None:
     right = np.array([3.0, 4.0])
     assert measure.off(right, right) == 0
@@ -497,6 +498,7 @@ def test_nothing_gained(
         assert "fell back to Keras's when it was called: layer 'mine': activation=relu" in printed
 
 
+@pytest.mark.fast
 def test_verdicts() -> None:
     from lstm_fast.bench.model import report
 
@@ -650,6 +652,7 @@ def test_inputs_that_cannot_be_made_up(tmp_path: Path, capsys: pytest.CaptureFix
         ("--timesteps: expected no --data", ["--model", "my.keras", "--timesteps", "5", "--data", "batch.npz"]),
     ],
 )
+@pytest.mark.fast
 def test_options_that_do_not_go_together(
     message: str, arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

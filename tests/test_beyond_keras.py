@@ -57,6 +57,7 @@ def test_nan_in_masked_timesteps(wrap: Callable[[Any], Any], options: dict[str, 
 
 @pytest.mark.parametrize("return_sequences", [False, True])
 @wrappers
+@pytest.mark.fast
 def test_gradients_without_timesteps(wrap: Callable[[Any], Any], return_sequences: bool) -> None:
     """A batch of empty texts trains: its gradients are zero. Keras's layer raises."""
     layer = wrap(FastLSTM(UNITS, return_sequences=return_sequences))

@@ -304,6 +304,7 @@ def test_tfds_without_a_network(
         ["compare", "--steps", "0"],
     ],
 )
+@pytest.mark.fast
 def test_bad_arguments(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as error:
         main(arguments)
@@ -344,6 +345,7 @@ def test_compare_that_fell_back_fails(
     assert "LSTM_FAST_KERNEL=keras" in message
 
 
+@pytest.mark.fast
 def test_status(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status"]) == 0
     assert _core.isa() in capsys.readouterr().out

@@ -90,6 +90,7 @@ sys.exit(main({[*COMMANDS[name], *output]!r}))
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.fast
 def test_required_packages() -> None:
     require("bench", "os", "keras")
     expected = "bench: expected the package no_such_package, found none; run pip install no-such-package nor-this"

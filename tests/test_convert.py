@@ -265,6 +265,7 @@ LAYERS: dict[str, Callable[[], keras.Layer]] = {
 
 @pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS)
 @pytest.mark.parametrize("built", [True, False])
+@pytest.mark.fast
 def test_single_layers(make: Callable[[], keras.Layer], built: bool) -> None:
     layer = make()
     cls = type(layer)
@@ -281,6 +282,7 @@ def test_single_layers(make: Callable[[], keras.Layer], built: bool) -> None:
     assert type(to_keras(layer)) is cls
 
 
+@pytest.mark.fast
 def test_report_and_log(caplog: pytest.LogCaptureFixture) -> None:
     """One line for each call, and a warning if anything is slower than somebody may expect."""
     model, both = others(), Bidirectional(LSTM(UNITS, name="one"), name="both")
@@ -309,6 +311,7 @@ def test_report_and_log(caplog: pytest.LogCaptureFixture) -> None:
     ]
 
 
+@pytest.mark.fast
 def test_repr_shows_the_class() -> None:
     """Where Keras's own `repr` would show the name that the groups of weights files need."""
 

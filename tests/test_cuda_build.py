@@ -40,6 +40,7 @@ def test_it_says_why_it_is_not_built(recwarn: pytest.WarningsRecorder) -> None:
     assert not recwarn.list
 
 
+@pytest.mark.fast
 def test_build_info(module: ModuleType) -> None:
     info = module.build_info()
     assert info["emulated"] is False

@@ -191,6 +191,7 @@ def test_training_inside_and_outside_of_a_device(devices: list[str | None], grap
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.fast
 def test_a_missing_device_is_tensorflows_error() -> None:
     """Without soft placement, TensorFlow refuses a device that is not there before a kernel runs."""
     layer = FastLSTM(3)

@@ -131,6 +131,7 @@ def test_what_cannot_run_is_said_in_one_line(tmp_path: pathlib.Path, case: str) 
 
 
 @pytest.mark.parametrize("words", [["--help"], ["--version"], ["bench", "--help"]])
+@pytest.mark.fast
 def test_help_waits_for_no_framework(tmp_path: pathlib.Path, words: list[str]) -> None:
     done = run(tmp_path, "-m", "lstm_fast", *words, installed="")
     assert (done.returncode, done.stderr) == (0, "")

@@ -512,6 +512,7 @@ def test_examples_of_objects() -> None:
         made(["one"], numbers)
 
 
+@pytest.mark.fast
 def test_sizes_of_batches_are_any_integers() -> None:
     assert exports._positive(np.int64(2)) == 2
     assert type(exports._positive(np.int64(2))) is int
@@ -565,6 +566,7 @@ def test_infinity_hides_nothing(tmp_path: pathlib.Path) -> None:
         exports.check(model, path, "onnx")
 
 
+@pytest.mark.fast
 def test_names_of_inputs_are_unique() -> None:
     specs = [keras.InputSpec(shape=(None, 2), dtype="float32", name=name) for name in ("a", "a", "a_1")]
     names = [spec.name for spec in exports.signatures.of("export", make_model(), specs, None, "float32")]

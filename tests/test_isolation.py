@@ -33,6 +33,7 @@ def test_kernels_share_no_inline_code(isa):
     assert [name for kind, name in defined if kind not in "VWvwu"] == [f"lstm_fast::k{isa.capitalize()}Isa"]
 
 
+@pytest.mark.fast
 def test_library_exports_its_interface_only():
     exported = [name for _, name in symbols(PACKAGE / "liblstm_fast.so", "-D", "--defined-only")]
     assert exported

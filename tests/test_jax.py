@@ -85,6 +85,7 @@ def test_empty_and_smallest_shapes(shape, forward):
     solve_by_reference(problem).check(found)
 
 
+@pytest.mark.fast
 def test_arguments_are_checked_in_terms_of_the_caller():
     x, kernel, recurrent_kernel, bias = arrays()
     with fused(0):
@@ -263,6 +264,7 @@ def test_no_reserve_without_a_gradient():
     assert "ui8" not in text
 
 
+@pytest.mark.fast
 def test_a_mask_has_no_gradient():
     problem = make_problem(BATCH, TIME, FEATURES, UNITS, mask="holes")
     x, *weights = arrays()
@@ -277,6 +279,7 @@ def test_a_mask_has_no_gradient():
     assert np.abs(dx).max() > 0
 
 
+@pytest.mark.fast
 def test_donated_buffers():
     x, kernel, recurrent_kernel, bias = arrays(units=FEATURES)
     expected = sequences(x, kernel, recurrent_kernel, bias)

@@ -59,6 +59,7 @@ def test_agrees_with_reference(options):
 @pytest.mark.parametrize("reserve", RESERVE_MODES)
 @pytest.mark.parametrize(("batch", "time"), [(0, 3), (3, 0), (0, 0)])
 @every_isa
+@pytest.mark.fast
 def test_no_rows_or_no_timesteps(batch, time, reserve):
     problem = make_problem(batch, time, directions=2, mask="right")
     solve_by_reference(problem).check(solve_by_kernel(problem, reserve=reserve))
@@ -66,6 +67,7 @@ def test_no_rows_or_no_timesteps(batch, time, reserve):
 
 @pytest.mark.parametrize("reserve", RESERVE_MODES)
 @every_isa
+@pytest.mark.fast
 def test_long_ragged_batch(reserve):
     problem = make_problem(19, 150, 24, 40, directions=2, mask="right", zero_output_for_mask=True)
     solve_by_reference(problem).check(solve_by_kernel(problem, reserve=reserve))
@@ -88,6 +90,7 @@ def test_absent_gradient_is_zero(absent):
 
 
 @every_isa
+@pytest.mark.fast
 def test_misaligned_arrays():
     def shifted(array: np.ndarray) -> np.ndarray:
         """A copy that starts one element after a cache line."""
@@ -110,6 +113,7 @@ def test_misaligned_arrays():
 # What is forced is what runs
 
 
+@pytest.mark.fast
 def test_each_isa_runs_its_own_code():
     # One unit fills one vector, so the size of what is kept tells how many lanes the code that ran has.
     problem = make_problem(2, 3, 2, 1)
@@ -142,6 +146,7 @@ def test_isa_names():
     assert _core.isa() == before
 
 
+@pytest.mark.fast
 def test_calls_are_counted():
     problem = make_problem()
     before = _core.fused_calls()
@@ -168,6 +173,7 @@ def test_nan_spreads_to_its_own_row_and_later_steps_only():
 
 
 @every_isa
+@pytest.mark.fast
 def test_nan_reaches_the_gradients():
     problem = make_problem(2, 3, 3, 5)
     problem.dy[0, 1, 2] = np.nan
@@ -455,6 +461,7 @@ def named(cases: list[tuple[str, str, Callable[[Any], Any]]]) -> list[Any]:
 
 
 @pytest.mark.parametrize(("argument", "spoil"), named(BAD_INPUTS))
+@pytest.mark.fast
 def test_bad_input_is_named(argument, spoil):
     problem = problem_with_everything()
     bad = replace(problem, **{argument: spoil(getattr(problem, argument))})

@@ -87,6 +87,7 @@ def test_documented_examples_run(name: str) -> None:
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.fast
 def test_config_round_trip(options: dict[str, Any]) -> None:
     layer = FastLSTM(UNITS, **options)
     assert FastLSTM.from_config(layer.get_config()).get_config() == layer.get_config()
@@ -146,6 +147,7 @@ def test_weights_files_fit_both_ways(
 
 
 @pytest.mark.parametrize("make", FILES.values(), ids=FILES)
+@pytest.mark.fast
 def test_keras_file_round_trip(make: Callable[[type], keras.Sequential], tmp_path: pathlib.Path) -> None:
     model = make(FastLSTM)
     model.save(tmp_path / "model.keras")
@@ -191,6 +193,7 @@ def count(reason: str) -> int:
 
 @pytest.mark.parametrize(("options", "reason"), FALLBACKS.values(), ids=FALLBACKS)
 @pytest.mark.parametrize("wrap", [lambda layer: layer, FastBidirectional], ids=["lstm", "bidirectional"])
+@pytest.mark.fast
 def test_fallback_is_an_error_on_request(
     wrap: Callable[[Any], Any], options: dict[str, Any], reason: str, x: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -495,6 +498,7 @@ BAD_CALLS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
 
 @pytest.mark.parametrize(("arguments", "error", "message"), BAD_CALLS.values(), ids=BAD_CALLS)
 @pytest.mark.parametrize("wrap", [lambda layer: layer, FastBidirectional], ids=["lstm", "bidirectional"])
+@pytest.mark.fast
 def test_bad_call_arguments(
     wrap: Callable[[Any], Any], arguments: dict[str, Any], error: type[Exception], message: str, x: np.ndarray
 ) -> None:
@@ -584,6 +588,7 @@ def test_symbolic_input_of_the_function(parameters: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("return_sequences", [False, True])
+@pytest.mark.fast
 def test_function_is_the_layer(return_sequences: bool, parameters: dict[str, Any]) -> None:
     x, *weights = parameters.values()
     layer = FastLSTM(UNITS, return_sequences=return_sequences, return_state=True)

@@ -225,6 +225,7 @@ DTYPES = ["bool", "int8", "uint8", "int16", "int64", "float16", "bfloat16", "flo
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @wrappers
+@pytest.mark.fast
 def test_masks_of_every_dtype(wrap: Callable[[Any], Any], dtype: str, x: np.ndarray) -> None:
     if BACKEND == "jax" and dtype.endswith("64"):
         pytest.skip("JAX without x64 has no such arrays")
@@ -255,6 +256,7 @@ BAD_SYMBOLS: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize(("arguments", "message"), BAD_SYMBOLS.values(), ids=BAD_SYMBOLS)
 @pytest.mark.parametrize("wrap", [WRAPPERS["lstm"], FastBidirectional], ids=["lstm", "bidirectional"])
+@pytest.mark.fast
 def test_bad_symbolic_calls(wrap: Callable[[Any], Any], arguments: dict[str, Any], message: str) -> None:
     """What fails here does not fail in the first step of `fit`, which on JAX would take the weights with it."""
     layer = wrap(FastLSTM(UNITS))

@@ -94,6 +94,7 @@ def test_interpreters(matrix: ModuleType, monkeypatch: pytest.MonkeyPatch) -> No
         assert str(error.value) == message
 
 
+@pytest.mark.fast
 def test_unknown_rows(matrix: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     assert matrix.main(["jax-0.4"]) == 2
     assert "no such row: jax-0.4; expected: minima" in capsys.readouterr().err

@@ -263,6 +263,7 @@ def test_too_few_texts_to_test_with(tmp_path: Path) -> None:
         (("", "text", "label"), ("text", "label")),  # pandas's index
     ],
 )
+@pytest.mark.fast
 def test_columns_are_guessed(tmp_path: Path, header: tuple[str, ...], expected: tuple[str, str]) -> None:
     lines = [",".join(header)]
     for n in range(8):
@@ -415,6 +416,7 @@ def test_bad_rows_of_json(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.fast
 def test_labels_that_are_none() -> None:
     assert labels.label_of("\ud800") == (None, "half a character (a lone surrogate) in the label")
     assert labels.label_of([1, 0]) == (None, "no label but list '[1, 0]'")

@@ -202,6 +202,7 @@ def test_regularizers_and_constraints():
     assert_agree(models[0].get_weights(), models[1].get_weights())
 
 
+@pytest.mark.fast
 def test_initialisation_is_that_of_keras():
     options = {"kernel_initializer": "he_normal", "unit_forget_bias": False, "bias_initializer": "ones"}
     for case in ({}, options, {"use_bias": False}):
@@ -215,6 +216,7 @@ def test_initialisation_is_that_of_keras():
             np.testing.assert_array_equal(fast, plain)
 
 
+@pytest.mark.fast
 def test_frozen_layer():
     fast, plain = (layer_class(UNITS, trainable=False) for layer_class in (FastLSTM, keras.layers.LSTM))
     same_weights(fast, plain)
@@ -223,6 +225,7 @@ def test_frozen_layer():
     assert_agree(found, run(plain, sequences=sequences()))
 
 
+@pytest.mark.fast
 def test_recompute_gives_the_same_gradients():
     layers = [FastLSTM(UNITS, recompute=recompute) for recompute in (False, True)]
     same_weights(*layers)
@@ -231,6 +234,7 @@ def test_recompute_gives_the_same_gradients():
     assert_agree(*found)
 
 
+@pytest.mark.fast
 def test_nan_and_infinity_spread_as_in_keras():
     fast, plain = (layer_class(UNITS, return_sequences=True) for layer_class in (FastLSTM, keras.layers.LSTM))
     same_weights(fast, plain)
@@ -242,6 +246,7 @@ def test_nan_and_infinity_spread_as_in_keras():
 
 
 @pytest.mark.backends("tensorflow")
+@pytest.mark.fast
 def test_unknown_shapes_in_a_graph():
     import tensorflow as tf
 

@@ -182,6 +182,7 @@ def reserve_of(mebibytes: float) -> np.ndarray:
     return _core.forward(x, None, [kernel], [recurrent], none, none, none, none, none, False, False, False, 1)[3]
 
 
+@pytest.mark.fast
 def test_kept_memory_is_shown_and_given_back() -> None:
     lstm_fast.trim()
     assert _core.kept_bytes() == 0

@@ -62,6 +62,7 @@ def test_agrees_with_reference(options):
 @pytest.mark.parametrize("reserve", RESERVE_MODES)
 @pytest.mark.parametrize("shape", [(0, 3, 1, 5), (0, 0, 1, 5), (19, 150, 1, 40), (5, 7, 1, 150)])
 @every_isa
+@pytest.mark.fast
 def test_sizes(shape, reserve):
     problem = make_problem(*shape, directions=2, mask="right", projected=True)
     solve_by_reference(problem).check(solve_by_kernel(problem, reserve=reserve))
@@ -220,6 +221,7 @@ def test_function_of_a_projection_is_lstm(return_sequences, mode):
             tolerances.assert_close(found, expected, atol)
 
 
+@pytest.mark.fast
 def test_numpy():
     problem = make_problem(mask="holes", return_sequences=False, projected=True)
     with fused(forward=1):
@@ -258,6 +260,7 @@ BAD_ARGUMENTS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
 @every_backend
 @pytest.mark.parametrize(("arguments", "error", "message"), BAD_ARGUMENTS.values(), ids=BAD_ARGUMENTS)
 @pytest.mark.parametrize("convert", [np.asarray, keras.ops.convert_to_tensor], ids=["numpy", "tensor"])
+@pytest.mark.fast
 def test_bad_arguments(convert, arguments, error, message):
     problem = make_problem(projected=True)
     given = {"z": problem.x, "recurrent_kernel": problem.recurrent_kernels[0], "bias": problem.biases[0], **arguments}

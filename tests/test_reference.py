@@ -56,6 +56,7 @@ def test_output_before_the_first_real_step_is_zero_and_later_masked_steps_repeat
 
 @pytest.mark.parametrize("return_sequences", [False, True])
 @pytest.mark.parametrize(("batch", "time"), [(0, 3), (3, 0), (0, 0)])
+@pytest.mark.fast
 def test_no_rows_or_no_timesteps(batch, time, return_sequences):
     problem = make_problem(batch, time, 4, 5, dtype="float64", directions=2, return_sequences=return_sequences)
     solution = solve_by_reference(problem).solution
@@ -67,6 +68,7 @@ def test_no_rows_or_no_timesteps(batch, time, return_sequences):
         assert not solution.dkernels[n].any()
 
 
+@pytest.mark.fast
 def test_nothing_leaks_out_of_masked_steps():
     problem = make_problem(3, 6, 4, 5, dtype="float64", mask="masked_rows")
     clean = solve_by_reference(problem).solution.named()

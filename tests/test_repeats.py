@@ -212,6 +212,7 @@ def test_numbers_that_are_not_finite(value: float, where: str) -> None:
         np.testing.assert_array_equal(np.isfinite(found.named()[name]), np.isfinite(array), err_msg=name)
 
 
+@pytest.mark.fast
 def test_zeros_that_flow_back_meet_infinite_weights() -> None:
     """What no gradient flows through is passed over, but not where zero times a weight is not zero."""
     problem = with_runs(make_problem(2, 4 * TIME, 3, 4, return_sequences=False), RUNS["end"], weight=0.1)

@@ -122,6 +122,7 @@ def test_tensorflow_saves_as_keras(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.backends("tensorflow", "jax", "torch")
+@pytest.mark.fast
 def test_as_keras_is_over_after_an_exception() -> None:
     model = make_model()
     model.layers[-1].recompute = True

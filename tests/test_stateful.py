@@ -298,6 +298,7 @@ def test_reset_while_the_trainer_has_the_states(name: str, x: np.ndarray, y: np.
 
 
 @stacks
+@pytest.mark.fast
 def test_states_are_no_weights(name: str, x: np.ndarray) -> None:
     model = stateful_model(name)
     plain = keras.Sequential([keras.Input((None, FEATURES)), *fast_layers_without_states(name), keras.layers.Dense(1)])
@@ -415,6 +416,7 @@ def test_accelerated_after_it_ran_as_keras(name: str, x: np.ndarray, y: np.ndarr
 @pytest.mark.parametrize("merge_mode", ["concat", "sum", None])
 @pytest.mark.parametrize("return_sequences", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.fast
 def test_bidirectional_returns_its_states(
     merge_mode: str | None, return_sequences: bool, masked: bool, x: np.ndarray
 ) -> None:

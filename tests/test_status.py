@@ -49,6 +49,7 @@ def copied_package(tmp_path: pathlib.Path) -> pathlib.Path:
     return shutil.copytree(PACKAGE, tmp_path / "lstm_fast", ignore=shutil.ignore_patterns("__pycache__"))
 
 
+@pytest.mark.fast
 def test_status_of_a_sound_installation() -> None:
     status = lstm_fast.status()
     assert status.problems == ()
@@ -72,6 +73,7 @@ def test_status_of_a_sound_installation() -> None:
         status.isa = "mine"
 
 
+@pytest.mark.fast
 def test_status_as_text_and_as_json() -> None:
     status = lstm_fast.status()
     text = str(status)
@@ -258,6 +260,7 @@ def test_cut_off_libraries_are_found_before_they_are_mapped(tmp_path: pathlib.Pa
         check_library(tmp_path / "absent.so")
 
 
+@pytest.mark.fast
 def test_misspelt_variables_are_problems(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LSTM_FAST_THREADS", "4")
     monkeypatch.setenv("LSTM_FAST_KERNEL_MODE", "fused")

@@ -37,6 +37,7 @@ def parameters(function: ast.FunctionDef) -> list[tuple[str, str | None]]:
     return list(zip(names, defaults, strict=True))
 
 
+@pytest.mark.fast
 def test_parameters(module: ModuleType) -> None:
     stub = {node.name: parameters(node) for node in stub_of(module) if isinstance(node, ast.FunctionDef)}
     found = {}

@@ -186,6 +186,7 @@ def test_dropout_is_drawn_and_applied():
     assert np.abs(first - calm).max() > 0
 
 
+@pytest.mark.fast
 def test_gradients_of_gradients_are_refused():
     layer = FastLSTM(UNITS)
     layer(sequences())

@@ -256,6 +256,7 @@ def test_reviews_must_be_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "### SubwordTextEncoder\n### Metadata: {}\n", "the\nof\n", "'the_'\n"])
+@pytest.mark.fast
 def test_bad_vocabulary(tmp_path: Path, content: str) -> None:
     path = tmp_path / "bad.subwords"
     path.write_text(content, encoding="utf-8")

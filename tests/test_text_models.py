@@ -18,6 +18,7 @@ PARAMETERS = {"single": 598_209, "stacked": 635_329}
 
 @pytest.mark.parametrize("layer", ["fast", "keras"])
 @pytest.mark.parametrize("name", PARAMETERS)
+@pytest.mark.fast
 def test_sizes(name: str, layer: models.LayerName) -> None:
     model = models.MODELS[name](8185, layer)
     assert model.count_params() == PARAMETERS[name]
@@ -38,6 +39,7 @@ def test_one_seed_gives_both_layers_the_same_weights(name: str) -> None:
     assert any((ours != theirs).any() for ours, theirs in zip(fast, other, strict=True))
 
 
+@pytest.mark.fast
 def test_unknown_layer() -> None:
     with pytest.raises(ValueError, match="layer: expected 'fast' or 'keras', found 'cudnn'"):
         models.single(300, "cudnn")

@@ -84,6 +84,7 @@ def test_no_copies(monkeypatch: pytest.MonkeyPatch) -> None:
     assert y.data_ptr() == seen["outputs"][0].__array_interface__["data"][0]
 
 
+@pytest.mark.fast
 def test_strides_of_any_kind() -> None:
     problem = make_problem(mask="right")
     given, more = arguments(problem), options(problem)
@@ -161,6 +162,7 @@ def test_the_reserve_is_recycled() -> None:
     assert len(places) == 1
 
 
+@pytest.mark.fast
 def test_gradient_of_gradient_is_refused() -> None:
     given = arguments(make_problem())
     plain = torch.autograd.grad(lstm_fast.lstm(*given)[0].sum(), given)
@@ -186,6 +188,7 @@ def test_parameters_from_other_libraries() -> None:
     assert torch.equal(variable.value.grad, kernel.grad)
 
 
+@pytest.mark.fast
 def test_devices() -> None:
     """PyTorch's device without memory stands for the ones that this machine has not."""
     x, kernel, *rest = arguments(make_problem(states=False), requires_grad=False)

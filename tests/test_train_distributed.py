@@ -170,6 +170,7 @@ def failing() -> dict[str, object]:
     raise ValueError("no texts")
 
 
+@pytest.mark.fast
 def test_processes_that_agree_go_on() -> None:
     group = Others()
     groups.agree(group, lambda: {"settings": {"mask": True}, "texts": "abc"})
@@ -184,6 +185,7 @@ def test_processes_that_agree_go_on() -> None:
         (None, "process 1 of 2 has failed; it says itself why"),
     ],
 )
+@pytest.mark.fast
 def test_processes_that_differ_end(theirs: dict[str, object] | None, message: str) -> None:
     other = digests(failing if theirs is None else lambda: theirs)
     group = Others(lambda _: other)

@@ -281,6 +281,7 @@ def test_a_kernel_that_is_not_there_has_no_gradient():
 
 
 @pytest.mark.parametrize(("mode", "dtype"), [(3, "float32"), (-1, "float32"), (1, "int32")])
+@pytest.mark.fast
 def test_reserve_step_bytes_checks_its_arguments(mode, dtype):
     with pytest.raises(ValueError, match="expected"):
         _core.reserve_step_bytes(mode, dtype, 5)
