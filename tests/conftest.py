@@ -12,7 +12,7 @@ from typing import Any
 os.environ["LSTM_FAST_KERNEL"] = "fused"  # a fallback to Keras is an error, so that no test passes without the kernel
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 # What XLA compiles here runs once: not optimizing it halves the time of a run with JAX.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+os.environ.setdefault("XLA_FLAGS", os.environ.get("TEST_XLA_FLAGS", "--xla_backend_optimization_level=0"))
 # Keras's LSTM is a new function for JAX in each call, which compiles the same program again. Here the second one comes
 # from a file.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__file__).parents[1] / "build" / "jax"))
