@@ -35,7 +35,7 @@ lint: $(VENV)/installed-$(EXTRAS)
 	$(BIN)/clang-format --dry-run --Werror $$(git ls-files '*.h' '*.cc' '*.inl' '*.cu')
 
 clean:
-	rm -rf $(VENV) build dist demo lstm_fast.egg-info lstm_fast/*.so lstm_fast/sources
+	rm -rf $(VENV) build dist demo lstm_fast.egg-info lstm_fast/*.so lstm_fast/*.dylib lstm_fast/sources
 
 # The package is installed in place: tests then also see the objects that the build leaves in build/.
 $(VENV)/installed-%: $(SOURCES)

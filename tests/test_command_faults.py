@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from lstm_fast import _core
 from lstm_fast.cli import main
 from lstm_fast.commands import heartbeat
 from lstm_fast.commands.packages import require
@@ -38,7 +39,7 @@ def test_a_bad_variable_is_one_line(name: str, tmp_path: Path) -> None:
     result = command(*COMMANDS[name], *output, LSTM_FAST_ISA="bogus")
     assert result.returncode == 2
     assert result.stderr.startswith(
-        "lstm-fast: error: LSTM_FAST_ISA: expected one of generic, avx2, avx512; found 'bogus'"
+        f"lstm-fast: error: LSTM_FAST_ISA: expected one of {', '.join(_core.compiled_isas())}; found 'bogus'"
     )
     assert result.stderr.count("\n") == 1
     assert not (tmp_path / "new").exists()
@@ -60,7 +61,7 @@ def test_other_variables(name: str, value: str, message: str, tmp_path: Path) ->
 def test_status_names_a_bad_variable() -> None:
     result = command("status", LSTM_FAST_ISA="bogus")
     assert result.returncode == 1
-    assert "LSTM_FAST_ISA: expected one of generic, avx2, avx512; found 'bogus'" in result.stdout
+    assert f"LSTM_FAST_ISA: expected one of {', '.join(_core.compiled_isas())}; found 'bogus'" in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -77,6 +78,7 @@ def test_without_a_package(name: str, package: str, tmp_path: Path) -> None:
     program = f"""
 import sys
 sys.modules[{package!r}] = None
+from lstm_fast import _core
 from lstm_fast.cli import main
 sys.exit(main({[*COMMANDS[name], *output]!r}))
 """

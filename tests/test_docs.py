@@ -255,7 +255,7 @@ def test_command(command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         name, _, value = words.pop(0).partition("=")
         # Read once in a process, which is another one than the reader's.
         if name in ("LSTM_FAST_ISA", "LSTM_FAST_NUM_THREADS"):
-            assert value in ("generic", "avx2", "avx512") or value.isdigit()
+            assert value in ("generic", "avx2", "avx512", "neon") or value.isdigit()
         else:
             monkeypatch.setenv(name, value)
     _, name, *options = words

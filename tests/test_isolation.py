@@ -21,7 +21,7 @@ def symbols(file: Path, *options: str) -> list[tuple[str, str]]:
     return [(kind, name) for _, kind, name in (line.split(maxsplit=2) for line in listing.splitlines())]
 
 
-@pytest.mark.parametrize("isa", ["generic", "avx2", "avx512"])
+@pytest.mark.parametrize("isa", ["generic", "avx2", "avx512", "neon"])
 def test_kernels_share_no_inline_code(isa):
     """The linker keeps one copy of a weak symbol, perhaps that of a processor which this machine is not."""
     # Of the package: native tests are built beside it, with sanitizers.

@@ -79,7 +79,7 @@ def test_status_as_text_and_as_json() -> None:
     text = str(status)
     for part in (
         status.version,
-        "avx2",
+        ", ".join(_core.compiled_isas()),
         "threads",
         "of at most 512 MiB",
         f"{BACKEND}: loaded",

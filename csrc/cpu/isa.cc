@@ -29,6 +29,9 @@ const std::vector<Candidate>& Candidates() {  // slowest first
                 __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
        }},
 #endif
+#if defined(LSTM_FAST_HAVE_NEON)
+      {&kNeonIsa, [] { return true; }},  // part of AArch64
+#endif
   };
   return candidates;
 }

@@ -142,7 +142,7 @@ struct Isa {
 };
 
 // One per file; only kGenericIsa is compiled in on every machine.
-extern const Isa kGenericIsa, kAvx2Isa, kAvx512Isa;
+extern const Isa kGenericIsa, kAvx2Isa, kAvx512Isa, kNeonIsa;
 
 // The active instruction set. Throws std::invalid_argument when LSTM_FAST_ISA cannot be had.
 const Isa& GetActiveIsa();

@@ -1,5 +1,5 @@
-// The kernels of one instruction set: included once by each of generic.cc, avx2.cc and avx512.cc, which define the
-// vector width. Everything but the table at the end has internal linkage, so that the linker cannot keep one
+// The kernels of one instruction set: included once by each of generic.cc, avx2.cc, avx512.cc and neon.cc, which define
+// the vector width. Everything but the table at the end has internal linkage, so that the linker cannot keep one
 // processor's copy for another.
 #include <cstddef>
 

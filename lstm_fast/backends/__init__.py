@@ -11,6 +11,7 @@ import os
 import pathlib
 import re
 import struct
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from types import ModuleType
@@ -170,7 +171,8 @@ def check_library(path: pathlib.Path) -> None:
 def core() -> ModuleType:
     """Returns the compiled module `lstm_fast._core`; raises LibraryError if it cannot be loaded."""
     # Of this Python: one that was built in place may lie beside it for another.
-    for name in (f"_core{importlib.machinery.EXTENSION_SUFFIXES[0]}", "liblstm_fast.so"):
+    suffix = ".dylib" if sys.platform == "darwin" else ".so"
+    for name in (f"_core{importlib.machinery.EXTENSION_SUFFIXES[0]}", f"liblstm_fast{suffix}"):
         check_library(_PACKAGE / name)
     try:
         return importlib.import_module("lstm_fast._core")

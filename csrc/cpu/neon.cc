@@ -1,0 +1,37 @@
+// NEON, which every AArch64 processor has: 16-byte vectors, 32 registers.
+#define LSTM_FAST_VECTOR_BYTES 16
+// 4 rows x 4 gates accumulate in 16 registers, as many sums as four units with a latency of four can work on. 6 rows
+// leave one register to spare, and neither GCC 12 nor clang 14 gets by with it: sums go to the stack and back.
+#define LSTM_FAST_MICRO_ROWS 4
+#define LSTM_FAST_ISA_NAME "neon"
+#define LSTM_FAST_ISA_SYMBOL kNeonIsa
+
+#include <arm_neon.h>
+
+#include "cpu/simd.inl"
+
+namespace lstm_fast {
+namespace {
+
+inline Vector<float> MultiplyAdd(Vector<float> a, Vector<float> b, Vector<float> c) { return vfmaq_f32(c, a, b); }
+inline Vector<double> MultiplyAdd(Vector<double> a, Vector<double> b, Vector<double> c) { return vfmaq_f64(c, a, b); }
+
+// Of two equal or unordered values, both give x.
+template <class V>
+inline V AtLeast(V low, V x) {
+  return x < low ? low : x;
+}
+template <class V>
+inline V AtMost(V high, V x) {
+  return x > high ? high : x;
+}
+
+template <class V>
+inline void KeepInRegister(V& v) {
+  asm("" : "+w"(v));
+}
+
+}  // namespace
+}  // namespace lstm_fast
+
+#include "cpu/kernel.inl"
