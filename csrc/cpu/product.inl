@@ -28,6 +28,7 @@ LSTM_FAST_INLINE void MultiplyPanel(const Real* const (&left)[kRows], int64_t ga
     LSTM_FAST_UNROLL
     for (int i = 0; i < kRows; ++i) row[i] = left[i] + segment * extent.left_stride;
     const Real* terms = panel + segment * extent.panel_stride;
+    LSTM_FAST_KEEP_LOOP
     for (int64_t k = 0; k < extent.length; ++k) {
       if constexpr (kPerGate) {
         LSTM_FAST_UNROLL
