@@ -78,7 +78,6 @@ def test_without_a_package(name: str, package: str, tmp_path: Path) -> None:
     program = f"""
 import sys
 sys.modules[{package!r}] = None
-from lstm_fast import _core
 from lstm_fast.cli import main
 sys.exit(main({[*COMMANDS[name], *output]!r}))
 """
