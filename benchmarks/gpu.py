@@ -1,17 +1,23 @@
 """Builds, tests and measures the CUDA kernels on this machine's GPU, within a deadline, from the source tree as it is.
 
-python -m benchmarks.gpu --output results
-python -m benchmarks.gpu --output results --tune --shapes 64,256,128 64,256,512
+python -m benchmarks.gpu kernels --output results         # 9 minutes: few units, new kernels, padding, all processors
+python -m benchmarks.gpu tensorflow --output results      # 12 minutes: FastLSTM beside Keras's cuDNN
+python -m benchmarks.gpu all --output results             # every test and scenario, as far as time allows
+python -m benchmarks.gpu tune --output results --shapes 64,256,128 64,256,512
 
 Nothing is installed and the source tree stays as it is: a copy of it with what is compiled goes to a scratch folder.
-Needed are Keras, PyTorch, pytest-benchmark, pybind11, cmake and nvcc. Results are gpu.json and report.md, which
-benchmarks.report reads and writes, and a log of each step; with --tune, tune.jsonl and tune.md.
+Needed are Keras, pytest-benchmark, pybind11, cmake and nvcc, and PyTorch or TensorFlow; benchmarks.carry brings what is
+missing to a machine without a package index.
+A second call with the same sources leaves out steps that are done, and takes those that failed last. Results are
+steps.json, report.md, gpu.json, which benchmarks.report reads, and others; failures.txt has what failing commands wrote
+last, the scratch folder all of it.
 """
 
 import concurrent.futures
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import importlib.util
 import json
 import os
@@ -26,29 +32,68 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import report, results, tables, tune
+from benchmarks import carry, report, results, tables, threads, tune
 from benchmarks.command import parser, write_json
-from benchmarks.scenarios import GPU_SCENARIOS, IMDB
+from benchmarks.scenarios import GPU_SCENARIOS, IMDB, IMDB_REPEATING, PRECISIONS, SMALL_GPU_SCENARIOS
 from benchmarks.tables import NOTHING, Table
 from lstm_fast.bench.scenarios import Scenario
 
 ROOT = Path(__file__).parents[1]
 TREE = ("lstm_fast", "tests", "benchmarks", "csrc", "pyproject.toml", "CMakeLists.txt", "setup.py")
-STEPS = ("build", "test", "short", "rest")
-# Seconds that a command of a step may take at most; the deadline holds for all. With less than LEAST left, none begins.
-LIMITS = {"build": 600, "test": 120, "short": 90, "rest": 120, "tune": 480}
+# Seconds that each step of a run may take at most, in their order; the run's deadline holds for all.
+RUNS: Mapping[str, Mapping[str, float]] = {
+    "kernels": {
+        "build": 150,
+        "smoke": 50,
+        "small": 110,
+        "search": 90,
+        "sanitize": 50,
+        "reviews": 50,
+        "threads": 40,
+    },
+    "tensorflow": {
+        "libraries": 60,
+        "build": 150,
+        "smoke": 90,
+        "layers": 150,
+        "models": 150,
+        "jit": 60,
+        "devices": 60,
+    },
+    "all": {"build": 600, "test": 240, "short": 600, "rest": 3600},
+    "tune": {"build": 600, "tune": 3600},
+}
+DEADLINES = {"kernels": 540.0, "tensorflow": 720.0, "all": 480.0, "tune": 480.0}
+NEEDED = ("libraries", "build")  # without these there are no others
+# Seconds that a command of a step may take at most. With less than LEAST left, none begins.
+LIMITS = {"test": 120, "short": 90, "rest": 120}
 LEAST = 10
 SHORT_SIZES = (64, 128, 256, 512, 1024)
-SHORT_PRECISIONS = ("float32", "tf32", "bfloat16")
+SHORT_SCENARIOS = (
+    *(Scenario(64, 256, size, size) for size in SHORT_SIZES),
+    *(Scenario(1, 256, size, size) for size in (128, 512)),
+)
+SHORT_PRECISIONS = PRECISIONS
 TUNED = ("64,256,64", "64,256,128", "64,256,256", "64,256,512", "64,256,1024", "16,1024,768")
+TUNED_PRECISIONS = ("float32", "tf32", "bfloat16")
+SEARCHED, SEARCHED_PRECISIONS = ("64,256,32", "64,256,64", "64,256,128", "1,256,64"), ("float32", "bfloat16", "float16")
 CHECKED = ("5,3,24", "9,2,72")  # a check runs every cut of them
-SHOWN_ROWS, SHOWN_FAILURES = 15, 6
-KILLED = "killed: out of time"
+SANITIZED_CUTS = 50
+SMOKE = {
+    "torch": "agrees_with_reference or a_row_with_nan or cuda_graph or test_layer",
+    "tensorflow": "agrees_with_reference or every_mode or test_devices or test_layer",
+}
+WRITTEN = ("steps.json", "report.md", "failures.txt", "gpu.json", "tune.json", "tensorflow.json", "threads.json")
+# Where a machine may have CUDA's libraries, beside the packages of Python.
+LIBRARIES = ("/usr/local/cuda/lib64", "/usr/lib/x86_64-linux-gnu", "/usr/lib64")
+SHOWN_ROWS, SHOWN_FAILURES, SHOWN_CHARACTERS = 15, 6, 120
+FAILURE_BYTES, FAILURES_BYTES = 4_000, 200_000  # of the output of a failing command, and of all
+KILLED, NO_TIME = "killed: out of time", "no time left"
 
 
 @dataclasses.dataclass
 class Line:
-    """What a step came to."""
+    """What a step, or a part of it, came to."""
 
     step: str
     result: str
@@ -58,25 +103,74 @@ class Line:
 
 @dataclasses.dataclass
 class Session:
-    """One run: where things are, how much time is left, and what has happened."""
+    """One run: where things are, how much time is left, and what has happened.
 
+    A rehearsal takes the same steps with small sizes and without a GPU: on what is compiled already, and on the
+    emulated device of the tests.
+    """
+
+    run: str
     output: Path
     scratch: Path
     deadline: float  # seconds since the epoch
     architecture: str | None = None
-    keras_backend: str = "torch"
+    shapes: Sequence[str] = TUNED
+    precisions: Sequence[str] = TUNED_PRECISIONS
+    rehearsal: bool = False
     lines: list[Line] = dataclasses.field(default_factory=list)
+    until: float = float("inf")  # of the step that is being taken
+
+    @property
+    def keras_backend(self) -> str:
+        return "tensorflow" if self.run == "tensorflow" else "torch"
 
     @property
     def tree(self) -> Path:
-        return self.scratch / "tree"
+        return ROOT if self.rehearsal else self.scratch / "tree"
+
+    @property
+    def kept(self) -> Path:
+        """The folder of what the run has found, from one call to the next."""
+        return self.scratch / self.run
 
     @property
     def results(self) -> Path:
-        return self.scratch / "results.jsonl"
+        return self.kept / "results.jsonl"
 
     def left(self) -> float:
-        return self.deadline - time.time()
+        return min(self.deadline, self.until) - time.time()
+
+    def open(self, afresh: bool) -> None:
+        """Makes the folders; what other sources have led to is forgotten."""
+        mark, now = self.kept / "sources", f"{_fingerprint()} {self.rehearsal}"
+        if afresh or not mark.exists() or mark.read_text() != now:
+            shutil.rmtree(self.kept, ignore_errors=True)
+        for folder in (self.output, self.kept):
+            folder.mkdir(parents=True, exist_ok=True)
+        mark.write_text(now)
+
+    def take(self, steps: Sequence[str]) -> None:
+        """Takes steps that an earlier call has not finished; what every other one comes to stays for the next call."""
+        records = {name: self.kept / f"step-{name}.json" for name in steps}
+        known = {name: json.loads(path.read_text()) for name, path in records.items() if path.exists()}
+        finished = {name for name, lines in known.items() if not any(_undone(Line(**line)) for line in lines)}
+        for name in sorted(steps, key=lambda name: name not in NEEDED and name in known and name not in finished):
+            if name in finished:
+                self.lines += [dataclasses.replace(Line(**line), seconds=0.0) for line in known[name]]
+                continue
+            before = len(self.lines)
+            self.until = time.time() + RUNS[self.run].get(name, LIMITS["rest"])
+            if self.left() < LEAST:
+                self.note(name, NO_TIME)
+                continue
+            try:
+                getattr(self, name)()
+            except Exception as error:  # the steps after it may work
+                self.note(name, f"{type(error).__name__}: {error}".partition("\n")[0][:200], failed=True)
+            lines = self.lines[before:]
+            records[name].write_text(json.dumps([dataclasses.asdict(line) for line in lines]))
+            if name in NEEDED and any(line.failed for line in lines):
+                return
 
     def environment(self, **more: str) -> dict[str, str]:
         """Of the processes that run what was built."""
@@ -87,8 +181,22 @@ class Session:
             "PYTHONUNBUFFERED": "1",
             "KERAS_BACKEND": self.keras_backend,
             "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-            "BENCHMARK_DEVICE": "cuda",
+            "BENCHMARK_DEVICE": "cpu" if self.rehearsal else "cuda",
+            **(self._of_tensorflow() if self.run == "tensorflow" else {}),
             **more,
+        }
+
+    def _of_tensorflow(self) -> dict[str, str]:
+        """Where it finds CUDA's libraries and compilers, and keeps what it compiles."""
+        listed = self.kept / "libraries.txt"
+        folders = [*(listed.read_text().split("\n") if listed.exists() else ()), os.environ.get("LD_LIBRARY_PATH")]
+        toolkit = os.environ.get("CUDA_HOME", "/usr/local/cuda")
+        return {
+            "LD_LIBRARY_PATH": os.pathsep.join(filter(None, folders)),
+            "XLA_FLAGS": " ".join(filter(None, [os.environ.get("XLA_FLAGS"), f"--xla_gpu_cuda_data_dir={toolkit}"])),
+            "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+            "CUDA_CACHE_PATH": str(self.scratch / "compiled"),
+            "CUDA_CACHE_MAXSIZE": str(2**32 - 1),
         }
 
     def call(
@@ -102,7 +210,7 @@ class Session:
     ) -> tuple[int | None, str, float]:
         """Runs a command; returns its exit status, None if it was killed, what it wrote, and its seconds."""
         start = time.time()
-        with (self.output / log).open("a+b") as file:
+        with (self.kept / log).open("a+b") as file:
             file.write(f"$ {step}: {' '.join(map(str, command))}\n".encode())
             file.flush()
             begin = file.seek(0, os.SEEK_END)
@@ -124,6 +232,9 @@ class Session:
             process.wait()
             file.seek(begin)
             text = file.read().decode(errors="replace")
+        if status != 0:
+            with (self.kept / "failures.txt").open("a") as failures:
+                print(f"$ {step}: {' '.join(map(str, command))}\n{text[-FAILURE_BYTES:]}\n", file=failures)
         return status, text, time.time() - start
 
     def note(self, step: str, result: str, seconds: float = 0.0, *, failed: bool = False) -> None:
@@ -133,12 +244,15 @@ class Session:
 
     def build(self) -> None:
         """Compiles for this GPU only, into a copy of the source tree."""
+        if self.rehearsal:
+            self.note("build", "what is compiled already")
+            return
         self._copy()
         architecture = self.architecture or capability()
         if architecture is None:
             self.note("build", "nvidia-smi shows no GPU; --architecture, 90 for example, builds without", failed=True)
             return
-        build, start = self.scratch / "build", time.time()
+        build, start = self.scratch / f"build-{self.run}", time.time()
         version = re.search(r'__version__ = "(.+?)"', (self.tree / "lstm_fast" / "__init__.py").read_text())
         configure = [
             *("cmake", "-S", str(ROOT), "-B", str(build), "-DCMAKE_BUILD_TYPE=Release"),
@@ -149,6 +263,7 @@ class Session:
             "-DLSTM_FAST_CUDA=ON",
             f"-DLSTM_FAST_CUDA_ARCHITECTURES={architecture}-real",
             "-DLSTM_FAST_WERROR=OFF",  # of a compiler nobody has seen yet
+            f"-DLSTM_FAST_TENSORFLOW={'ON' if self.run == 'tensorflow' else 'AUTO'}",
         ]
         jobs = str(min(16, os.cpu_count() or 1))
         for command in (
@@ -156,7 +271,7 @@ class Session:
             ["cmake", "--build", str(build), "--parallel", jobs],
             ["cmake", "--install", str(build), "--prefix", str(self.tree / "lstm_fast")],
         ):
-            status, text, _ = self.call("build", command, "build.log", LIMITS["build"])
+            status, text, _ = self.call("build", command, "build.log", self.left())
             if status != 0:
                 self.note("build", _why(status, text), time.time() - start, failed=True)
                 return
@@ -188,44 +303,64 @@ class Session:
             else:
                 work.append(functools.partial(self._test, backend, "gpu and not alone"))
         work.append(functools.partial(self._check, "every cut", ()))
-        found = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
-        if found:
-            for tool in ("memcheck", "racecheck"):
-                sanitizer = (found, "--tool", tool, "--error-exitcode", "9", "--print-limit", "20")
-                work.append(functools.partial(self._check, tool, sanitizer))
-        else:
-            self.note("compute-sanitizer", "not installed")
-        with concurrent.futures.ThreadPoolExecutor(len(work)) as pool:
-            for future in [pool.submit(call) for call in work]:
-                future.result()
+        work += self._sanitizers()
+        _side_by_side(work)
         if importlib.util.find_spec("torch"):
             self._test("torch", "gpu and alone")
 
-    def _test(self, backend: str, marked: str) -> None:
+    def smoke(self) -> None:
+        """Some of the tests that need a GPU, with the framework of the run."""
+        self._test(self.keras_backend, "gpu and not alone", SMOKE[self.keras_backend])
+
+    def sanitize(self) -> None:
+        """A part of all cuts under compute-sanitizer."""
+        most = 2 if self.rehearsal else SANITIZED_CUTS
+        work = self._sanitizers(most)
+        if self.rehearsal:
+            self._check("every cut", (), most)
+        elif work:
+            _side_by_side(work)
+
+    def _sanitizers(self, most: int | None = None) -> list[Callable[[], None]]:
+        found = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
+        if not found:
+            self.note("compute-sanitizer", "not installed")
+            return []
+        options = ("--error-exitcode", "9", "--print-limit", "20")
+        return [
+            functools.partial(self._check, tool, (found, "--tool", tool, *options), most)
+            for tool in ("memcheck", "racecheck")
+        ]
+
+    def _test(self, backend: str, marked: str, selected: str | None = None) -> None:
         name = f"test {backend}{'' if 'not' in marked else ' alone'}"
         if self.left() < LEAST:
-            self.note(name, "no time left")
+            self.note(name, NO_TIME)
             return
-        report = self.scratch / f"{name.replace(' ', '-')}.xml"
+        report = self.kept / f"{name.replace(' ', '-')}.xml"
         report.unlink(missing_ok=True)
         workers = ["-n", "4"] if importlib.util.find_spec("xdist") and "not" in marked else []
         options = ["-m", marked, "-v", "--tb=short", "-p", "no:cacheprovider", f"--junitxml={report}", *workers]
+        options += ["-k", selected] if selected else []
         command = [sys.executable, "-m", "pytest", "tests/test_gpu.py", "-Wdefault", *options]
         environment = self.environment(KERAS_BACKEND=backend, OMP_NUM_THREADS="2")
         log = f"{name.replace(' ', '-')}.log"
         status, text, seconds = self.call(name, command, log, LIMITS["test"], environment, self.tree)
         result, failed = _of_tests(report, status, text)
-        self.note(name, result, seconds, failed=failed or result.startswith("0 passed"))
+        nothing = result.startswith("0 passed") and not self.rehearsal
+        self.note(name, result, seconds, failed=failed or nothing)
 
-    def _check(self, name: str, prefix: Sequence[str]) -> None:
-        """Every cut of small problems."""
-        lines = self.scratch / f"check-{name.replace(' ', '-')}.jsonl"
+    def _check(self, name: str, prefix: Sequence[str], most: int | None = None) -> None:
+        """Every cut of small problems, or as many as are asked for."""
+        lines = self.kept / f"check-{name.replace(' ', '-')}.jsonl"
         lines.unlink(missing_ok=True)
         command = [sys.executable, "-m", "benchmarks.tune", "--once", "--output", str(lines)]
         # Under a sanitizer a kernel takes a hundred times as long.
         deadline = time.time() + 0.6 * min(LIMITS["test"], self.left())
-        some = ["--deadline", str(deadline), "--precisions", *tune.NUMBERS]
-        shapes = ["--shapes", *CHECKED] if prefix else []
+        some = ["--deadline", str(deadline), "--precisions", *(("float32",) if self.rehearsal else tune.NUMBERS)]
+        some += [] if most is None else ["--most", str(most)]
+        some += ["--emulated"] if self.rehearsal else []
+        shapes = ["--shapes", *(CHECKED[:1] if self.rehearsal else CHECKED)] if prefix or self.rehearsal else []
         environment = self.environment(PYTORCH_NO_CUDA_MEMORY_CACHING="1")
         log = f"check-{name.replace(' ', '-')}.log"
         status, text, seconds = self.call(
@@ -247,21 +382,37 @@ class Session:
         )
 
     def short(self) -> None:
-        """What matters most, first: cuDNN in one process, then ours in one for each size, as it may break it."""
-        sizes = [Scenario(64, 256, size, size) for size in SHORT_SIZES]
-        precisions = f"({' or '.join(SHORT_PRECISIONS)})"
-        everywhere = " or ".join(f"({_selected(scenario)})" for scenario in sizes)
-        self._benchmark("short", "cuDNN", f"({everywhere}) and {precisions} and cudnn_torch", 2 * LIMITS["short"])
-        for scenario in sizes:
-            ours = f"{_selected(scenario)} and {precisions} and fast_torch and not fast_torch_x3"
-            self._benchmark("short", f"lstm_fast {scenario}", ours, LIMITS["short"])
+        """What matters most."""
+        self._pairs("short", SHORT_SCENARIOS, SHORT_PRECISIONS)
+
+    def small(self) -> None:
+        """Few units, where a timestep takes least, in every precision, and a single row."""
+        self._pairs("small", SMALL_GPU_SCENARIOS, PRECISIONS)
+
+    def reviews(self) -> None:
+        """The batch of the worked example, its padding masked, and not."""
+        self._pairs("reviews", (IMDB, IMDB_REPEATING), ("float32", "bfloat16"))
+
+    def _pairs(self, step: str, scenarios: Sequence[Scenario], precisions: Sequence[str]) -> None:
+        """First cuDNN in one process, then ours in one for each number of units, as it may break it."""
+        if self.rehearsal:
+            self._benchmark(step, "lstm_fast", "float32 and fast_torch and not fast_torch_x3", LIMITS["short"])
+            return
+        some = f"({' or '.join(precisions)})"
+        of_units: dict[int, list[Scenario]] = {}
+        for scenario in scenarios:
+            of_units.setdefault(scenario.units, []).append(scenario)
+        self._benchmark(step, "cuDNN", f"{_any_of(scenarios)} and {some} and cudnn_torch", 2 * LIMITS["short"])
+        for units, members in of_units.items():
+            ours = f"{_any_of(members)} and {some} and fast_torch and not fast_torch_x3"
+            self._benchmark(step, f"lstm_fast H={units}", ours, LIMITS["short"])
 
     def rest(self) -> None:
         """Everything else, a process for each scenario; FlashRNN last, as it compiles for each."""
         scenarios = (IMDB, *(scenario for scenario in GPU_SCENARIOS if scenario != IMDB))
         short = f"({' or '.join(SHORT_PRECISIONS)}) and (cudnn_torch or (fast_torch and not fast_torch_x3))"
         for scenario in scenarios:
-            done = scenario in [Scenario(64, 256, size, size) for size in SHORT_SIZES]
+            done = scenario in SHORT_SCENARIOS
             others = f"{_selected(scenario)} and not flashrnn{f' and not ({short})' if done else ''}"
             self._benchmark("rest", f"{scenario}", others, LIMITS["rest"])
         if importlib.util.find_spec("flashrnn"):
@@ -275,9 +426,9 @@ class Session:
         """Runs what a -k expression selects of benchmarks/test_gpu.py."""
         label = f"{step} {name}"
         if self.left() < LEAST:
-            self.note(label, "no time left")
+            self.note(label, NO_TIME)
             return
-        report = self.scratch / "benchmark.xml"
+        report = self.kept / "benchmark.xml"
         report.unlink(missing_ok=True)
         end = time.time() + min(limit, self.left())
         environment = self.environment(
@@ -285,55 +436,133 @@ class Session:
         )
         options = ["-q", "--tb=short", "-p", "no:cacheprovider", f"--junitxml={report}", "-Wdefault"]
         command = [sys.executable, "-m", "pytest", "benchmarks/test_gpu.py", "-k", f"test_layer and {selected}"]
+        options += ["--benchmark-disable"] if self.rehearsal else []
         status, text, seconds = self.call(label, [*command, *options], "benchmark.log", limit, environment, self.tree)
         result, failed = _of_tests(report, status, text)
         self.note(label, result, seconds, failed=failed)
 
-    def tune(self, shapes: Sequence[str], precisions: Sequence[str]) -> None:
-        """Times every cut of some problems."""
-        lines = self.output / "tune.jsonl"
-        lines.unlink(missing_ok=True)
-        work = [(shape, precision) for shape in shapes for precision in precisions]
-        for n, (shape, precision) in enumerate(work):
+    def tune(self) -> None:
+        """Times every cut of the problems that were asked for."""
+        self._tune([(shape, (precision,)) for shape in self.shapes for precision in self.precisions])
+
+    def search(self) -> None:
+        """The same of few units, in one process for each shape."""
+        if self.rehearsal:
+            self._tune([("2,2,16", ("float32",))])
+        else:
+            self._tune([(shape, SEARCHED_PRECISIONS) for shape in SEARCHED])
+
+    def _tune(self, work: Sequence[tuple[str, Sequence[str]]]) -> None:
+        self.tuned_lines.unlink(missing_ok=True)
+        for n, (shape, precisions) in enumerate(work):
+            name = f"tune {shape} {' '.join(precisions)}"
             if self.left() < LEAST:
-                self.note("tune", f"no time left from {shape} {precision} on")
-                break
+                self.note(name, NO_TIME)
+                continue
             share = self.left() / (len(work) - n)
-            command = [sys.executable, "-m", "benchmarks.tune", "--output", str(lines), "--shapes", shape]
-            some = ["--precisions", precision, "--deadline", str(time.time() + 0.8 * share)]
+            command = [sys.executable, "-m", "benchmarks.tune", "--output", str(self.tuned_lines), "--shapes", shape]
+            some = ["--precisions", *precisions, "--deadline", str(time.time() + 0.8 * share)]
+            some += ["--emulated", "--most", "1"] if self.rehearsal else []
             status, text, seconds = self.call(
-                f"tune {shape} {precision}", [*command, *some], "tune.log", 1.2 * share, self.environment(), self.tree
+                name, [*command, *some], "tune.log", 1.2 * share, self.environment(), self.tree
             )
-            if status != 0:
-                self.note(f"tune {shape} {precision}", _why(status, text), seconds, failed=True)
+            tried = sum(line["shape"] == shape for line in _lines(self.tuned_lines))
+            result = f"{tried} cuts" if status == 0 else f"{tried} cuts until {_why(status, text)}"
+            self.note(name, result, seconds, failed=status != 0)
+
+    @property
+    def tuned_lines(self) -> Path:
+        return self.kept / "tune.jsonl"
+
+    def threads(self) -> None:
+        """The kernels for the processor, with more and more threads."""
+        command = [sys.executable, "-m", "benchmarks.threads", "--output", str(self.kept / "threads.json")]
+        command += ["--quick"] if self.rehearsal else []
+        environment = self.environment(BENCHMARK_DEVICE="cpu")
+        status, text, seconds = self.call("threads", command, "threads.log", self.left(), environment, self.tree)
+        cores = f"{threads.numbers()[-1]} processors"
+        self.note("threads", cores if status == 0 else _why(status, text), seconds, failed=status != 0)
+
+    def libraries(self) -> None:
+        """The machine's CUDA libraries under the names that TensorFlow looks for, and whether it sees the GPU."""
+        search = map(Path, [*filter(None, sys.path), *LIBRARIES])
+        folders, chosen = carry.link_libraries(self.kept / "libraries", list(search))
+        (self.kept / "libraries.txt").write_text("\n".join(map(str, folders)))
+        write_json(self.kept / "libraries.json", chosen)
+        if missing := [name for name, file in chosen.items() if file == "none"]:
+            self.note("libraries", f"none for {', '.join(missing)}")
+        script = "import tensorflow as tf; print(tf.__version__, tf.config.list_physical_devices('GPU'))"
+        command = [sys.executable, "-c", script]
+        status, text, seconds = self.call("see", command, "libraries.log", self.left(), self.environment())
+        seen = text.strip().rpartition("\n")[2] if status == 0 else _why(status, text)
+        no_gpu = "GPU" not in seen and not self.rehearsal
+        self.note("TensorFlow", seen, seconds, failed=status != 0 or no_gpu)
+
+    def layers(self) -> None:
+        """A layer beside cuDNN's: eagerly, in a graph, in `fit`."""
+        self._tensorflow("layers")
+
+    def models(self) -> None:
+        """The models of the worked example, masked and not."""
+        self._tensorflow("models")
+
+    def jit(self) -> None:
+        """A layer under `jit_compile`."""
+        self._tensorflow("jit")
+
+    def devices(self) -> None:
+        """A layer under `tf.device` and a strategy."""
+        self._tensorflow("devices")
+
+    def _tensorflow(self, what: str) -> None:
+        end = time.time() + self.left()
+        options = ["--output", str(self.kept / "tensorflow.jsonl"), "--deadline", str(end - LEAST / 2)]
+        options += ["--quick"] if self.rehearsal else []
+        command = [sys.executable, "-m", "benchmarks.gpu_tensorflow", what, *options]
+        status, text, seconds = self.call(what, command, "tensorflow.log", self.left(), self.environment(), self.tree)
+        self.note(what, "measured" if status == 0 else _why(status, text), seconds, failed=status != 0)
 
     # What is told of it.
 
     def write(self) -> list[Table]:
-        """Writes what has been measured, and returns its tables."""
-        measured = _lines(self.results)
-        if not measured:
-            return []
-        environments = [line.pop("environment") for line in measured]
-        path = self.output / "gpu.json"
-        write_json(path, {"machine_info": {"lstm_fast": environments[-1]}, "benchmarks": measured})
-        read = results.read([path])
-        rendered = list(tables.tables(read))
-        report.write(read, rendered, self.output, ())
+        """Writes what has been found, also by earlier calls, and returns its tables."""
+        rendered, environments = [], {}
+        for name in WRITTEN:  # of an earlier call
+            (self.output / name).unlink(missing_ok=True)
+        if measured := _lines(self.results):
+            path = self.output / "gpu.json"
+            info = {"lstm_fast": measured[-1]["environment"]}
+            write_json(path, {"machine_info": info, "benchmarks": list(map(_trimmed, measured))})
+            read = results.read([path])
+            rendered, environments = list(tables.tables(read)), read.environments
+        if cuts := tuned(self.tuned_lines):
+            rendered.append(cuts)
+            write_json(self.output / "tune.json", {"columns": list(cuts.columns), "cuts": cuts.rows})
+        if lines := _lines(self.kept / "tensorflow.jsonl"):
+            last = {(line["what"], line["training"]): line for line in lines}  # a step may have been repeated
+            rendered.append(tables.of_tensorflow(list(last.values())))
+            write_json(self.output / "tensorflow.json", {"tensorflow": list(last.values())})
+        if (path := self.kept / "threads.json").exists():
+            shutil.copy(path, self.output)
+            rendered.append(threads.table(json.loads(path.read_text())["threads"]))
+        report.write_tables(environments, rendered, self.output)
+        write_json(self.output / "steps.json", {"steps": [dataclasses.asdict(line) for line in self.lines]})
+        if (path := self.kept / "failures.txt").exists():
+            (self.output / path.name).write_bytes(path.read_bytes()[-FAILURES_BYTES:])
         return rendered
 
     def table(self) -> Table:
         """What each step came to; of the benchmarks, what is more than that they ran."""
         plain = [line for line in self.lines if line.step.startswith("rest ") and not line.failed]
         rows = [
-            (line.step, "FAILED" if line.failed else "", f"{line.seconds:.0f}", line.result)
+            (line.step, "FAILED" if line.failed else "", f"{line.seconds:.0f}", line.result[:SHOWN_CHARACTERS])
             for line in self.lines
             if line not in plain
         ]
         if plain:
-            none = sum(line.result == "no time left" for line in plain)
+            none = sum(line.result == NO_TIME for line in plain)
             seconds = sum(line.seconds for line in plain)
-            rows.append(("rest", "", f"{seconds:.0f}", f"{len(plain) - none} scenarios; no time left for {none}"))
+            rows.append(("rest", "", f"{seconds:.0f}", f"{len(plain) - none} scenarios; {NO_TIME} for {none}"))
         return Table("Steps", ("step", "", "s", "result"), rows)
 
 
@@ -379,10 +608,45 @@ def _output(command: Sequence[str]) -> str:
         return ""
 
 
+def _side_by_side(work: Sequence[Callable[[], None]]) -> None:
+    with concurrent.futures.ThreadPoolExecutor(len(work)) as pool:
+        for future in [pool.submit(call) for call in work]:
+            future.result()
+
+
+def _fingerprint() -> str:
+    """Of the sources that are built and run."""
+    digest = hashlib.sha256()
+    for name in TREE:
+        path = ROOT / name
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file() and file.suffix in (".py", ".h", ".cc", ".cu", ".txt", ".toml"):
+                digest.update(f"{file.relative_to(ROOT)}".encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+def _trimmed(line: Mapping[str, Any]) -> dict[str, Any]:
+    """Of what pytest-benchmark writes of a benchmark, what the report reads, and how far rounds were apart."""
+    stats = {name: line["stats"][name] for name in ("median", "iqr", "rounds") if name in line["stats"]}
+    return {"extra_info": line["extra_info"], "stats": stats}
+
+
+def _undone(line: Line) -> bool:
+    return line.failed or line.result == NO_TIME
+
+
+def _any_of(scenarios: Sequence[Scenario]) -> str:
+    return f"({' or '.join(f'({_selected(scenario)})' for scenario in scenarios)})"
+
+
 def _selected(scenario: Scenario) -> str:
     """The -k expression for a scenario by the name that conftest.py gives it."""
     size = f"{scenario.batch}x{scenario.time}x{scenario.features}x{scenario.units}"
-    kinds = {"bidirectional": scenario.bidirectional, "padded": scenario.padded}
+    kinds = {
+        "bidirectional": scenario.bidirectional,
+        "padded": scenario.padded,
+        "repeating": scenario.repeating,
+    }
     return " and ".join([size, *(kind if has else f"not {kind}" for kind, has in kinds.items())])
 
 
@@ -423,46 +687,35 @@ def _of_tests(report: Path, status: int | None, text: str) -> tuple[str, bool]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser("gpu", __doc__)
-    options.add_argument("--output", type=Path, required=True, help="folder for results and logs")
+    options.add_argument("run", choices=RUNS, help="what to do")
+    options.add_argument("--output", type=Path, required=True, help="folder for results")
     options.add_argument("--scratch", type=Path, default=ROOT / "build" / "gpu", help="folder to build and run in")
-    options.add_argument("--deadline", type=float, default=480.0, help="seconds after which nothing runs any more")
-    options.add_argument("--steps", nargs="+", choices=STEPS, help="what to do, in this order; default: all")
+    options.add_argument("--deadline", type=float, help="seconds after which nothing runs any more")
+    options.add_argument("--steps", nargs="+", help="some of the run's steps; default: all")
+    options.add_argument("--afresh", action="store_true", help="repeats steps that an earlier call has finished")
     options.add_argument("--architecture", help="compute capability to build for, such as 90; default: the GPU's")
-    options.add_argument("--tune", action="store_true", help="build, then time every cut instead of testing")
     options.add_argument("--shapes", nargs="+", default=TUNED, help="what to tune: B,T,H each")
-    options.add_argument("--precisions", nargs="+", choices=tune.NUMBERS, default=SHORT_PRECISIONS, help="likewise")
+    options.add_argument("--precisions", nargs="+", choices=tune.NUMBERS, default=TUNED_PRECISIONS, help="likewise")
+    options.add_argument("--rehearse", action="store_true", help="small sizes, no build and no GPU")
     given = options.parse_args(arguments)
+    steps = list(RUNS[given.run])
+    if unknown := set(given.steps or ()) - set(steps):
+        options.error(f"--steps: expected some of {', '.join(steps)}; found {', '.join(sorted(unknown))}")
     session = Session(
+        given.run,
         given.output.resolve(),
         given.scratch.resolve(),
-        time.time() + given.deadline,
+        time.time() + (given.deadline or DEADLINES[given.run]),
         given.architecture,
+        given.shapes,
+        given.precisions,
+        given.rehearse,
     )
-    session.output.mkdir(parents=True, exist_ok=True)
-    session.scratch.mkdir(parents=True, exist_ok=True)
-    session.results.unlink(missing_ok=True)
-    run(session, given.steps or (("build",) if given.tune else STEPS))
-    shown: list[Table] = []
-    if given.tune and not any(line.failed for line in session.lines):
-        session.tune(given.shapes, given.precisions)
-        shown += [table for table in (tuned(session.output / "tune.jsonl"),) if table]
-        (session.output / "tune.md").write_text("\n".join(table.markdown() for table in shown))
-    else:
-        shown += session.write()
-    write_json(session.output / "steps.json", {"steps": [dataclasses.asdict(line) for line in session.lines]})
-    report.show([_cut_off(table) for table in (session.table(), *shown)])
-    return int(any(line.failed for line in session.lines))
-
-
-def run(session: Session, steps: Sequence[str]) -> None:
-    """Takes the steps; without a build that worked, none of the others."""
-    for step in steps:
-        if session.left() < LEAST:
-            session.note(step, "no time left")
-            continue
-        getattr(session, step)()
-        if step == "build" and any(line.failed for line in session.lines):
-            return
+    session.open(given.afresh)
+    session.take([name for name in steps if not given.steps or name in given.steps])
+    shown = session.write()
+    report.show([*map(_cut_off, shown), session.table()])
+    return int(any(map(_undone, session.lines)))
 
 
 def _cut_off(table: Table) -> Table:

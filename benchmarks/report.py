@@ -1,7 +1,7 @@
 """Turns results into tables and plots: of pytest-benchmark and of benchmarks.gpu, grid, memory and backends.
 
 pytest benchmarks --benchmark-json=results/results.json
-python -m benchmarks.gpu --output results
+python -m benchmarks.gpu all --output results
 python -m benchmarks.grid --output results/grid.json
 python -m benchmarks.memory --output results/memory.json
 python -m benchmarks.backends --output results/backends.json
@@ -11,6 +11,7 @@ python -m benchmarks.report results --output results
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks.command import parser
 from benchmarks.results import Results, read
@@ -43,14 +44,19 @@ def write(results: Results, rendered: Sequence[Table], folder: Path, formats: Se
     """Writes report.md and the plots."""
     from benchmarks import plots
 
-    folder.mkdir(parents=True, exist_ok=True)
-    sections = (*environment_lines(results.environments), *(table.markdown() for table in rendered))
-    (folder / "report.md").write_text("# Benchmarks\n\n" + "\n\n".join(section.strip() for section in sections) + "\n")
+    write_tables(results.environments, rendered, folder)
     for suffix in formats:
         if layers := results.of_kind("layers"):
             plots.speed(layers, folder / f"speed.{suffix}", results.environments["speed"])
         if results.cells:
             plots.grid(results.cells, folder / f"grid.{suffix}", results.environments["grid"])
+
+
+def write_tables(environments: dict[str, dict[str, Any]], rendered: Sequence[Table], folder: Path) -> None:
+    """Writes report.md."""
+    folder.mkdir(parents=True, exist_ok=True)
+    sections = (*environment_lines(environments), *(table.markdown() for table in rendered))
+    (folder / "report.md").write_text("# Benchmarks\n\n" + "\n\n".join(section.strip() for section in sections) + "\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

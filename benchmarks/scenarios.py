@@ -1,5 +1,7 @@
 """Which scenarios are measured, beside those that `lstm-fast bench` has, too."""
 
+from dataclasses import replace
+
 from lstm_fast.bench.scenarios import FULL, IMDB_PADDING, Scenario
 
 SCENARIOS = FULL
@@ -12,11 +14,15 @@ SMOKE_SCENARIOS = (
 
 # On a GPU: numbers in memory and, of float32, how products are computed.
 PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
+SMALL_GPU_SCENARIOS = tuple(Scenario(batch, 256, size, size) for size in (32, 64, 128) for batch in (64, 1))
 IMDB = Scenario(64, 1354, 64, 64, bidirectional=True, padding=IMDB_PADDING)  # a batch of the single model
+IMDB_REPEATING = replace(IMDB, repeating=True)  # the same, not masked
 GPU_SCENARIOS = (
     *(Scenario(64, 256, size, size) for size in (32, 64, 128, 192, 256, 512, 1024)),
     IMDB,
+    IMDB_REPEATING,
     Scenario(16, 1024, 768, 768),
+    *(Scenario(1, 256, size, size) for size in (32, 64)),
     *(Scenario(batch, 256, size, size) for size in (128, 512) for batch in (1, 16, 256)),
     Scenario(64, 256, 128, 128, bidirectional=True),
     Scenario(64, 256, 256, 256, padding=IMDB_PADDING),

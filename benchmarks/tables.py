@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from benchmarks import CUDNN, FAST, FAST_XLA, LSTM_FAST, ON_NUMPY, TWO_CALLS
+from benchmarks import CUDNN, FAST, FAST_XLA, KERAS_LAYER, LSTM_FAST, ON_NUMPY, TWO_CALLS
 from benchmarks.results import Backends, Memory, Results, Timing
 
 OWN = (FAST, FAST_XLA, TWO_CALLS, ON_NUMPY)
@@ -214,6 +214,23 @@ def _us_of_graph(group: dict[str, Timing], family: str) -> str:
     infos = [timing.info for name, timing in group.items() if name.startswith(family)]
     steps = [1e6 * info["graph_seconds"] / info["time"] for info in infos if "graph_seconds" in info]
     return f"{min(steps):.2f}" if steps else NOTHING
+
+
+def of_tensorflow(lines: Sequence[dict[str, Any]]) -> Table:
+    """The table of benchmarks.gpu_tensorflow, of the lines that it writes."""
+    rows = []
+    for line in lines:
+        name = f"{pass_name(line['training'])} {line['what']}"
+        if "error" in line:
+            rows.append((name, *[NOTHING] * 4, f"FAILED: {line['error']}"[:100]))
+            continue
+        ours, cudnn = line["ms"][FAST], line["ms"][KERAS_LAYER]
+        said = [] if line["fused"] else ["Keras's own layer ran"]
+        said += [] if line["right"] else ["WRONG"]
+        rows.append((name, f"{ours:.2f}", f"{cudnn:.2f}", f"{cudnn / ours:.2f}", f"{line['off']:.1e}", ", ".join(said)))
+    columns = ("pass, case", f"{FAST} ms", f"{KERAS_LAYER} ms", "times as fast", "off", "")
+    note = "Median ms of a step; off: the largest norm of a difference over the norm of Keras's result."
+    return Table("TensorFlow", columns, rows, note)
 
 
 def _memory(memory: Memory) -> Table:

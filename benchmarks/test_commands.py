@@ -1,15 +1,19 @@
 """The measurements that are commands run, and write what the report reads."""
 
 import json
+import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from benchmarks import against, backends, gpu, grid, memory, pictures, results, reviews, tune, turns
+from benchmarks import against, backends, carry, gpu, grid, memory, pictures, results, reviews, threads, tune, turns
+from benchmarks.scenarios import IMDB, IMDB_REPEATING
+from benchmarks.tables import of_tensorflow
 from lstm_fast import cli
-from lstm_fast.bench.scenarios import IMDB_PADDING, Scenario
+from lstm_fast.bench.scenarios import IMDB_PADDING, Scenario, make_problem
 
 
 def test_turns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -126,12 +130,16 @@ def test_tune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_gpu_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """A run ends in time, tells what failed, and shows what has been measured."""
     monkeypatch.setattr(gpu, "capability", lambda: None)
-    options = ["--output", str(tmp_path / "out"), "--scratch", str(tmp_path / "scratch")]
+    options = ["all", "--output", str(tmp_path / "out"), "--scratch", str(tmp_path / "scratch")]
     assert gpu.main(options) == 1
     assert "nvidia-smi shows no GPU" in capsys.readouterr().out
     assert not list((tmp_path / "scratch" / "tree").rglob("*.so"))
+    with pytest.raises(SystemExit):
+        gpu.main([*options, "--steps", "build", "sleep"])
+    assert "expected some of build, test, short, rest; found sleep" in " ".join(capsys.readouterr().err.split())
 
-    session = gpu.Session(tmp_path, tmp_path, time.time() + 60)
+    session = gpu.Session("all", tmp_path, tmp_path, time.time() + 60)
+    session.open(afresh=False)
     command = [sys.executable, "-c", "import time; print('begun', flush=True); time.sleep(60)"]
     status, text, seconds = session.call("sleep", command, "sleep.log", 1.0)
     assert status is None
@@ -145,3 +153,188 @@ def test_gpu_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     (table,) = session.write()
     assert tuple(table.rows[0][:3]) == ("1,2,3,4 tf32", "4.00", "JAX")
     assert "abacus" in (tmp_path / "report.md").read_text()
+    assert "begun" in (tmp_path / "failures.txt").read_text()
+
+
+def test_gpu_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second call leaves out what is done, and takes last what has failed; other sources begin afresh."""
+    taken: list[str] = []
+
+    def step(name: str) -> None:
+        def take(session: gpu.Session) -> None:
+            taken.append(name)
+            session.note(name, "done", 1.0, failed=name == "fails" and len(taken) < 5)
+            if name == "raises":
+                session.deadline = time.time()  # for those after it
+                raise ValueError(name)
+
+        monkeypatch.setattr(gpu.Session, name, take, raising=False)
+
+    names = ["build", "works", "fails", "raises", "waits"]
+    for name in names:
+        step(name)
+    monkeypatch.setitem(gpu.RUNS, "kernels", dict.fromkeys(names, 60.0))
+
+    def call(afresh: bool = False) -> dict[str, gpu.Line]:
+        taken.clear()
+        session = gpu.Session("kernels", tmp_path / "out", tmp_path, time.time() + 60)
+        session.open(afresh)
+        session.take(names)
+        session.write()
+        return {line.step: line for line in session.lines}
+
+    lines = call()
+    assert taken == ["build", "works", "fails", "raises"]
+    assert [name for name, line in lines.items() if line.failed] == ["fails", "raises"]
+    assert lines["waits"].result == gpu.NO_TIME
+    assert lines["raises"].result == "ValueError: raises"
+    lines = call()
+    assert taken == ["waits", "fails", "raises"]
+    assert lines["works"] == gpu.Line("works", "done", 0.0)
+    call(afresh=True)
+    assert taken == names[:4]
+    monkeypatch.setattr(gpu, "_fingerprint", lambda: "of other sources")
+    call()
+    assert taken == names[:4]
+
+
+def test_gpu_runs_fit_into_their_time() -> None:
+    for run, seconds in (("kernels", 9 * 60), ("tensorflow", 12 * 60)):
+        assert sum(gpu.RUNS[run].values()) <= gpu.DEADLINES[run] <= seconds
+    for steps in gpu.RUNS.values():
+        assert all(callable(getattr(gpu.Session, name)) for name in steps)
+
+
+def test_gpu_results_are_small(tmp_path: Path) -> None:
+    """Those of a whole run take less than 1 MB together."""
+    session = gpu.Session("kernels", tmp_path / "out", tmp_path / "scratch", time.time() + 60)
+    session.open(afresh=False)
+    about = {"kind": "gpu", "contender": "lstm_fast (PyTorch)", "training": True, "time": 2, "share_of_floor": 0.5}
+    about["cut"] = {"forward": {"kernel": "k" * 500}, "backward": {"kernel": "k" * 500}}
+    line = {"environment": {"gpu": "abacus"}, "stats": {"median": 8e-6, "data": [8e-6] * 1000}, "options": "x" * 1000}
+    with session.results.open("w") as file:
+        for n in range(400):
+            print(json.dumps({**line, "extra_info": {**about, "scenario": f"{n}"}}), file=file)
+    (session.kept / "failures.txt").write_text("x" * 1_000_000)
+    session.write()
+    assert sum(path.stat().st_size for path in (tmp_path / "out").iterdir()) < 1_000_000
+    assert {path.name for path in (tmp_path / "out").iterdir()} <= set(gpu.WRITTEN)
+
+
+def test_gpu_rehearsal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Steps of a run, with small sizes on the emulated device."""
+    pytest.importorskip("torch")
+    import emulated
+
+    emulated.load()
+    folders = ["--output", str(tmp_path / "out"), "--scratch", str(tmp_path / "scratch")]
+    assert gpu.main(["kernels", "--rehearse", "--steps", "build", "search", "sanitize", "threads", *folders]) == 0
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert written == {"steps.json", "report.md", "tune.json", "threads.json"}
+    shown = capsys.readouterr().out
+    assert "0 wrong" in shown
+    assert "tune 2,2,16 float32" in shown[shown.rindex("Steps") :]  # what each step came to is last
+
+
+@pytest.mark.parametrize("what", ["layers", "models", "jit", "devices"])
+def test_gpu_tensorflow(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tensorflow")
+    from benchmarks import gpu_tensorflow
+
+    monkeypatch.setattr(gpu_tensorflow, "VOCABULARY", 50)
+    monkeypatch.delitem(gpu_tensorflow.MODELS, "stacked")  # which takes its time to compile
+    path = tmp_path / "tensorflow.jsonl"
+    assert gpu_tensorflow.main([what, "--quick", "--output", str(path)]) == 0
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert all(line["right"] and line["fused"] for line in lines)
+    assert len(of_tensorflow(lines).rows) == len(lines) > 1
+    failed = of_tensorflow([{"what": "graph", "training": True, "error": "out of memory"}])
+    assert failed.rows[0][-1] == "FAILED: out of memory"
+
+
+def test_threads(tmp_path: Path) -> None:
+    assert threads.main(["--quick", "--output", str(tmp_path / "threads.json")]) == 0
+    measured = json.loads((tmp_path / "threads.json").read_text())["threads"]
+    assert [result["training"] for result in measured] == [False, True]
+    assert all(ms > 0 for result in measured for ms in result["ms"].values())
+
+
+def test_repeating() -> None:
+    """Padding that is not masked is one input again and again."""
+    small = Scenario(4, 20, 3, 5, padding=IMDB_PADDING, repeating=True)
+    masked, repeating = make_problem(Scenario(4, 20, 3, 5, padding=IMDB_PADDING)), make_problem(small)
+    assert masked.mask is not None
+    assert repeating.mask is None
+    assert (repeating.x[masked.mask] == masked.x[masked.mask]).all()
+    assert (repeating.x[~masked.mask] == masked.x[0, 0]).all()
+    assert gpu._selected(IMDB).endswith("and padded and not repeating")
+    assert gpu._selected(IMDB_REPEATING).endswith("and not padded and repeating")
+
+
+# What is carried to a machine without a package index
+
+
+def package(site: Path, name: str, needs: str = "", **texts: str) -> None:
+    """Installs a package of these modules in a folder."""
+    files = {f"{name}/{module}.py": text for module, text in {"__init__": "", **texts}.items()}
+    about = f"{name}-1.0.dist-info"
+    files[f"{about}/METADATA"] = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n{needs}"
+    files[f"{about}/RECORD"] = "".join(f"{path},,\n" for path in [*files, f"{about}/RECORD", f"../bin/{name}"])
+    for path, text in files.items():
+        (site / path).parent.mkdir(parents=True, exist_ok=True)
+        (site / path).write_text(text)
+
+
+def test_carry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Packages, with what they need, arrive in pieces, and come before those of the same name that are there."""
+    if shutil.which("zstd") is None:
+        pytest.skip("no zstd")
+    monkeypatch.setattr(carry, "PIECE_BYTES", 100)
+    site, pieces, environment = tmp_path / "site", tmp_path / "pieces", tmp_path / "environment"
+    asked = ("rich>=1; python_version > '3'", "other; extra == 'a'", "gone", "third")
+    needs = "".join(f"Requires-Dist: {need}\n" for need in asked)
+    package(site, "first", needs, words="text = 'carried'")
+    package(site, "rich")
+    package(site, "other")
+    (pieces / "piece-99").parent.mkdir()
+    (pieces / "piece-99").write_text("of another time")
+    package(site, "third")
+    options = ["--site", str(site), "--packages", "first", "--without", "Third", "--level", "1"]
+    assert carry.main(["pack", *options, "--output", str(pieces)]) == 0
+    found = sorted(pieces.iterdir())
+    assert len(found) > 2
+    assert [path.name for path in found] == [f"piece-{n:02}" for n in range(len(found))]
+    assert all(path.stat().st_size <= 100 for path in found)
+    for _ in range(2):
+        assert carry.main(["unpack", "--pieces", str(pieces), "--output", str(environment)]) == 0
+    python = environment / "bin" / "python"
+    script = "import first.words, numpy, rich, sys; print(first.words.text, rich.__file__, 'other' in sys.modules)"
+    done = subprocess.run([python, "-c", script], capture_output=True, text=True, check=True, env={})
+    text, where, _ = done.stdout.split()
+    assert text == "carried"
+    assert Path(where).is_relative_to(environment)
+    assert not [*environment.rglob("other"), *environment.rglob("third")]
+    with pytest.raises(SystemExit):
+        carry.main(["pack", "--site", str(site), "--packages", "nothing", "--output", str(pieces)])
+    assert "found no nothing" in " ".join(capsys.readouterr().err.split())
+    with pytest.raises(SystemExit):
+        carry.main(["unpack", "--pieces", str(site), "--output", str(environment)])
+    assert "expected piece-00" in " ".join(capsys.readouterr().err.split())
+
+
+def test_libraries_get_the_names_that_tensorflow_looks_for(tmp_path: Path) -> None:
+    own, packages, links = tmp_path / "lib64", tmp_path / "packages", tmp_path / "links"
+    of_packages = packages / "nvidia" / "cu13" / "lib"
+    for folder, names in {
+        own: ["libcudart.so.13", "libcufft.so.12", "libcublas.so.13", "libcublas.so.13.1.2"],
+        of_packages: ["libcufft.so.11", "libcudnn.so.9", "libcudnn_ops.so.9"],
+    }.items():
+        folder.mkdir(parents=True)
+        for name in names:
+            (folder / name).write_text("")
+    folders, chosen = carry.link_libraries(links, [own, packages])
+    assert folders == [links, own, of_packages]
+    assert chosen["libcudart.so.12"] == chosen["libnccl.so.2"] == "none"  # the runtime only as it is
+    assert (links / "libcublas.so.12").resolve() == own / "libcublas.so.13"
+    assert (links / "libcufft.so.11").resolve() == of_packages / "libcufft.so.11"
+    assert (links / "libcudnn.so.9").resolve() == of_packages / "libcudnn.so.9"

@@ -3,6 +3,7 @@
 python -m benchmarks.tune --shapes 64,256,128 --precisions float32 bfloat16 --output tune.jsonl
 """
 
+import importlib
 import itertools
 import json
 import sys
@@ -193,9 +194,19 @@ def _blocks(exchange: str, multiprocessors: int, units: int) -> Sequence[int]:
 
 
 def examine(
-    cuda: Any, shape: Shape, precision: str, device: str, deadline: float, once: bool, masked: bool = False
+    cuda: Any,
+    shape: Shape,
+    precision: str,
+    device: str,
+    deadline: float,
+    once: bool,
+    masked: bool = False,
+    most: int | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Yields a line for the chosen cut of each pass, and for every other one: its time, and whether it is right."""
+    """Yields a line for the chosen cut of each pass, and for others: its time, and whether it is right.
+
+    The others are all, or so many, most promising first.
+    """
     recurrence = Recurrence(cuda, shape, precision, device, masked)
     recurrence.prepare()
     recurrence.run("forward")  # for the backward pass, whose reserve it is
@@ -208,7 +219,7 @@ def examine(
         chosen = _line(recurrence, of, right, precision, once, None)
         yield {**about, "pass": of, "chosen": True, **chosen}
         best = chosen["us_per_step"]
-        for forced in cuts(cuda, recurrence, of, precision):
+        for forced in itertools.islice(cuts(cuda, recurrence, of, precision), most):
             if time.time() > end:
                 break
             recurrence.prepare()
@@ -271,14 +282,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.add_argument("--output", type=Path, required=True, help="file to append to, a line of JSON for each cut")
     options.add_argument("--deadline", type=float, default=float("inf"), help="seconds since the epoch")
     options.add_argument("--once", action="store_true", help="run every cut once, untimed, also on ragged batches")
+    options.add_argument("--most", type=int, help="of cuts, over all that is asked for; one or more of each pass")
+    options.add_argument(
+        "--emulated", action="store_true", help="the emulated device of the tests, to see that it works"
+    )
     given = options.parse_args(arguments)
-    from lstm_fast.backends import cuda
-
+    if given.emulated:
+        module, device = importlib.import_module("emulated").load(), "cpu"
+    else:
+        module, device = importlib.import_module("lstm_fast.backends").cuda(), "cuda"
     wrong = 0
     shapes = [Shape(*map(int, text.split(","))) for text in given.shapes or AWKWARD]
+    work = list(itertools.product(shapes, given.precisions, (False, True)[: 1 + given.once]))
+    # Of each pass there is the chosen one anyhow.
+    most = None if given.most is None else max(0, round(given.most / (len(work) * len(PASSES))) - 1)
     with given.output.open("a") as file:
-        for shape, precision, masked in itertools.product(shapes, given.precisions, (False, True)[: 1 + given.once]):
-            for line in examine(cuda(), shape, precision, "cuda", given.deadline, given.once, masked):
+        for n, (shape, precision, masked) in enumerate(work):
+            end = time.time() + (given.deadline - time.time()) / (len(work) - n)  # each gets its share of the time
+            for line in examine(module, shape, precision, device, end, given.once, masked, most):
                 wrong += not line["right"]
                 print(json.dumps(line), file=file, flush=True)  # what is there stays, if the next one never ends
     return int(wrong > 0)

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +13,12 @@ IMDB_PADDING = 0.746
 
 @dataclass(frozen=True)
 class Scenario:
-    """Shape and kind of one group of benchmarks; `padding` is the share of the timesteps that is wanted."""
+    """Shape and kind of one group of benchmarks.
+
+    Attributes:
+        padding: the share of the timesteps that is wanted.
+        repeating: whether the padding is not masked: one input again and again, which is computed like any other.
+    """
 
     batch: int
     time: int
@@ -21,9 +26,10 @@ class Scenario:
     units: int
     bidirectional: bool = False
     padding: float = 0.0
+    repeating: bool = False
 
     def __str__(self) -> str:
-        kind = " bidirectional" * self.bidirectional + " padded" * self.padded
+        kind = " bidirectional" * self.bidirectional + " padded" * self.padded + " repeating" * self.repeating
         return f"{self.batch},{self.time},{self.features},{self.units}{kind}"
 
     @property
@@ -34,7 +40,7 @@ class Scenario:
     @property
     def padded(self) -> bool:
         """Whether rows are of different lengths."""
-        return self.padding > 0
+        return self.padding > 0 and not self.repeating
 
     @functools.cached_property
     def lengths(self) -> np.ndarray:
@@ -104,6 +110,9 @@ def make_problem(scenario: Scenario, *, seeded: bool = False) -> Problem:
         Weights(*((rng.standard_normal(shape) / np.sqrt(sum(shape))).astype(np.float32) for shape in shapes))
         for _ in range(scenario.directions)
     )
+    if scenario.repeating:
+        lengths = replace(scenario, repeating=False).lengths
+        x[np.arange(scenario.time) >= lengths[:, None]] = x[0, 0]
     problem = Problem(x, weights, scenario.lengths if scenario.padded else None)
     if not seeded:
         return problem
