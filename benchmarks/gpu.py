@@ -126,7 +126,7 @@ class Session:
 
     @property
     def tree(self) -> Path:
-        return ROOT if self.rehearsal else self.scratch / "tree"
+        return ROOT if self.rehearsal else self.kept / "tree"
 
     @property
     def kept(self) -> Path:
