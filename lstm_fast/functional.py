@@ -1,10 +1,12 @@
-"""The functions under the layers: they check their arguments and hand them to the backend of the array type of x."""
+"""The functions under the layers: they check their arguments and hand them to the backend of the array type of x.
+
+Nothing else calls a backend: what layers ask of one, they ask here.
+"""
 
 import functools
-import importlib
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple
 
 from lstm_fast.backends import (
     DTYPES,
@@ -12,25 +14,19 @@ from lstm_fast.backends import (
     RESERVE_GATES,
     RESERVE_NONE,
     RESERVE_RECOMPUTE,
-    Backend,
     Direction,
     LibraryError,
+    Operands,
+    Options,
+    Outputs,
     Unavailable,
     UnavailableError,
     kernel_mode,
     once,
 )
+from lstm_fast.backends.backend import Backend
 
 Shape = tuple[int | None, ...]
-
-# How the arrays of a framework are known, given its module. Tracers are instances of jax.Array. TensorFlow comes last:
-# torch.compile follows its function into Python's modules, and warns of what it finds there.
-_IS_ARRAY: dict[str, Callable[[Any, Any], bool]] = {
-    "numpy": lambda numpy, x: isinstance(x, numpy.ndarray),
-    "torch": lambda torch, x: isinstance(x, torch.Tensor),
-    "jax": lambda jax, x: isinstance(x, jax.Array),
-    "tensorflow": lambda tensorflow, x: tensorflow.is_tensor(x),
-}
 
 # The fields of Direction: what the caller calls them, and their shapes.
 _FIELDS = {
@@ -230,7 +226,7 @@ def run(
     zero_output_for_mask: bool,
     recompute: bool,
     training: bool,
-) -> tuple[Any, Sequence[Any], Sequence[Any]]:
+) -> Outputs:
     """Runs one direction, or a forward and a backward one, in one kernel call; arguments as in `lstm`.
 
     Where the directions have no kernel, x is projected, `[B, T, N * 4H]`, the directions side by side.
@@ -271,15 +267,9 @@ def run(
         mask = _array(backend, "mask", mask, of=name)
         check_mask(mask, batch, time)
         mask = backend.boolean(mask)
-    return backend.lstm(
-        x,
-        mask,
-        checked,
-        go_backwards=go_backwards,
-        return_sequences=return_sequences,
-        zero_output_for_mask=zero_output_for_mask,
-        reserve_mode=(RESERVE_RECOMPUTE if recompute else RESERVE_GATES) if training else RESERVE_NONE,
-    )
+    reserve_mode = (RESERVE_RECOMPUTE if recompute else RESERVE_GATES) if training else RESERVE_NONE
+    options = Options(go_backwards, return_sequences, zero_output_for_mask, reserve_mode)
+    return backend.lstm(Operands(x, mask, checked), options)
 
 
 def unavailable(x: Any, name: str = "x") -> Unavailable | None:
@@ -295,6 +285,42 @@ def unavailable_in(framework: str, x: Any = None) -> Unavailable | None:
         return Unavailable(str(error), announced=True)
     except (AttributeError, ImportError, NotImplementedError, TypeError) as error:  # what it asks for has moved
         return Unavailable(_does_not_fit(framework, error))
+
+
+def load(framework: str) -> None:
+    """Loads the compiled part for a framework; raises LibraryError if it cannot be used."""
+    backend_of(framework).library()
+
+
+def gpus(framework: str) -> tuple[str, ...]:
+    """Returns the names of the GPUs that a framework sees; raises LibraryError if its backend cannot be imported."""
+    return backend_of(framework).gpus() if framework in FRAMEWORKS else ()
+
+
+def gpu_ops(framework: str) -> str | None:
+    """Returns what there is to say of the ops that a framework needs on GPUs, which it loads; None if it needs none."""
+    return backend_of(framework).gpu_ops() if framework in FRAMEWORKS else None
+
+
+def slower_than_keras(framework: str, dtype: str, batch: int | None, units: int) -> str | None:
+    """Returns why Keras's own layer is preferred, for one direction without mask and recurrent dropout, else None."""
+    return backend_of(framework).slower_than_keras(dtype, batch, units)
+
+
+def with_batch(framework: str, x: Any, size: int, message: str) -> Any:
+    """Returns x with a batch size that is checked when the graph that is traced runs; x where there is no backend."""
+    try:
+        return backend_of(framework).with_batch(x, size, message)
+    except LibraryError:  # then the layer runs as Keras's, which does without this check
+        return x
+
+
+def traced_length(framework: str, x: Any) -> int | None:
+    """Returns how many timesteps the program that is being traced computes whatever its input; None if any number."""
+    try:
+        return backend_of(framework).traced_length(x)
+    except LibraryError:  # then the layer runs as Keras's, which does without this check
+        return None
 
 
 def check_shape(name: str, value: Any, **expected: int | None) -> Shape:
@@ -358,9 +384,9 @@ def _array(backend: Backend, name: str, value: Any, of: str, like: Any = None) -
 
 def _framework_of(x: Any, name: str) -> str:
     """Returns which of FRAMEWORKS an argument is of; raises TypeError if it is of none."""
-    for framework, is_array in _IS_ARRAY.items():
+    for framework, known in _FRAMEWORKS.items():
         module = sys.modules.get(framework)  # whoever passes an array has imported its framework
-        if module is not None and is_array(module, x):
+        if module is not None and known.is_array(module, x):
             return framework
     raise TypeError(
         f"`{name}`: expected a tf.Tensor, a jax.Array, a torch.Tensor or a numpy.ndarray, "
@@ -384,13 +410,56 @@ _asked: set[str] = set()
 def _import(framework: str) -> Backend:
     _asked.add(framework)
     try:
-        return cast(Backend, importlib.import_module(f"lstm_fast.backends.{framework}"))
+        return _FRAMEWORKS[framework].backend()
     except Exception as error:  # whatever a framework raises that lacks a name, or has it otherwise
         raise LibraryError(_does_not_fit(framework, error)) from error
 
 
+# mypy compares the modules with `Backend` here.
+
+
+def _numpy() -> Backend:
+    from lstm_fast.backends import numpy
+
+    return numpy
+
+
+def _torch() -> Backend:
+    from lstm_fast.backends import torch
+
+    return torch
+
+
+def _jax() -> Backend:
+    from lstm_fast.backends import jax
+
+    return jax
+
+
+def _tensorflow() -> Backend:
+    from lstm_fast.backends import tensorflow
+
+    return tensorflow
+
+
+class _Framework(NamedTuple):
+    """How the arrays of a framework are known, given its module, and what imports its backend."""
+
+    is_array: Callable[[Any, Any], bool]
+    backend: Callable[[], Backend]
+
+
+# Tracers are instances of jax.Array. TensorFlow comes last: torch.compile follows its function into Python's modules,
+# and warns of what it finds there.
+_FRAMEWORKS = {
+    "numpy": _Framework(lambda numpy, x: isinstance(x, numpy.ndarray), _numpy),
+    "torch": _Framework(lambda torch, x: isinstance(x, torch.Tensor), _torch),
+    "jax": _Framework(lambda jax, x: isinstance(x, jax.Array), _jax),
+    "tensorflow": _Framework(lambda tensorflow, x: tensorflow.is_tensor(x), _tensorflow),
+}
+
 # Once, also where it fails: half of a module may have been run, which must not run again.
-_IMPORTS = {framework: once()(functools.partial(_import, framework)) for framework in FRAMEWORKS}
+_IMPORTS = {framework: once()(functools.partial(_import, framework)) for framework in _FRAMEWORKS}
 
 
 def _does_not_fit(framework: str, error: Exception) -> str:

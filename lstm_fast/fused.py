@@ -285,13 +285,13 @@ def _inner_loop(layer: Any, sequences: Any, initial_state: Any, mask: Any, train
 
 
 def _cudnn_instead(layer: Any, sequences: Any, mask: Any) -> Unavailable | None:
-    """Returns why Keras's layer is expected to be the faster one, which on TensorFlow has cuDNN; None if it is not."""
-    if keras.backend.backend() != "tensorflow" or kernel_mode() == "fused" or not cudnn_asked(layer):
+    """Returns why Keras's layer is expected to be the faster one, which has cuDNN; None if it is not."""
+    if kernel_mode() == "fused" or not cudnn_asked(layer):
         return None
     if mask is not None or layer.cell.recurrent_dropout or not layer.cell.use_bias:  # which cuDNN has not
         return None
-    backend: Any = functional.backend_of("tensorflow")
-    reason = backend.slower_than_cudnn(layer.cell.compute_dtype, sequences.shape[0], layer.units)
+    size = sequences.shape[0]
+    reason = functional.slower_than_keras(keras.backend.backend(), layer.cell.compute_dtype, size, layer.units)
     return Unavailable(reason) if reason else None
 
 
@@ -379,6 +379,6 @@ def _compiles_every_length_anew() -> bool:
     if keras.backend.backend() != "tensorflow":
         return False
     try:
-        return bool(functional.backend_of("tensorflow").gpus())
+        return bool(functional.gpus("tensorflow"))
     except LibraryError:  # which is a reason when the layer is called
         return False

@@ -9,7 +9,6 @@ from keras import ops
 from keras.layers import StackedRNNCells
 
 from lstm_fast import cells, functional, masks
-from lstm_fast.backends import LibraryError
 
 
 def carried() -> bool:
@@ -98,12 +97,8 @@ def with_checked_batch(layers: Sequence[Any], sequences: Any) -> Any:
     size = next((size for layer in layers if (size := _size(layer)) is not None), None)
     if size is None or sequences.shape[0] is not None or keras.backend.backend() != "tensorflow":
         return sequences
-    try:
-        backend = functional.backend_of("tensorflow")
-    except LibraryError:  # then the layer runs as Keras's, which does without this check
-        return sequences
     text = f"'{layers[0].name}': {_expected(size)}; found another one{_advice()}"
-    return backend.checked_batch(sequences, size, text)  # type: ignore[attr-defined]
+    return functional.with_batch(keras.backend.backend(), sequences, size, text)
 
 
 def one_for_all(initial_state: Any, sequences: Any) -> Any:

@@ -235,7 +235,7 @@ def status() -> Status:
                 note(state)
         else:
             libraries[framework] = "not used yet"
-    gpus = attempt(lambda: functional.backend_of(active).gpus(), ()) if active in FRAMEWORKS else ()
+    gpus = attempt(lambda: functional.gpus(active), ())
     built_for, cuda_devices = _describe_cuda()
     with _lock:
         fallbacks = dict(_fallbacks)
@@ -277,7 +277,7 @@ def _misspelt() -> list[str]:
 def _library_state(framework: str) -> str:
     """Loads the compiled part for a framework; returns "loaded", or why it cannot be used."""
     try:
-        functional.backend_of(framework).library()
+        functional.load(framework)
     except LibraryError as error:
         return str(error)
     return "loaded"
@@ -290,13 +290,11 @@ def _fused_calls() -> dict[str, int]:
 
 def _describe_tensorflow_gpu(active: str, gpus: tuple[str, ...]) -> str:
     """Returns the field `tensorflow_gpu`; compiles and loads the ops only where there is something to run them."""
-    if active != "tensorflow" or not gpus:
-        state = tensorflow_ops_state()
-        later = cuda_state().startswith("built") and not state.startswith("built")
-        return f"{state}; compiled when TensorFlow first needs them on a GPU" if later else state
-    from lstm_fast.backends import tensorflow_cuda
-
-    return tensorflow_cuda.ops_state()
+    if gpus and (said := functional.gpu_ops(active)) is not None:
+        return said
+    state = tensorflow_ops_state()
+    later = cuda_state().startswith("built") and not state.startswith("built")
+    return f"{state}; compiled when TensorFlow first needs them on a GPU" if later else state
 
 
 def _describe_cuda() -> tuple[str, tuple[str, ...]]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import keras
 
 from lstm_fast import functional
-from lstm_fast.backends import LibraryError, Unavailable
+from lstm_fast.backends import Unavailable
 
 # Modules that call a model to write what it computes to a file, for readers that do not have the kernels.
 _WRITERS = ("keras.src.export.", "tf2onnx.", "tensorflow.lite.", "tensorflow.python.saved_model.")
@@ -90,11 +90,7 @@ def check_length(layer: Any, sequences: Any) -> Unavailable | None:
     """
     if keras.backend.backend() != "torch":
         return None
-    try:
-        backend: Any = functional.backend_of("torch")
-    except LibraryError:  # then the layer runs as Keras's, which does without this check
-        return None
-    if backend.traced_length(sequences) != 1 or not _built_for_any_length(layer):
+    if functional.traced_length("torch", sequences) != 1 or not _built_for_any_length(layer):
         return None
     writer = _writer()
     if any(module.startswith(("keras.src.export.onnx", "keras.src.export.openvino")) for module in writer.modules):

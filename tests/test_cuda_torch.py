@@ -30,8 +30,8 @@ torch = pytest.importorskip("torch")
 
 from torch_side import solve_by_torch, tensor  # noqa: E402
 
+from lstm_fast.backends import products, torch_cuda  # noqa: E402
 from lstm_fast.backends import torch as backend  # noqa: E402
-from lstm_fast.backends import torch_cuda  # noqa: E402
 
 pytestmark = pytest.mark.backends("torch")
 
@@ -177,8 +177,8 @@ def test_nothing_is_kept_where_no_gradient_can_follow(calls: list[tuple[Any, ...
 @pytest.mark.usefixtures("calls")
 def test_the_gradient_of_the_input_is_computed_where_it_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
     computed = []
-    compute = torch_cuda._input_gradient
-    monkeypatch.setattr(torch_cuda, "_input_gradient", lambda *a: computed.append(True) or compute(*a))
+    compute = products.input_gradient
+    monkeypatch.setattr(products, "input_gradient", lambda *a: computed.append(True) or compute(*a))
     every = arguments(make_problem())
     lstm_fast.lstm(*every)[0].sum().backward()
     for i in range(len(every)):

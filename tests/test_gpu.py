@@ -195,7 +195,7 @@ REPEATED = pytest.mark.parametrize(
 @with_torch
 @REPEATED
 def test_a_thousand_times_the_same_bits(units: int, directions: int, torch: Any) -> None:
-    from lstm_fast.backends import Direction
+    from lstm_fast.backends import Direction, Operands, Options
     from lstm_fast.backends import torch as backend
 
     problem = make_problem(48, 40, 16, units, directions=directions, mask="right", dtype="float32")
@@ -206,7 +206,7 @@ def test_a_thousand_times_the_same_bits(units: int, directions: int, torch: Any)
     leaves = [x, *(value for direction in given for value in direction[:3])]
 
     def results() -> list[Any]:
-        y, _, _ = backend.lstm(x, mask, given, **problem.options, reserve_mode=1)
+        y, _, _ = backend.lstm(Operands(x, mask, given), Options(**problem.options, reserve_mode=1))
         return [y.detach(), *torch.autograd.grad((y * y).sum(), leaves)]
 
     first = results()

@@ -16,7 +16,7 @@ from keras_side import fused
 
 import lstm_fast
 from lstm_fast import _core
-from lstm_fast.backends import Direction
+from lstm_fast.backends import Direction, Operands, Options
 
 torch = pytest.importorskip("torch")
 
@@ -290,9 +290,8 @@ def test_both_directions_at_once() -> None:
     problem = make_problem(directions=2, mask="holes")
     columns = [problem.kernels, problem.recurrent_kernels, problem.biases, problem.h0, problem.c0]
     directions = [Direction(*(tensor(column[n]) for column in columns)) for n in range(2)]
-    y, h_n, c_n = backend.lstm(
-        tensor(problem.x), torch.tensor(problem.mask), directions, **problem.options, reserve_mode=0
-    )
+    operands = Operands(tensor(problem.x), torch.tensor(problem.mask), directions)
+    y, h_n, c_n = backend.lstm(operands, Options(**problem.options, reserve_mode=0))
     expected = solve_by_reference(problem)
     found = [value.numpy() for value in (y, *h_n, *c_n)]
     solution = type(expected.solution)(found[0], found[1:3], found[3:5])

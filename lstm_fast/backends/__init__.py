@@ -1,7 +1,7 @@
 """How each framework reaches the compiled kernels: one module per framework, and here what they share.
 
-A backend is a module with the functions of `Backend`. It converts and calls; arguments are checked before, in
-`lstm_fast.functional`.
+A backend is a module with the functions of `lstm_fast.backends.backend.Backend`. It converts and calls; arguments are
+checked before, in `lstm_fast.functional`, and nobody else calls it.
 """
 
 import functools
@@ -13,21 +13,23 @@ import re
 import struct
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import ModuleType
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, TypeVar
 
+from lstm_fast.backends.operands import PRECISIONS as PRECISIONS
+from lstm_fast.backends.operands import RESERVE_GATES as RESERVE_GATES
+from lstm_fast.backends.operands import RESERVE_NONE as RESERVE_NONE
+from lstm_fast.backends.operands import RESERVE_RECOMPUTE as RESERVE_RECOMPUTE
+from lstm_fast.backends.operands import Direction as Direction
+from lstm_fast.backends.operands import Operands as Operands
+from lstm_fast.backends.operands import Options as Options
+from lstm_fast.backends.operands import Outputs as Outputs
 from lstm_fast.locks import fork_safe_lock
-
-# What the forward pass keeps for the backward pass: lstm_fast::Reserve in csrc/include/lstm_fast/lstm.h.
-RESERVE_NONE, RESERVE_GATES, RESERVE_RECOMPUTE = 0, 1, 2
 
 FRAMEWORKS = ("tensorflow", "jax", "torch", "numpy")  # those with a module here
 
 DTYPES = ("float32", "float64", "float16", "bfloat16")
-
-# How the CUDA kernels compute products of float32: lstm_fast::cuda::Precision in csrc/cuda/recurrence.h.
-PRECISIONS = ("exact", "tf32", "tf32x3")
 
 # Values of LSTM_FAST_KERNEL.
 KERNEL_MODES = ("auto", "fused", "keras")
@@ -56,18 +58,6 @@ class LibraryError(RuntimeError):
     """A compiled library of this package is missing, damaged or does not fit."""
 
 
-class Direction(NamedTuple):
-    """Parameters, states and dropout multipliers of one direction, as in `lstm_fast::DirectionInput`."""
-
-    kernel: Any  # [D, 4H]; None: x is projected already, [B, T, N * 4H], and what runs is the recurrence alone
-    recurrent_kernel: Any  # [H, 4H]
-    bias: Any = None  # [4H]
-    h0: Any = None  # [B, H]; None: zeros
-    c0: Any = None  # [B, H]; None: zeros
-    input_dropout: Any = None  # [4, B, D]; None: ones
-    recurrent_dropout: Any = None  # [4, B, H]; None: ones
-
-
 class Unavailable(NamedTuple):
     """Why the kernels cannot be used for a call."""
 
@@ -77,45 +67,6 @@ class Unavailable(NamedTuple):
 
 class UnavailableError(RuntimeError):
     """As `Unavailable`, where that shows during a call."""
-
-
-class Backend(Protocol):
-    """What a backend module provides."""
-
-    def library(self) -> Any:
-        """Loads the compiled part, and returns something true; raises LibraryError if it cannot be used."""
-
-    def gpus(self) -> tuple[str, ...]:
-        """Returns the names of the GPUs that the framework sees."""
-
-    def unavailable(self, x: Any = None) -> Unavailable | None:
-        """Returns why the kernels cannot be used on `x`, or at all, here and now; None if they can."""
-
-    def array(self, value: Any, like: Any = None) -> Any:
-        """Returns `value` as the framework's array; values without a dtype of their own get that of `like`.
-
-        Raises TypeError or ValueError, with what was expected and found, if that is not possible, and UnavailableError
-        if it is possible for Keras's operations alone.
-        """
-
-    def boolean(self, mask: Any) -> Any:
-        """Returns a mask [B, T] or [B, T, 1] of any numeric dtype as booleans [B, T]."""
-
-    def lstm(
-        self,
-        x: Any,
-        mask: Any,
-        directions: Sequence[Direction],
-        *,
-        go_backwards: bool,
-        return_sequences: bool,
-        zero_output_for_mask: bool,
-        reserve_mode: int,
-    ) -> tuple[Any, Sequence[Any], Sequence[Any]]:
-        """Returns y [B, T or 1, N * H] and, for each of the N directions, the last h and c, [B, H] each.
-
-        Raises UnavailableError where the kernels would give another result than Keras's operations.
-        """
 
 
 def once(where: str = "") -> Callable[[Callable[[], T]], Callable[[], T]]:

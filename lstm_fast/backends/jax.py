@@ -11,7 +11,7 @@ import concurrent.futures
 import contextlib
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -27,97 +27,23 @@ from lstm_fast.backends import (
     IN_THEIR_PLACE,
     RESERVE_GATES,
     RESERVE_NONE,
-    RESERVE_RECOMPUTE,
     SECOND_ORDER,
     Direction,
     LibraryError,
+    Operands,
+    Options,
+    Outputs,
     Unavailable,
     check_settings,
     core,
     jax_cuda,
     once,
 )
-
-
-class _Kind(NamedTuple):
-    """A kind of operands or results: how many axes, and which of them is the batch."""
-
-    rank: int
-    batch: int | None = None
-
-
-_SEQUENCE, _STATE, _MATRIX, _VECTOR, _RESERVE = _Kind(3, 0), _Kind(2, 0), _Kind(2), _Kind(1), _Kind(4, 0)
-_FIELDS = Direction(_MATRIX, _MATRIX, _VECTOR, _STATE, _STATE, _Kind(3, 1), _Kind(3, 1))
-# The fields that have a gradient come first; dropout multipliers have none.
-_DIFFERENTIABLE = 5
+from lstm_fast.backends.jax_call import Call, Kind
+from lstm_fast.backends.operands import present, with_gradient
 
 # Whether a value can be said to vary along axes of `jax.shard_map`.
 _CAN_VARY = hasattr(jax.lax, "pcast") or hasattr(jax.lax, "pvary")
-
-
-class _Call(NamedTuple):
-    """What is fixed when a call is traced."""
-
-    directions: int
-    go_backwards: bool
-    return_sequences: bool
-    zero_output_for_mask: bool
-    reserve_mode: int
-    # On CUDA, how products of float32 are computed: by JAX, and in the recurrence.
-    products: str | None
-    precision: str
-    # Of the operands that csrc/bindings/xla.h lists, those that there are.
-    present: tuple[bool, ...]
-    # Forward: whether it keeps the reserve. Backward: which gradients are computed.
-    differentiated: bool = False
-    wanted: tuple[bool, ...] | None = None
-
-    @property
-    def operands(self) -> list[_Kind]:
-        """Kinds of the operands that there are."""
-        kinds = [_SEQUENCE, _STATE, *(kind for kind in _FIELDS for _ in range(self.directions))]
-        if self.wanted is not None:
-            kinds += [_RESERVE, _SEQUENCE, *[_STATE] * 2 * self.directions]
-        return [kind for kind, present in zip(kinds, self.present, strict=True) if present]
-
-    @property
-    def results(self) -> list[_Kind]:
-        """Kinds of the results that are asked for."""
-        if self.wanted is None:
-            kinds = [_SEQUENCE, *[_STATE] * 2 * self.directions]
-            return [*kinds, _RESERVE] if self.keeps else kinds
-        return self.asked([_SEQUENCE, *(kind for kind in _FIELDS[:_DIFFERENTIABLE] for _ in range(self.directions))])
-
-    @property
-    def keeps(self) -> bool:
-        """Whether the forward pass has the reserve for a result."""
-        return self.differentiated and self.reserve_mode != RESERVE_NONE
-
-    def types(self, x: Any, units: int) -> list[Any]:
-        """Types of the results on one device, wanted or not, for what `x` is there."""
-        batch, time, features = x.shape
-        n, columns = self.directions, 4 * units
-        states = [(batch, units)] * 2 * n
-        if self.wanted is not None:
-            weights = [*[(features, columns)] * n, *[(units, columns)] * n, *[(columns,)] * n]
-            return [jax.ShapeDtypeStruct(shape, x.dtype) for shape in (x.shape, *weights, *states)]
-        y = (batch, time if self.return_sequences else 1, n * units)
-        types = [jax.ShapeDtypeStruct(shape, x.dtype) for shape in (y, *states)]
-        if self.keeps:
-            steps = -(-time // core().checkpoint_interval) if self.reserve_mode == RESERVE_RECOMPUTE else time
-            step = core().reserve_step_bytes(self.reserve_mode, x.dtype.name, units)
-            types.append(jax.ShapeDtypeStruct((batch, n, steps, step), jnp.uint8))
-        return types
-
-    def asked(self, results: Sequence[Any]) -> list[Any]:
-        """Returns those of all results that are wanted."""
-        wanted = self.wanted or [True] * len(results)
-        return [result for result, keep in zip(results, wanted, strict=True) if keep]
-
-    def spread(self, arrays: Sequence[Any]) -> list[Any]:
-        """Returns an entry for every operand, None where there is none."""
-        given = iter(arrays)
-        return [next(given) if present else None for present in self.present]
 
 
 @once()
@@ -135,10 +61,9 @@ def _register() -> bool:
 
 def _try() -> None:
     """Traces both passes; raises LibraryError if this JAX does not have what they need."""
-    shapes = ((1, 1, 1), (1, 4), (1, 4), (4,), (1, 1), (1, 1))
-    arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
-    present = (True, False, *[True] * (len(shapes) - 1), False, False)
-    call = _Call(1, False, False, False, RESERVE_GATES, None, "exact", present)
+    operands = Operands((1, 1, 1), None, [Direction((1, 4), (1, 4), (4,), (1, 1), (1, 1))])
+    arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in present(operands.flatten())]
+    call = _call(operands, Options(False, False, False, RESERVE_GATES), None, "exact")
     try:
         jax.make_jaxpr(jax.grad(lambda *given: _forward(call, *given)[0].sum()))(*arrays)
     except Exception as error:
@@ -158,6 +83,11 @@ def gpus() -> tuple[str, ...]:
     return tuple(str(device) for device in jax.devices() if device.platform != "cpu")
 
 
+def gpu_ops() -> str | None:
+    """Returns None: XLA calls the kernels."""
+    return None
+
+
 def unavailable(x: Any = None) -> Unavailable | None:
     """Returns why the kernels cannot be used here and now, None if they can."""
     try:
@@ -170,6 +100,11 @@ def unavailable(x: Any = None) -> Unavailable | None:
     if platform == "gpu":
         return jax_cuda.unavailable()
     return None if platform == "cpu" else Unavailable(f"JAX runs on the platform {platform}: no kernel for it")
+
+
+def slower_than_keras(_dtype: str, _batch: int | None, _units: int) -> str | None:
+    """Returns None: the kernels are preferred."""
+    return None
 
 
 def array(value: Any, like: Any = None) -> Any:
@@ -185,42 +120,37 @@ def boolean(mask: Any) -> Any:
     return (mask[..., 0] if mask.ndim == 3 else mask).astype(bool)
 
 
-def lstm(
-    x: Any,
-    mask: Any,
-    directions: Sequence[Direction],
-    *,
-    go_backwards: bool,
-    return_sequences: bool,
-    zero_output_for_mask: bool,
-    reserve_mode: int,
-) -> tuple[Any, Sequence[Any], Sequence[Any]]:
-    """Runs the forward pass; see `lstm_fast.backends.Backend`."""
+def with_batch(x: Any, _size: int, _message: str) -> Any:
+    """Returns x: JAX traces for a size."""
+    return x
+
+
+def traced_length(_x: Any) -> int | None:
+    """Returns None: JAX traces for a number of timesteps, and a program takes no other."""
+    return None
+
+
+def lstm(operands: Operands, options: Options) -> Outputs:
+    """Runs the forward pass; see `lstm_fast.backends.backend.Backend`."""
     check_settings()
     library()
-    n = len(directions)
-    operands = [x, mask, *(value for column in zip(*directions, strict=True) for value in column)]
-    call = _Call(
-        n,
-        go_backwards,
-        return_sequences,
-        zero_output_for_mask,
-        reserve_mode,
-        products := jax.config.jax_default_matmul_precision,
-        jax_cuda.precision(products),
-        present=tuple(operand is not None for operand in operands),
-    )
-    y, *states = _forward(call, *(operand for operand in operands if operand is not None))
-    return y, states[:n], states[n:]
+    products = jax.config.jax_default_matmul_precision
+    call = _call(operands, options, products, jax_cuda.precision(products))
+    return Outputs.unflatten(_forward(call, *present(operands.flatten())))
+
+
+def _call(operands: Operands, options: Options, products: str | None, precision: str) -> Call:
+    there = tuple(operand is not None for operand in operands.flatten())
+    return Call(len(operands.directions), options, products, precision, there)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _forward(call: _Call, *arrays: Any) -> list[Any]:
+def _forward(call: Call, *arrays: Any) -> list[Any]:
     varying = frozenset[Any]().union(*map(_varying, arrays))
     return _bind(_forward_p, call, [_vary(value, tuple(varying - _varying(value))) for value in arrays])
 
 
-def _bind(primitive: Primitive, call: _Call, arrays: Sequence[Any]) -> list[Any]:
+def _bind(primitive: Primitive, call: Call, arrays: Sequence[Any]) -> list[Any]:
     # The inner function travels as a parameter, where JAX looks for primitives that need to know the devices.
     inner = jax.make_jaxpr(_partitioned(call))(*arrays)
     results: list[Any] = primitive.bind(*arrays, call=call, inner=inner)
@@ -230,39 +160,38 @@ def _bind(primitive: Primitive, call: _Call, arrays: Sequence[Any]) -> list[Any]
 # On one device
 
 
-def _run_on_cpu(*arrays: Any, call: _Call) -> list[Any]:
+def _run_on_cpu(*arrays: Any, call: Call) -> list[Any]:
     """Calls the handler."""
-    operands = call.spread(arrays)
-    x = operands[0]
+    operands, reserve, gradients = call.spread(arrays)
+    x = operands.x
+    types = call.types(operands)
     unwanted = jax.ShapeDtypeStruct((0,), x.dtype)
-    types = call.types(x, operands[2 + call.directions].shape[0])
     wanted = call.wanted or [True] * len(types)
-    attributes = {
-        "directions": call.directions,
-        "go_backwards": call.go_backwards,
-        "return_sequences": call.return_sequences,
-        "zero_output_for_mask": call.zero_output_for_mask,
-        "reserve_mode": call.reserve_mode if call.keeps or call.wanted is not None else RESERVE_NONE,
-    }
+    every = operands.flatten() if call.wanted is None else [*operands.flatten(), reserve, *gradients]
+    options = call.options
+    if call.wanted is None and not call.keeps:
+        options = options._replace(reserve_mode=RESERVE_NONE)
     target = "lstm_fast_forward" if call.wanted is None else "lstm_fast_backward"
-    dtypes = [bool if i == 1 else jnp.uint8 if i == 2 + 7 * call.directions else x.dtype for i in range(len(operands))]
     outputs = jax.ffi.ffi_call(target, [t if keep else unwanted for t, keep in zip(types, wanted, strict=True)])(
-        *(jnp.zeros(0, dtype) if operand is None else operand for operand, dtype in zip(operands, dtypes, strict=True)),
-        **{name: np.int64(value) for name, value in attributes.items()},
+        *(
+            jnp.zeros(0, kind.dtype or x.dtype) if operand is None else operand
+            for operand, kind in zip(every, call.all_operands, strict=True)
+        ),
+        directions=np.int64(call.directions),
+        **{name: np.int64(value) for name, value in options._asdict().items()},
     )
     return call.asked(outputs)
 
 
-def _types_on_one_device(*arrays: Any, call: _Call) -> list[Any]:
-    operands = call.spread(arrays)
-    x = operands[0]
-    results = call.asked(call.types(x, operands[2 + call.directions].shape[0]))
+def _types_on_one_device(*arrays: Any, call: Call) -> list[Any]:
+    operands, _, _ = call.spread(arrays)
+    x, results = operands.x, call.asked(call.types(operands))
     # Nothing is spread on one device, whatever mesh there is around; only what varies in jax.shard_map has one.
     return _typed(call, x, results) if _varying(x) else [ShapedArray(r.shape, r.dtype) for r in results]
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _eagerly(call: _Call, *arrays: Any) -> list[Any]:
+def _eagerly(call: Call, *arrays: Any) -> list[Any]:
     results: list[Any] = _passes_p.bind(*arrays, call=call)
     return results
 
@@ -288,7 +217,7 @@ def _sum_over_devices(value: Any, axes: Any) -> Any:
 
 
 @functools.cache
-def _partitioned(call: _Call) -> Callable[..., list[Any]]:
+def _partitioned(call: Call) -> Callable[..., list[Any]]:
     """Returns a function that gives every device its own rows of the batch, and all of the weights."""
 
     def run(*arrays: Any) -> list[Any]:
@@ -300,7 +229,7 @@ def _partitioned(call: _Call) -> Callable[..., list[Any]]:
         spec = getattr(operands[0].sharding, "spec", None)
         return spec[0] if spec else None
 
-    def place(mesh: Any, kinds: Sequence[_Kind], axes: Any) -> list[NamedSharding]:
+    def place(mesh: Any, kinds: Sequence[Kind], axes: Any) -> list[NamedSharding]:
         specs = [PartitionSpec(*(axes if axis == kind.batch else None for axis in range(kind.rank))) for kind in kinds]
         return [NamedSharding(mesh, spec) for spec in specs]
 
@@ -321,7 +250,7 @@ def _partitioned(call: _Call) -> Callable[..., list[Any]]:
     def infer(mesh: Any, operands: Sequence[Any], _: Any) -> Any:
         return place(mesh, call.results, rows(operands))
 
-    def factors(side: str, kinds: Sequence[_Kind]) -> str:
+    def factors(side: str, kinds: Sequence[Kind]) -> str:
         return ", ".join(
             " ".join("rows" if axis == kind.batch else f"{side}{i}_{axis}" for axis in range(kind.rank))
             for i, kind in enumerate(kinds)
@@ -339,11 +268,11 @@ def _partitioned(call: _Call) -> Callable[..., list[Any]]:
 # JAX's transformations
 
 
-def _inner(*arrays: Any, call: _Call, inner: Any) -> Any:  # noqa: ARG001
+def _inner(*arrays: Any, call: Call, inner: Any) -> Any:  # noqa: ARG001
     return jaxpr_as_fun(inner)(*arrays)
 
 
-def _map(primitive: Primitive, arrays: Sequence[Any], axes: Sequence[Any], *, call: _Call, inner: Any) -> Any:
+def _map(primitive: Primitive, arrays: Sequence[Any], axes: Sequence[Any], *, call: Call, inner: Any) -> Any:
     """Makes one call of many: the mapped axis joins the batch, unless the weights or their gradients are mapped too."""
     del inner
     mapped = [axis is not None for axis in axes]
@@ -372,7 +301,7 @@ def _map(primitive: Primitive, arrays: Sequence[Any], axes: Sequence[Any], *, ca
     return results, [0] * len(results)
 
 
-def _differentiate(primals: Sequence[Any], tangents: Sequence[Any], *, call: _Call, inner: Any) -> Any:
+def _differentiate(primals: Sequence[Any], tangents: Sequence[Any], *, call: Call, inner: Any) -> Any:
     """Runs the forward pass such that the backward pass can follow, and puts a tangent's place holder beside it."""
     del inner
     if call.differentiated:
@@ -380,11 +309,11 @@ def _differentiate(primals: Sequence[Any], tangents: Sequence[Any], *, call: _Ca
     call = call._replace(differentiated=True)
     results = _bind(_forward_p, call, primals)
     outputs, reserve = (results[:-1], results[-1:]) if call.keeps else (results, [])
-    last = 2 + _DIFFERENTIABLE * call.directions
+    every = call.spread(tangents)[0].flatten()
     given = {
-        i: tangent
-        for i, tangent in enumerate(call.spread(tangents)[:last])
-        if i != 1 and tangent is not None and type(tangent) is not Zero
+        place: every[place]
+        for place in with_gradient(call.directions)
+        if every[place] is not None and type(every[place]) is not Zero
     }
     if not given:  # only dropout multipliers, which have no gradient
         moved = [jnp.zeros_like(output) for output in outputs]
@@ -394,20 +323,19 @@ def _differentiate(primals: Sequence[Any], tangents: Sequence[Any], *, call: _Ca
     return outputs, moved
 
 
-def _transpose(cotangents: Sequence[Any], *arrays: Any, call: _Call, moving: tuple[int, ...], avals: Any) -> list[Any]:
+def _transpose(cotangents: Sequence[Any], *arrays: Any, call: Call, moving: tuple[int, ...], avals: Any) -> list[Any]:
     """Runs the backward pass: the gradients of the operands that have a tangent."""
     del avals
     given = [None if type(cotangent) is Zero else cotangent for cotangent in cotangents]
     residuals, tangents = arrays[: -len(moving)], arrays[-len(moving) :]
     primals, reserve = (residuals[:-1], residuals[-1]) if call.keeps else (residuals, None)
     moving_now = [i for i, tangent in zip(moving, tangents, strict=True) if is_undefined_primal(tangent)]
-    # The results of the backward pass are in the order of the operands, among which the mask is the second.
-    gradient_of = [0, *range(2, 2 + _DIFFERENTIABLE * call.directions)]
+    further = [reserve, *given]
     backward = call._replace(
-        present=(*call.present, reserve is not None, *(value is not None for value in given)),
-        wanted=tuple(i in moving_now for i in gradient_of),
+        present=(*call.present, *(value is not None for value in further)),
+        wanted=tuple(place in moving_now for place in with_gradient(call.directions)),
     )
-    operands = [*primals, *(value for value in (reserve, *given) if value is not None)]
+    operands = [*primals, *present(further)]
     gradients = dict(zip(sorted(moving_now), _bind(_backward_p, backward, operands), strict=True))
     return [None] * len(residuals) + [gradients.get(i) for i in moving]
 
@@ -423,11 +351,11 @@ def _refuse_forward_mode(*_: Any, **__: Any) -> NoReturn:
     )
 
 
-def _results(x: Any, *_: Any, call: _Call, inner: Any) -> list[Any]:
+def _results(x: Any, *_: Any, call: Call, inner: Any) -> list[Any]:
     return _typed(call, x, inner.out_avals)
 
 
-def _typed(call: _Call, x: Any, results: Sequence[Any]) -> list[Any]:
+def _typed(call: Call, x: Any, results: Sequence[Any]) -> list[Any]:
     """Types of a primitive's results: spread over devices as x is, where that is a matter of types."""
     axes = x.sharding.spec[0]
     types = []

@@ -12,24 +12,26 @@ In the recurrence, LSTM_FAST_PRECISION takes the place of this.
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lstm_fast.backends import (
-    PRECISIONS,
     RESERVE_GATES,
-    Direction,
     LibraryError,
+    Operands,
     Unavailable,
     core,
     cuda,
     forced_precision,
     least_capability,
     once,
+    products,
 )
+from lstm_fast.backends.jax_call import Call
+from lstm_fast.backends.operands import RECURRENCE
 
 _TF32 = (None, "default", "bfloat16", "high", "tensorfloat32", "BF16_BF16_F32", "TF32_TF32_F32")
 
@@ -64,188 +66,141 @@ def unavailable() -> Unavailable | None:
     return None
 
 
-def precision(products: str | None) -> str:
-    """Returns how the recurrence computes products of float32, where JAX computes them in the precision `products`."""
+def precision(matmul: str | None) -> str:
+    """Returns how the recurrence computes products of float32, where JAX has the precision `matmul` for its own."""
     if forced := forced_precision():
         return forced
-    if products in _TF32:
+    if matmul in _TF32:
         return "tf32"
-    return "tf32x3" if products == "TF32_TF32_F32_X3" else "exact"
+    return "tf32x3" if matmul == "TF32_TF32_F32_X3" else "exact"
 
 
-def run(*arrays: Any, call: Any) -> list[Any]:
-    """Computes the results of a call, a `jax._Call`, on one device: a function to be compiled for it."""
+def run(*values: Any, call: Call) -> list[Any]:
+    """Computes the results of a call on one device: a function to be compiled for it."""
     library()
-    operands = call.spread(arrays)
-    last = 2 + len(Direction._fields) * call.directions
-    x, mask = operands[:2]
-    directions = [Direction(*operands[2 + n : last : call.directions]) for n in range(call.directions)]
-    given = next((d.recurrent_dropout for d in directions if d.recurrent_dropout is not None), None)
-    if given is not None:  # the recurrence has multipliers for every direction or for none
-        directions = [
-            d._replace(recurrent_dropout=jnp.ones_like(given)) if d.recurrent_dropout is None else d for d in directions
-        ]
-    # float32 only: of others, JAX takes the precision for a wish that cannot be had.
-    products = call.products if x.dtype == jnp.float32 else None
+    operands, reserve, gradients = call.spread(values)
+    # float32 only: of others, JAX takes the precision for something that it cannot do.
+    arrays = _Arrays(call.products if operands.x.dtype == jnp.float32 else None)
+    operands = operands._replace(directions=products.for_all_or_none(arrays, operands.directions))
+    gates = call.options.reserve_mode == RESERVE_GATES
     if call.wanted is None:
-        results = _forward(call, x, mask, directions, products, keep=call.keeps and call.reserve_mode == RESERVE_GATES)
+        results = _forward(call, arrays, operands, keep=call.keeps and gates)
         if not call.keeps:
             return results[:-1]
-        if call.reserve_mode != RESERVE_GATES:  # of which the backward pass here does not need any
-            *_, kept = call.types(x, directions[0].recurrent_kernel.shape[0])
+        if not gates:  # of which the backward pass here does not need any
+            *_, kept = call.types(operands)
             results[-1] = jnp.zeros(kept.shape, kept.dtype)
         return results
-    reserve, *gradients = operands[last:]
-    if reserve is None or call.reserve_mode != RESERVE_GATES:
-        *_, reserve = _forward(call, x, mask, directions, products, keep=True)
-    return _backward(call, x, mask, directions, products, reserve, gradients)
+    if reserve is None or not gates:
+        *_, reserve = _forward(call, arrays, operands, keep=True)
+    return _backward(call, arrays, operands, reserve, gradients)
 
 
-def _forward(
-    call: Any, x: Any, mask: Any, directions: Sequence[Direction], products: str | None, *, keep: bool
-) -> list[Any]:
+def _forward(call: Call, arrays: "_Arrays", operands: Operands, *, keep: bool) -> list[Any]:
     """Returns y, h_n and c_n for every direction, and the reserve, which is empty if it is not kept."""
-    (batch, time, _), n = x.shape, len(directions)
-    units = directions[0].recurrent_kernel.shape[0]
-    z = _project(x, directions, products)
-    y = (batch, time if call.return_sequences else 1, n * units)
+    x, units, n = operands.x, operands.units, call.directions
+    batch, time, _ = x.shape
+    z = products.project(arrays, x, operands.directions)
     kept = (batch, n, time, core().reserve_step_bytes(RESERVE_GATES, x.dtype.name, units)) if keep else (0,)
-    results = [
-        *(jax.ShapeDtypeStruct(shape, x.dtype) for shape in (y, *[(batch, units)] * 2 * n)),
-        jax.ShapeDtypeStruct(kept, jnp.uint8),
-    ]
-    return _call("lstm_fast_cuda_forward", call, x, results, [z, *_operands(x, mask, directions)], directions)
+    results = call._replace(differentiated=False, wanted=None).types(operands)
+    results.append(jax.ShapeDtypeStruct(kept, jnp.uint8))
+    return _call("lstm_fast_cuda_forward", call, operands, results, [z, *_operands(operands)])
 
 
-def _backward(
-    call: Any,
-    x: Any,
-    mask: Any,
-    directions: Sequence[Direction],
-    products: str | None,
-    reserve: Any,
-    gradients: Sequence[Any],
-) -> list[Any]:
+def _backward(call: Call, arrays: "_Arrays", operands: Operands, reserve: Any, gradients: Sequence[Any]) -> list[Any]:
     """Returns the gradients that are wanted. `gradients` are those of y, h_n and c_n, or None."""
-    (batch, time, _), n = x.shape, len(directions)
-    units = directions[0].recurrent_kernel.shape[0]
+    x, units, n = operands.x, operands.units, call.directions
+    batch, time, _ = x.shape
     shapes = [(batch, time, n, 4 * units), (batch, time, n, units), *[(batch, units)] * 2 * n]
     results = [jax.ShapeDtypeStruct(shape, x.dtype) for shape in shapes]
-    operands = [*_operands(x, mask, directions), reserve, *(_present(gradient, x.dtype) for gradient in gradients)]
-    dz, h_prev, *dstates = _call("lstm_fast_cuda_backward", call, x, results, operands, directions)
-    # What nobody wants is not part of the program in the end. What is padding may be NaN. Of a boolean, where() reads
-    # the lowest bit alone, and the kernels the whole byte.
-    real = x if mask is None else jnp.where(mask[..., None].astype(jnp.uint8) != 0, x, 0)
-    computed = [_input_gradient(dz, directions, products)]
-    each = list(enumerate(directions))
-    computed += [_weight_gradient(real, dz[:, :, i], d.input_dropout, products) for i, d in each]
-    computed += [_weight_gradient(h_prev[:, :, i], dz[:, :, i], d.recurrent_dropout, products) for i, d in each]
-    asked: list[Any] = call.asked([*computed, *jnp.sum(dz, (0, 1)), *dstates])
-    return asked
+    given = [*_operands(operands), reserve, *(_present(gradient, x.dtype) for gradient in gradients)]
+    dz, h_prev, *dstates = _call("lstm_fast_cuda_backward", call, operands, results, given)
+    # What nobody wants is not part of the program in the end.
+    return call.asked(
+        [
+            products.input_gradient(arrays, dz, operands.directions),
+            *products.kernel_gradients(arrays, x, operands.mask, dz, operands.directions),
+            *products.recurrent_gradients(arrays, h_prev, dz, operands.directions),
+            *arrays.sum_of_rows(dz),
+            *dstates,
+        ]
+    )
 
 
-def _call(
-    target: str, call: Any, x: Any, results: list[Any], operands: list[Any], directions: Sequence[Direction]
-) -> list[Any]:
+def _call(target: str, call: Call, operands: Operands, results: list[Any], given: list[Any]) -> list[Any]:
     """Calls a handler, with scratch memory for a further result, which is dropped."""
-    batch, time, _ = x.shape
-    units = directions[0].recurrent_kernel.shape[0]
-    masked, dropout = call.present[1], directions[0].recurrent_dropout is not None
-    rest = (units, len(directions), masked, dropout)
+    dtype, (batch, time, _) = operands.x.dtype.name, operands.x.shape
+    rest = (operands.units, call.directions, operands.masked, operands.dropout)
     # Devices that XLA compiles one program for are alike.
     if isinstance(batch, int) and isinstance(time, int):
-        size = cuda().scratch_bytes(0, x.dtype.name, call.precision, batch, time, *rest)
+        size = cuda().scratch_bytes(0, dtype, call.precision, batch, time, *rest)
     else:  # left open in an export
-        of_timestep, of_row, at_most = cuda().scratch_bound(0, x.dtype.name, call.precision, *rest)
+        of_timestep, of_row, at_most = cuda().scratch_bound(0, dtype, call.precision, *rest)
         size = of_timestep * batch * time + of_row * batch + at_most
-    attributes = {
-        "directions": call.directions,
-        "go_backwards": call.go_backwards,
-        "return_sequences": call.return_sequences,
-        "zero_output_for_mask": call.zero_output_for_mask,
-        "precision": PRECISIONS.index(call.precision),
-    }
+    attributes = {"directions": call.directions, **call.options.of_recurrence(call.precision)}
     outputs: list[Any]
     *outputs, _ = jax.ffi.ffi_call(target, [*results, jax.ShapeDtypeStruct((size,), jnp.uint8)])(
-        *operands, **{name: np.int64(value) for name, value in attributes.items()}
+        *given, **{name: np.int64(value) for name, value in attributes.items()}
     )
     return outputs
 
 
-def _operands(x: Any, mask: Any, directions: Sequence[Direction]) -> list[Any]:
+def _operands(operands: Operands) -> list[Any]:
     """The mask, and the fields of Direction that the recurrence knows, each for all directions."""
-    fields = ("recurrent_kernel", "bias", "h0", "c0", "recurrent_dropout")
-    values = [getattr(direction, field) for field in fields for direction in directions]
-    return [_present(mask, bool), *(_present(value, x.dtype) for value in values)]
+    values = (value for values in operands.lists(RECURRENCE) for value in values)
+    return [_present(operands.mask, bool), *(_present(value, operands.x.dtype) for value in values)]
 
 
 def _present(value: Any, dtype: Any) -> Any:
     return jnp.zeros(0, dtype) if value is None else value
 
 
-# Products. Multipliers differ by gate, so that where there are some each gate has a product of its own.
+class _Arrays(NamedTuple):
+    """JAX's operations for `lstm_fast.backends.products`; see `DifferentiatedArrays` there."""
 
+    precision: str | None  # of products
 
-def _project(x: Any, directions: Sequence[Direction], products: str | None) -> Any:
-    """Returns z [B, T, N, 4H]."""
-    batch, time, _ = x.shape
-    columns = directions[0].recurrent_kernel.shape[1]
-    if directions[0].kernel is None:  # x is projected already
-        return x.reshape(batch, time, len(directions), columns)
-    if _shared(directions):
-        z = jnp.matmul(x, _side_by_side(directions), precision=products)
-        return z.reshape(batch, time, len(directions), columns)
-    each = []
-    for direction in directions:
-        if direction.input_dropout is None:
-            z = jnp.matmul(x, direction.kernel, precision=products)
-        else:
-            dropped = _dropped(x, direction.input_dropout)
-            z = jnp.einsum("gbtd,dgh->btgh", dropped, _by_gate(direction.kernel), precision=products)
-        each.append(z.reshape(batch, time, columns))
-    return jnp.stack(each, axis=2)
+    def ones_like(self, array: Any) -> Any:
+        return jnp.ones_like(array)
 
+    def concatenate(self, arrays: Sequence[Any], axis: int) -> Any:
+        return jnp.concatenate(arrays, axis)
 
-def _input_gradient(dz: Any, directions: Sequence[Direction], products: str | None) -> Any:
-    """Returns dx [B, T, D]."""
-    if directions[0].kernel is None:
-        return dz.reshape(*dz.shape[:2], -1)
-    if _shared(directions):
-        kernels = _side_by_side(directions)
-        return jnp.matmul(dz.reshape(*dz.shape[:2], kernels.shape[1]), kernels.T, precision=products)
-    total = 0
-    for n, direction in enumerate(directions):
-        if direction.input_dropout is None:
-            part = jnp.matmul(dz[:, :, n], direction.kernel.T, precision=products)
-        else:
-            kernel = _by_gate(direction.kernel)
-            dropped = jnp.einsum("btgh,dgh->gbtd", _by_gate(dz[:, :, n]), kernel, precision=products)
-            part = jnp.sum(direction.input_dropout[:, :, None] * dropped, axis=0)
-        total += part
-    return total
+    def split(self, array: Any, parts: int) -> Sequence[Any]:
+        return jnp.split(array, parts, axis=1)
 
+    def by_direction(self, z: Any, directions: int) -> Any:
+        return z.reshape(*z.shape[:2], directions, z.shape[2] // directions)
 
-def _weight_gradient(values: Any, dz: Any, multipliers: Any, products: str | None) -> Any:
-    """Returns the gradient of weights that z [B, T, 4H] has got by values [B, T, n], multiplied by gate or not."""
-    if multipliers is None:
-        return jnp.einsum("btn,btz->nz", values, dz, precision=products)
-    gradient = jnp.einsum("gbtn,btgh->ngh", _dropped(values, multipliers), _by_gate(dz), precision=products)
-    return gradient.reshape(values.shape[2], dz.shape[2])
+    def room(self, _x: Any, _directions: int, _columns: int) -> Any:
+        return None
 
+    def without_padding(self, x: Any, mask: Any) -> Any:
+        # Of a boolean, where() reads the lowest bit alone, and the kernels the whole byte.
+        return jnp.where(mask[..., None].astype(jnp.uint8) != 0, x, 0)
 
-def _shared(directions: Sequence[Direction]) -> bool:
-    """Whether one product can serve all directions."""
-    return all(direction.input_dropout is None for direction in directions)
+    def project(self, x: Any, kernel: Any, directions: int, _out: Any = None) -> Any:
+        return self.by_direction(jnp.matmul(x, kernel, precision=self.precision), directions)
 
+    def project_by_gate(self, x: Any, kernel: Any, _out: Any) -> Any:
+        z = jnp.einsum("gbtd,dgh->btgh", x, _by_gate(kernel), precision=self.precision)
+        return z.reshape(*z.shape[:2], 1, kernel.shape[1])
 
-def _side_by_side(directions: Sequence[Direction]) -> Any:
-    kernels = [direction.kernel for direction in directions]
-    return kernels[0] if len(kernels) == 1 else jnp.concatenate(kernels, axis=1)
+    def project_back(self, dz: Any, kernel: Any) -> Any:
+        return jnp.matmul(dz, kernel.T, precision=self.precision)
 
+    def project_back_by_gate(self, dz: Any, kernel: Any) -> Any:
+        return jnp.einsum("btgh,dgh->gbtd", _by_gate(dz), _by_gate(kernel), precision=self.precision)
 
-def _dropped(values: Any, multipliers: Any) -> Any:
-    """Returns values [B, T, n] times multipliers [4, B, n] as [4, B, T, n]."""
-    return multipliers[:, :, None] * values
+    def sum_products(self, values: Any, dz: Any) -> Any:
+        return jnp.einsum("btn,btz->nz", values, dz, precision=self.precision)
+
+    def sum_products_by_gate(self, values: Any, dz: Any) -> Any:
+        gradient = jnp.einsum("gbtn,btgh->ngh", values, _by_gate(dz), precision=self.precision)
+        return gradient.reshape(values.shape[3], dz.shape[2])
+
+    def sum_of_rows(self, dz: Any) -> Any:
+        return jnp.sum(dz, (0, 1))
 
 
 def _by_gate(array: Any) -> Any:

@@ -1,11 +1,10 @@
 """NumPy arrays through `lstm_fast._core`: inference without a framework."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from lstm_fast.backends import Direction, LibraryError, Unavailable, core
+from lstm_fast.backends import LibraryError, Operands, Options, Outputs, Unavailable, core
 
 library = core
 
@@ -15,12 +14,22 @@ def gpus() -> tuple[str, ...]:
     return ()
 
 
-def unavailable(x: Any = None) -> Unavailable | None:  # noqa: ARG001
+def gpu_ops() -> str | None:
+    """Returns None: there are none."""
+    return None
+
+
+def unavailable(_x: Any = None) -> Unavailable | None:
     """Returns why the compiled module cannot be used, None if it can."""
     try:
         core()
     except LibraryError as error:
         return Unavailable(str(error), announced=True)
+    return None
+
+
+def slower_than_keras(_dtype: str, _batch: int | None, _units: int) -> str | None:
+    """Returns None: there is no cuDNN."""
     return None
 
 
@@ -35,19 +44,17 @@ def boolean(mask: np.ndarray) -> np.ndarray:
     return mask.reshape(mask.shape[:2]).astype(np.bool_)
 
 
-def lstm(
-    x: np.ndarray,
-    mask: np.ndarray | None,
-    directions: Sequence[Direction],
-    *,
-    go_backwards: bool,
-    return_sequences: bool,
-    zero_output_for_mask: bool,
-    reserve_mode: int,
-) -> tuple[np.ndarray, Sequence[np.ndarray], Sequence[np.ndarray]]:
-    """Runs the forward pass; see `lstm_fast.backends.Backend`."""
-    parameters = [list(column) for column in zip(*directions, strict=True)]
-    y, h_n, c_n, _ = core().forward(
-        x, mask, *parameters, go_backwards, return_sequences, zero_output_for_mask, reserve_mode
-    )
-    return y, h_n, c_n
+def with_batch(x: np.ndarray, _size: int, _message: str) -> np.ndarray:
+    """Returns x: its size is known."""
+    return x
+
+
+def traced_length(_x: np.ndarray) -> int | None:
+    """Returns None: nothing is traced."""
+    return None
+
+
+def lstm(operands: Operands, options: Options) -> Outputs:
+    """Runs the forward pass; see `lstm_fast.backends.backend.Backend`."""
+    y, h_n, c_n, _ = core().forward(operands.x, operands.mask, *operands.lists(), *options)
+    return Outputs(y, h_n, c_n)

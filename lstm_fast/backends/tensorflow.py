@@ -3,7 +3,7 @@
 On a GPU, and where XLA compiles, `tensorflow_cuda` and `tensorflow_xla` have the ways to the kernels.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -11,8 +11,10 @@ import tensorflow as tf
 
 from lstm_fast.backends import (
     SECOND_ORDER_OR_FORWARD,
-    Direction,
     LibraryError,
+    Operands,
+    Options,
+    Outputs,
     Unavailable,
     check_settings,
     core,
@@ -21,6 +23,7 @@ from lstm_fast.backends import (
     tensorflow_cuda,
     tensorflow_xla,
 )
+from lstm_fast.backends.operands import with_gradient
 
 # What TensorFlow does not promise to keep: without it, less runs fused, or costs more.
 try:
@@ -29,10 +32,6 @@ try:
     _is_for_xla: Callable[[Any], bool] | None = GraphOrParentsInXlaContext
 except Exception:
     _is_for_xla = None
-
-# Inputs of the ops after x and mask, each a list with one entry per direction: the fields of Direction, in order.
-_LISTS = len(Direction._fields)
-_ATTRIBUTES = ("go_backwards", "return_sequences", "zero_output_for_mask", "reserve_mode")
 
 
 @once()
@@ -51,7 +50,7 @@ def library() -> ModuleType:
     return _library()
 
 
-def unavailable(x: Any = None) -> Unavailable | None:  # noqa: ARG001
+def unavailable(_x: Any = None) -> Unavailable | None:
     """Returns why the ops cannot be used here and now, None if they can."""
     try:
         library()
@@ -74,14 +73,14 @@ def unavailable(x: Any = None) -> Unavailable | None:  # noqa: ARG001
     return None
 
 
-def slower_than_cudnn(dtype: str, batch: int | None, units: int) -> str | None:
+def slower_than_keras(dtype: str, batch: int | None, units: int) -> str | None:
     """Returns why cuDNN is preferred for a layer that it can run without mask and dropout; None if the kernels are."""
     if _device()[0] != "GPU" or _compiled_by_xla() or dtype == "bfloat16":
         return None
     return tensorflow_cuda.slower_than_cudnn(dtype, batch, units)
 
 
-def checked_batch(x: tf.Tensor, size: int, message: str) -> tf.Tensor:
+def with_batch(x: tf.Tensor, size: int, message: str) -> tf.Tensor:
     """Returns x, of a graph with an unknown batch size; to run it with another size is an InvalidArgumentError.
 
     XLA leaves assertions out, but checks shapes when it compiles. In other graphs a known shape would be the end of the
@@ -161,6 +160,16 @@ def gpus() -> tuple[str, ...]:
     return tuple(device.name for device in tf.config.list_physical_devices("GPU"))
 
 
+def gpu_ops() -> str | None:
+    """Returns for which release of TensorFlow the ops on GPUs were built, or why they were not."""
+    return tensorflow_cuda.ops_state()
+
+
+def traced_length(_x: tf.Tensor) -> int | None:
+    """Returns None: a graph takes any number of timesteps, or says which one."""
+    return None
+
+
 def array(value: Any, like: Any = None) -> tf.Tensor:
     """Returns a tensor; values without a dtype of their own get that of `like`."""
     typed = hasattr(value, "dtype")
@@ -172,76 +181,48 @@ def boolean(mask: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.squeeze(mask, -1) if mask.shape.rank == 3 else mask, tf.bool)
 
 
-def lstm(
-    x: tf.Tensor,
-    mask: tf.Tensor | None,
-    directions: Sequence[Direction],
-    *,
-    go_backwards: bool,
-    return_sequences: bool,
-    zero_output_for_mask: bool,
-    reserve_mode: int,
-) -> tuple[tf.Tensor, Sequence[tf.Tensor], Sequence[tf.Tensor]]:
-    """Runs the forward op; see `lstm_fast.backends.Backend`."""
+def lstm(operands: Operands, options: Options) -> Outputs:
+    """Runs the forward op; see `lstm_fast.backends.backend.Backend`."""
     check_settings()
-    options: dict[str, Any] = {
-        "go_backwards": go_backwards,
-        "return_sequences": return_sequences,
-        "zero_output_for_mask": zero_output_for_mask,
-        "reserve_mode": reserve_mode,
-    }
     kind, device = _device()
     if kind == "GPU":
-        return tensorflow_cuda.lstm(device, _compiled_by_xla(), x, mask, directions, **options)
+        return tensorflow_cuda.lstm(device, _compiled_by_xla(), operands, options)
     if _compiled_by_xla():
-        return tensorflow_xla.lstm(x, mask, directions, **options)
+        return tensorflow_xla.lstm(operands, options)
+    (x, mask, directions), units = operands, operands.units
     absent = tf.constant((), x.dtype)  # a quarter of the time of tf.zeros([0])
-    parameters = [[absent if value is None else value for value in column] for column in zip(*directions, strict=True)]
-    y, h_n, c_n, _ = library().lstm_fast_forward(
-        x,
-        tf.constant((), tf.bool) if mask is None else mask,
-        *parameters,
-        **options,
-    )
+    lists = [[absent if value is None else value for value in values] for values in operands.lists()]
+    mask = tf.constant((), tf.bool) if mask is None else mask
+    y, h_n, c_n, _ = library().lstm_fast_forward(x, mask, *lists, **options._asdict())
     batch, time, _ = x.shape
-    units = directions[0].recurrent_kernel.shape[0]
-    y.set_shape([batch, time if return_sequences else 1, None if units is None else len(directions) * units])
+    columns = None if units is None else len(directions) * units
+    y.set_shape([batch, time if options.return_sequences else 1, columns])
     for state in (*h_n, *c_n):
         state.set_shape([batch, units])
-    return y, h_n, c_n
-
-
-def _split(values: Sequence[Any], sizes: Sequence[int]) -> Iterator[list[Any]]:
-    """Cuts the flat list of an op's inputs or outputs into its arguments."""
-    values = list(values)
-    for size in sizes:
-        yield values[:size]
-        del values[:size]
+    return Outputs(y, h_n, c_n)
 
 
 @tf.RegisterGradient("LstmFastForward")  # type: ignore[untyped-decorator]
 def _gradient(op: Any, *gradients: tf.Tensor | None) -> list[tf.Tensor | None]:
-    n = op.get_attr("N")
+    n, inputs = op.get_attr("N"), list(op.inputs)
     *outputs, reserve = op.outputs
     # In a graph the gradient of an unused output is None.
     given = [tf.zeros_like(out) if d is None else d for out, d in zip(outputs, gradients[:-1], strict=True)]
-    dy, dh_n, dc_n = _split(given, (1, n, n))
-    x, mask, *parameters = _split(op.inputs, (1, 1, *[n] * _LISTS))
-    dx, *dparameters = library().lstm_fast_backward(
-        *x,
-        *mask,
-        *parameters,
+    operands = Operands.unflatten(inputs, n)
+    dx, *lists = library().lstm_fast_backward(
+        operands.x,
+        operands.mask,
+        *operands.lists(),
         reserve,
-        *dy,
-        dh_n,
-        dc_n,
-        **{name: op.get_attr(name) for name in _ATTRIBUTES},
+        *Outputs.unflatten(given),
+        **{name: op.get_attr(name) for name in Options._fields},
     )
-    # Mask and dropout multipliers have no gradient, neither has what was absent: a tensor of shape [0].
-    result: list[tf.Tensor | None] = [dx, None]
-    for values, dvalues in zip(parameters[: len(dparameters)], dparameters, strict=True):
-        result += [None if value.shape == [0] else dvalue for value, dvalue in zip(values, dvalues, strict=True)]
-    return result + [None] * (len(op.inputs) - len(result))
+    # Mask and dropout multipliers have no gradient, nor has an absent operand: a tensor of shape [0].
+    result: list[tf.Tensor | None] = [None] * len(inputs)
+    computed = [dx, *(gradient for values in lists for gradient in values)]
+    for place, gradient in zip(with_gradient(n), computed, strict=True):
+        result[place] = None if inputs[place].shape == [0] else gradient
+    return result
 
 
 @tf.RegisterGradient("LstmFastBackward")  # type: ignore[untyped-decorator]

@@ -17,24 +17,25 @@ import numpy as np
 import tensorflow as tf
 
 from lstm_fast.backends import (
-    PRECISIONS,
     RESERVE_GATES,
     SECOND_ORDER_OR_FORWARD,
     Direction,
     LibraryError,
+    Operands,
+    Options,
+    Outputs,
     Unavailable,
     cuda,
     forced_precision,
     least_capability,
     library_path,
     once,
+    products,
     tensorflow_build,
     tensorflow_ops_state,
     tensorflow_xla,
 )
-
-# The fields of Direction that the recurrence knows.
-_FIELDS = ("recurrent_kernel", "bias", "h0", "c0", "recurrent_dropout")
+from lstm_fast.backends.operands import RECURRENCE, present, spread
 
 _PLATFORM = "CUDA"  # XLA's name of the device
 
@@ -53,48 +54,17 @@ _USUAL_BATCH = 64  # where it is not known
 
 logger = logging.getLogger("lstm_fast")
 
-# y, *h_n and *c_n
-Outputs = list[tf.Tensor]
-
-
-class _Options(NamedTuple):
-    """The attributes that both passes have."""
-
-    go_backwards: bool
-    return_sequences: bool
-    zero_output_for_mask: bool
-    precision: int
-
-
-class _Arrays(NamedTuple):
-    """The arrays of a call; `flat` has them one by one, None where one is absent."""
-
-    x: tf.Tensor
-    mask: tf.Tensor | None
-    directions: Sequence[Direction]
-
-    def flat(self) -> list[Any]:
-        return [self.x, self.mask, *(value for direction in self.directions for value in direction)]
-
-    @classmethod
-    def of(cls, flat: Sequence[Any]) -> "_Arrays":
-        x, mask, *parameters = flat
-        fields = len(Direction._fields)
-        return cls(x, mask, [Direction(*parameters[i : i + fields]) for i in range(0, len(parameters), fields)])
-
-    def lists(self) -> list[list[Any]]:
-        """Returns a list with an entry for each direction for every field that the recurrence knows."""
-        return [[getattr(direction, field) for direction in self.directions] for field in _FIELDS]
-
 
 class _Passes(Protocol):
     """A way to call the kernels."""
 
-    def forward(self, options: _Options, z: tf.Tensor, arrays: _Arrays, *, keep: bool) -> tuple[Outputs, tf.Tensor]:
-        """Returns (y, *h_n, *c_n) and the reserve, which is empty if it is not kept. z is [B, T, N, 4H]."""
+    def forward(
+        self, options: Options, precision: str, z: tf.Tensor, operands: Operands, *, keep: bool
+    ) -> tuple[Outputs, tf.Tensor]:
+        """Returns the outputs, and the reserve, which is empty if it is not kept. z is [B, T, N, 4H]."""
 
     def backward(
-        self, options: _Options, arrays: _Arrays, reserve: tf.Tensor, gradients: Outputs
+        self, options: Options, precision: str, operands: Operands, reserve: tf.Tensor, gradients: Outputs
     ) -> Sequence[tf.Tensor]:
         """Returns dz [B, T, N, 4H], h_prev [B, T, N, H] and, for every direction, dh0 and then dc0."""
 
@@ -105,92 +75,88 @@ class _Ops(NamedTuple):
     run_forward: Any
     run_backward: Any
 
-    def forward(self, options: _Options, z: tf.Tensor, arrays: _Arrays, *, keep: bool) -> tuple[Outputs, tf.Tensor]:
+    def forward(
+        self, options: Options, precision: str, z: tf.Tensor, operands: Operands, *, keep: bool
+    ) -> tuple[Outputs, tf.Tensor]:
         """See `_Passes`."""
-        y, h_n, c_n, reserve = self.run_forward(z, *self._operands(arrays), keep=keep, **options._asdict())
-        return [y, *h_n, *c_n], reserve
+        attributes = options.of_recurrence(precision)
+        *outputs, reserve = self.run_forward(z, *self._operands(operands), keep=keep, **attributes)
+        return Outputs(*outputs), reserve
 
     def backward(
-        self, options: _Options, arrays: _Arrays, reserve: tf.Tensor, gradients: Outputs
+        self, options: Options, precision: str, operands: Operands, reserve: tf.Tensor, gradients: Outputs
     ) -> Sequence[tf.Tensor]:
         """See `_Passes`."""
-        n = len(arrays.directions)
-        dy, *dstates = gradients
-        dz, h_prev, dh0, dc0 = self.run_backward(
-            arrays.x, *self._operands(arrays), reserve, dy, dstates[:n], dstates[n:], **options._asdict()
-        )
+        attributes = options.of_recurrence(precision)
+        given = self._operands(operands)
+        dz, h_prev, dh0, dc0 = self.run_backward(operands.x, *given, reserve, *gradients, **attributes)
         return [dz, h_prev, *dh0, *dc0]
 
-    def _operands(self, arrays: _Arrays) -> list[Any]:
-        absent = tf.constant((), arrays.x.dtype)
-        lists = [[absent if value is None else value for value in values] for values in arrays.lists()]
-        return [tf.constant((), tf.bool) if arrays.mask is None else arrays.mask, *lists]
+    def _operands(self, operands: Operands) -> list[Any]:
+        absent = tf.constant((), operands.x.dtype)
+        lists = [[absent if value is None else value for value in values] for values in operands.lists(RECURRENCE)]
+        return [tf.constant((), tf.bool) if operands.mask is None else operands.mask, *lists]
 
 
 class _Xla:
     """XLA's foreign functions; csrc/bindings/xla_cuda.h says what they have for operands and results."""
 
-    def forward(self, options: _Options, z: tf.Tensor, arrays: _Arrays, *, keep: bool) -> tuple[Outputs, tf.Tensor]:
+    def forward(
+        self, options: Options, precision: str, z: tf.Tensor, operands: Operands, *, keep: bool
+    ) -> tuple[Outputs, tf.Tensor]:
         """See `_Passes`."""
         batch, time, n, _ = tensorflow_xla.sizes_of(z)
-        units = arrays.directions[0].recurrent_kernel.shape[0]
+        units, directions = operands.units, len(operands.directions)
+        states = [(z.dtype, [batch, units])] * directions
+        y = (z.dtype, [batch, time if options.return_sequences else 1, directions * units])
         kept = [batch, n, time, cuda().reserve_step_bytes(z.dtype.name, units)] if keep else [0]
-        results = [
-            (z.dtype, [batch, time if options.return_sequences else 1, len(arrays.directions) * units]),
-            *[(z.dtype, [batch, units])] * 2 * len(arrays.directions),
-            (tf.uint8, kept),
-        ]
-        *outputs, reserve = self._call("forward", options, [z, *self._operands(arrays)], results, arrays, sized=0)
-        return outputs, reserve
+        results = [*Outputs(y, states, states).flatten(), (tf.uint8, kept)]
+        given = [z, *self._operands(operands)]
+        *outputs, reserve = self._call("forward", options, precision, operands, given, results, sized=0)
+        return Outputs.unflatten(outputs), reserve
 
     def backward(
-        self, options: _Options, arrays: _Arrays, reserve: tf.Tensor, gradients: Outputs
+        self, options: Options, precision: str, operands: Operands, reserve: tf.Tensor, gradients: Outputs
     ) -> Sequence[tf.Tensor]:
         """See `_Passes`."""
-        x, n = arrays.x, len(arrays.directions)
+        x, units, n = operands.x, operands.units, len(operands.directions)
         batch, time, _ = tensorflow_xla.sizes_of(x)
-        units = arrays.directions[0].recurrent_kernel.shape[0]
         results = [(x.dtype, [batch, time, n, size]) for size in (4 * units, units)]
         results += [(x.dtype, [batch, units])] * 2 * n
         # The handler does not look at x, of which the open sizes are made.
-        operands = [*self._operands(arrays), reserve, *gradients, x]
-        return self._call("backward", options, operands, results, arrays, sized=len(operands) - 1)
+        given = [*self._operands(operands), reserve, *gradients.flatten(), x]
+        return self._call("backward", options, precision, operands, given, results, sized=len(given) - 1)
 
     def _call(
         self,
         name: str,
-        options: _Options,
-        operands: list[Any],
+        options: Options,
+        precision: str,
+        operands: Operands,
+        given: list[Any],
         results: list[Any],
-        arrays: _Arrays,
         sized: int,
     ) -> list[tf.Tensor]:
         """Calls a handler, with scratch memory for a further result, which is dropped."""
         _register()
-        attributes = {"directions": len(arrays.directions), **options._asdict()}
-        scratch = (tf.uint8, [_scratch(arrays, PRECISIONS[options.precision])])
+        attributes = {"directions": len(operands.directions), **options.of_recurrence(precision)}
+        scratch = (tf.uint8, [_scratch(operands, precision)])
         *outputs, _ = tensorflow_xla.call(
-            f"lstm_fast_cuda_{name}", attributes, operands, [*results, scratch], sized=sized, platform=_PLATFORM
+            f"lstm_fast_cuda_{name}", attributes, given, [*results, scratch], sized=sized, platform=_PLATFORM
         )
         return outputs
 
-    def _operands(self, arrays: _Arrays) -> list[Any]:
-        values = [arrays.mask, *(value for values in arrays.lists() for value in values)]
-        types = [tf.bool, *[arrays.x.dtype] * (len(values) - 1)]
-        return [absent if value is None else value for value, absent in zip(values, types, strict=True)]
+    def _operands(self, operands: Operands) -> list[Any]:
+        dtype = operands.x.dtype
+        lists = [[dtype if value is None else value for value in values] for values in operands.lists(RECURRENCE)]
+        return [tf.bool if operands.mask is None else operands.mask, *(value for values in lists for value in values)]
 
 
-def _scratch(arrays: _Arrays, precision: str) -> tensorflow_xla.Size:
+def _scratch(operands: Operands, precision: str) -> tensorflow_xla.Size:
     """Returns the size of the scratch memory in bytes."""
-    x, masked = arrays.x, arrays.mask is not None
-    direction = arrays.directions[0]
+    x = operands.x
     problem = (x.dtype.name, precision)
-    rest = (
-        direction.recurrent_kernel.shape[0],
-        len(arrays.directions),
-        masked,
-        direction.recurrent_dropout is not None,
-    )
+    rest = (operands.units, len(operands.directions), operands.masked, operands.dropout)
     # Devices that one program is compiled for are alike.
     if None not in x.shape[:2]:
         return int(cuda().scratch_bytes(0, *problem, *x.shape[:2], *rest))
@@ -305,142 +271,131 @@ def precision() -> str:
     return "tf32" if tf.config.experimental.tensor_float_32_execution_enabled() else "exact"
 
 
-def lstm(
-    device: str,
-    compiled: bool,
-    x: tf.Tensor,
-    mask: tf.Tensor | None,
-    directions: Sequence[Direction],
-    *,
-    go_backwards: bool,
-    return_sequences: bool,
-    zero_output_for_mask: bool,
-    reserve_mode: int,
-) -> tuple[tf.Tensor, Sequence[tf.Tensor], Sequence[tf.Tensor]]:
-    """Runs the forward pass on a GPU, by the name of the device; see `lstm_fast.backends.Backend`."""
-    options = _Options(go_backwards, return_sequences, zero_output_for_mask, PRECISIONS.index(precision()))
+def lstm(device: str, compiled: bool, operands: Operands, options: Options) -> Outputs:
+    """Runs the forward pass on a GPU, by the name of the device; see `lstm_fast.backends.backend.Backend`."""
+    numbers, n = precision(), len(operands.directions)
     ops = None if compiled else _load()[0]
     passes: _Passes = ops or _Xla()
     if not ops:
-        tensorflow_xla.check_known(directions[0])
-    keep = reserve_mode == RESERVE_GATES
+        tensorflow_xla.check_known(operands)
+    keep = options.reserve_mode == RESERVE_GATES
     with tf.device(device):
-        flat = _Arrays(x, mask, _for_all_or_none(directions)).flat()
+        operands = operands._replace(directions=products.for_all_or_none(_ARRAYS, operands.directions))
+        flat = operands.flatten()
 
         @tf.custom_gradient  # type: ignore[untyped-decorator]
         def run(z: tf.Tensor, *given: tf.Tensor) -> Any:
-            own = tensorflow_xla.spread(flat, given)
-            outputs, reserve = passes.forward(options, z, _Arrays.of(own), keep=keep)
+            own = Operands.unflatten(spread(flat, given), n)
+            outputs, reserve = passes.forward(options, numbers, z, own, keep=keep)
 
             def gradient(*gradients: tf.Tensor) -> Any:
                 with tf.device(device):
-                    dz, found = _gradients(passes, options, own, reserve if keep else None, gradients)
-                return dz, *(d for d, value in zip(found, own, strict=True) if value is not None)
+                    dz, found = _gradients(passes, options, numbers, own, reserve if keep else None, gradients)
+                return dz, *(d for d, value in zip(found, flat, strict=True) if value is not None)
 
-            return tuple(outputs), gradient
+            return tuple(outputs.flatten()), gradient
 
-        y, *states = run(_project(_Arrays.of(flat)), *_present(flat))
-    return y, states[: len(directions)], states[len(directions) :]
+        return Outputs.unflatten(run(_project(operands), *present(flat)))
 
 
 def _gradients(
-    passes: _Passes, options: _Options, flat: Sequence[Any], reserve: tf.Tensor | None, gradients: Sequence[tf.Tensor]
-) -> tuple[tf.Tensor, Sequence[Any]]:
-    """Returns the gradients of z, and of all arrays, None of those that it gets by way of z."""
-    operands = [*flat, reserve, *gradients]
-    directions = _Arrays.of(flat).directions
-    wanted = [(n, field) for n, d in enumerate(directions) for field in _FIELDS[:-1] if getattr(d, field) is not None]
+    passes: _Passes,
+    options: Options,
+    numbers: str,
+    operands: Operands,
+    reserve: tf.Tensor | None,
+    gradients: Sequence[tf.Tensor],
+) -> tuple[tf.Tensor, list[Any]]:
+    """Returns the gradients of z, and of all operands, None of those that it gets by way of z."""
+    n = len(operands.directions)
+    flat = [*operands.flatten(), reserve, *gradients]
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def run(*given: tf.Tensor) -> Any:
-        own = tensorflow_xla.spread(operands, given)
-        arrays, reserve, gradients = _Arrays.of(own[: len(flat)]), own[len(flat)], own[len(flat) + 1 :]
+        own, (reserve, *gradients) = Operands.split(spread(flat, given), n)
         if reserve is None:
             # Not before it is time: what is recomputed too early is kept until then.
             with tf.control_dependencies(gradients):
-                later = arrays._replace(x=tf.identity(arrays.x))
-            _, reserve = passes.forward(options, _project(later), arrays, keep=True)
-        dz, h_prev, *dstates = passes.backward(options, arrays, reserve, gradients)
-        dbiases = _sum_of_rows(dz)
-        computed = {
-            "recurrent_kernel": [
-                _weight_gradient(h_prev[:, :, n], dz[:, :, n], direction.recurrent_dropout)
-                for n, direction in enumerate(directions)
-            ],
-            "bias": [dbiases[n] for n in range(len(directions))],
-            "h0": dstates[: len(directions)],
-            "c0": dstates[len(directions) :],
-        }
+                later = own._replace(x=tf.identity(own.x))
+            _, reserve = passes.forward(options, numbers, _project(later), own, keep=True)
+        dz, h_prev, *dstates = passes.backward(options, numbers, own, reserve, Outputs.unflatten(gradients))
+        computed = zip(
+            products.recurrent_gradients(_ARRAYS, h_prev, dz, own.directions),
+            tf.unstack(_ARRAYS.sum_of_rows(dz), n),
+            dstates[:n],
+            dstates[n:],
+            strict=True,
+        )
+        found = Operands(None, None, [Direction(None, *each) for each in computed]).flatten()
 
         def second(*_: Any) -> None:
             raise NotImplementedError(SECOND_ORDER_OR_FORWARD)
 
-        return (dz, *(computed[field][n] for n, field in wanted)), second
+        return (dz, *(found[place] for place in wanted)), second
 
-    dz, *found = run(*_present(operands))
+    has = Direction(None, True, True, True, True)  # z gives the kernel its gradient, and multipliers have none
+    gets = Operands.of_each(None, None, has, n).flatten()
+    wanted = [place for place, flag in enumerate(gets) if flag and flat[place] is not None]
+    dz, *found = run(*present(flat))
     by_place = dict(zip(wanted, found, strict=True))
-    return dz, [None, None, *(by_place.get((n, field)) for n in range(len(directions)) for field in Direction._fields)]
+    return dz, [by_place.get(place) for place in range(len(gets))]
 
 
-def _present(values: Sequence[Any]) -> list[tf.Tensor]:
-    return [value for value in values if value is not None]
-
-
-def _for_all_or_none(directions: Sequence[Direction]) -> Sequence[Direction]:
-    """Returns the directions with recurrent dropout for all if for any, which is what the recurrence has."""
-    given = next((d.recurrent_dropout for d in directions if d.recurrent_dropout is not None), None)
-    if given is None:
-        return directions
-    return [d._replace(recurrent_dropout=tf.ones_like(given)) if d.recurrent_dropout is None else d for d in directions]
-
-
-# Products. Multipliers differ by gate, so that where there are some each gate has a product of its own.
-
-
-def _project(arrays: _Arrays) -> tf.Tensor:
+def _project(operands: Operands) -> tf.Tensor:
     """Returns z [B, T, N, 4H]."""
-    x, directions = arrays.x, arrays.directions
-    columns = _sizes(directions[0].recurrent_kernel)[1]
-    sizes = [*_sizes(x)[:2], len(directions), columns]
-    if directions[0].kernel is None:  # x is projected already
-        return tf.reshape(x, sizes)
-    if arrays.mask is not None:  # what is padding may be NaN, which the gradient of the kernel must not see
+    x, mask, directions = operands
+    if mask is not None and directions[0].kernel is not None:  # the gradient of the kernel must not see what is padding
+        x = _ARRAYS.without_padding(x, mask)
+    return products.project(_ARRAYS, x, directions)
+
+
+class _Arrays:
+    """TensorFlow's operations for `lstm_fast.backends.products`; see `Arrays` there. It knows their gradients."""
+
+    def ones_like(self, array: tf.Tensor) -> tf.Tensor:
+        return tf.ones_like(array)
+
+    def concatenate(self, arrays: Sequence[tf.Tensor], axis: int) -> tf.Tensor:
+        return tf.concat(arrays, axis)
+
+    def by_direction(self, z: tf.Tensor, directions: int) -> tf.Tensor:
+        batch, time, columns = _sizes(z)
+        return tf.reshape(z, [batch, time, directions, columns // directions])
+
+    def room(self, _x: tf.Tensor, _directions: int, _columns: int | None) -> None:
+        return None
+
+    def without_padding(self, x: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
         # Compiled by XLA, where() reads the lowest bit of a boolean alone, and the kernels the whole byte.
-        real = tf.cast(arrays.mask, tf.uint8)[:, :, tf.newaxis] != 0
-        x = tf.where(real, x, tf.zeros([], x.dtype))
-    if all(direction.input_dropout is None for direction in directions):
-        kernels = [direction.kernel for direction in directions]
-        return tf.reshape(tf.matmul(_rows(x), kernels[0] if len(kernels) == 1 else tf.concat(kernels, 1)), sizes)
-    each = []
-    for direction in directions:
-        if direction.input_dropout is None:
-            each.append(tf.reshape(tf.matmul(_rows(x), direction.kernel), [*sizes[:2], columns]))
-        else:
-            z = tf.einsum("gbtd,dgh->btgh", _dropped(x, direction.input_dropout), _by_gate(direction.kernel))
-            each.append(tf.reshape(z, [*sizes[:2], columns]))
-    return tf.stack(each, axis=2)
+        real = tf.cast(mask, tf.uint8)[:, :, tf.newaxis] != 0
+        return tf.where(real, x, tf.zeros([], x.dtype))
 
+    def project(self, x: tf.Tensor, kernel: tf.Tensor, directions: int, _out: None = None) -> tf.Tensor:
+        columns = _sizes(kernel)[1] // directions
+        return tf.reshape(tf.matmul(_rows(x), kernel), [*_sizes(x)[:2], directions, columns])
 
-def _weight_gradient(values: tf.Tensor, dz: tf.Tensor, multipliers: tf.Tensor | None) -> tf.Tensor:
-    """Returns the gradient of weights that z [B, T, 4H] has got by values [B, T, n], multiplied by gate or not."""
-    if multipliers is None:
+    def project_by_gate(self, x: tf.Tensor, kernel: tf.Tensor, _out: None) -> tf.Tensor:
+        z = tf.einsum("gbtd,dgh->btgh", x, _by_gate(kernel))
+        return tf.reshape(z, [*_sizes(x)[1:3], 1, _sizes(kernel)[1]])
+
+    def sum_products(self, values: tf.Tensor, dz: tf.Tensor) -> tf.Tensor:
         return tf.matmul(_rows(values), _rows(dz), transpose_a=True)
-    gradient = tf.einsum("gbtn,btgh->ngh", _dropped(values, multipliers), _by_gate(dz))
-    return tf.reshape(gradient, [_sizes(values)[2], _sizes(dz)[2]])
 
+    def sum_products_by_gate(self, values: tf.Tensor, dz: tf.Tensor) -> tf.Tensor:
+        gradient = tf.einsum("gbtn,btgh->ngh", values, _by_gate(dz))
+        return tf.reshape(gradient, [_sizes(values)[3], _sizes(dz)[2]])
 
-def _sum_of_rows(dz: tf.Tensor) -> tf.Tensor:
-    """Returns the sum of dz [B, T, N, 4H] over batch and time, [N, 4H]."""
-    if dz.dtype.size > 2:
-        return tf.reduce_sum(dz, [0, 1])
-    # A product sums half types in float32.
-    batch, time, *columns = _sizes(dz)
-    rows = tf.reshape(dz, [batch * time, columns[0] * columns[1]])
-    return tf.reshape(tf.matmul(tf.ones([1, batch * time], dz.dtype), rows), columns)
+    def sum_of_rows(self, dz: tf.Tensor) -> tf.Tensor:
+        if dz.dtype.size > 2:
+            return tf.reduce_sum(dz, [0, 1])
+        # A product sums half types in float32.
+        batch, time, *columns = _sizes(dz)
+        rows = tf.reshape(dz, [batch * time, columns[0] * columns[1]])
+        return tf.reshape(tf.matmul(tf.ones([1, batch * time], dz.dtype), rows), columns)
 
 
 def _sizes(tensor: tf.Tensor) -> list[Any]:
-    """Returns the shape, of which what is not known is a tensor."""
+    """Returns the shape, with a tensor for each size that is not known."""
     if None not in tensor.shape:
         return list(tensor.shape)
     dynamic = tf.shape(tensor)
@@ -453,12 +408,10 @@ def _rows(tensor: tf.Tensor) -> tf.Tensor:
     return tf.reshape(tensor, [batch * time, size])
 
 
-def _dropped(values: tf.Tensor, multipliers: tf.Tensor) -> tf.Tensor:
-    """Returns values [B, T, n] times multipliers [4, B, n] as [4, B, T, n]."""
-    return multipliers[:, :, tf.newaxis] * values
-
-
 def _by_gate(tensor: tf.Tensor) -> tf.Tensor:
     """Returns a tensor [..., 4H] as [..., 4, H]."""
     *sizes, gates = _sizes(tensor)
     return tf.reshape(tensor, [*sizes, 4, gates // 4])
+
+
+_ARRAYS = _Arrays()

@@ -18,9 +18,13 @@ from lstm_fast.backends import (
     SECOND_ORDER_OR_FORWARD,
     Direction,
     LibraryError,
+    Operands,
+    Options,
+    Outputs,
     core,
     once,
 )
+from lstm_fast.backends.operands import present, spread, with_gradient
 
 # Version of XlaCallModule's own interface, the oldest that has all that is used here.
 _VERSION = 9
@@ -39,9 +43,6 @@ _ELEMENTS = {
 # XLA's interface, by the name that it has in TensorFlow 2.21, and in 2.18 to 2.20.
 _SYMBOLS = ("XLA_FFI_GetApi", "_ZN3xla3ffi12GetXlaFfiApiEv")
 _LIBRARIES = ("libtensorflow_framework.so.2", "libtensorflow_cc.so.2")
-
-# The fields of Direction that have a gradient come first; dropout multipliers have none.
-_DIFFERENTIABLE = 5
 
 
 class Open(NamedTuple):
@@ -99,69 +100,52 @@ def library() -> bool:
     return _register()
 
 
-def lstm(
-    x: tf.Tensor,
-    mask: tf.Tensor | None,
-    directions: Sequence[Direction],
-    *,
-    go_backwards: bool,
-    return_sequences: bool,
-    zero_output_for_mask: bool,
-    reserve_mode: int,
-) -> tuple[tf.Tensor, Sequence[tf.Tensor], Sequence[tf.Tensor]]:
-    """Runs the forward pass; see `lstm_fast.backends.Backend`."""
+def lstm(operands: Operands, options: Options) -> Outputs:
+    """Runs the forward pass; see `lstm_fast.backends.backend.Backend`."""
     library()
-    n = len(directions)
-    operands = [x, mask, *(value for column in zip(*directions, strict=True) for value in column)]
-    units = directions[0].recurrent_kernel.shape[0]
-    check_known(directions[0])
-    attributes = {
-        "directions": n,
-        "go_backwards": go_backwards,
-        "return_sequences": return_sequences,
-        "zero_output_for_mask": zero_output_for_mask,
-        "reserve_mode": reserve_mode,
-    }
+    check_known(operands)
+    x, units, n = operands.x, operands.units, len(operands.directions)
+    attributes = {"directions": n, **options._asdict()}
+    keeps = options.reserve_mode != RESERVE_NONE
     batch, time = sizes_of(x)[:2]
-    state = (x.dtype, [batch, units])
-    results = [(x.dtype, [batch, time if return_sequences else 1, n * units]), *[state] * 2 * n]
-    if reserve_mode != RESERVE_NONE:
-        interval = core().checkpoint_interval if reserve_mode == RESERVE_RECOMPUTE else 1
+    states = [(x.dtype, [batch, units])] * n
+    results = Outputs((x.dtype, [batch, time if options.return_sequences else 1, n * units]), states, states).flatten()
+    if keeps:
+        interval = core().checkpoint_interval if options.reserve_mode == RESERVE_RECOMPUTE else 1
         steps = Open([(1, [1])], interval) if x.shape[1] is None else -(-x.shape[1] // interval)
-        step = core().reserve_step_bytes(reserve_mode, x.dtype.name, units)
+        step = core().reserve_step_bytes(options.reserve_mode, x.dtype.name, units)
         results.append((tf.uint8, [batch, n, steps, step]))
+    flat = operands.flatten()
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def run(*given: tf.Tensor) -> Any:
-        all_operands = spread(operands, given)
-        y, *rest = call("lstm_fast_forward", attributes, _typed(all_operands, n), results)
-        reserve = rest[2 * n] if reserve_mode != RESERVE_NONE else None
+        own = spread(flat, given)
+        outputs = call("lstm_fast_forward", attributes, _typed(own, n), results)
+        reserve = outputs.pop() if keeps else None
 
-        def gradient(*cotangents: tf.Tensor) -> Any:
-            gradients = _backward(attributes, [*all_operands, reserve, *cotangents])
-            return [d for d, operand in zip(gradients, all_operands, strict=True) if operand is not None]
+        def gradient(*gradients: tf.Tensor) -> Any:
+            found = _backward(attributes, [*own, reserve, *gradients])
+            return [found.get(place) for place, operand in enumerate(own) if operand is not None]
 
-        return (y, *rest[: 2 * n]), gradient
+        return tuple(outputs), gradient
 
-    y, *states = run(*(operand for operand in operands if operand is not None))
-    return y, states[:n], states[n:]
+    return Outputs.unflatten(run(*present(flat)))
 
 
-def check_known(direction: Direction) -> None:
+def check_known(operands: Operands) -> None:
     """Raises ValueError if shapes of weights, of which results have sizes, are unknown."""
-    kernel = direction.kernel
-    if direction.recurrent_kernel.shape[0] is None or (kernel is not None and kernel.shape[0] is None):
+    kernel = operands.directions[0].kernel
+    if operands.units is None or (kernel is not None and kernel.shape[0] is None):
         raise ValueError(
             "`kernel`, `recurrent_kernel`: expected known shapes under jit_compile=True, found unknown ones"
         )
 
 
-def _backward(attributes: dict[str, int], operands: list[Any]) -> list[Any]:
-    """Returns the gradients of the forward pass's operands, None where there is none."""
+def _backward(attributes: dict[str, int], operands: list[Any]) -> dict[int, Any]:
+    """Returns the gradients of the forward pass's operands, by their places."""
     n = attributes["directions"]
-    differentiable = [0, *range(2, 2 + _DIFFERENTIABLE * n)]
     results = []
-    for operand in (operands[i] for i in differentiable):
+    for operand in (operands[place] for place in with_gradient(n)):
         # Open sizes are those of x: the batch is the first axis of all that have one.
         sizes: list[Size] = [0] if operand is None else sizes_of(operand)
         results.append((operands[0].dtype, sizes))
@@ -173,21 +157,17 @@ def _backward(attributes: dict[str, int], operands: list[Any]) -> list[Any]:
 
         return call("lstm_fast_backward", attributes, _typed(spread(operands, given), n), results), second
 
-    gradients = run(*(operand for operand in operands if operand is not None))
-    found = dict(zip(differentiable, gradients, strict=True))
-    return [found.get(i) for i in range(2 + len(Direction._fields) * n)]
+    return dict(zip(with_gradient(n), run(*present(operands)), strict=True))
 
 
 def _typed(operands: Sequence[Any], n: int) -> list[Any]:
-    """Returns the operands of n directions with the dtype of what is absent in its place."""
-    types = {1: tf.bool, 2 + len(Direction._fields) * n: tf.uint8}  # the mask and the reserve
-    return [types.get(i, operands[0].dtype) if operand is None else operand for i, operand in enumerate(operands)]
-
-
-def spread(operands: Sequence[Any], given: Sequence[tf.Tensor]) -> list[Any]:
-    """Returns `operands` with the tensors that are `given` in the place of those that there are."""
-    remaining = iter(given)
-    return [None if operand is None else next(remaining) for operand in operands]
+    """Returns operands, and what the backward pass has besides, with the dtype of what is absent in its place."""
+    dtype = operands[0].dtype
+    _, further = Operands.split(operands, n)
+    absent = Operands.of_each(dtype, tf.bool, Direction(*[dtype] * len(Direction._fields)), n).flatten()
+    if further:
+        absent += [tf.uint8, *[dtype] * (len(further) - 1)]  # the reserve, and the gradients of the outputs
+    return [dtype if operand is None else operand for operand, dtype in zip(operands, absent, strict=True)]
 
 
 def sizes_of(tensor: tf.Tensor) -> list[Size]:

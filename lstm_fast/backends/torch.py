@@ -16,16 +16,16 @@ from lstm_fast.backends import (
     SECOND_ORDER,
     Direction,
     LibraryError,
+    Operands,
+    Options,
+    Outputs,
     Unavailable,
     UnavailableError,
     core,
     torch_cuda,
 )
 
-Tensors = Sequence[torch.Tensor | None]
-Options = tuple[bool, bool, bool, int]  # go_backwards, return_sequences, zero_output_for_mask, reserve_mode
-
-_FIELDS = len(Direction._fields)
+Tensors = tuple[torch.Tensor | None, ...]  # an autograd.Function takes no list for several outputs
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)  # the types of tensors whose memory is all that there is to them
 
@@ -38,6 +38,11 @@ library = core
 def gpus() -> tuple[str, ...]:
     """Returns the names of the GPUs that PyTorch sees."""
     return tuple(f"cuda:{i}" for i in range(torch.cuda.device_count()))
+
+
+def gpu_ops() -> str | None:
+    """Returns None: PyTorch calls the kernels themselves."""
+    return None
 
 
 def unavailable(x: Any = None) -> Unavailable | None:
@@ -59,6 +64,16 @@ def unavailable(x: Any = None) -> Unavailable | None:
 def _is_traced() -> bool:
     # What is_exporting() reads: in torch.compile of PyTorch 2.10 that says yes. 2.6 has neither.
     return torch.jit.is_tracing() or getattr(torch.compiler, "_is_exporting_flag", False)
+
+
+def slower_than_keras(_dtype: str, _batch: int | None, _units: int) -> str | None:
+    """Returns None: the kernels are preferred."""
+    return None
+
+
+def with_batch(x: torch.Tensor, _size: int, _message: str) -> torch.Tensor:
+    """Returns x: its size is known."""
+    return x
 
 
 def traced_length(x: torch.Tensor) -> int | None:
@@ -109,35 +124,26 @@ def _outside_graphs(function: Callable[..., Any]) -> Any:
 
 
 @_outside_graphs
-def lstm(
-    x: torch.Tensor,
-    mask: torch.Tensor | None,
-    directions: Sequence[Direction],
-    *,
-    go_backwards: bool,
-    return_sequences: bool,
-    zero_output_for_mask: bool,
-    reserve_mode: int,
-) -> tuple[torch.Tensor, Sequence[torch.Tensor], Sequence[torch.Tensor]]:
-    """Runs the forward pass; see `lstm_fast.backends.Backend`."""
+def lstm(operands: Operands, options: Options) -> Outputs:
+    """Runs the forward pass; see `lstm_fast.backends.backend.Backend`."""
     transforms = _check_transforms()
-    n = len(directions)
+    x, mask, n = operands.x, operands.mask, len(operands.directions)
     if x.is_meta and not transforms:  # how Keras finds out shapes
         batch, time, _ = x.shape
-        units = directions[0].recurrent_kernel.shape[0]
-        states = [x.new_empty((batch, units)) for _ in range(2 * n)]
-        return x.new_empty((batch, time if return_sequences else 1, n * units)), states[:n], states[n:]
+        states = [x.new_empty((batch, operands.units)) for _ in range(2 * n)]
+        y = x.new_empty((batch, time if options.return_sequences else 1, n * operands.units))
+        return Outputs(y, states[:n], states[n:])
     if mask is not None and mask.device != x.device:
         raise ValueError(f"`mask`: expected a tensor on {x.device}, found one on {mask.device}")
-    options = (go_backwards, return_sequences, zero_output_for_mask)
-    parameters = [value for direction in directions for value in direction]
+    nothing_kept = options._replace(reserve_mode=RESERVE_NONE)
+    tensors = operands.flatten()
     if transforms:
-        y, *states = _Transformed.apply((*options, RESERVE_NONE), n, x, mask, *parameters)
-    elif torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, *parameters)):
-        y, *states = _Forward.apply((*options, reserve_mode), n, x, mask, *parameters)
+        outputs = _Transformed.apply(nothing_kept, n, *tensors)
+    elif torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+        outputs = _Forward.apply(options, n, *tensors)
     else:
-        (y, *states), _ = _forward((*options, RESERVE_NONE), x, mask, parameters)
-    return y, states[:n], states[n:]
+        outputs, _ = _forward(nothing_kept, operands)
+    return Outputs.unflatten(outputs)
 
 
 def _check_transforms() -> bool:
@@ -171,16 +177,14 @@ def _check_transforms() -> bool:
 
 
 class _Forward(torch.autograd.Function):  # type: ignore[misc]
-    """(options, n, x, mask, *parameters) -> (y, *h_n, *c_n). The parameters are the fields of each of n Directions."""
+    """(options, n, *operands) -> (y, *h_n, *c_n), for the operands of n directions one by one."""
 
     @staticmethod
-    def forward(
-        ctx: Any, options: Options, n: int, x: torch.Tensor, mask: torch.Tensor | None, *parameters: torch.Tensor | None
-    ) -> Tensors:
-        outputs, reserve = _forward(options, x, mask, parameters)
+    def forward(ctx: Any, options: Options, n: int, *tensors: torch.Tensor | None) -> Tensors:
+        outputs, reserve = _forward(options, Operands.unflatten(tensors, n))
         ctx.options, ctx.n = options, n
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(reserve, x, mask, *parameters)  # so that the reserve goes when the backward pass is over
+        ctx.save_for_backward(reserve, *tensors)  # so that the reserve goes when the backward pass is over
         return outputs
 
     @staticmethod
@@ -210,9 +214,8 @@ class _Transformed(torch.autograd.Function):  # type: ignore[misc]
     """
 
     @staticmethod
-    def forward(options: Options, n: int, *tensors: torch.Tensor | None) -> Tensors:  # noqa: ARG004
-        x, mask, *parameters = tensors
-        return _forward(options, x, mask, parameters)[0]
+    def forward(options: Options, n: int, *tensors: torch.Tensor | None) -> Tensors:
+        return _forward(options, Operands.unflatten(tensors, n))[0]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG004
@@ -225,7 +228,7 @@ class _Transformed(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
     def vmap(info: Any, in_dims: Any, options: Options, n: int, *tensors: Any) -> tuple[Tensors, Any]:
         """Makes the mapped axis a part of the batch, which it cannot be where weights are mapped."""
-        axes, dims = (0, 0, *_BATCH_AXES * n), in_dims[2:]
+        axes, dims = Operands.of_each(0, 0, _BATCH_AXES, n).flatten(), in_dims[2:]
         if any(axis is None and dim is not None for axis, dim in zip(axes, dims, strict=True)):
             return _one_by_one(_Transformed, info.batch_size, in_dims, options, n, *tensors)
         rows = [_as_rows(*given, info.batch_size) for given in zip(tensors, dims, axes, strict=True)]
@@ -305,41 +308,38 @@ def _as_rows(tensor: torch.Tensor | None, dim: int | None, axis: int | None, siz
     return tensor.flatten(axis, axis + 1)
 
 
-def _forward(
-    options: Options, x: torch.Tensor, mask: torch.Tensor | None, parameters: Sequence[torch.Tensor | None]
-) -> tuple[Tensors, torch.Tensor]:
+def _forward(options: Options, operands: Operands) -> tuple[Tensors, torch.Tensor]:
     """Returns (y, *h_n, *c_n) and the reserve."""
-    if _on_gpu(x):
-        return torch_cuda.forward(options, x, mask, parameters)
-    bfloat16 = x.dtype == torch.bfloat16
-    y, h_n, c_n, reserve = core().forward(*_views(x, mask, parameters), *options, bfloat16)
+    if _on_gpu(operands.x):
+        outputs, reserve = torch_cuda.forward(options, operands)
+        return tuple(outputs.flatten()), reserve
+    bfloat16 = operands.x.dtype == torch.bfloat16
+    y, h_n, c_n, reserve = core().forward(*_views(operands), *options, bfloat16)
     return tuple(_tensor(array, bfloat16) for array in (y, *h_n, *c_n)), torch.from_numpy(reserve)
 
 
 def _backward(options: Options, n: int, with_dx: bool, reserve: torch.Tensor, *tensors: Any) -> Tensors:
-    """Returns a gradient or None for x, mask and every parameter. `tensors` are these, dy, *dh_n and *dc_n."""
-    x, mask, *parameters = tensors[: 2 + n * _FIELDS]
-    gradients = tensors[2 + n * _FIELDS :]
-    if _on_gpu(x):
-        return torch_cuda.backward(options, with_dx, reserve, x, mask, parameters, gradients)
-    dy, *dstates = map(_view, gradients)
-    bfloat16 = x.dtype == torch.bfloat16
-    dx, *dparameters = core().backward(
-        *_views(x, mask, parameters), _view(reserve), dy, dstates[:n], dstates[n:], *options, bfloat16, with_dx
-    )
-    # Dropout multipliers have no gradient; dparameters has a list for each of the fields before them.
-    without = [None] * (_FIELDS - len(dparameters))
-    ordered = [dx, None, *(array for direction in zip(*dparameters, strict=True) for array in (*direction, *without))]
-    return tuple(None if array is None else _tensor(array, bfloat16) for array in ordered)
+    """Returns a gradient or None for each operand. `tensors` are these, dy, *dh_n and *dc_n."""
+    operands, rest = Operands.split(tensors, n)
+    gradients = Outputs.unflatten(rest)
+    if _on_gpu(operands.x):
+        return tuple(torch_cuda.backward(options, with_dx, reserve, operands, gradients).flatten())
+    bfloat16 = operands.x.dtype == torch.bfloat16
+    dy, dh_n, dc_n = _view(gradients.y), [*map(_view, gradients.h_n)], [*map(_view, gradients.c_n)]
+    dx, *lists = core().backward(*_views(operands), _view(reserve), dy, dh_n, dc_n, *options, bfloat16, with_dx)
+    # Dropout multipliers have no gradient: there are lists for the fields before them.
+    computed = Operands(dx, None, [Direction(*arrays) for arrays in zip(*lists, strict=True)])
+    return tuple(None if array is None else _tensor(array, bfloat16) for array in computed.flatten())
 
 
 def _on_gpu(x: torch.Tensor) -> bool:
     return bool(x.is_cuda)
 
 
-def _views(x: torch.Tensor, mask: torch.Tensor | None, parameters: Sequence[torch.Tensor | None]) -> list[Any]:
+def _views(operands: Operands) -> list[Any]:
     """Returns the first arguments of the compiled functions: x, mask, and for every field of Direction a list."""
-    return [_view(x), _view(mask), *([_view(value) for value in parameters[i::_FIELDS]] for i in range(_FIELDS))]
+    lists = [[_view(tensor) for tensor in tensors] for tensors in operands.lists()]
+    return [_view(operands.x), _view(operands.mask), *lists]
 
 
 def _view(tensor: torch.Tensor | None) -> Any:

@@ -14,14 +14,16 @@ from lstm_fast.backends import (
     RESERVE_GATES,
     Direction,
     LibraryError,
+    Operands,
+    Options,
+    Outputs,
     Unavailable,
     cuda,
     forced_precision,
     least_capability,
+    products,
 )
-
-Tensors = Sequence[torch.Tensor | None]
-Options = tuple[bool, bool, bool, int]  # go_backwards, return_sequences, zero_output_for_mask, reserve_mode
+from lstm_fast.backends.operands import RECURRENCE
 
 
 def unavailable(device: torch.device) -> Unavailable | None:
@@ -39,96 +41,79 @@ def unavailable(device: torch.device) -> Unavailable | None:
     return None
 
 
-def forward(
-    options: Options, x: torch.Tensor, mask: torch.Tensor | None, parameters: Sequence[torch.Tensor | None]
-) -> tuple[Tensors, torch.Tensor]:
-    """Returns (y, *h_n, *c_n) and the reserve; see `lstm_fast.backends.torch`."""
-    x, mask, *parameters = _dense(x, mask, *parameters)
-    with torch.autocast(x.device.type, enabled=False):
-        return _Call(options, x, mask, _directions(parameters)).forward(keep=options[3] == RESERVE_GATES)
+def forward(options: Options, operands: Operands) -> tuple[Outputs, torch.Tensor]:
+    """Returns the outputs and the reserve; see `lstm_fast.backends.torch`."""
+    with torch.autocast(operands.x.device.type, enabled=False):
+        return _Call(options, _prepared(operands)).forward(keep=options.reserve_mode == RESERVE_GATES)
 
 
 def backward(
-    options: Options,
-    with_dx: bool,
-    reserve: torch.Tensor,
-    x: torch.Tensor,
-    mask: torch.Tensor | None,
-    parameters: Sequence[torch.Tensor | None],
-    gradients: Sequence[torch.Tensor | None],
-) -> Tensors:
-    """Returns a gradient or None for x, mask and every parameter. `gradients` are dy, *dh_n and *dc_n."""
-    reserve, x, mask, *parameters = _dense(reserve, x, mask, *parameters)
-    directions = _directions(parameters)
-    call = _Call(options, x, mask, directions)
+    options: Options, with_dx: bool, reserve: torch.Tensor, operands: Operands, gradients: Outputs
+) -> Operands:
+    """Returns a gradient or None for each operand. `gradients` are those of the outputs, None where there is none."""
+    x, mask, directions = operands = _prepared(operands)
+    call = _Call(options, operands)
     with torch.autocast(x.device.type, enabled=False):
-        if options[3] != RESERVE_GATES:
-            reserve = call.forward(keep=True)[1]
+        reserve = _dense(reserve) if options.reserve_mode == RESERVE_GATES else call.forward(keep=True)[1]
         dz, h_prev, dh0, dc0 = call.backward(reserve, gradients)
-        computed: list[torch.Tensor | None] = [_input_gradient(dz, directions, x) if with_dx else None, None]
-        real = x if mask is None else x.masked_fill(~mask.unsqueeze(2), 0.0)  # what is padding may be NaN
-        dkernels = _kernel_gradients(real, dz, directions)
-        dbiases = dz.sum((0, 1))
-        for n, direction in enumerate(directions):
-            drecurrent_kernel = _weight_gradient(h_prev[:, :, n], dz[:, :, n], direction.recurrent_dropout)
-            dbias = None if direction.bias is None else dbiases[n]
-            gradient = Direction(dkernels[n], drecurrent_kernel, dbias, dh0[n], dc0[n])
-            computed += gradient
-    return tuple(computed)
+        dx = products.input_gradient(_ARRAYS, dz, directions) if with_dx else None
+        dkernels = products.kernel_gradients(_ARRAYS, x, mask, dz, directions)
+        drecurrent_kernels = products.recurrent_gradients(_ARRAYS, h_prev, dz, directions)
+        dbiases = [None if d.bias is None else db for d, db in zip(directions, _ARRAYS.sum_of_rows(dz), strict=True)]
+    of_each = zip(dkernels, drecurrent_kernels, dbiases, dh0, dc0, strict=True)
+    return Operands(dx, None, [Direction(*computed) for computed in of_each])
 
 
 class _Call(NamedTuple):
     """The passes over one batch, on the current stream."""
 
     options: Options
-    x: torch.Tensor
-    mask: torch.Tensor | None
-    directions: Sequence[Direction]
+    operands: Operands
 
-    def forward(self, *, keep: bool) -> tuple[Tensors, torch.Tensor]:
-        """Returns (y, *h_n, *c_n) and the reserve, which is empty if it is not kept."""
-        x, n = self.x, len(self.directions)
-        batch, time, _ = x.shape
-        z = _project(x, self.directions)
-        y = x.new_empty((batch, time if self.options[1] else 1, n * self.units))
-        states = [x.new_empty((batch, self.units)) for _ in range(2 * n)]
+    def forward(self, *, keep: bool) -> tuple[Outputs, torch.Tensor]:
+        """Returns the outputs and the reserve, which is empty if it is not kept."""
+        (x, mask, directions), units = self.operands, self.operands.units
+        (batch, time, _), n = x.shape, len(directions)
+        z = products.project(_ARRAYS, x, directions)
+        y = x.new_empty((batch, time if self.options.return_sequences else 1, n * units))
+        h_n, c_n = ([x.new_empty((batch, units)) for _ in range(n)] for _ in range(2))
         kept = (batch, n, time, self.reserve_step_bytes) if keep else (0,)
         reserve = x.new_empty(kept, dtype=torch.uint8)
         scratch = self.scratch()
         cuda().forward(
             *self.problem(),
             z.data_ptr(),
-            _address(self.mask),
+            _address(mask),
             *self.addresses(),
             y.data_ptr(),
-            _addresses(states[:n]),
-            _addresses(states[n:]),
+            _addresses(h_n),
+            _addresses(c_n),
             reserve.data_ptr(),
             self.reserve_step_bytes,
             scratch.data_ptr(),
             scratch.numel(),
         )
-        return (y, *states), reserve
+        return Outputs(y, h_n, c_n), reserve
 
     def backward(
-        self, reserve: torch.Tensor, gradients: Sequence[torch.Tensor | None]
+        self, reserve: torch.Tensor, gradients: Outputs
     ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor], list[torch.Tensor]]:
         """Returns dz [B, T, N, 4H], h_prev [B, T, N, H] and, for every direction, dh0 and dc0."""
-        x, n = self.x, len(self.directions)
-        batch, time, _ = x.shape
-        dy, *dstates = _dense(*gradients)
-        dz, h_prev = (x.new_empty((batch, time, n, size)) for size in (4 * self.units, self.units))
-        dh0, dc0 = ([x.new_empty((batch, self.units)) for _ in range(n)] for _ in range(2))
+        (x, mask, directions), units = self.operands, self.operands.units
+        (batch, time, _), n = x.shape, len(directions)
+        dy, dh_n, dc_n = _dense(gradients.y), [*map(_dense, gradients.h_n)], [*map(_dense, gradients.c_n)]
+        dz, h_prev = (x.new_empty((batch, time, n, size)) for size in (4 * units, units))
+        dh0, dc0 = ([x.new_empty((batch, units)) for _ in range(n)] for _ in range(2))
         scratch = self.scratch()
         cuda().backward(
             *self.problem(),
-            _address(self.mask),
+            _address(mask),
             *self.addresses(),
             reserve.data_ptr(),
             self.reserve_step_bytes,
             _address(dy),
-            _addresses(dstates[:n]),
-            _addresses(dstates[n:]),
+            _addresses(dh_n),
+            _addresses(dc_n),
             dz.data_ptr(),
             h_prev.data_ptr(),
             _addresses(dh0),
@@ -139,34 +124,31 @@ class _Call(NamedTuple):
         return dz, h_prev, dh0, dc0
 
     @property
-    def units(self) -> int:
-        return int(self.directions[0].recurrent_kernel.shape[0])
-
-    @property
     def dtype(self) -> str:
-        return str(self.x.dtype).removeprefix("torch.")
+        return str(self.operands.x.dtype).removeprefix("torch.")
 
     @property
     def reserve_step_bytes(self) -> int:
-        return int(cuda().reserve_step_bytes(self.dtype, self.units))
+        return int(cuda().reserve_step_bytes(self.dtype, self.operands.units))
 
     def problem(self) -> tuple[int | str | bool, ...]:
         """The first arguments of the compiled functions."""
-        batch, time, _ = self.x.shape
-        return (*_place(self.x), self.dtype, precision(), batch, time, self.units, *self.options[:3])
+        x, units = self.operands.x, self.operands.units
+        batch, time, _ = x.shape
+        go_backwards, return_sequences, zero_output_for_mask, _ = self.options
+        options = (go_backwards, return_sequences, zero_output_for_mask)
+        return (*_place(x), self.dtype, precision(), batch, time, units, *options)
 
     def addresses(self) -> list[list[int]]:
         """For every field of Direction that the recurrence knows, a list with an address for every direction."""
-        fields = ("recurrent_kernel", "bias", "h0", "c0", "recurrent_dropout")
-        return [_addresses([getattr(direction, field) for direction in self.directions]) for field in fields]
+        return [_addresses(tensors) for tensors in self.operands.lists(RECURRENCE)]
 
     def scratch(self) -> torch.Tensor:
-        batch, time, _ = self.x.shape
-        device, _ = _place(self.x)
-        masked, dropout = self.mask is not None, self.directions[0].recurrent_dropout is not None
-        sizes = (batch, time, self.units, len(self.directions))
-        size = cuda().scratch_bytes(device, self.dtype, precision(), *sizes, masked, dropout)
-        return self.x.new_empty(size, dtype=torch.uint8)
+        x, given = self.operands.x, self.operands
+        (batch, time, _), (device, _) = x.shape, _place(x)
+        sizes = (batch, time, given.units, len(given.directions))
+        size = cuda().scratch_bytes(device, self.dtype, precision(), *sizes, given.masked, given.dropout)
+        return x.new_empty(size, dtype=torch.uint8)
 
 
 def precision() -> str:
@@ -195,95 +177,73 @@ def _addresses(tensors: Sequence[torch.Tensor | None]) -> list[int]:
     return [_address(tensor) for tensor in tensors]
 
 
-def _dense(*tensors: torch.Tensor | None) -> list[Any]:
-    """Returns tensors whose memory, of which the kernels get the address, holds their values in their order."""
-    return [None if tensor is None else tensor.contiguous().resolve_neg() for tensor in tensors]
+def _dense(tensor: torch.Tensor | None) -> Any:
+    """Returns a tensor whose memory, of which the kernels get the address, holds its values in their order."""
+    return None if tensor is None else tensor.contiguous().resolve_neg()
 
 
-def _directions(parameters: Sequence[torch.Tensor | None]) -> list[Direction]:
-    fields = len(Direction._fields)
-    directions = [Direction(*parameters[i : i + fields]) for i in range(0, len(parameters), fields)]
-    given = next((d.recurrent_dropout for d in directions if d.recurrent_dropout is not None), None)
-    if given is None:
-        return directions
-    # The recurrence has multipliers for every direction or for none.
-    return [
-        d._replace(recurrent_dropout=torch.ones_like(given)) if d.recurrent_dropout is None else d for d in directions
-    ]
+def _prepared(operands: Operands) -> Operands:
+    """Returns operands as the kernels take them."""
+    directions = [Direction(*map(_dense, direction)) for direction in operands.directions]
+    return Operands(_dense(operands.x), _dense(operands.mask), products.for_all_or_none(_ARRAYS, directions))
 
 
-# Products. Multipliers differ by gate, so that where there are some each gate has a product of its own.
+class _Arrays:
+    """PyTorch's operations for `lstm_fast.backends.products`; see `DifferentiatedArrays` there.
 
+    Wherever it can be, a view is taken, and a product is written to where it is needed.
+    """
 
-def _project(x: torch.Tensor, directions: Sequence[Direction]) -> torch.Tensor:
-    """Returns z [B, T, N, 4H]."""
-    columns = directions[0].recurrent_kernel.shape[1]
-    if directions[0].kernel is None:  # x is projected already
-        return x.view(*x.shape[:2], len(directions), columns)
-    z = x.new_empty((*x.shape[:2], len(directions), columns))
-    rows, by_rows = x.flatten(0, 1), z.flatten(0, 1)
-    if _shared(directions):
-        torch.mm(rows, _side_by_side(directions), out=by_rows.flatten(1))
-        return z
-    for n, direction in enumerate(directions):
-        if direction.input_dropout is None:
-            torch.mm(rows, direction.kernel, out=by_rows[:, n])
-        else:
-            torch.bmm(_dropped(x, direction.input_dropout), _by_gate(direction.kernel), out=_by_gate(by_rows[:, n]))
-    return z
+    def ones_like(self, array: torch.Tensor) -> torch.Tensor:
+        return torch.ones_like(array)
 
+    def concatenate(self, arrays: Sequence[torch.Tensor], axis: int) -> torch.Tensor:
+        return torch.cat(arrays, dim=axis)
 
-def _input_gradient(dz: torch.Tensor, directions: Sequence[Direction], x: torch.Tensor) -> torch.Tensor:
-    """Returns dx [B, T, D]."""
-    if directions[0].kernel is None:
-        return dz.view(x.shape)
-    by_rows = dz.flatten(0, 1)
-    if _shared(directions):
-        return torch.mm(by_rows.flatten(1), _side_by_side(directions).T).view(x.shape)
-    parts = []
-    for n, direction in enumerate(directions):
-        if direction.input_dropout is None:
-            parts.append(torch.mm(by_rows[:, n], direction.kernel.T).view(x.shape))
-        else:
-            dropped = torch.bmm(_by_gate(by_rows[:, n]), _by_gate(direction.kernel).mT)
-            parts.append((dropped.view(4, *x.shape) * direction.input_dropout.unsqueeze(2)).sum(0))
-    return sum(parts[1:], parts[0])
+    def split(self, array: torch.Tensor, parts: int) -> Sequence[torch.Tensor]:
+        return list(array.tensor_split(parts, dim=1))
 
+    def by_direction(self, z: torch.Tensor, directions: int) -> torch.Tensor:
+        return z.view(*z.shape[:2], directions, z.shape[2] // directions)
 
-def _kernel_gradients(x: torch.Tensor, dz: torch.Tensor, directions: Sequence[Direction]) -> Tensors:
-    """Returns dW [D, 4H] for every direction, or None where there is no W."""
-    if directions[0].kernel is None:
-        return [None] * len(directions)
-    if _shared(directions):
-        return list(_weight_gradient(x, dz.flatten(2), None).tensor_split(len(directions), dim=1))
-    return [_weight_gradient(x, dz[:, :, n], direction.input_dropout) for n, direction in enumerate(directions)]
+    def room(self, x: torch.Tensor, directions: int, columns: int) -> torch.Tensor:
+        return x.new_empty((*x.shape[:2], directions, columns))
 
+    def without_padding(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return x.masked_fill(~mask.unsqueeze(2), 0.0)
 
-def _weight_gradient(values: torch.Tensor, dz: torch.Tensor, multipliers: torch.Tensor | None) -> torch.Tensor:
-    """Returns the gradient of weights that z [B, T, 4H] has got by values [B, T, n], multiplied by gate or not."""
-    dz = dz.flatten(0, 1)
-    if multipliers is None:
-        return torch.mm(values.flatten(0, 1).T, dz)
-    gradient = values.new_empty((values.shape[2], dz.shape[1]))
-    torch.bmm(_dropped(values, multipliers).mT, _by_gate(dz), out=_by_gate(gradient))
-    return gradient
+    def project(
+        self, x: torch.Tensor, kernel: torch.Tensor, directions: int, out: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        z = torch.mm(x.flatten(0, 1), kernel, out=None if out is None else out.flatten(0, 2))
+        return z.view(*x.shape[:2], directions, kernel.shape[1] // directions)
 
+    def project_by_gate(self, x: torch.Tensor, kernel: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        torch.bmm(x.flatten(1, 2), _by_gate(kernel), out=_by_gate(out.flatten(0, 2)))
+        return out
 
-def _shared(directions: Sequence[Direction]) -> bool:
-    """Whether one product can serve all directions."""
-    return all(direction.input_dropout is None for direction in directions)
+    def project_back(self, dz: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
+        return torch.mm(dz.flatten(0, 1), kernel.T).view(*dz.shape[:2], kernel.shape[0])
 
+    def project_back_by_gate(self, dz: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
+        dx = torch.bmm(_by_gate(dz.flatten(0, 1)), _by_gate(kernel).mT)
+        return dx.view(4, *dz.shape[:2], kernel.shape[0])
 
-def _side_by_side(directions: Sequence[Direction]) -> torch.Tensor:
-    kernels = [direction.kernel for direction in directions]
-    return kernels[0] if len(kernels) == 1 else torch.cat(kernels, dim=1)
+    def sum_products(self, values: torch.Tensor, dz: torch.Tensor) -> torch.Tensor:
+        return torch.mm(values.flatten(0, 1).T, dz.flatten(0, 1))
 
+    def sum_products_by_gate(self, values: torch.Tensor, dz: torch.Tensor) -> torch.Tensor:
+        gradient = values.new_empty((values.shape[3], dz.shape[2]))
+        torch.bmm(values.flatten(1, 2).mT, _by_gate(dz.flatten(0, 1)), out=_by_gate(gradient))
+        return gradient
 
-def _dropped(values: torch.Tensor, multipliers: torch.Tensor) -> torch.Tensor:
-    """Returns values [B, T, n] times multipliers [4, B, n] as [4, B * T, n]."""
-    return (multipliers.unsqueeze(2) * values).flatten(1, 2)
+    def sum_of_rows(self, dz: torch.Tensor) -> torch.Tensor:
+        return dz.sum((0, 1))
 
 
 def _by_gate(matrix: torch.Tensor) -> torch.Tensor:
     """Returns a matrix [n, 4H] as [4, n, H], on the same memory."""
     return matrix.unflatten(1, (4, matrix.shape[1] // 4)).movedim(1, 0)
+
+
+_ARRAYS = _Arrays()
