@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "bindings/array.h"
+#include "bindings/operands.h"
 #include "lstm_fast/lstm.h"
 
 namespace lstm_fast {
@@ -20,6 +21,17 @@ struct Arguments {
   Array x, mask;
   // Without kernels, x is projected.
   std::array<Array, 2> kernels, recurrent_kernels, biases, h0, c0, input_dropout, recurrent_dropout;
+};
+
+// What follows x and the mask.
+inline constexpr OperandList<Arguments> kLists[] = {
+    {"kernels", &Arguments::kernels, true, true},
+    {"recurrent_kernels", &Arguments::recurrent_kernels, false, true},
+    {"biases", &Arguments::biases, true, true},
+    {"h0", &Arguments::h0, true, true},
+    {"c0", &Arguments::c0, true, true},
+    {"input_dropout", &Arguments::input_dropout, true, false},
+    {"recurrent_dropout", &Arguments::recurrent_dropout, true, false},
 };
 
 struct GradientArguments {

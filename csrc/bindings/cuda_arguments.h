@@ -7,6 +7,7 @@
 #include <string>
 
 #include "bindings/array.h"
+#include "bindings/operands.h"
 #include "cuda/recurrence.h"
 
 namespace lstm_fast::cuda {
@@ -21,6 +22,15 @@ void CheckDevice(int device);  // std::runtime_error where there is none at all
 struct InputArrays {
   Array mask;
   std::array<Array, 2> recurrent_kernels, biases, h0, c0, recurrent_dropout;
+};
+
+// What follows the mask: of the operands of a layer, those that the recurrence knows.
+inline constexpr OperandList<InputArrays> kLists[] = {
+    {"recurrent_kernels", &InputArrays::recurrent_kernels, false, true},
+    {"biases", &InputArrays::biases, true, true},
+    {"h0", &InputArrays::h0, true, true},
+    {"c0", &InputArrays::c0, true, true},
+    {"recurrent_dropout", &InputArrays::recurrent_dropout, true, false},
 };
 
 // Returns the inputs of a problem that has all but its units, which are those of the first recurrent kernel.

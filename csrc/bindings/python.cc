@@ -3,6 +3,9 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <array>
+#include <functional>
+#include <iterator>
 #include <memory>
 #include <string>
 #include <utility>
@@ -107,16 +110,16 @@ struct Call {
   Kept kept;
 };
 
-Call Describe(const py::object& x_object, const py::object& mask, const py::sequence& kernels,
-              const py::sequence& recurrent_kernels, const py::sequence& biases, const py::sequence& h0,
-              const py::sequence& c0, const py::sequence& input_dropout, const py::sequence& recurrent_dropout,
-              bool go_backwards, bool return_sequences, bool zero_output_for_mask, int64_t reserve_mode,
-              bool bfloat16_bits) {
+// What follows x and the mask, in the order of kLists.
+using Lists = std::array<std::reference_wrapper<const py::sequence>, std::size(kLists)>;
+
+Call Describe(const py::object& x_object, const py::object& mask, const Lists& lists, bool go_backwards,
+              bool return_sequences, bool zero_output_for_mask, int64_t reserve_mode, bool bfloat16_bits) {
   Call call{AsArray(x_object, "x"), {}, {}};
   call.kept.reserve(24);
   Arguments& a = call.arguments;
   a.dtype = DTypeOf(call.x, "x", bfloat16_bits);
-  a.directions = CheckDirections(static_cast<int64_t>(kernels.size()));
+  a.directions = CheckDirections(static_cast<int64_t>(lists[0].get().size()));
   a.go_backwards = go_backwards;
   a.return_sequences = return_sequences;
   a.zero_output_for_mask = zero_output_for_mask;
@@ -130,15 +133,10 @@ Call Describe(const py::object& x_object, const py::object& mask, const py::sequ
     call.kept.push_back(array);
     a.mask = View(array, "mask");
   }
-  a.kernels = ViewList(kernels, "kernels", a.directions, a.dtype, bfloat16_bits, call.kept);
-  a.recurrent_kernels =
-      ViewList(recurrent_kernels, "recurrent_kernels", a.directions, a.dtype, bfloat16_bits, call.kept);
-  a.biases = ViewList(biases, "biases", a.directions, a.dtype, bfloat16_bits, call.kept);
-  a.h0 = ViewList(h0, "h0", a.directions, a.dtype, bfloat16_bits, call.kept);
-  a.c0 = ViewList(c0, "c0", a.directions, a.dtype, bfloat16_bits, call.kept);
-  a.input_dropout = ViewList(input_dropout, "input_dropout", a.directions, a.dtype, bfloat16_bits, call.kept);
-  a.recurrent_dropout =
-      ViewList(recurrent_dropout, "recurrent_dropout", a.directions, a.dtype, bfloat16_bits, call.kept);
+  auto given = lists.begin();
+  ReadLists(a, kLists, [&](const OperandList<Arguments>& list) {
+    return ViewList(*given++, list.name, a.directions, a.dtype, bfloat16_bits, call.kept);
+  });
   return call;
 }
 
@@ -147,8 +145,9 @@ py::tuple ForwardArrays(const py::object& x, const py::object& mask, const py::s
                         const py::sequence& c0, const py::sequence& input_dropout,
                         const py::sequence& recurrent_dropout, bool go_backwards, bool return_sequences,
                         bool zero_output_for_mask, int64_t reserve_mode, bool bfloat16_bits) {
-  const Call call = Describe(x, mask, kernels, recurrent_kernels, biases, h0, c0, input_dropout, recurrent_dropout,
-                             go_backwards, return_sequences, zero_output_for_mask, reserve_mode, bfloat16_bits);
+  const Lists lists = {kernels, recurrent_kernels, biases, h0, c0, input_dropout, recurrent_dropout};
+  const Call call =
+      Describe(x, mask, lists, go_backwards, return_sequences, zero_output_for_mask, reserve_mode, bfloat16_bits);
   const Inputs inputs = Check(call.arguments);
   const Problem& p = inputs.problem;
   const py::dtype dtype = call.x.dtype();
@@ -178,8 +177,9 @@ py::tuple BackwardArrays(const py::object& x, const py::object& mask, const py::
                          const py::sequence& recurrent_dropout, const py::object& reserve, const py::object& dy,
                          const py::sequence& dh_n, const py::sequence& dc_n, bool go_backwards, bool return_sequences,
                          bool zero_output_for_mask, int64_t reserve_mode, bool bfloat16_bits, bool with_dx) {
-  Call call = Describe(x, mask, kernels, recurrent_kernels, biases, h0, c0, input_dropout, recurrent_dropout,
-                       go_backwards, return_sequences, zero_output_for_mask, reserve_mode, bfloat16_bits);
+  const Lists lists = {kernels, recurrent_kernels, biases, h0, c0, input_dropout, recurrent_dropout};
+  Call call =
+      Describe(x, mask, lists, go_backwards, return_sequences, zero_output_for_mask, reserve_mode, bfloat16_bits);
   const Inputs inputs = Check(call.arguments);
   const Problem& p = inputs.problem;
   const DType dtype = call.arguments.dtype;

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdio>
 #include <exception>
+#include <iterator>
 #include <memory>
 #include <new>
 #include <stdexcept>
@@ -146,33 +147,23 @@ class InputReader {
     return array.rank == 1 && array.shape[0] == 0 ? Array{} : array;
   }
 
-  template <class Read>
-  std::array<Array, 2> List(int count, const Read& read) {
+  std::array<Array, 2> List(int count, bool optional) {
     std::array<Array, 2> arrays;
-    for (int n = 0; n < count; ++n) arrays[static_cast<size_t>(n)] = read();
+    for (int n = 0; n < count; ++n) arrays[static_cast<size_t>(n)] = optional ? NextOptional() : Next();
     return arrays;
   }
 
   Arguments Common(const Attributes& attributes) {
-    const auto required = [this] { return Next(); };
-    const auto optional = [this] { return NextOptional(); };
-    const int n = attributes.directions;
     Arguments a{};
     a.dtype = attributes.dtype;
-    a.directions = n;
+    a.directions = attributes.directions;
     a.go_backwards = attributes.go_backwards;
     a.return_sequences = attributes.return_sequences;
     a.zero_output_for_mask = attributes.zero_output_for_mask;
     a.reserve_mode = attributes.reserve_mode;
     a.x = Next();
     a.mask = NextOptional();
-    a.kernels = List(n, optional);
-    a.recurrent_kernels = List(n, required);
-    a.biases = List(n, optional);
-    a.h0 = List(n, optional);
-    a.c0 = List(n, optional);
-    a.input_dropout = List(n, optional);
-    a.recurrent_dropout = List(n, optional);
+    ReadLists(a, kLists, [&](const OperandList<Arguments>& list) { return List(a.directions, list.optional); });
     return a;
   }
 
@@ -251,12 +242,11 @@ void ComputeBackward(void* kernel, TF_OpKernelContext* context) {
         const Arguments arguments = reader.Common(attributes);
         const Inputs inputs = Check(arguments);
         const Problem& p = inputs.problem;
-        const auto required = [&] { return reader.Next(); };
         GradientArguments gradient;
         gradient.reserve = reader.Next();
         gradient.dy = reader.Next();
-        gradient.dh_n = reader.List(p.directions, required);
-        gradient.dc_n = reader.List(p.directions, required);
+        gradient.dh_n = reader.List(p.directions, false);
+        gradient.dc_n = reader.List(p.directions, false);
         const BackwardInput backward = Check(inputs, gradient);
 
         OutputWriter writer(context);
@@ -300,17 +290,18 @@ void SetOutputShapes(TF_ShapeInferenceContext* context, const std::vector<int>& 
   }
 }
 
-// Inputs are x, mask and seven lists of N; the backward op has reserve, dy and two lists of N more.
+// Inputs are x, mask and the lists of N; the backward op has reserve, dy and two lists of N more.
 void ForwardShapes(TF_ShapeInferenceContext* context, TF_Status* status) { SetOutputShapes(context, {}, status); }
 
 void BackwardShapes(TF_ShapeInferenceContext* context, TF_Status* status) {
-  const int directions = static_cast<int>((TF_ShapeInferenceContextNumInputs(context) - 4) / 9);
+  const int64_t lists = static_cast<int64_t>(std::size(kLists)) + 2;
+  const int directions = static_cast<int>((TF_ShapeInferenceContextNumInputs(context) - 4) / lists);
   std::vector<int> input_of_output = {0};  // dx has the shape of x
-  for (int list = 0; list < 3; ++list) {   // dkernels, drecurrent_kernels, dbiases
-    for (int n = 0; n < directions; ++n) input_of_output.push_back(2 + list * directions + n);
-  }
-  for (int list = 0; list < 2; ++list) {  // dh0, dc0
-    for (int n = 0; n < directions; ++n) input_of_output.push_back(2 + (3 + list) * directions + n);
+  int input = 2;
+  for (const OperandList<Arguments>& list : kLists) {
+    for (int n = 0; n < directions; ++n, ++input) {
+      if (list.has_gradient) input_of_output.push_back(input);
+    }
   }
   SetOutputShapes(context, input_of_output, status);
 }
@@ -322,9 +313,10 @@ void RegisterOp(const char* name, const std::vector<const char*>& inputs, const 
                                 "return_sequences: bool", "zero_output_for_mask: bool", "reserve_mode: int"}) {
     TF_OpDefinitionBuilderAddAttr(op, attribute);
   }
-  for (const char* input : {"x: T", "mask: bool", "kernels: N * T", "recurrent_kernels: N * T", "biases: N * T",
-                            "h0: N * T", "c0: N * T", "input_dropout: N * T", "recurrent_dropout: N * T"}) {
-    TF_OpDefinitionBuilderAddInput(op, input);
+  TF_OpDefinitionBuilderAddInput(op, "x: T");
+  TF_OpDefinitionBuilderAddInput(op, "mask: bool");
+  for (const OperandList<Arguments>& list : kLists) {
+    TF_OpDefinitionBuilderAddInput(op, (std::string(list.name) + ": N * T").c_str());
   }
   for (const char* input : inputs) TF_OpDefinitionBuilderAddInput(op, input);
   for (const char* output : outputs) TF_OpDefinitionBuilderAddOutput(op, output);

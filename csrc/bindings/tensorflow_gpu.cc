@@ -108,11 +108,7 @@ class Call {
     p.time = sized.shape[1];
     cuda::InputArrays arrays;
     arrays.mask = NextOptional();
-    arrays.recurrent_kernels = List(false);
-    arrays.biases = List(true);
-    arrays.h0 = List(true);
-    arrays.c0 = List(true);
-    arrays.recurrent_dropout = List(true);
+    ReadLists(arrays, cuda::kLists, [&](const OperandList<cuda::InputArrays>& list) { return List(list.optional); });
     inputs = cuda::Check(p, arrays);
   }
 

@@ -27,13 +27,9 @@ class Call {
     a.reserve_by_row = true;
     a.x = operands_.Next("x", type_);
     a.mask = operands_.NextOptional("mask", Type::kBool);
-    a.kernels = operands_.NextList("kernels", type_, a.directions, true);
-    a.recurrent_kernels = operands_.NextList("recurrent_kernels", type_, a.directions, false);
-    a.biases = operands_.NextList("biases", type_, a.directions, true);
-    a.h0 = operands_.NextList("h0", type_, a.directions, true);
-    a.c0 = operands_.NextList("c0", type_, a.directions, true);
-    a.input_dropout = operands_.NextList("input_dropout", type_, a.directions, true);
-    a.recurrent_dropout = operands_.NextList("recurrent_dropout", type_, a.directions, true);
+    ReadLists(a, kLists, [&](const OperandList<Arguments>& list) {
+      return operands_.NextList(list.name, type_, a.directions, list.optional);
+    });
     inputs = Check(a);
   }
 

@@ -8,9 +8,8 @@
 
 namespace lstm_fast::xla {
 
-// Operands: x, mask, then kernels, recurrent_kernels, biases, h0, c0, input_dropout and recurrent_dropout, each with an
-// operand per direction, as in lstm.h; what is absent has shape [0], and operands beyond these are not looked at. Where
-// the kernels are absent, x is projected.
+// Operands: x, mask, then those of kLists in arguments.h; what is absent has shape [0], and operands beyond these are
+// not looked at. Where the kernels are absent, x is projected.
 // Attributes, all int64: directions, go_backwards, return_sequences, zero_output_for_mask, reserve_mode.
 //
 // Forward has the results y, h_n and c_n per direction and, unless reserve_mode is 0, the reserve: uint8, laid out by

@@ -104,11 +104,9 @@ class Call {
     p.zero_output_for_mask = Attribute("zero_output_for_mask") != 0;
     cuda::InputArrays arrays;
     arrays.mask = operands_.NextOptional("mask", Type::kBool);
-    arrays.recurrent_kernels = operands_.NextList("recurrent_kernels", type_, p.directions, false);
-    arrays.biases = operands_.NextList("biases", type_, p.directions, true);
-    arrays.h0 = operands_.NextList("h0", type_, p.directions, true);
-    arrays.c0 = operands_.NextList("c0", type_, p.directions, true);
-    arrays.recurrent_dropout = operands_.NextList("recurrent_dropout", type_, p.directions, true);
+    ReadLists(arrays, cuda::kLists, [&](const OperandList<cuda::InputArrays>& list) {
+      return operands_.NextList(list.name, type_, p.directions, list.optional);
+    });
     inputs = cuda::Check(p, arrays);
   }
 

@@ -8,10 +8,10 @@
 
 namespace lstm_fast::xla {
 
-// lstm_fast_cuda_forward has the operands z [B, T, N, 4H] and mask, then recurrent_kernels, biases, h0, c0 and
-// recurrent_dropout, each with an operand per direction; what is absent has shape [0], and operands beyond these are
-// not looked at. Results: y, h_n and c_n per direction, reserve [B, N, T, bytes of a step] or [0], scratch. Attributes,
-// all int64: directions, go_backwards, return_sequences, zero_output_for_mask, precision.
+// lstm_fast_cuda_forward has the operands z [B, T, N, 4H] and mask, then those of kLists in cuda_arguments.h; what is
+// absent has shape [0], and operands beyond these are not looked at. Results: y, h_n and c_n per direction, reserve [B,
+// N, T, bytes of a step] or [0], scratch. Attributes, all int64: directions, go_backwards, return_sequences,
+// zero_output_for_mask, precision.
 //
 // lstm_fast_cuda_backward has the operands of forward without z, then reserve, dy, dh_n and dc_n per direction, and the
 // results dz [B, T, N, 4H], h_prev [B, T, N, H] or [0], dh0 and dc0 per direction, scratch.

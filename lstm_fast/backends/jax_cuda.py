@@ -31,7 +31,6 @@ from lstm_fast.backends import (
     products,
 )
 from lstm_fast.backends.jax_call import Call
-from lstm_fast.backends.operands import RECURRENCE
 
 _TF32 = (None, "default", "bfloat16", "high", "tensorfloat32", "BF16_BF16_F32", "TF32_TF32_F32")
 
@@ -147,7 +146,7 @@ def _call(target: str, call: Call, operands: Operands, results: list[Any], given
 
 def _operands(operands: Operands) -> list[Any]:
     """The mask, and the fields of Direction that the recurrence knows, each for all directions."""
-    values = (value for values in operands.lists(RECURRENCE) for value in values)
+    values = (value for values in operands.lists_of_recurrence() for value in values)
     return [_present(operands.mask, bool), *(_present(value, operands.x.dtype) for value in values)]
 
 

@@ -5,6 +5,8 @@ direction. Whatever goes with the arrays, one for one, comes in the same types: 
 whether there are any.
 """
 
+import functools
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -73,13 +75,17 @@ class Operands(NamedTuple):
         """Whether there are multipliers of the states."""
         return any(direction.recurrent_dropout is not None for direction in self.directions)
 
-    def lists(self, fields: Sequence[str] = Direction._fields) -> list[list[Any]]:
-        """Returns for each of some fields of Direction a list with an entry for each direction."""
-        return [[getattr(direction, field) for direction in self.directions] for field in fields]
+    def lists(self) -> list[list[Any]]:
+        """Returns for each field of Direction a list with an entry for each direction."""
+        return [*map(list, zip(*self.directions, strict=True))]
+
+    def lists_of_recurrence(self) -> list[list[Any]]:
+        """Returns the same for the fields in `RECURRENCE`."""
+        return [[getattr(direction, field) for direction in self.directions] for field in RECURRENCE]
 
     def flatten(self) -> list[Any]:
         """Returns the arrays one by one, in the order of the kernels' operands."""
-        return [self.x, self.mask, *(value for values in zip(*self.directions, strict=True) for value in values)]
+        return [self.x, self.mask, *itertools.chain.from_iterable(zip(*self.directions, strict=True))]
 
     @classmethod
     def unflatten(cls, values: Sequence[Any], directions: int) -> "Operands":
@@ -121,10 +127,11 @@ class Outputs(NamedTuple):
         return cls(y, states[:directions], states[directions:])
 
 
-def with_gradient(directions: int) -> list[int]:
+@functools.cache
+def with_gradient(directions: int) -> tuple[int, ...]:
     """Returns which operands have a gradient, by their places: the backward pass has its results in this order."""
     flags = Operands.of_each(True, False, _HAS_GRADIENT, directions).flatten()
-    return [place for place, flag in enumerate(flags) if flag]
+    return tuple(place for place, flag in enumerate(flags) if flag)
 
 
 def present(values: Sequence[T | None]) -> list[T]:

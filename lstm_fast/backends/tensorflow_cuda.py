@@ -35,7 +35,7 @@ from lstm_fast.backends import (
     tensorflow_ops_state,
     tensorflow_xla,
 )
-from lstm_fast.backends.operands import RECURRENCE, present, spread
+from lstm_fast.backends.operands import present, spread
 
 _PLATFORM = "CUDA"  # XLA's name of the device
 
@@ -94,7 +94,7 @@ class _Ops(NamedTuple):
 
     def _operands(self, operands: Operands) -> list[Any]:
         absent = tf.constant((), operands.x.dtype)
-        lists = [[absent if value is None else value for value in values] for values in operands.lists(RECURRENCE)]
+        lists = [[absent if value is None else value for value in values] for values in operands.lists_of_recurrence()]
         return [tf.constant((), tf.bool) if operands.mask is None else operands.mask, *lists]
 
 
@@ -148,7 +148,7 @@ class _Xla:
 
     def _operands(self, operands: Operands) -> list[Any]:
         dtype = operands.x.dtype
-        lists = [[dtype if value is None else value for value in values] for values in operands.lists(RECURRENCE)]
+        lists = [[dtype if value is None else value for value in values] for values in operands.lists_of_recurrence()]
         return [tf.bool if operands.mask is None else operands.mask, *(value for values in lists for value in values)]
 
 

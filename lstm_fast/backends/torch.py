@@ -135,14 +135,13 @@ def lstm(operands: Operands, options: Options) -> Outputs:
         return Outputs(y, states[:n], states[n:])
     if mask is not None and mask.device != x.device:
         raise ValueError(f"`mask`: expected a tensor on {x.device}, found one on {mask.device}")
-    nothing_kept = options._replace(reserve_mode=RESERVE_NONE)
     tensors = operands.flatten()
     if transforms:
-        outputs = _Transformed.apply(nothing_kept, n, *tensors)
+        outputs = _Transformed.apply(options._replace(reserve_mode=RESERVE_NONE), n, *tensors)
     elif torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
         outputs = _Forward.apply(options, n, *tensors)
     else:
-        outputs, _ = _forward(nothing_kept, operands)
+        outputs, _ = _forward(options._replace(reserve_mode=RESERVE_NONE), operands)
     return Outputs.unflatten(outputs)
 
 

@@ -23,7 +23,6 @@ from lstm_fast.backends import (
     least_capability,
     products,
 )
-from lstm_fast.backends.operands import RECURRENCE
 
 
 def unavailable(device: torch.device) -> Unavailable | None:
@@ -141,7 +140,7 @@ class _Call(NamedTuple):
 
     def addresses(self) -> list[list[int]]:
         """For every field of Direction that the recurrence knows, a list with an address for every direction."""
-        return [_addresses(tensors) for tensors in self.operands.lists(RECURRENCE)]
+        return [_addresses(tensors) for tensors in self.operands.lists_of_recurrence()]
 
     def scratch(self) -> torch.Tensor:
         x, given = self.operands.x, self.operands
