@@ -68,6 +68,58 @@ int64_t ChunkSteps(const Work& work, int64_t tile_rows) {
   return std::max<int64_t>(work.repeats ? kBlockSteps : 1, std::min(pairs / tile_rows, work.time));
 }
 
+// What a timestep costs besides products: gates, states, copies of them. Beside the products at H = 64, about as much
+// as was measured.
+constexpr double kElementwise = 200;  // operations a unit
+// Waiting for each other, and being woken, for each thread of those that do: 0.1 and 2 us.
+constexpr double kBarrier = 10'000, kWake = 200'000;
+
+double Share(int64_t part, int64_t whole) { return whole > 0 ? double(part) / double(whole) : 0; }
+
+// The largest share that one of `members` has of so many pieces.
+double LargestShare(int64_t pieces, int64_t members) { return Share(CeilDivide(pieces, members), pieces); }
+
+double Barrier(int64_t members) { return members > 1 ? kBarrier * double(members) : 0; }
+
+double Wake(int64_t threads) { return threads > 1 ? kWake * double(threads) : 0; }
+
+// Rows that are multiplied by the recurrent kernel in the time that it takes to read it.
+int64_t LeastRows(const Work& work) {
+  const int64_t bytes = work.RecurrentKernelBytes();
+  return bytes <= 32 * 1024 ? 1 : bytes <= 64 * 1024 ? 2 : FewRows(work);
+}
+
+// A product with the recurrent kernel, and the gates, of `rows` rows in one timestep.
+double StepFlop(const Work& work, int64_t rows) {
+  const double units = double(work.units);
+  return 8 * units * units * double(std::max(rows, LeastRows(work))) + kElementwise * units * double(rows);
+}
+
+// Timesteps of a row, on average.
+double Timesteps(const Work& work) { return double(work.timesteps) / double(AtLeast1(work.batch)); }
+
+double ForwardTask(const Work& work, const Cuts& cuts, int64_t members) {
+  const double project = 8.0 * double(work.units) * double(work.kernel_rows) * double(cuts.tile_rows);
+  const double step = (project + StepFlop(work, cuts.tile_rows)) * LargestShare(work.panels, members);
+  return Timesteps(work) * (step + Barrier(members));
+}
+
+double BackwardTile(const Work& work, const Cuts& cuts, int64_t members) {
+  const double rows = double(cuts.tile_rows), units = double(work.units);
+  const double product = 8 * units * rows;  // with one column of W or U
+  const double mine = LargestShare(work.panels, members);
+  const double step = StepFlop(work, cuts.tile_rows) * mine + Barrier(members);
+  const double weights = product * (units + double(work.kernel_rows)) * mine;
+  const double dx = product * double(work.kernel_rows) * LargestShare(cuts.tile_rows * cuts.chunk_steps, members);
+  return Timesteps(work) * (step + weights + dx + 8 * Barrier(members) / double(cuts.chunk_steps));
+}
+
+// One after the other, a slot's tiles in the directions of a task.
+double BackwardTask(const Work& work, const Cuts& cuts, int64_t members) {
+  const int64_t tiles = CeilDivide(CeilDivide(work.batch, cuts.tile_rows), cuts.slots);
+  return double(tiles * (cuts.side_by_side ? 1 : work.directions)) * BackwardTile(work, cuts, members);
+}
+
 }  // namespace
 
 bool TeamsPay(const Work& work) {
@@ -107,6 +159,22 @@ Cuts CutBackward(const Work& work, int64_t threads) {
   cuts.workers = Workers(threads, tasks, 2 * work.Flop());
   cuts.members = TeamSize(work, threads, tasks, cuts.tile_rows, 2 * work.Flop());
   return cuts;
+}
+
+Estimate EstimateForward(const Work& work, const Cuts& cuts) {
+  const int64_t tasks = AtLeast1(CeilDivide(work.batch, cuts.tile_rows) * work.directions);
+  const int64_t working = std::min(cuts.workers, tasks) * cuts.members;
+  Cuts alone = cuts;
+  alone.tile_rows = AtLeast1(std::min<int64_t>(work.batch, 32));
+  return {working, Share(work.batch, alone.tile_rows) * double(work.directions) * ForwardTask(work, alone, 1),
+          double(CeilDivide(tasks, cuts.workers)) * ForwardTask(work, cuts, cuts.members) + Wake(working)};
+}
+
+Estimate EstimateBackward(const Work& work, const Cuts& cuts) {
+  const int64_t tasks = cuts.slots * (cuts.side_by_side ? work.directions : 1);
+  return {std::min(cuts.workers, tasks) * cuts.members, double(tasks) * BackwardTask(work, cuts, 1),
+          double(CeilDivide(tasks, cuts.workers)) * BackwardTask(work, cuts, cuts.members) +
+              Wake(cuts.workers * cuts.members)};
 }
 
 }  // namespace lstm_fast

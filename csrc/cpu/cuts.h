@@ -12,6 +12,7 @@ struct Work {
   int64_t batch, time, directions, units;
   int64_t kernel_rows;     // of W
   int64_t panels, width;   // of the gates: see kernel.h
+  int64_t micro_rows;      // of a register tile
   int64_t element_bytes;   // of the arithmetic
   int64_t timesteps;       // real ones, over all rows
   bool masked;             // rows may have unequal numbers of them
@@ -39,6 +40,20 @@ struct Cuts {
   bool side_by_side;        // a task is a slot in one direction; else in all, one after the other
   bool gradients_in_place;  // may be written where they are wanted, if all are
 };
+
+// What a cut comes to, by arithmetic: operations, and what waiting costs in their stead. On a machine with few
+// processors it tells what more of them would gain, and it has not been measured on one with many.
+struct Estimate {
+  int64_t working;  // threads that have something to do, at least for a time
+  double all;       // the work, if one thread did it
+  double longest;   // what the thread with the most work does and waits for
+
+  // Of so many threads, which share of their time is work: 1 if all do an equal part and never wait.
+  double Efficiency(int64_t threads) const { return all / (longest * static_cast<double>(threads)); }
+};
+
+Estimate EstimateForward(const Work& work, const Cuts& cuts);
+Estimate EstimateBackward(const Work& work, const Cuts& cuts);
 
 Cuts CutForward(const Work& work, int64_t threads);
 Cuts CutBackward(const Work& work, int64_t threads);

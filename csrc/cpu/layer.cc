@@ -220,6 +220,7 @@ class Layer {
     work.kernel_rows = kernel_rows_;
     work.panels = panels_;
     work.width = width_;
+    work.micro_rows = kernels_.micro_rows;
     work.element_bytes = static_cast<int64_t>(sizeof(Real));
     work.timesteps = plan_.timesteps;
     work.masked = inputs_.mask != nullptr;

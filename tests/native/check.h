@@ -54,6 +54,16 @@ struct Registered {
   Registered(const char* name, void (*run)()) { Tests().push_back({name, run}); }
 };
 
+// What native_tests --table NAME prints.
+struct Table {
+  Table(const char* table_name, void (*print_table)()) : name(table_name), print(print_table) {
+    Tables().push_back(*this);
+  }
+  static std::vector<Table>& Tables();
+  const char* name;
+  void (*print)();
+};
+
 #define LSTM_FAST_TEST(name)                                                     \
   void Test_##name();                                                            \
   const ::lstm_fast::testing::Registered registered_##name(#name, &Test_##name); \

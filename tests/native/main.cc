@@ -1,5 +1,5 @@
 // native_tests [--list] [FILTER...]: runs the tests whose names contain one of the filters, or all. The last line says
-// how many passed and failed.
+// how many passed and failed. native_tests --table NAME prints a table instead.
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -17,6 +17,11 @@ namespace lstm_fast::testing {
 std::vector<Test>& Tests() {
   static std::vector<Test> tests;
   return tests;
+}
+
+std::vector<Table>& Table::Tables() {
+  static std::vector<Table> tables;
+  return tables;
 }
 
 namespace {
@@ -63,6 +68,11 @@ Outcome RunInChild(const Test& test) {
 }
 
 int Main(const std::vector<std::string>& arguments) {
+  for (const Table& table : Table::Tables()) {
+    if (arguments != std::vector<std::string>{"--table", table.name}) continue;
+    table.print();
+    return 0;
+  }
   int passed = 0, failed = 0, skipped = 0;
   for (const Test& test : Tests()) {
     if (arguments.size() == 2 && arguments[0] == kAlone) {

@@ -1,0 +1,97 @@
+// How passes are cut for many threads, by arithmetic: a machine with two processors shows here what 64 would do.
+// native_tests --table cuts prints it all.
+#include <cstdio>
+#include <initializer_list>
+#include <string>
+
+#include "check.h"
+#include "cpu/cuts.h"
+
+namespace lstm_fast::testing {
+namespace {
+
+// A layer with as many features as units, in float32, with vectors of so many lanes.
+Work Layer(int64_t batch, int64_t units, int64_t lanes, int64_t directions = 1) {
+  Work work{};
+  work.batch = batch;
+  work.time = 256;
+  work.directions = directions;
+  work.units = work.kernel_rows = units;
+  work.panels = (units + lanes - 1) / lanes;
+  work.width = 4 * lanes;
+  work.micro_rows = lanes == 16 ? 6 : 3;
+  work.element_bytes = 4;
+  work.timesteps = batch * work.time;
+  work.fits_in_place = units % lanes == 0;
+  return work;
+}
+
+Estimate Forward(const Work& work, int64_t threads) { return EstimateForward(work, CutForward(work, threads)); }
+
+Estimate Backward(const Work& work, int64_t threads) { return EstimateBackward(work, CutBackward(work, threads)); }
+
+constexpr auto kBatches = {1, 8, 16, 32, 64, 128, 256, 512};
+constexpr auto kUnits = {16, 32, 64, 128, 256, 512, 1024};
+constexpr auto kThreads = {1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64};
+
+const Table table("cuts", [] {
+  std::printf("Threads that work, and the share of their time that is work, by arithmetic: T = 256, D = H, float32,\n");
+  std::printf("AVX-512. No machine was asked.\n\n%4s %5s  pass    ", "B", "H");
+  for (const int64_t threads : kThreads) std::printf(" %9lld", static_cast<long long>(threads));
+  for (const int64_t batch : kBatches) {
+    for (const int64_t units : kUnits) {
+      const Work work = Layer(batch, units, 16);
+      for (const bool forward : {true, false}) {
+        std::printf("\n%4lld %5lld  %s", static_cast<long long>(batch), static_cast<long long>(units),
+                    forward ? "forward " : "backward");
+        for (const int64_t threads : kThreads) {
+          const Estimate estimate = forward ? Forward(work, threads) : Backward(work, threads);
+          std::printf("  %3lld %4.2f", static_cast<long long>(estimate.working), estimate.Efficiency(threads));
+        }
+      }
+    }
+  }
+  std::printf("\n");
+});
+
+LSTM_FAST_TEST(cuts_use_no_more_threads_than_there_are) {
+  for (const int64_t lanes : {4, 8, 16}) {
+    for (int64_t batch = 1; batch <= 512; batch += batch < 16 ? 1 : 7) {
+      for (const int64_t units : kUnits) {
+        for (int64_t threads = 1; threads <= 64; ++threads) {
+          for (const int64_t directions : {1, 2}) {
+            const Work work = Layer(batch, units, lanes, directions);
+            for (const Estimate& estimate : {Forward(work, threads), Backward(work, threads)}) {
+              Expect(estimate.working >= 1 && estimate.working <= threads,
+                     std::to_string(estimate.working) + " of " + std::to_string(threads) +
+                         " threads work, B = " + std::to_string(batch) + ", H = " + std::to_string(units));
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+// What is summed first must follow from the work alone.
+LSTM_FAST_TEST(cuts_sum_alike_for_any_number_of_threads) {
+  for (const int64_t batch : {1, 7, 16, 33, 64, 256, 500}) {
+    for (const int64_t units : kUnits) {
+      for (const int64_t directions : {1, 2}) {
+        const Work work = Layer(batch, units, 16, directions);
+        const Cuts alone = CutBackward(work, 1);
+        for (int64_t threads = 2; threads <= 64; ++threads) {
+          const Cuts cuts = CutBackward(work, threads);
+          Expect(cuts.tile_rows == alone.tile_rows && cuts.chunk_steps == alone.chunk_steps &&
+                     cuts.slots == alone.slots && cuts.in_place == alone.in_place &&
+                     cuts.gradients_in_place == alone.gradients_in_place,
+                 std::to_string(threads) + " threads sum differently, B = " + std::to_string(batch) +
+                     ", H = " + std::to_string(units));
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace lstm_fast::testing
