@@ -55,7 +55,7 @@ struct BackwardScratch {
     dh = scratch.template Take<Real>(row_count * sizes.units);
     dc = scratch.template Take<Real>(row_count * sizes.units);
     c_start = scratch.template Take<Real>(row_count * sizes.units);
-    dy = scratch.template Take<Real>(sizes.units);
+    dy = scratch.template Take<Real>(row_count * sizes.units);
     const int64_t h_gates = d.recurrent_dropout ? 4 : 1;
     h_before.rows = scratch.template Take<const Real*>(pairs);
     h_before.gate_stride = pairs * sizes.units;
@@ -67,6 +67,7 @@ struct BackwardScratch {
     pair_row = scratch.template Take<int64_t>(pairs);
     pair_offset = scratch.template Take<int64_t>(pairs);
     packed = scratch.template Take<Real>((packed_x > packed_h ? packed_x : packed_h) * pairs * kGroup);
+    packed_states = scratch.template Take<Real>(packed_h * pairs * kGroup);
     if (d.repeats) dz_sums = scratch.template Take<Real>(pairs * sizes.panels * sizes.width);
     if (d.reserve_mode == Reserve::kRecompute) {
       recomputed = scratch.template Take<Real>(pairs * 5 * sizes.units);
@@ -85,12 +86,13 @@ struct BackwardScratch {
   Real* dz;                // gate rows of the chunk
   Real *dh, *dc;           // [rows][Hp], flowing back from the step after
   Real* c_start;           // [rows][Hp], before the first step of a part that is in no skip
-  Real* dy;                // [Hp]
+  Real* dy;                // [rows][Hp]: of a group of a team, one of its rows
   Operand<Real> h_before;  // h before each (step, row) pair, times the dropout masks
   Real* h_rows;
   Real* masks = nullptr;            // [rows][4][Hp]
   int64_t *pair_row, *pair_offset;  // the row of each pair, and where its dx goes
-  Real* packed;                     // [gates][groups][pairs][kGroup]
+  Real* packed;                     // [gates][groups][pairs][kGroup]: of x, then of h
+  Real* packed_states;              // of h, where a team packs both at once
   int kernel_is_finite = -1;        // of W; -1: nobody has looked
   Real* dz_sums = nullptr;          // gate rows: dz, summed over the pairs with one input or state
   Real* recomputed = nullptr;       // [rows][chunk_steps][P][5][L]
@@ -394,12 +396,13 @@ struct Placement {
   int64_t panel, column, gate;  // elements from one to the next
 };
 
-// gradient += left^T dz, where `packed` holds the columns of left. Each block of pairs is summed by itself and then
-// added: one running sum over thousands of timesteps would lose digits that Keras, which adds a product per timestep,
-// keeps.
+// gradient += left^T dz for some columns and panels, where `packed` holds the columns of left. Each block of pairs is
+// summed by itself and then added: one running sum over thousands of timesteps would lose digits that Keras, which adds
+// a product per timestep, keeps. The first column is a multiple of kMicroRows.
 template <class Real, bool kPerGate>
-void AccumulateGradient(const Direction<Real>& d, const Share& share, const Real* packed, int64_t columns,
-                        const Real* dz, int64_t total, bool fresh, bool in_place, Real* gradient) {
+void AccumulateBlock(const Direction<Real>& d, const Real* packed, int64_t columns, int64_t first_column,
+                     int64_t last_column, int64_t first_panel, int64_t last_panel, const Real* dz, int64_t total,
+                     bool fresh, bool in_place, Real* gradient) {
   // Pairs summed at once: dz of so many pairs stays in L1 while all columns pass.
   constexpr int64_t kBlock = 128;
   const Sizes<Real> sizes(d);
@@ -407,11 +410,11 @@ void AccumulateGradient(const Direction<Real>& d, const Share& share, const Real
   const int64_t gate_stride = CeilDivide(columns, kGroup) * total * kGroup;
   // In place, the columns pass over so many panels at once: a part of a line in a page of its own is slow to write.
   const int64_t panels = in_place ? 1 + kBlock / total : 1;
-  for (int64_t group = share.first; group < share.last; group += panels) {
-    const int64_t group_end = group + panels < share.last ? group + panels : share.last;
+  for (int64_t group = first_panel; group < last_panel; group += panels) {
+    const int64_t group_end = group + panels < last_panel ? group + panels : last_panel;
     for (int64_t begin = 0; begin < total; begin += kBlock) {
       const Extent extent = {1, total - begin < kBlock ? total - begin : kBlock, 0, 0, sizes.width};
-      for (int64_t column = 0; column < columns; column += kMicroRows) {
+      for (int64_t column = first_column; column < last_column; column += kMicroRows) {
         const int64_t offset = column % kGroup;
         const Real* block = packed + (column - offset) * total + begin * kGroup + offset;
         for (int64_t p = group; p < group_end; ++p) {
@@ -437,25 +440,48 @@ void AccumulateGradient(const Direction<Real>& d, const Share& share, const Real
               }
             }
           };
-          ForRowTiles(columns - column < kMicroRows ? columns - column : kMicroRows, accumulate);
+          ForRowTiles(last_column - column < kMicroRows ? last_column - column : kMicroRows, accumulate);
         }
       }
     }
   }
 }
 
+// The same for this member's part: whole panels in place, and otherwise register tiles of panels, of which there are
+// more.
+template <class Real, bool kPerGate>
+void AccumulateGradient(const Direction<Real>& d, const Real* packed, int64_t columns, const Real* dz, int64_t total,
+                        bool fresh, bool in_place, Real* gradient, const Team& team) {
+  if (in_place || team.size == 1) {
+    const Share share(d, team);
+    AccumulateBlock<Real, kPerGate>(d, packed, columns, 0, columns, share.first, share.last, dz, total, fresh, in_place,
+                                    gradient);
+    return;
+  }
+  const int64_t tiles = CeilDivide(columns, kMicroRows), all = Sizes<Real>(d).panels * tiles, last = team.Last(all);
+  for (int64_t tile = team.First(all); tile < last;) {
+    const int64_t panel = tile / tiles, begin = tile % tiles;
+    const int64_t end = begin + last - tile < tiles ? begin + last - tile : tiles;
+    AccumulateBlock<Real, kPerGate>(d, packed, columns, begin * kMicroRows,
+                                    end * kMicroRows < columns ? end * kMicroRows : columns, panel, panel + 1, dz,
+                                    total, fresh, in_place, gradient);
+    tile += end - begin;
+  }
+}
+
 template <class Real>
-void AccumulateMatrix(const Direction<Real>& d, const Share& share, const Operand<Real>& rows, int64_t columns,
-                      const Real* dz, int64_t total, Real* packed, bool fresh, bool in_place, Real* gradient,
-                      const Team& team) {
+void PackOperand(const Operand<Real>& rows, int64_t columns, int64_t total, Real* packed, const Team& team) {
   const int64_t gate_stride = CeilDivide(columns, kGroup) * total * kGroup;
   for (int64_t gate = 0; gate < (rows.per_gate ? 4 : 1); ++gate) {
     PackColumns(rows, gate, total, columns, packed + gate * gate_stride, team);
   }
-  team.Wait();
-  rows.per_gate ? AccumulateGradient<Real, true>(d, share, packed, columns, dz, total, fresh, in_place, gradient)
-                : AccumulateGradient<Real, false>(d, share, packed, columns, dz, total, fresh, in_place, gradient);
-  team.Wait();  // before `packed` is written again
+}
+
+template <class Real>
+void AccumulateMatrix(const Direction<Real>& d, bool per_gate, int64_t columns, const Real* dz, int64_t total,
+                      const Real* packed, bool fresh, bool in_place, Real* gradient, const Team& team) {
+  per_gate ? AccumulateGradient<Real, true>(d, packed, columns, dz, total, fresh, in_place, gradient, team)
+           : AccumulateGradient<Real, false>(d, packed, columns, dz, total, fresh, in_place, gradient, team);
 }
 
 template <class Real>
@@ -592,12 +618,15 @@ void PassZeros(const Direction<Real>& d, const Row& row, int64_t r, BackwardScra
   if (count > 0) TakeSkipped(d, row, count, left);
 }
 
-// Makes the gates of some timesteps, from the checkpoints.
+// Makes the gates of some timesteps, from the checkpoints: each member of the team those of some rows.
 template <class Real>
-void RecomputeGates(const Direction<Real>& d, const Chunk& chunk, const Row* rows, BackwardScratch<Real>& s) {
+void RecomputeGates(const Direction<Real>& d, const Chunk& chunk, const Row* rows, BackwardScratch<Real>& s,
+                    const Team& team) {
   const Sizes<Real> sizes(d);
+  const Share all_units(d, {0, 1, nullptr, nullptr});
   Recurrence<Real>& state = s.state;
-  for (int64_t position = 0; position < chunk.rows; ++position) {
+  const int64_t begin = team.First(chunk.rows), end = team.Last(chunk.rows);
+  for (int64_t position = begin; position < end; ++position) {
     const int64_t r = chunk.row[position];
     const Real* kept = SlotsOf(d, rows[r]).At(s.part[r].slot / kCheckpointInterval);
     for (int64_t j = 0; j < sizes.units; ++j) {
@@ -608,30 +637,34 @@ void RecomputeGates(const Direction<Real>& d, const Chunk& chunk, const Row* row
       state.kept[chunk.Pair(step, position)] = s.part[r].slots.At(step);
     }
   }
-  s.input.Gather(chunk, rows);
-  RunChunk(d, chunk, rows, s.input.operand(), state, Share(d, {0, 1, nullptr, nullptr}), [](int64_t, int64_t) {});
+  s.input.Gather(chunk, rows, begin, end);
+  team.Wait();
+  ProjectChunk(d, chunk, rows, s.input.operand(), begin, end, team.First(chunk.inputs), team.Last(chunk.inputs), state,
+               all_units);
+  team.Wait();
+  RunChunk(d, chunk, begin, end, state, all_units, [](int64_t) {});
 }
 
-// Of a skip, one period is recomputed.
+// The chunk whose gates are to be recomputed, where rows may be in skips: of these, one period.
 template <class Real>
-const Chunk& ChunkToRecompute(const Direction<Real>& d, BackwardScratch<Real>& s) {
-  if (!d.repeats) return s.chunk;
+void ChunkToRecompute(BackwardScratch<Real>& s) {
   s.again.Clear();
   for (int64_t position = 0; position < s.chunk.rows; ++position) {
     const int64_t r = s.chunk.row[position], period = s.part[r].period;
     s.again.Add(r, s.chunk.from[position], period > 0 ? period : s.chunk.count[position]);
   }
   s.again.Close();
-  return s.again;
+  s.again.Publish();
 }
 
-// Makes h and c before the first step of the chunk available; its gates are.
+// Makes h and c before the first step of the chunk available for the rows at the positions [begin, end); their gates
+// are.
 template <class Real>
-void PrepareStart(const Direction<Real>& d, const Row* rows, BackwardScratch<Real>& s) {
+void PrepareStart(const Direction<Real>& d, const Row* rows, int64_t begin, int64_t end, BackwardScratch<Real>& s) {
   constexpr int64_t kL = kLanes<Real>;
   const Sizes<Real> sizes(d);
   const bool recompute = d.reserve_mode == Reserve::kRecompute;
-  for (int64_t position = 0; position < s.chunk.rows; ++position) {
+  for (int64_t position = begin; position < end; ++position) {
     const int64_t r = s.chunk.row[position];
     const BackwardPart<Real>& part = s.part[r];
     Real *h = s.h_rows + s.chunk.StateOf(position) * sizes.units, *c = s.c_start + r * sizes.units;
@@ -673,9 +706,9 @@ void PrepareSkip(const Direction<Real>& d, const Row* rows, int64_t r, BackwardS
   s.again.Add(r, left.timesteps - left.skipped, period);
   s.again.Close();
   if (recompute) {
-    RecomputeGates(d, s.again, rows, s);
+    RecomputeGates(d, s.again, rows, s, {0, 1, nullptr, nullptr});
   } else {
-    s.input.Gather(s.again, rows);
+    s.input.Gather(s.again, rows, 0, 1);
   }
   for (int64_t phase = 0; phase < period; ++phase) {
     const Real* before = part.GatesBefore(phase);
@@ -782,9 +815,11 @@ void BackThroughSkip(const Direction<Real>& d, const Row* rows, int64_t r, Backw
     }
   }
   const Operand<Real> states = {s.h_before.rows, kMostPeriod * sizes.units, s.h_before.per_gate};
-  AccumulateMatrix(d, share, s.input.operand(), d.input, skip.dz, period, s.packed, fresh, gradient.in_place,
+  PackOperand(s.input.operand(), d.input, period, s.packed, alone);
+  AccumulateMatrix(d, s.input.operand().per_gate, d.input, skip.dz, period, s.packed, fresh, gradient.in_place,
                    gradient.kernel, alone);
-  AccumulateMatrix(d, share, states, d.units, skip.dz, period, s.packed, fresh, gradient.in_place,
+  PackOperand(states, d.units, period, s.packed, alone);
+  AccumulateMatrix(d, states.per_gate, d.units, skip.dz, period, s.packed, fresh, gradient.in_place,
                    gradient.recurrent_kernel, alone);
   AccumulateBias(sizes, share, skip.dz, period, fresh, gradient.in_place, gradient.bias);
 }
@@ -829,41 +864,56 @@ void NextBackwardChunk(const Direction<Real>& d, const Row* rows, int64_t row_co
   chunk.Close();
   NumberInputs(d, rows, chunk, [&](int64_t position) { return s.part[chunk.row[position]].period > 0; });
   NumberStates(d, chunk, [&](int64_t position) { return s.part[chunk.row[position]].period; });
-  if (recompute && chunk.rows > 0) RecomputeGates(d, ChunkToRecompute(d, s), rows, s);
-  PrepareStart(d, rows, s);
-  if (!recompute || d.repeats) s.input.Gather(chunk, rows);
+  if (recompute && d.repeats) ChunkToRecompute(s);
   chunk.Publish();
 }
 
-// dh of the step before: dz U^T, for the rows that are active in a step.
+// Makes what the chunk's steps and products need, each member of the team for some rows.
 template <class Real>
-void PropagateState(const Direction<Real>& d, const Share& share, int64_t step, BackwardScratch<Real>& s) {
+void PrepareChunk(const Direction<Real>& d, const Row* rows, BackwardScratch<Real>& s, const Team& team) {
+  const bool recompute = d.reserve_mode == Reserve::kRecompute;
+  const int64_t begin = team.First(s.chunk.rows), end = team.Last(s.chunk.rows);
+  if (recompute && d.repeats) {
+    s.again.Read();
+    RecomputeGates(d, s.again, rows, s, team);
+    team.Wait();  // its rows are in another order
+  } else if (recompute) {
+    RecomputeGates(d, s.chunk, rows, s, team);
+  }
+  PrepareStart(d, rows, begin, end, s);
+  if (!recompute || d.repeats) s.input.Gather(s.chunk, rows, begin, end);
+  ForPairsByRow(s.chunk, begin, d.dx.data && !d.projected ? end : begin, [&](int64_t r, int64_t k, int64_t pair) {
+    s.pair_row[pair] = r;
+    s.pair_offset[pair] = rows[r].batch * d.dx.batch_stride + TimeOf(d, rows[r], k) * d.dx.time_stride;
+  });
+  if (team.groups < team.size) team.Wait();  // the members of a group go on with what others have made
+}
+
+// dh of the step before: dz U^T, for the rows at the positions [begin, end).
+template <class Real>
+void PropagateState(const Direction<Real>& d, const Share& share, int64_t step, int64_t begin, int64_t end,
+                    BackwardScratch<Real>& s) {
   const int64_t padded = Sizes<Real>(d).units;
-  const auto mask_of = [&](int64_t position) { return s.masks + s.chunk.row[position] * 4 * padded; };
-  const auto store = [&](int64_t position, int64_t column, const Real* values, int64_t valid) {
-    Real* to = s.dh + s.chunk.row[position] * padded + column;
+  const int64_t* row = s.chunk.row + begin;
+  const auto mask_of = [&](int64_t n) { return s.masks + row[n] * 4 * padded; };
+  const auto store = [&](int64_t n, int64_t column, const Real* values, int64_t valid) {
+    Real* to = s.dh + row[n] * padded + column;
     for (int64_t j = 0; j < valid; ++j) to[j] = values[j];
   };
-  const int64_t first = s.chunk.first[step], count = s.chunk.active[step];
+  const int64_t first = s.chunk.Pair(step, begin);
   if (d.recurrent_dropout) {
-    ForTransposedProduct<Real, true>(d, s.dz, s.chunk.total, first, count, d.recurrent_kernel_transposed, d.units,
+    ForTransposedProduct<Real, true>(d, s.dz, s.chunk.total, first, end - begin, d.recurrent_kernel_transposed, d.units,
                                      share.first_unit, share.first_unit + share.units, mask_of, padded, store);
   } else {
-    ForTransposedProduct<Real, false>(d, s.dz, s.chunk.total, first, count, d.recurrent_kernel_transposed, d.units,
-                                      share.first_unit, share.first_unit + share.units, mask_of, padded, store);
+    ForTransposedProduct<Real, false>(d, s.dz, s.chunk.total, first, end - begin, d.recurrent_kernel_transposed,
+                                      d.units, share.first_unit, share.first_unit + share.units, mask_of, padded,
+                                      store);
   }
 }
 
 // dx = dz W^T for the whole chunk, each member of the team for its share of the pairs.
 template <class Real>
-void StoreInputGradient(const Direction<Real>& d, const Row* rows, BackwardScratch<Real>& s, const Team& team) {
-  if (team.rank == 0) {
-    ForPairsByRow(s.chunk, [&](int64_t r, int64_t k, int64_t pair) {
-      s.pair_row[pair] = r;
-      s.pair_offset[pair] = rows[r].batch * d.dx.batch_stride + TimeOf(d, rows[r], k) * d.dx.time_stride;
-    });
-  }
-  team.Wait();
+void StoreInputGradient(const Direction<Real>& d, BackwardScratch<Real>& s, const Team& team) {
   const int64_t first = team.First(s.chunk.total), count = team.Last(s.chunk.total) - first;
   const auto mask_of = [&](int64_t pair) { return s.input.mask(s.pair_row[first + pair], 0); };
   const auto store = [&](int64_t pair, int64_t column, const Real* values, int64_t valid) {
@@ -878,13 +928,13 @@ void StoreInputGradient(const Direction<Real>& d, const Row* rows, BackwardScrat
   }
 }
 
-// dx = dz, each member of the team for its own units.
+// dx = dz, for the rows at the positions [begin, end), each member of their group for its own units.
 template <class Real>
-void StoreProjectedGradient(const Direction<Real>& d, const Row* rows, const BackwardScratch<Real>& s,
-                            const Share& share) {
+void StoreProjectedGradient(const Direction<Real>& d, const Row* rows, int64_t begin, int64_t end,
+                            const BackwardScratch<Real>& s, const Share& share) {
   constexpr int64_t kL = kLanes<Real>;
   const Sizes<Real> sizes(d);
-  ForPairsByRow(s.chunk, [&](int64_t r, int64_t k, int64_t pair) {
+  ForPairsByRow(s.chunk, begin, end, [&](int64_t r, int64_t k, int64_t pair) {
     const int64_t offset = rows[r].batch * d.dx.batch_stride + TimeOf(d, rows[r], k) * d.dx.time_stride;
     ForGateRuns<Real>(share, [&](int64_t gate, int64_t unit, int64_t count) {
       alignas(64) Real gathered[kRun<Real>];
@@ -898,21 +948,20 @@ void StoreProjectedGradient(const Direction<Real>& d, const Row* rows, const Bac
   });
 }
 
-// h before each pair, times the dropout masks, becomes the left operand of the recurrent kernel's gradient.
+// h before each pair of the rows at the positions [begin, end), times the dropout masks, becomes the left operand of
+// the recurrent kernel's gradient.
 template <class Real>
-void PrepareStates(const Direction<Real>& d, BackwardScratch<Real>& s) {
+void PrepareStates(const Direction<Real>& d, int64_t begin, int64_t end, BackwardScratch<Real>& s) {
   const int64_t padded = Sizes<Real>(d).units;
-  int64_t next = 0;
   for (int64_t step = 0; step < s.chunk.steps; ++step) {
-    for (int64_t position = 0; position < s.chunk.active[step]; ++position) {
+    for (int64_t position = begin; position < end && position < s.chunk.active[step]; ++position) {
+      const int64_t r = s.chunk.row[position], period = s.part[r].period;
+      if (period > 0 && step >= period) continue;  // a state that the row has had in this chunk
       const int64_t n = s.chunk.StateOf(s.chunk.Pair(step, position));
-      if (n < next) continue;
-      ++next;
       Real* h = s.h_rows + n * padded;
       s.h_before.rows[n] = h;
-      if (!d.recurrent_dropout) continue;
-      for (int64_t gate = 3; gate >= 0; --gate) {  // gate 0, which overwrites h, last
-        const Real* mask = s.masks + (s.chunk.row[position] * 4 + gate) * padded;
+      for (int64_t gate = 3; gate >= 0 && d.recurrent_dropout; --gate) {  // gate 0, which overwrites h, last
+        const Real* mask = s.masks + (r * 4 + gate) * padded;
         for (int64_t j = 0; j < padded; ++j) h[gate * s.h_before.gate_stride + j] = h[j] * mask[j];
       }
     }
@@ -942,33 +991,82 @@ const Real* SumByNumber(const Sizes<Real>& sizes, const Share& share, const Chun
   return sums;
 }
 
-// Whether any row's timestep in a step of the chunk is not its first.
-inline bool AnyFollows(const Chunk& chunk, int64_t step) {
-  for (int64_t position = 0; position < chunk.active[step]; ++position) {
+// Whether a step of the chunk is not the first timestep of a row, of those at the positions [begin, end).
+inline bool AnyFollows(const Chunk& chunk, int64_t step, int64_t begin, int64_t end) {
+  for (int64_t position = begin; position < end; ++position) {
     if (chunk.from[position] + step > 0) return true;
   }
   return false;
 }
 
-// Adds the chunk's part of the gradients of the weights.
+// Goes back through the steps of a chunk with the rows of this member's group.
 template <class Real>
-void AccumulateWeights(const Direction<Real>& d, const Share& share, BackwardScratch<Real>& s, bool fresh,
+void StepsBack(const Direction<Real>& d, const Row* rows, BackwardScratch<Real>& s, const Team& team) {
+  constexpr int64_t kL = kLanes<Real>;
+  const Sizes<Real> sizes(d);
+  const Team group = team.Group();
+  const Share share(d, group);
+  const Chunk& chunk = s.chunk;
+  const int64_t begin = team.FirstOfGroup(chunk.rows), end = team.LastOfGroup(chunk.rows);
+  Real* dy = s.dy + begin * sizes.units + share.first_unit;
+  for (int64_t step = chunk.steps - 1; step >= 0; --step) {
+    const int64_t active = chunk.active[step] < end ? chunk.active[step] : end;
+    if (active <= begin) continue;
+    for (int64_t position = begin; position < active; ++position) {
+      const int64_t r = chunk.row[position], k = chunk.from[position] + step;
+      const BackwardPart<Real>& part = s.part[r];
+      Real* dh = s.dh + r * sizes.units;
+      AddOutputGradient(d, rows[r], k, share.first_unit, share.units, dy, dh + share.first_unit);
+      if (k > 0) PrefetchOutputGradient(d, rows[r], k - 1, share);
+      const bool from_start = step == 0 && part.period == 0;
+      const Real* c_before = from_start ? s.c_start + r * sizes.units : part.GatesBefore(step) + 4 * kL;
+      // This step's h is the state before the next one. In a skip, that of a later period is the same.
+      const int64_t next = step + 1;
+      const bool wanted = next < chunk.count[position] && (part.period == 0 || next < part.period);
+      // c of the step before is read in this one.
+      const Real *gates = part.Gates(step), *soon = step < 2 || part.period > 0 ? gates : part.Gates(step - 2);
+      StepBack<Real>(sizes, share, d.units, gates, soon - gates, c_before, from_start ? kL : 5 * kL, dh,
+                     s.dc + r * sizes.units, s.dz + chunk.Pair(step, position) * sizes.width, chunk.total * sizes.width,
+                     wanted ? s.h_rows + chunk.StateOf(chunk.Pair(next, position)) * sizes.units : nullptr);
+    }
+    group.Wait();  // for the whole of dz
+    if (d.dh0 || AnyFollows(chunk, step, begin, active)) PropagateState(d, share, step, begin, active, s);
+  }
+  if (group.rank == 0) PrepareStates(d, begin, end, s);
+  if (d.dx.data && d.projected) StoreProjectedGradient(d, rows, begin, end, s, share);
+}
+
+// Adds the chunk's part of the gradients of the weights. `any_state`: a step of it has a state before it.
+template <class Real>
+void AccumulateWeights(const Direction<Real>& d, BackwardScratch<Real>& s, bool any_state, bool fresh,
                        const WeightGradient<Real>& gradient, const Team& team) {
   const Sizes<Real> sizes(d);
+  const Share share(d, team);
   const Chunk& chunk = s.chunk;
-  if (team.rank == 0) PrepareStates(d, s);
+  const Operand<Real>& inputs = s.input.operand();
+  // A team packs both operands before it meets. A single thread has the second in a cache when it needs it.
+  const bool both = team.size > 1 && !chunk.SharesStates();
+  Real* packed_states = both ? s.packed_states : s.packed;
   const Real* of_inputs = SumByNumber(sizes, share, chunk, chunk.input_of, chunk.inputs, s.dz, s.dz_sums);
-  AccumulateMatrix(d, share, s.input.operand(), d.input, of_inputs, chunk.inputs, s.packed, fresh, gradient.in_place,
+  PackOperand(inputs, d.input, chunk.inputs, s.packed, team);
+  if (any_state && both) PackOperand(s.h_before, d.units, chunk.states, packed_states, team);
+  team.Wait();
+  AccumulateMatrix(d, inputs.per_gate, d.input, of_inputs, chunk.inputs, s.packed, fresh, gradient.in_place,
                    gradient.kernel, team);
   AccumulateBias(sizes, share, of_inputs, chunk.inputs, fresh, gradient.in_place, gradient.bias);
-  if (chunk.SharesStates()) team.Wait();  // before the sums are overwritten, which then lie in other places
-  if (chunk.steps > 1 || d.h0 || AnyFollows(chunk, 0)) {
-    const Real* of_states = SumByNumber(sizes, share, chunk, chunk.state_of, chunk.states, s.dz, s.dz_sums);
-    AccumulateMatrix(d, share, s.h_before, d.units, of_states, chunk.states, s.packed, fresh, gradient.in_place,
-                     gradient.recurrent_kernel, team);
-  } else if (fresh) {  // a single step, from no state
-    ClearGradient(sizes, share, d.units, gradient.recurrent_kernel);
+  if (!any_state) {  // a single step, from no state
+    if (fresh) ClearGradient(sizes, share, d.units, gradient.recurrent_kernel);
+    return;
   }
+  const Real* of_states = s.dz;
+  if (!both) {
+    team.Wait();  // before `packed` and the sums are overwritten
+    of_states = SumByNumber(sizes, share, chunk, chunk.state_of, chunk.states, s.dz, s.dz_sums);
+    PackOperand(s.h_before, d.units, chunk.states, packed_states, team);
+    team.Wait();
+  }
+  AccumulateMatrix(d, s.h_before.per_gate, d.units, of_states, chunk.states, packed_states, fresh, gradient.in_place,
+                   gradient.recurrent_kernel, team);
 }
 
 template <class Real>
@@ -977,72 +1075,53 @@ void BackwardTile(const Direction<Real>& d, const Row* rows, int64_t row_count, 
   BackwardScratch<Real> s(scratch_memory, d, row_count);
   Chunk& chunk = s.chunk;
   const Sizes<Real> sizes(d);
-  const Share share(d, team);
-  constexpr int64_t kL = kLanes<Real>;
-  const bool leads = team.rank == 0;
+  const int64_t begin = team.First(row_count), end = team.Last(row_count), count = end - begin;
 
-  if (leads) {
-    s.input.LoadMasks(rows, row_count);
-    if (d.recurrent_dropout) {
-      LoadRecurrentMasks(d, rows, row_count, s.masks);
-      if (d.reserve_mode == Reserve::kRecompute) LoadRecurrentMasks(d, rows, row_count, s.state.masks);
-    }
-    LoadState(d, d.dh_n, rows, row_count, s.dh);
-    LoadState(d, d.dc_n, rows, row_count, s.dc);
-    for (int64_t r = 0; r < row_count; ++r) {
-      Remaining& left = s.remaining[r];
-      left = {rows[r].count, rows[r].count, Skips<Real>(d, rows[r]).Count(), {}, 0, false};
-      for (int64_t n = 0; n < left.skips; ++n) left.slots -= Skips<Real>(d, rows[r]).Get(n).steps;
-      LoadSkip(d, rows[r], left);
-      if (d.dx.data && !d.dx_accumulates && rows[r].count < d.time) ZeroMaskedInputGradient(d, rows[r]);
-    }
+  s.input.LoadMasks(rows, begin, end);
+  if (d.recurrent_dropout) {
+    const int64_t offset = begin * 4 * sizes.units;
+    LoadRecurrentMasks(d, rows + begin, count, s.masks + offset);
+    if (d.reserve_mode == Reserve::kRecompute) LoadRecurrentMasks(d, rows + begin, count, s.state.masks + offset);
   }
+  LoadState(d, d.dh_n, rows + begin, count, s.dh + begin * sizes.units);
+  LoadState(d, d.dc_n, rows + begin, count, s.dc + begin * sizes.units);
+  for (int64_t r = begin; r < end; ++r) {
+    Remaining& left = s.remaining[r];
+    left = {rows[r].count, rows[r].count, Skips<Real>(d, rows[r]).Count(), {}, 0, false};
+    for (int64_t n = 0; n < left.skips; ++n) left.slots -= Skips<Real>(d, rows[r]).Get(n).steps;
+    LoadSkip(d, rows[r], left);
+    if (d.dx.data && !d.dx_accumulates && rows[r].count < d.time) ZeroMaskedInputGradient(d, rows[r]);
+  }
+  team.Wait();
 
   bool fresh = gradient.fresh;
   for (;;) {
-    if (leads) NextBackwardChunk(d, rows, row_count, s, fresh, gradient);
+    if (team.rank == 0) NextBackwardChunk(d, rows, row_count, s, fresh, gradient);
     team.Wait();
     chunk.Read();
     if (chunk.rows == 0) break;
-    for (int64_t step = chunk.steps - 1; step >= 0; --step) {
-      for (int64_t position = 0; position < chunk.active[step]; ++position) {
-        const int64_t r = chunk.row[position], k = chunk.from[position] + step;
-        const BackwardPart<Real>& part = s.part[r];
-        Real* dh = s.dh + r * sizes.units;
-        AddOutputGradient(d, rows[r], k, share.first_unit, share.units, s.dy + share.first_unit, dh + share.first_unit);
-        if (k > 0) PrefetchOutputGradient(d, rows[r], k - 1, share);
-        const bool from_start = step == 0 && part.period == 0;
-        const Real* c_before = from_start ? s.c_start + r * sizes.units : part.GatesBefore(step) + 4 * kL;
-        // This step's h is the state before the next one. In a skip, that of a later period is the same.
-        const int64_t next = step + 1;
-        const bool wanted = next < chunk.count[position] && (part.period == 0 || next < part.period);
-        // c of the step before is read in this one.
-        const Real *gates = part.Gates(step), *soon = step < 2 || part.period > 0 ? gates : part.Gates(step - 2);
-        StepBack<Real>(sizes, share, d.units, gates, soon - gates, c_before, from_start ? kL : 5 * kL, dh,
-                       s.dc + r * sizes.units, s.dz + chunk.Pair(step, position) * sizes.width,
-                       chunk.total * sizes.width,
-                       wanted ? s.h_rows + chunk.StateOf(chunk.Pair(next, position)) * sizes.units : nullptr);
-      }
-      team.Wait();  // for the whole of dz
-      if (d.dh0 || AnyFollows(chunk, step)) PropagateState(d, share, step, s);
-    }
-    AccumulateWeights(d, share, s, fresh, gradient, team);
+    PrepareChunk(d, rows, s, team);
+    StepsBack(d, rows, s, team);
+    const bool any_state = chunk.steps > 1 || d.h0 || AnyFollows(chunk, 0, 0, chunk.active[0]);
+    team.Wait();  // for dz and h; the leader may overwrite the chunk's lists from here on
+    AccumulateWeights(d, s, any_state, fresh, gradient, team);
     fresh = false;
-    if (d.dx.data) d.projected ? StoreProjectedGradient(d, rows, s, share) : StoreInputGradient(d, rows, s, team);
-    team.Wait();  // before the next chunk overwrites this one, or the last dh is read
+    if (d.dx.data && !d.projected) StoreInputGradient(d, s, team);
+    if (d.repeats) team.Wait();  // the leader may then write more: see PassZeros(), and the chunk's numbers
   }
-  team.Wait();  // before the next tile tells of its first chunk
   if (fresh) {  // no row has a timestep
+    const Share share(d, team);
     ClearGradient(sizes, share, d.input, gradient.kernel);
     ClearGradient(sizes, share, d.units, gradient.recurrent_kernel);
     ClearGradient(sizes, share, 1, gradient.bias);
   }
 
-  for (int64_t r = 0; r < row_count && leads; ++r) {
+  for (int64_t r = begin; r < end; ++r) {
     const int64_t offset = rows[r].batch * d.units;
     if (d.dh0) StoreRow(d.dtype, d.dh0, offset, d.units, s.dh + r * sizes.units);
     if (d.dc0) StoreRow(d.dtype, d.dc0, offset, d.units, s.dc + r * sizes.units);
   }
+  team.Wait();  // before the next tile overwrites the states
 }
 
 }  // namespace

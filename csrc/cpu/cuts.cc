@@ -10,20 +10,40 @@ namespace {
 // Rows of a backward tile, and the most slots: both decide what is summed first, so neither follows the thread count.
 constexpr int64_t kBackwardTileRows = 16;
 constexpr int64_t kSlots = 8;
+// Of any tile.
+constexpr int64_t kMostRows = 128;
 
 int64_t CeilDivide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 int64_t AtLeast1(int64_t value) { return std::max<int64_t>(1, value); }
 
+// Whether threads may share the units of rows, and wait for each other in every timestep: the recurrent kernel does not
+// fit into one thread's L1.
+bool MayShareUnits(const Work& work) {
+  return work.RecurrentKernelBytes() > 64 * 1024 && !work.recompute && !work.recurrent_dropout;
+}
+
 // Fewer rows than this make a step wait for the recurrent kernel, from L2 or from beyond, rather than for arithmetic.
 int64_t FewRows(const Work& work) { return work.RecurrentKernelBytes() > 512 * 1024 ? 16 : 4; }
 
-// Threads per task, where there are fewer tasks than threads. Each needs a part of the units, and in every step some
-// thousand operations to make up for waiting for the others.
+// Rows of one thread's own that take no longer than reading the recurrent kernel for them: fewer of them share units.
+// No number is enough where that comes from memory.
+int64_t EnoughRows(const Work& work) {
+  const int64_t bytes = work.RecurrentKernelBytes();
+  if (bytes > 8 * 1024 * 1024) return kMostRows;
+  return bytes <= 32 * 1024 ? 1 : bytes <= 64 * 1024 ? 2 : FewRows(work);
+}
+
+// How many threads may share the units of so many rows. Each needs a part of the units, and in every step some thousand
+// operations to make up for waiting for the others.
+int64_t MostSharingUnits(const Work& work, int64_t rows) {
+  if (!MayShareUnits(work)) return 1;
+  return AtLeast1(std::min(work.panels, rows * 8 * work.units * work.units / 32'000));
+}
+
+// Threads per task, where there are fewer tasks than threads.
 int64_t TeamSize(const Work& work, int64_t threads, int64_t tasks, int64_t rows, int64_t flop) {
-  if (!TeamsPay(work)) return 1;
-  const int64_t step_flop = rows * 8 * work.units * work.units;
-  return AtLeast1(std::min<int64_t>({threads / tasks, work.panels, step_flop / 32'000, flop / (tasks * 4'000'000)}));
+  return AtLeast1(std::min({threads / tasks, MostSharingUnits(work, rows), flop / (tasks * 4'000'000)}));
 }
 
 // A row's result does not depend on its tile, so tiles may follow the number of threads. More than 32 rows, in very
@@ -31,9 +51,11 @@ int64_t TeamSize(const Work& work, int64_t threads, int64_t tasks, int64_t rows,
 // share them out evenly. Threads with a few rows each would wait for the weights: they share a tile's units.
 int64_t ForwardTileRows(const Work& work, int64_t threads) {
   const int64_t pieces = (work.masked || work.repeats) && threads > 1 ? 4 * threads : threads;
-  const int64_t share = CeilDivide(work.batch * work.directions, pieces);
-  const int64_t most_rows = std::max<int64_t>(32, 128 / AtLeast1(work.time));
-  const int64_t rows = std::max<int64_t>(TeamsPay(work) ? FewRows(work) : 1, std::min(share, most_rows));
+  const int64_t most_rows = std::max<int64_t>(32, kMostRows / AtLeast1(work.time));
+  const int64_t all_rows = work.batch * work.directions;
+  // In as few rounds as that allows, all of them full.
+  const int64_t share = CeilDivide(all_rows, pieces * AtLeast1(CeilDivide(all_rows, pieces * most_rows)));
+  const int64_t rows = std::max<int64_t>(MayShareUnits(work) ? FewRows(work) : 1, std::min(share, most_rows));
   return AtLeast1(std::min(work.batch, rows));
 }
 
@@ -42,10 +64,10 @@ int64_t ForwardTileRows(const Work& work, int64_t threads) {
 // timesteps. Two where the work is worth it and there is no better way to share it out; otherwise 1, 4 or a multiple of
 // 8.
 int64_t BackwardTileRows(const Work& work) {
-  const int64_t batch = work.batch, short_rows = 128 / AtLeast1(work.time);
+  const int64_t batch = work.batch, short_rows = kMostRows / AtLeast1(work.time);
   const int64_t least_rows = work.RecurrentKernelBytes() > 8 * 1024 * 1024 ? 2 * kBackwardTileRows : kBackwardTileRows;
   int64_t tiles = CeilDivide(batch, std::max(least_rows, short_rows));
-  if (tiles == 1 && 2 * work.Flop() >= 8'000'000 && (batch >= 2 * FewRows(work) || !TeamsPay(work))) tiles = 2;
+  if (tiles == 1 && 2 * work.Flop() >= 8'000'000 && (batch >= 2 * FewRows(work) || !MayShareUnits(work))) tiles = 2;
   // Rows that skip timesteps leave tiles of unequal work: 8 of them are shared out better than 4.
   if (tiles > 2) tiles = tiles <= 4 && !work.repeats ? 4 : CeilDivide(tiles, kSlots) * kSlots;
   return AtLeast1(CeilDivide(batch, AtLeast1(tiles)));
@@ -54,7 +76,7 @@ int64_t BackwardTileRows(const Work& work) {
 // Large accumulators go through memory, which takes as long as computing some hundred timesteps: teams share them
 // instead.
 int64_t Slots(const Work& work, int64_t tiles) {
-  const bool large = work.WeightsBytes() > 4 * 1024 * 1024 && TeamsPay(work);
+  const bool large = work.WeightsBytes() > 4 * 1024 * 1024 && MayShareUnits(work);
   const int64_t most = large ? std::min<int64_t>(2, work.timesteps / 1024) : kSlots;
   return AtLeast1(std::min(most, tiles));
 }
@@ -83,16 +105,11 @@ double Barrier(int64_t members) { return members > 1 ? kBarrier * double(members
 
 double Wake(int64_t threads) { return threads > 1 ? kWake * double(threads) : 0; }
 
-// Rows that are multiplied by the recurrent kernel in the time that it takes to read it.
-int64_t LeastRows(const Work& work) {
-  const int64_t bytes = work.RecurrentKernelBytes();
-  return bytes <= 32 * 1024 ? 1 : bytes <= 64 * 1024 ? 2 : FewRows(work);
-}
-
 // A product with the recurrent kernel, and the gates, of `rows` rows in one timestep.
 double StepFlop(const Work& work, int64_t rows) {
   const double units = double(work.units);
-  return 8 * units * units * double(std::max(rows, LeastRows(work))) + kElementwise * units * double(rows);
+  return 8 * units * units * double(std::max(rows, std::min<int64_t>(16, EnoughRows(work)))) +
+         kElementwise * units * double(rows);
 }
 
 // Timesteps of a row, on average.
@@ -105,13 +122,15 @@ double ForwardTask(const Work& work, const Cuts& cuts, int64_t members) {
 }
 
 double BackwardTile(const Work& work, const Cuts& cuts, int64_t members) {
-  const double rows = double(cuts.tile_rows), units = double(work.units);
-  const double product = 8 * units * rows;  // with one column of W or U
-  const double mine = LargestShare(work.panels, members);
-  const double step = StepFlop(work, cuts.tile_rows) * mine + Barrier(members);
-  const double weights = product * (units + double(work.kernel_rows)) * mine;
+  const int64_t groups = RowGroups(work, cuts.tile_rows, members), sharing = members / groups;  // at least so many
+  const double step = StepFlop(work, CeilDivide(cuts.tile_rows, groups)) * LargestShare(work.panels, sharing);
+  const double product = 8 * double(work.units * cuts.tile_rows);  // with one column of W or U
+  const auto weights = [&](int64_t columns) {
+    return product * double(columns) * LargestShare(work.panels * CeilDivide(columns, work.micro_rows), members);
+  };
   const double dx = product * double(work.kernel_rows) * LargestShare(cuts.tile_rows * cuts.chunk_steps, members);
-  return Timesteps(work) * (step + weights + dx + 8 * Barrier(members) / double(cuts.chunk_steps));
+  return Timesteps(work) * (step + Barrier(CeilDivide(members, groups)) + weights(work.units) +
+                            weights(work.kernel_rows) + dx + 4 * Barrier(members) / double(cuts.chunk_steps));
 }
 
 // One after the other, a slot's tiles in the directions of a task.
@@ -120,10 +139,32 @@ double BackwardTask(const Work& work, const Cuts& cuts, int64_t members) {
   return double(tiles * (cuts.side_by_side ? 1 : work.directions)) * BackwardTile(work, cuts, members);
 }
 
+// Threads that would have no task join others' tasks. There may be fewer teams than tasks, so that no thread is left.
+void ChooseTeams(const Work& work, int64_t threads, int64_t tasks, Cuts& cuts) {
+  const int64_t worth = 2 * work.Flop() / 4'000'000;
+  if (threads == 1 || worth < 2 || (work.repeats && work.SkipsByRow())) return;
+  if (threads == 2 && tasks > 1) return;
+  double least = double(CeilDivide(tasks, cuts.workers)) * BackwardTask(work, cuts, 1);
+  for (int64_t teams = std::min(threads, tasks); teams > 0; --teams) {
+    for (int64_t members = std::min(threads, worth) / teams; members > 1; members /= 2) {
+      const double cost = double(CeilDivide(tasks, teams)) * BackwardTask(work, cuts, members);
+      if (cost >= 0.97 * least) continue;  // what is estimated is no more exact
+      least = cost;
+      cuts.workers = teams;
+      cuts.members = members;
+    }
+  }
+}
+
 }  // namespace
 
-bool TeamsPay(const Work& work) {
-  return work.RecurrentKernelBytes() > 64 * 1024 && !work.recompute && !work.recurrent_dropout;
+// As many groups as have enough rows, unless more threads than can share units would be left in each. Without sharing,
+// each thread is a group.
+int64_t RowGroups(const Work& work, int64_t tile_rows, int64_t members) {
+  if (!MayShareUnits(work)) return members;
+  int64_t groups = std::min(members, AtLeast1(tile_rows / EnoughRows(work)));
+  while (groups < members && groups * MostSharingUnits(work, CeilDivide(tile_rows, groups)) < members) ++groups;
+  return groups;
 }
 
 // Handing a task over costs about as much as computing 2 MFLOP.
@@ -151,13 +192,16 @@ Cuts CutBackward(const Work& work, int64_t threads) {
   cuts.chunk_steps = ChunkSteps(work, cuts.tile_rows);
   cuts.in_place = work.fits_in_place && work.timesteps <= 16;  // packing the transpose takes longer than packing does
   cuts.slots = Slots(work, CeilDivide(work.batch, cuts.tile_rows));
-  // With few slots the directions run side by side and their dx are added afterwards; with many, a slot runs one after
-  // the other and the second adds to what the first wrote.
-  cuts.side_by_side = work.directions == 2 && cuts.slots < kSlots / 2;
+  // With few slots, or with more threads than slots, the directions run side by side and their dx are added afterwards;
+  // otherwise a slot runs one after the other and the second adds to what the first wrote. That comes to the same bits,
+  // but where timesteps repeat: there, nothing may be added, which is not the same as adding 0 to -0.
+  cuts.side_by_side = work.directions == 2 &&
+                      (cuts.slots < kSlots / 2 || (threads > std::max<int64_t>(2, cuts.slots) && !work.repeats));
   cuts.gradients_in_place = work.fits_in_place && cuts.slots == 1 && work.batch > 0 && work.timesteps <= 128;
   const int64_t tasks = cuts.side_by_side ? 2 * cuts.slots : cuts.slots;
   cuts.workers = Workers(threads, tasks, 2 * work.Flop());
-  cuts.members = TeamSize(work, threads, tasks, cuts.tile_rows, 2 * work.Flop());
+  cuts.members = 1;
+  ChooseTeams(work, threads, tasks, cuts);
   return cuts;
 }
 

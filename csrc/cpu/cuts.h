@@ -24,6 +24,8 @@ struct Work {
   // Multiplications and additions of the forward pass, half of those of the backward pass.
   int64_t Flop() const { return directions * timesteps * 8 * units * (kernel_rows + units); }
   int64_t RecurrentKernelBytes() const { return units * panels * width * element_bytes; }
+  // The backward pass takes rows through skipped timesteps one by one: the matrices for it, a half of U, stay in L1.
+  bool SkipsByRow() const { return RecurrentKernelBytes() <= 64 * 1024; }
   // Of W, U and the bias of one direction.
   int64_t WeightsBytes() const { return (kernel_rows + units + 1) * panels * width * element_bytes; }
 };
@@ -58,8 +60,9 @@ Estimate EstimateBackward(const Work& work, const Cuts& cuts);
 Cuts CutForward(const Work& work, int64_t threads);
 Cuts CutBackward(const Work& work, int64_t threads);
 
-// Where threads may share a tile: the recurrent kernel does not fit into one thread's L1.
-bool TeamsPay(const Work& work);
+// Into how many groups, each with rows of its own, a team of so many threads splits in the backward pass, for a tile of
+// so many rows. The members of a group share its rows' units.
+int64_t RowGroups(const Work& work, int64_t tile_rows, int64_t members);
 
 // Threads worth waking for so much arithmetic.
 int64_t Workers(int64_t threads, int64_t tasks, int64_t flop);

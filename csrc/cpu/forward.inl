@@ -67,15 +67,18 @@ void MultiplyInPlace(const Share& share, int64_t units, const Real* matrix, int6
   }
 }
 
+// z = x W + b, for the inputs [begin, end) of `total`.
 template <class Real, bool kPerGate>
-void Project(const Direction<Real>& d, const Operand<Real>& x, int64_t total, Real* z, const Share& share) {
+void Project(const Direction<Real>& d, const Operand<Real>& x, int64_t begin, int64_t end, int64_t total, Real* z,
+             const Share& share) {
   const Sizes<Real> sizes(d);
   const Extent extent = {1, d.in_place ? 0 : d.input, 0, 0, sizes.width};
   for (int64_t p = share.first; p < share.last; ++p) {
     const Real* bias = d.bias + p * sizes.width;
     const Real* panel = d.kernel + p * d.input * sizes.width;
-    ForRowTiles(total, [&](auto tile, int64_t first) {
+    ForRowTiles(end - begin, [&](auto tile, int64_t offset) {
       constexpr int kRows = decltype(tile)::value;
+      const int64_t first = begin + offset;
       const Real* left[kRows];
       Vector<Real> sums[kRows][4];
       LSTM_FAST_UNROLL
@@ -94,8 +97,11 @@ void Project(const Direction<Real>& d, const Operand<Real>& x, int64_t total, Re
     });
   }
   if (!d.in_place) return;
-  const auto left_of = [&](int64_t i, int64_t gate) { return x.rows[i] + (kPerGate ? gate * x.gate_stride : 0); };
-  MultiplyInPlace(share, d.units, d.kernel, d.input, total, left_of, z, total * sizes.width);
+  const auto left_of = [&](int64_t i, int64_t gate) {
+    return x.rows[begin + i] + (kPerGate ? gate * x.gate_stride : 0);
+  };
+  MultiplyInPlace(share, d.units, d.kernel, d.input, end - begin, left_of, z + begin * sizes.width,
+                  total * sizes.width);
 }
 
 // Reads up to kLanes elements of `count`; lanes beyond them are 0.
@@ -107,13 +113,14 @@ LSTM_FAST_INLINE Vector<Real> LoadPart(const Real* from, int64_t count) {
   return Load(values);
 }
 
-// z = x + b, where x is projected already.
+// z = x + b, where x is projected already, for the rows at the positions [begin, end).
 template <class Real>
-void CopyProjected(const Direction<Real>& d, const Chunk& chunk, const Row* rows, Real* z, const Share& share) {
+void CopyProjected(const Direction<Real>& d, const Chunk& chunk, const Row* rows, int64_t begin, int64_t end, Real* z,
+                   const Share& share) {
   constexpr int64_t kL = kLanes<Real>;
   const Sizes<Real> sizes(d);
   int64_t input = -1;
-  ForPairsByRow(chunk, [&](int64_t r, int64_t k, int64_t pair) {
+  ForPairsByRow(chunk, begin, end, [&](int64_t r, int64_t k, int64_t pair) {
     if (chunk.InputOf(pair) == input) return;
     input = chunk.InputOf(pair);
     const int64_t offset = rows[r].batch * d.x.batch_stride + TimeOf(d, rows[r], k) * d.x.time_stride;
@@ -194,11 +201,12 @@ void StepRows(const Direction<Real>& d, const Chunk& chunk, int64_t step, int64_
   }
 }
 
-// One step of the rows that are active in it.
+// One step of those rows at the positions [first, last) that are active in it.
 template <class Real, bool kPerGate>
-void Step(const Direction<Real>& d, const Chunk& chunk, int64_t step, Recurrence<Real>& state, const Share& share) {
-  const int64_t active = chunk.active[step], padded = Sizes<Real>(d).units;
-  for (int64_t position = 0; position < active && kPerGate; ++position) {
+void Step(const Direction<Real>& d, const Chunk& chunk, int64_t step, int64_t first, int64_t last,
+          Recurrence<Real>& state, const Share& share) {
+  const int64_t active = chunk.active[step] < last ? chunk.active[step] : last, padded = Sizes<Real>(d).units;
+  for (int64_t position = first; position < active && kPerGate; ++position) {
     const int64_t r = chunk.row[position];
     for (int64_t gate = 0; gate < 4; ++gate) {
       for (int64_t j = 0; j < padded; ++j) {
@@ -209,7 +217,7 @@ void Step(const Direction<Real>& d, const Chunk& chunk, int64_t step, Recurrence
   }
   // There is nothing to multiply before a row's first timestep if no state was given.
   const auto starts = [&](int64_t position) { return step == 0 && !d.h0 && chunk.from[position] == 0; };
-  for (int64_t begin = 0; begin < active;) {
+  for (int64_t begin = first; begin < active;) {
     int64_t end = step == 0 ? begin + 1 : active;
     while (end < active && starts(end) == starts(begin)) ++end;
     StepRows<Real, kPerGate>(d, chunk, step, begin, end, starts(begin) ? 0 : d.units, state, share);
@@ -217,21 +225,28 @@ void Step(const Direction<Real>& d, const Chunk& chunk, int64_t step, Recurrence
   }
 }
 
-// Projects a chunk and runs the recurrence over it. After each step on_step(step, active) sees this member's units of
-// h_next and c; it waits for the team.
-template <class Real, class OnStep>
-LSTM_FAST_INLINE void RunChunk(const Direction<Real>& d, const Chunk& chunk, const Row* rows, const Operand<Real>& x,
-                               Recurrence<Real>& state, const Share& share, const OnStep& on_step) {
+// Projects the inputs [first_input, last_input) of a chunk; of a projected x, those of the rows at [first, last).
+template <class Real>
+LSTM_FAST_INLINE void ProjectChunk(const Direction<Real>& d, const Chunk& chunk, const Row* rows,
+                                   const Operand<Real>& x, int64_t first, int64_t last, int64_t first_input,
+                                   int64_t last_input, Recurrence<Real>& state, const Share& share) {
   if (d.projected) {
-    CopyProjected(d, chunk, rows, state.z, share);
+    CopyProjected(d, chunk, rows, first, last, state.z, share);
   } else {
-    x.per_gate ? Project<Real, true>(d, x, chunk.inputs, state.z, share)
-               : Project<Real, false>(d, x, chunk.inputs, state.z, share);
+    x.per_gate ? Project<Real, true>(d, x, first_input, last_input, chunk.inputs, state.z, share)
+               : Project<Real, false>(d, x, first_input, last_input, chunk.inputs, state.z, share);
   }
+}
+
+// Runs the recurrence over a chunk that is projected, for the rows at the positions [first, last). After each step
+// on_step(step) sees this member's units of h_next and c; it waits for the team, if that shares units.
+template <class Real, class OnStep>
+LSTM_FAST_INLINE void RunChunk(const Direction<Real>& d, const Chunk& chunk, int64_t first, int64_t last,
+                               Recurrence<Real>& state, const Share& share, const OnStep& on_step) {
   for (int64_t step = 0; step < chunk.steps; ++step) {
-    d.recurrent_dropout ? Step<Real, true>(d, chunk, step, state, share)
-                        : Step<Real, false>(d, chunk, step, state, share);
-    on_step(step, chunk.active[step]);
+    d.recurrent_dropout ? Step<Real, true>(d, chunk, step, first, last, state, share)
+                        : Step<Real, false>(d, chunk, step, first, last, state, share);
+    on_step(step);
     Real* previous = state.h;
     state.h = state.h_next;
     state.h_next = previous;
@@ -345,7 +360,7 @@ void NextForwardChunk(const Direction<Real>& d, const Row* rows, int64_t row_cou
       s.state.kept[chunk.Pair(step, position)] = keeps ? slots.At(slot + step) : nullptr;
     }
   }
-  s.input.Gather(chunk, rows);
+  s.input.Gather(chunk, rows, 0, chunk.rows);
   chunk.Publish();
 }
 
@@ -359,7 +374,7 @@ void ForwardTile(const Direction<Real>& d, const Row* rows, int64_t row_count, R
   const Share share(d, team);
 
   if (leads) {
-    scratch.input.LoadMasks(rows, row_count);
+    scratch.input.LoadMasks(rows, 0, row_count);
     if (d.recurrent_dropout) LoadRecurrentMasks(d, rows, row_count, state.masks);
     LoadState(d, d.h0, rows, row_count, state.h);
     LoadState(d, d.c0, rows, row_count, state.c);
@@ -376,7 +391,9 @@ void ForwardTile(const Direction<Real>& d, const Row* rows, int64_t row_count, R
     team.Wait();
     chunk.Read();
     if (chunk.rows == 0) return;
-    RunChunk(d, chunk, rows, scratch.input.operand(), state, share, [&](int64_t step, int64_t active) {
+    ProjectChunk(d, chunk, rows, scratch.input.operand(), 0, chunk.rows, 0, chunk.inputs, state, share);
+    RunChunk(d, chunk, 0, chunk.rows, state, share, [&](int64_t step) {
+      const int64_t active = chunk.active[step];
       for (int64_t position = 0; position < active && d.return_sequences && d.y.data; ++position) {
         const int64_t r = chunk.row[position];
         const int64_t time = OutputTime(d, TimeOf(d, rows[r], chunk.from[position] + step));

@@ -52,7 +52,7 @@ struct Direction {
   bool input_order;  // y is in input order even so
   bool return_sequences, zero_output_for_mask, masked;
   bool repeats;       // there may be timesteps that repeat: rows say which
-  bool skips_by_row;  // the backward pass goes through skipped timesteps row by row; then teams are of one thread
+  bool skips_by_row;  // the backward pass goes through skipped timesteps row by row; then its teams are of one thread
   Reserve reserve_mode;
   int64_t chunk_steps;     // timesteps projected at once
   int64_t* skipped_steps;  // counts timesteps that the forward pass does not compute, as they repeat; shared by threads
@@ -92,18 +92,35 @@ struct WeightGradient {
   bool in_place;
 };
 
-// The threads that run one tile together, each on its own units. A tile that only one thread runs has a team of one.
+// The threads that run one tile together. A tile that only one thread runs has a team of one.
+//
+// In the forward pass each member has its own units, in every timestep. In the backward pass a chunk has two phases: to
+// go back through its timesteps, a team splits into groups with rows of their own, whose members share their units;
+// then all have a part of the products, which no longer depend on who computed what.
 struct Team {
   int64_t rank, size;
-  void (*wait)(void* barrier, int64_t size);  // returns when all members have called it
-  void* barrier;
+  // Returns when all `size` members have called it for the barrier of that number.
+  void (*wait)(void* barriers, int64_t number, int64_t size);
+  void* barriers;
+  int64_t groups = 1;
+  int64_t barrier = 0;
 
   void Wait() const {
-    if (size > 1) wait(barrier, size);
+    if (size > 1) wait(barriers, barrier, size);
   }
   // This member's share of `count` things: [First(count), Last(count)).
   int64_t First(int64_t count) const { return count * rank / size; }
   int64_t Last(int64_t count) const { return count * (rank + 1) / size; }
+
+  // This member's group, and that group's share of `count` rows.
+  int64_t group() const { return rank * groups / size; }
+  int64_t FirstOfGroup(int64_t count) const { return count * group() / groups; }
+  int64_t LastOfGroup(int64_t count) const { return count * (group() + 1) / groups; }
+  // The members of its group, as a team.
+  Team Group() const {
+    const int64_t first = (group() * size + groups - 1) / groups, end = ((group() + 1) * size + groups - 1) / groups;
+    return {rank - first, end - first, wait, barriers, 1, 1 + group()};
+  }
 };
 
 template <class Real>
@@ -116,7 +133,8 @@ struct Kernels {
   int64_t (*backward_scratch)(const Direction<Real>&, int64_t rows);
 
   // Rows of similar length share the work best. Every member of a team calls with the same arguments but for its rank.
-  // With recurrent dropout or kRecompute the team is one thread.
+  // In the forward pass with recurrent dropout or kRecompute, and in the backward pass where rows go through skips by
+  // themselves, the team is one thread. In groups of several members there is no recurrent dropout.
   void (*forward)(const Direction<Real>&, const Row* rows, int64_t row_count, Real* scratch, const Team&);
   void (*backward)(const Direction<Real>&, const Row* rows, int64_t row_count, const WeightGradient<Real>&,
                    Real* scratch, const Team&);

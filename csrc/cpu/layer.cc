@@ -2,9 +2,10 @@
 //
 // Rows are sorted by the number of timesteps that they will take and cut into tiles; a tile runs all its timesteps on
 // one thread, so that a call forks and joins once per phase. Where there are fewer tiles than threads, a team of
-// threads runs a tile, each on its own units, and meets at a barrier once a timestep. The backward pass adds the
-// gradients of the weights up in "slots", each a fixed list of tiles with accumulators of its own, whose number depends
-// on the shape alone: so do the bits.
+// threads runs a tile: forward, each on its own units, with a barrier in each timestep; backward, most often each with
+// its own rows, with a few barriers in a chunk of timesteps. The backward pass adds the gradients of the weights up in
+// "slots", each a fixed list of tiles with accumulators of its own, whose number depends on the shape alone: so do the
+// bits.
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
@@ -65,20 +66,26 @@ void ForEach(Parallel& parallel, int64_t workers, int64_t count, const Task& tas
 }
 
 // Runs task(index, worker, team) for every index below count; with teams of several threads, worker counts the teams.
-template <class Task>
-void ForEachByTeams(Parallel& parallel, int64_t workers, int64_t members, int64_t count, const Task& task) {
+// groups_of(size) says into how many groups a team of so many splits.
+template <class GroupsOf, class Task>
+void ForEachByTeams(Parallel& parallel, int64_t workers, int64_t members, int64_t count, const GroupsOf& groups_of,
+                    const Task& task) {
   if (members == 1) {
     const Team alone = {0, 1, nullptr, nullptr};
     ForEach(parallel, workers, count, [&](int64_t index, int64_t worker) { task(index, worker, alone); });
     return;
   }
-  std::vector<Barrier> barriers(static_cast<size_t>(workers));
-  const auto wait = [](void* barrier, int64_t size) { static_cast<Barrier*>(barrier)->Wait(size); };
+  // Of each team, one for all and one for each group.
+  std::vector<Barrier> barriers(static_cast<size_t>(workers * (1 + members)));
+  const auto wait = [](void* of_team, int64_t number, int64_t size) {
+    static_cast<Barrier*>(of_team)[number].Wait(size);
+  };
   parallel.Together(static_cast<int>(workers * members), [&](int64_t rank, int64_t size) {
     const int64_t team_size = std::max<int64_t>(1, size / workers), teams = std::min(workers, size / team_size);
     const int64_t worker = rank / team_size;
     if (worker >= teams) return;
-    const Team team = {rank % team_size, team_size, wait, &barriers[static_cast<size_t>(worker)]};
+    const Team team = {rank % team_size, team_size, wait, &barriers[static_cast<size_t>(worker * (1 + members))],
+                       groups_of(team_size)};
     for (int64_t i = worker; i < count; i += teams) {
       task(i, worker, team);
       team.Wait();  // before the scratch memory is used again
@@ -126,18 +133,21 @@ class Layer {
     const int64_t tasks = static_cast<int64_t>(tiles.size()) * directions;
     const int64_t scratch_size = kernels_.forward_scratch(direction_[0], tiles[0].rows);
     const Workspace scratch(static_cast<size_t>(cuts.workers * scratch_size) * sizeof(Real));
-    ForEachByTeams(parallel_, cuts.workers, cuts.members, tasks, [&](int64_t task, int64_t worker, const Team& team) {
+    const auto one_group = [](int64_t) -> int64_t { return 1; };
+    const auto run = [&](int64_t task, int64_t worker, const Team& team) {
       const Tile& tile = tiles[static_cast<size_t>(task / directions)];
       kernels_.forward(direction_[task % directions], plan_.rows.data() + tile.first, tile.rows,
                        scratch.data<Real>() + worker * scratch_size, team);
-    });
+    };
+    ForEachByTeams(parallel_, cuts.workers, cuts.members, tasks, one_group, run);
     timesteps_given += problem_.directions * plan_.timesteps;
     timesteps_computed += problem_.directions * plan_.timesteps - skipped_;
   }
 
   void Backward(const BackwardInput& gradient, const BackwardOutput& output) {
     const int64_t directions = problem_.directions;
-    const Cuts cuts = CutBackward(Describe(plan_.repeats), parallel_.threads());
+    const Work work = Describe(plan_.repeats);
+    const Cuts cuts = CutBackward(work, parallel_.threads());
     const int64_t slots = cuts.slots;
     const std::vector<Tile> tiles = CutTiles(problem_.batch, cuts.tile_rows);
     Use(cuts);
@@ -185,7 +195,8 @@ class Layer {
     if (tiles.empty()) {  // nobody would write them
       std::fill_n(partial.data<Real>(), slots * directions * gradient_size, Real(0));
     }
-    ForEachByTeams(parallel_, cuts.workers, cuts.members, tasks, [&](int64_t task, int64_t worker, const Team& team) {
+    const auto groups_of = [&](int64_t members) { return RowGroups(work, cuts.tile_rows, members); };
+    const auto run = [&](int64_t task, int64_t worker, const Team& team) {
       const int64_t slot = side_by_side ? task / 2 : task;
       const int64_t first = side_by_side ? task % 2 : 0, last = side_by_side ? first + 1 : directions;
       for (size_t i = static_cast<size_t>(slot); i < tiles.size(); i += static_cast<size_t>(slots)) {
@@ -199,7 +210,8 @@ class Layer {
                             scratch.data<Real>() + worker * scratch_size, team);
         }
       }
-    });
+    };
+    ForEachByTeams(parallel_, cuts.workers, cuts.members, tasks, groups_of, run);
     if (own_dx) MergeInputGradients(dx.data<Real>(), side_by_side, dx_elements, output.dx);
     for (int n = 0; n < directions && !in_place; ++n) {
       const WeightGradient<Real> sums = GradientAt(partial.data<Real>() + n * slots * gradient_size, false);
@@ -262,8 +274,7 @@ class Layer {
     d.zero_output_for_mask = problem_.zero_output_for_mask;
     d.masked = inputs_.mask != nullptr;
     d.repeats = plan_.repeats;  // of the backward pass: the reserve knows what was skipped, whatever the setting is now
-    // Its matrices, a half of U, then stay in L1, and there are no teams: see TeamsPay().
-    d.skips_by_row = Describe(plan_.repeats).RecurrentKernelBytes() <= 64 * 1024;
+    d.skips_by_row = Describe(plan_.repeats).SkipsByRow();
     d.reserve_mode = problem_.reserve;
     d.x = {PartOfInput(const_cast<void*>(inputs_.x), n), inputs_.x_batch_stride, inputs_.x_time_stride};
     d.h0 = in.h0;

@@ -142,10 +142,11 @@ LSTM_FAST_INLINE bool LastStepIsReal(const Direction<Real>& d, const Row& row) {
   return row.count > 0 && TimeOf(d, row, row.count - 1) == (d.reversed ? 0 : d.time - 1);
 }
 
-// body(row, timestep, pair) for every pair of a chunk, row by row: in memory, the timesteps of a row follow each other.
+// body(row, timestep, pair) for every pair of the rows at the positions [begin, end) of a chunk, row by row: in memory,
+// the timesteps of a row follow each other.
 template <class Body>
-LSTM_FAST_INLINE void ForPairsByRow(const Chunk& chunk, const Body& body) {
-  for (int64_t position = 0; position < chunk.rows; ++position) {
+LSTM_FAST_INLINE void ForPairsByRow(const Chunk& chunk, int64_t begin, int64_t end, const Body& body) {
+  for (int64_t position = begin; position < end; ++position) {
     for (int64_t step = 0; step < chunk.count[position]; ++step) {
       body(chunk.row[position], chunk.from[position] + step, chunk.Pair(step, position));
     }
@@ -182,10 +183,10 @@ class InputRows {
     if (d.input_dropout) masks_ = scratch.template Take<Real>(row_count * 4 * d.input);
   }
 
-  // Reads the dropout multipliers of the tile's rows.
-  void LoadMasks(const Row* rows, int64_t row_count) {
+  // Reads the dropout multipliers of some of the tile's rows.
+  void LoadMasks(const Row* rows, int64_t first, int64_t last) {
     if (!d_.input_dropout) return;
-    for (int64_t r = 0; r < row_count; ++r) {
+    for (int64_t r = first; r < last; ++r) {
       for (int64_t gate = 0; gate < 4; ++gate) {
         LoadRow(d_.dtype, d_.input_dropout, (gate * d_.batch + rows[r].batch) * d_.input, d_.input, mask(r, gate));
       }
@@ -196,15 +197,13 @@ class InputRows {
 
   const Operand<Real>& operand() const { return operand_; }
 
-  // Equal inputs, of which the chunk knows, are read once.
-  void Gather(const Chunk& chunk, const Row* rows) const {
+  // Of the rows at the positions [begin, end) of a chunk. Equal inputs, of which it knows, are read once.
+  void Gather(const Chunk& chunk, const Row* rows, int64_t begin, int64_t end) const {
     if (d_.projected) return;
-    int64_t next = 0;
     for (int64_t step = 0; step < chunk.steps; ++step) {
-      for (int64_t position = 0; position < chunk.active[step]; ++position) {
+      for (int64_t position = begin; position < end && position < chunk.active[step]; ++position) {
         const int64_t index = chunk.InputOf(chunk.Pair(step, position));
-        if (index < next) continue;
-        ++next;
+        if (step > 0 && chunk.InputOf(chunk.Pair(step - 1, position)) == index) continue;
         const int64_t r = chunk.row[position], time = TimeOf(d_, rows[r], chunk.from[position] + step);
         const int64_t offset = rows[r].batch * d_.x.batch_stride + time * d_.x.time_stride;
         if (!copies_) {

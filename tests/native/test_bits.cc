@@ -19,16 +19,24 @@ Options Shape(int64_t batch, int64_t time, int64_t input, int64_t units) {
   return o;
 }
 
-// Large enough for the kernels to use several threads: one tile, a few and many; teams; weights read in place.
+// Large enough for the kernels to use several threads: one tile, a few and many; teams of every kind; weights read in
+// place.
 std::vector<Options> LargeProblems() {
-  std::vector<Options> problems = {Shape(9, 40, 24, 40), Shape(37, 40, 24, 40), Shape(150, 20, 24, 40),
-                                   Shape(2, 90, 40, 72), Shape(1, 1, 500, 208)};
+  std::vector<Options> problems = {Shape(9, 40, 24, 40),   Shape(37, 40, 24, 40), Shape(150, 20, 24, 40),
+                                   Shape(2, 90, 40, 72),   Shape(1, 1, 500, 208), Shape(40, 30, 20, 64),
+                                   Shape(14, 30, 20, 136), Shape(20, 12, 40, 264)};
   problems[0].dtype = DType::kBFloat16;
   problems[0].directions = 2;
   problems[1].masked = Masked::kHoles;
   problems[1].directions = 2;
   problems[2].masked = Masked::kRight;
   problems[3].masked = Masked::kHoles;
+  problems[5].masked = Masked::kHoles;
+  problems[5].input_dropout = problems[5].recurrent_dropout = true;
+  problems[6].masked = Masked::kRight;
+  problems[6].directions = 2;
+  problems[6].projected = true;
+  problems[7].h0 = false;
   return problems;
 }
 
@@ -41,7 +49,7 @@ LSTM_FAST_TEST(bits_for_any_number_of_threads) {
       SetThreadCount(1);
       Outputs alone(problem);
       alone.Run(problem);
-      for (const int threads : {2, 3, 5, 8, 16}) {
+      for (const int threads : {2, 3, 5, 8, 16, 64}) {
         SetThreadCount(threads);
         Outputs together(problem);
         together.Run(problem);
@@ -70,6 +78,50 @@ LSTM_FAST_TEST(bits_on_threads_of_the_callers_own) {
     OneByOne parallel;
     others.Run(problem, parallel);
     others.ExpectSameBits(own, "one by one, " + Describe(o));
+  }
+}
+
+// So many threads whenever they are wanted, on however few processors.
+class AsManyAsWanted final : public Parallel {
+ public:
+  explicit AsManyAsWanted(int threads) : threads_(threads) {}
+  int threads() const override { return threads_; }
+  void Run(int64_t count, void (*task)(void*, int64_t), void* context) override {
+    for (int64_t i = 0; i < count; ++i) task(context, i);
+  }
+  void RunTogether(int wanted, void (*task)(void*, int, int), void* context) override {
+    std::vector<std::thread> others;
+    for (int rank = 1; rank < wanted; ++rank) others.emplace_back([=] { task(context, rank, wanted); });
+    task(context, 0, wanted);
+    for (std::thread& other : others) other.join();
+  }
+
+ private:
+  const int threads_;
+};
+
+LSTM_FAST_TEST(bits_of_teams_of_any_size) {
+  std::vector<Options> problems = LargeProblems();
+  problems.push_back(Shape(6, 160, 20, 136));
+  problems.back().repeated = Repeated::kEnd;
+  problems.push_back(Shape(20, 30, 20, 72));
+  problems.back().dtype = DType::kFloat64;
+  problems.push_back(Shape(34, 30, 20, 64));
+  problems.back().dtype = DType::kBFloat16;
+  for (Options o : problems) {
+    for (const Reserve reserve : {Reserve::kGates, Reserve::kRecompute}) {
+      o.reserve = reserve;
+      const Case problem(o);
+      AsManyAsWanted one(1);
+      Outputs alone(problem), together(problem);
+      alone.Run(problem, one);
+      for (const int threads : {2, 4, 7, 12, 33}) {
+        AsManyAsWanted many(threads);
+        together.Run(problem, many);
+        together.ExpectWhole();
+        together.ExpectSameBits(alone, std::to_string(threads) + " threads together, " + Describe(o));
+      }
+    }
   }
 }
 

@@ -73,6 +73,34 @@ LSTM_FAST_TEST(cuts_use_no_more_threads_than_there_are) {
   }
 }
 
+// How much of many threads' time must be work, by arithmetic.
+LSTM_FAST_TEST(cuts_leave_work_for_many_threads) {
+  struct Target {
+    int64_t batch, threads;
+    double efficiency;
+  };
+  for (const Target& target : {Target{64, 8, 0.9}, Target{64, 16, 0.8}, Target{64, 32, 0.6}, Target{256, 16, 0.9},
+                               Target{256, 32, 0.8}, Target{256, 64, 0.6}}) {
+    for (const int64_t lanes : {4, 8, 16}) {
+      for (const int64_t directions : {1, 2}) {
+        for (const bool recompute : {false, true}) {
+          Work work = Layer(target.batch, 64, lanes, directions);
+          work.recompute = work.recurrent_dropout = recompute;
+          for (const bool forward : {true, false}) {
+            const Estimate estimate = forward ? Forward(work, target.threads) : Backward(work, target.threads);
+            const double efficiency = estimate.Efficiency(target.threads);
+            Expect(efficiency >= target.efficiency && efficiency <= 1,
+                   std::to_string(efficiency) + " of the time of " + std::to_string(target.threads) +
+                       " threads is work, B = " + std::to_string(target.batch) +
+                       (forward ? ", forward" : ", backward") + ", lanes: " + std::to_string(lanes) +
+                       ", directions: " + std::to_string(directions));
+          }
+        }
+      }
+    }
+  }
+}
+
 // What is summed first must follow from the work alone.
 LSTM_FAST_TEST(cuts_sum_alike_for_any_number_of_threads) {
   for (const int64_t batch : {1, 7, 16, 33, 64, 256, 500}) {
