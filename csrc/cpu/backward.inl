@@ -55,7 +55,6 @@ struct BackwardScratch {
     dh = scratch.template Take<Real>(row_count * sizes.units);
     dc = scratch.template Take<Real>(row_count * sizes.units);
     c_start = scratch.template Take<Real>(row_count * sizes.units);
-    dy = scratch.template Take<Real>(row_count * sizes.units);
     const int64_t h_gates = d.recurrent_dropout ? 4 : 1;
     h_before.rows = scratch.template Take<const Real*>(pairs);
     h_before.gate_stride = pairs * sizes.units;
@@ -67,12 +66,13 @@ struct BackwardScratch {
     pair_row = scratch.template Take<int64_t>(pairs);
     pair_offset = scratch.template Take<int64_t>(pairs);
     packed = scratch.template Take<Real>((packed_x > packed_h ? packed_x : packed_h) * pairs * kGroup);
-    packed_states = scratch.template Take<Real>(packed_h * pairs * kGroup);
     if (d.repeats) dz_sums = scratch.template Take<Real>(pairs * sizes.panels * sizes.width);
     if (d.reserve_mode == Reserve::kRecompute) {
       recomputed = scratch.template Take<Real>(pairs * 5 * sizes.units);
     }
     if (d.repeats) again = TakeChunk(scratch, d, row_count);
+    dy = scratch.template Take<Real>(row_count * sizes.units);
+    packed_states = scratch.template Take<Real>(packed_h * pairs * kGroup);
   }
 
   Scratch<Real> scratch;

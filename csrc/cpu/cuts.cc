@@ -144,9 +144,11 @@ void ChooseTeams(const Work& work, int64_t threads, int64_t tasks, Cuts& cuts) {
   const int64_t worth = 2 * work.Flop() / 4'000'000;
   if (threads == 1 || worth < 2 || (work.repeats && work.SkipsByRow())) return;
   if (threads == 2 && tasks > 1) return;
+  // Threads without a row of their own lose more by waiting than the products' shares gain, measured with one row.
+  const int64_t most = std::max(cuts.tile_rows * MostSharingUnits(work, 1), MostSharingUnits(work, cuts.tile_rows));
   double least = double(CeilDivide(tasks, cuts.workers)) * BackwardTask(work, cuts, 1);
   for (int64_t teams = std::min(threads, tasks); teams > 0; --teams) {
-    for (int64_t members = std::min(threads, worth) / teams; members > 1; members /= 2) {
+    for (int64_t members = std::min(std::min(threads, worth) / teams, most); members > 1; members /= 2) {
       const double cost = double(CeilDivide(tasks, teams)) * BackwardTask(work, cuts, members);
       if (cost >= 0.97 * least) continue;  // what is estimated is no more exact
       least = cost;

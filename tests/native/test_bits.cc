@@ -50,6 +50,7 @@ LSTM_FAST_TEST(bits_for_any_number_of_threads) {
       Outputs alone(problem);
       alone.Run(problem);
       for (const int threads : {2, 3, 5, 8, 16, 64}) {
+        if (kUnderTsan && threads > 5) continue;  // minutes of waiting for each other
         SetThreadCount(threads);
         Outputs together(problem);
         together.Run(problem);
@@ -116,6 +117,7 @@ LSTM_FAST_TEST(bits_of_teams_of_any_size) {
       Outputs alone(problem), together(problem);
       alone.Run(problem, one);
       for (const int threads : {2, 4, 7, 12, 33}) {
+        if (kUnderTsan && threads > 7) continue;
         AsManyAsWanted many(threads);
         together.Run(problem, many);
         together.ExpectWhole();
