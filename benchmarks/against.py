@@ -94,7 +94,13 @@ class Server:
         self.errors.close()
 
     def prepared(self, scenario: Scenario, contender: str, training: bool) -> Prepared:
-        self.ask({"scenario": dataclasses.asdict(scenario), "contender": contender, "training": training})
+        # An older tree does not know the newest fields.
+        given = {
+            field.name: getattr(scenario, field.name)
+            for field in dataclasses.fields(scenario)
+            if field.default is dataclasses.MISSING or getattr(scenario, field.name) != field.default
+        }
+        self.ask({"scenario": given, "contender": contender, "training": training})
         return Prepared(self.ask, results=lambda _: (), clock=lambda: self.seconds)
 
 
