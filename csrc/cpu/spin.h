@@ -1,11 +1,18 @@
-// Waiting without sleeping, for what takes less time than waking up: the other threads of a team.
+// Waiting without sleeping, for what takes less time than waking up: the other threads of a team. Not for long: who is
+// waited for may need this very processor.
 #ifndef LSTM_FAST_CPU_SPIN_H_
 #define LSTM_FAST_CPU_SPIN_H_
 
 #include <sched.h>
+#if defined(__linux__)
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 #include <atomic>
 #include <chrono>
+#include <climits>
 #include <cstdint>
 
 namespace lstm_fast {
@@ -22,39 +29,66 @@ inline void Pause() {
 // How long a thread stays on the lookout before it sleeps. Waking one takes 5 to 50 us, a good part of a short call.
 inline constexpr std::chrono::microseconds kLookout{50};
 
-// Waits for a condition without sleeping, up to kLookout; returns whether it came about.
+// Waits for a condition without sleeping, up to so long; returns whether it came about.
 template <class Condition>
-bool SpinUntil(const Condition& condition) {
+bool SpinUntil(const Condition& condition, std::chrono::microseconds most = kLookout) {
   const auto start = std::chrono::steady_clock::now();
   while (true) {
     for (int i = 0; i < 64; ++i) {
       if (condition()) return true;
       Pause();
     }
-    if (std::chrono::steady_clock::now() - start > kLookout) return false;
+    if (std::chrono::steady_clock::now() - start > most) return false;
   }
 }
 
-// Where `size` threads wait for each other again and again.
+// Sleeps until `word` is said to have changed, if it is `value` still; may return for no reason.
+inline void SleepWhile(std::atomic<unsigned>& word, unsigned value) {
+#if defined(__linux__)
+  static_assert(sizeof word == sizeof(unsigned), "the kernel reads the word itself");
+  syscall(SYS_futex, reinterpret_cast<unsigned*>(&word), FUTEX_WAIT_PRIVATE, value, nullptr, nullptr, 0);
+#else
+  static_cast<void>(word);
+  static_cast<void>(value);
+  sched_yield();
+#endif
+}
+
+// Says so to all who sleep.
+inline void WakeAll(std::atomic<unsigned>& word) {
+#if defined(__linux__)
+  syscall(SYS_futex, reinterpret_cast<unsigned*>(&word), FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
+#else
+  static_cast<void>(word);
+#endif
+}
+
+// Where `size` threads wait for each other again and again. It must outlive the last Wait().
 class Barrier {
  public:
   void Wait(int64_t size) {
     const unsigned generation = generation_.load(std::memory_order_relaxed);
     if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size) {
       arrived_.store(0, std::memory_order_relaxed);
-      generation_.store(generation + 1, std::memory_order_release);
+      // One of this thread and of one that falls asleep sees what the other has stored: all four are in one order.
+      generation_.store(generation + 1);
+      if (asleep_.load() > 0) WakeAll(generation_);
       return;
     }
-    for (int spins = 0; generation_.load(std::memory_order_acquire) == generation; ++spins) {
-      // A member that is not running, since the machine is busy, needs this thread's processor.
-      spins < kSpins ? Pause() : static_cast<void>(sched_yield());
-    }
+    const auto passed = [&] { return generation_.load() != generation; };
+    if (SpinUntil(passed, kPatience)) return;
+    // A member is not running, since the machine is busy. The system moves it to a processor that nobody uses.
+    asleep_.fetch_add(1);
+    while (!passed()) SleepWhile(generation_, generation);
+    asleep_.fetch_sub(1);
   }
 
  private:
-  static constexpr int kSpins = 10000;
+  // More than members of a team that all run are apart, and less than the milliseconds for which the system stops one.
+  static constexpr std::chrono::microseconds kPatience{200};
   alignas(64) std::atomic<int64_t> arrived_{0};
   alignas(64) std::atomic<unsigned> generation_{0};
+  std::atomic<int> asleep_{0};
 };
 
 }  // namespace lstm_fast

@@ -10,6 +10,7 @@
 #include <string>
 #include <thread>
 
+#include "cpu/crowd.h"
 #include "cpu/fork.h"
 #include "cpu/processors.h"
 #include "cpu/quota.h"
@@ -98,13 +99,20 @@ struct TeamJob : Job {
   static void Work(Job& job, int rank) {
     auto& self = static_cast<TeamJob&>(job);
     int members = self.size.load(std::memory_order_acquire);
-    for (; members == 0; members = self.size.load(std::memory_order_acquire)) Pause();
+    // The caller may need this processor to go on.
+    while (members == 0) {
+      SpinUntil([&] { return (members = self.size.load(std::memory_order_acquire)) != 0; });
+      if (members == 0) sched_yield();
+    }
+    const int64_t before = TimesStopped();
     self.task(self.context, rank, members);
+    self.stopped.fetch_add(TimesStopped() - before, std::memory_order_relaxed);
   }
 
   void (*task)(void*, int, int);
   void* context;
   std::atomic<int> size{0};
+  std::atomic<int64_t> stopped{0};  // how often its members were, for other programs
 };
 
 class ThreadPool final : public Parallel {
@@ -133,7 +141,9 @@ class ThreadPool final : public Parallel {
   }
 
   void RunTogether(int wanted, void (*task)(void*, int, int), void* context) override {
-    const int helpers = std::min(wanted, threads()) - 1;
+    wanted = std::min(wanted, threads());
+    const auto begin = Crowd::Clock::now();
+    const int helpers = (wanted > 1 ? crowd_.Limit(wanted, begin) : wanted) - 1;
     if (helpers < 1) {
       task(context, 0, 1);
       return;
@@ -148,6 +158,9 @@ class ThreadPool final : public Parallel {
     }
     job.Work(job, 0);
     Finish(&job);
+    const auto end = Crowd::Clock::now();
+    const int size = job.size.load(std::memory_order_relaxed);
+    if (size > 1) crowd_.Report(size, end - begin, job.stopped.load(std::memory_order_relaxed), end);
   }
 
   std::mutex& mutex() { return mutex_; }
@@ -234,6 +247,7 @@ class ThreadPool final : public Parallel {
 
   std::atomic<int> limit_;
   std::atomic<const char*> source_;
+  Crowd crowd_;
   std::mutex mutex_;
   std::condition_variable work_, done_;
   Job* first_ = nullptr;             // jobs that helpers may join, the oldest first

@@ -1,0 +1,38 @@
+// Whether other programs need the processors, too. The members of a team wait for each other again and again: where the
+// system stops one of them, all of them stop, and fewer threads, or one, are faster.
+#ifndef LSTM_FAST_CPU_CROWD_H_
+#define LSTM_FAST_CPU_CROWD_H_
+
+#include <chrono>
+#include <climits>
+#include <cstdint>
+#include <mutex>
+
+namespace lstm_fast {
+
+// How often the system has stopped this thread for another one, since it began; 0 where the system does not say.
+int64_t TimesStopped();
+
+// Thread-safe.
+class Crowd {
+ public:
+  using Clock = std::chrono::steady_clock;
+
+  // How many of the threads that are wanted a team may have. After a while more are tried again.
+  int Limit(int wanted, Clock::time_point now);
+
+  // A team of `size` threads was at work until `now`; its members were stopped so many times, together.
+  void Report(int size, Clock::duration time, int64_t stopped, Clock::time_point now);
+
+ private:
+  std::mutex mutex_;
+  int most_ = INT_MAX;         // threads of a team
+  Clock::time_point until_{};  // when more are tried
+  Clock::duration pause_{};    // the last one
+  Clock::duration time_{};     // of teams, since it was last decided
+  int64_t stopped_ = 0;        // likewise
+};
+
+}  // namespace lstm_fast
+
+#endif  // LSTM_FAST_CPU_CROWD_H_

@@ -1,0 +1,98 @@
+// How many threads a team has where other programs are at work, by a clock of the test's own.
+#if defined(__linux__)
+#include <sched.h>
+#endif
+
+#include <string>
+#include <thread>
+
+#include "check.h"
+#include "cpu/crowd.h"
+
+namespace lstm_fast::testing {
+namespace {
+
+using std::chrono::milliseconds;
+
+// Teams that run one after the other, for 5 ms each.
+class Teams {
+ public:
+  // Runs teams for so long; their members are stopped once in `between`, or never. Returns the last team's size.
+  int Run(int wanted, milliseconds time, milliseconds between = milliseconds::zero()) {
+    const auto end = now_ + time;
+    int size = 0;
+    milliseconds since{0};
+    while (now_ < end) {
+      size = crowd_.Limit(wanted, now_);
+      constexpr milliseconds kOne{5};
+      now_ += kOne;
+      since += kOne;
+      const bool stopped = between > milliseconds::zero() && since >= between;
+      if (stopped) since = milliseconds::zero();
+      if (size > 1) crowd_.Report(size, kOne, stopped ? 1 : 0, now_);
+    }
+    return size;
+  }
+
+ private:
+  Crowd crowd_;
+  Crowd::Clock::time_point now_{};
+};
+
+void ExpectThreads(int expected, int found) {
+  Expect(found == expected, "expected " + std::to_string(expected) + " threads, found " + std::to_string(found));
+}
+
+}  // namespace
+
+LSTM_FAST_TEST(a_team_alone_on_the_machine_has_all_threads) {
+  Teams teams;
+  ExpectThreads(2, teams.Run(2, milliseconds(1000)));
+  ExpectThreads(16, teams.Run(16, milliseconds(1000), milliseconds(200)));
+}
+
+LSTM_FAST_TEST(a_team_beside_other_programs_has_fewer_threads) {
+  Teams teams;
+  ExpectThreads(1, teams.Run(2, milliseconds(100), milliseconds(5)));
+  Teams large;
+  ExpectThreads(8, large.Run(16, milliseconds(30), milliseconds(5)));
+  Expect(large.Run(16, milliseconds(2000), milliseconds(5)) <= 2, "a team of 16 stayed large on a busy machine");
+}
+
+LSTM_FAST_TEST(a_team_has_its_threads_again_when_the_others_are_gone) {
+  Teams teams;
+  ExpectThreads(1, teams.Run(2, milliseconds(5000), milliseconds(5)));
+  ExpectThreads(2, teams.Run(2, milliseconds(2000)));
+  Teams large;
+  large.Run(16, milliseconds(5000), milliseconds(5));
+  ExpectThreads(16, large.Run(16, milliseconds(2000)));
+}
+
+LSTM_FAST_TEST(the_system_counts_how_often_a_thread_is_stopped) {
+#if defined(__linux__)
+  // Two threads on one processor: each is stopped for the other.
+  cpu_set_t one;
+  CPU_ZERO(&one);
+  cpu_set_t all;
+  Expect(sched_getaffinity(0, sizeof all, &all) == 0, "sched_getaffinity failed");
+  for (int i = 0; i < CPU_SETSIZE && CPU_COUNT(&one) == 0; ++i) {
+    if (CPU_ISSET(i, &all)) CPU_SET(i, &one);
+  }
+  const auto work = [&](int64_t* stopped) {
+    sched_setaffinity(0, sizeof one, &one);
+    const int64_t before = TimesStopped();
+    const auto end = Crowd::Clock::now() + milliseconds(300);
+    while (Crowd::Clock::now() < end) {
+    }
+    *stopped = TimesStopped() - before;
+  };
+  int64_t first = 0, second = 0;
+  std::thread other(work, &second);
+  std::thread same(work, &first);
+  same.join();
+  other.join();
+  Expect(first + second > 0, "neither of two threads on one processor was stopped");
+#endif
+}
+
+}  // namespace lstm_fast::testing
