@@ -6,10 +6,10 @@ namespace lstm_fast {
 namespace {
 
 #define LSTM_FAST_INLINE inline __attribute__((always_inline))
-// Before every loop that indexes an array of vectors: unless all of them are unrolled, the array lives in memory. GCC
-// and clang each know a pragma of their own.
-// Before a loop over terms: clang 14 unrolls it where their number is fixed, and then keeps sums on the stack. GCC is
-// left to its own choice.
+// LSTM_FAST_UNROLL stands before every loop that indexes an array of vectors: unless all of them are unrolled, the
+// array lives in memory. GCC and clang each know a pragma of their own. LSTM_FAST_KEEP_LOOP stands before a loop over
+// terms: clang 14 unrolls it where their number is fixed, and then keeps sums on the stack. GCC is left to its own
+// choice.
 #if defined(__clang__)
 #define LSTM_FAST_UNROLL _Pragma("clang loop unroll(full)")
 #define LSTM_FAST_KEEP_LOOP _Pragma("clang loop unroll(disable)")

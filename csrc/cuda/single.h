@@ -113,7 +113,7 @@ class SinglePass {
         unit_(exists_ ? first_unit_ + in_warp : units_ - 1),
         gate_(gate) {}
 
-  // The sets of rows, one after the other: load(set) where the direction is new, run<has gaps>(set, row).
+  // The rows of this block, one after the other: load(set) where the direction is new, then run(set, row, times).
   template <class Load, class Run>
   LSTM_FAST_DEVICE void ForEachRow(const Load& load, const Run& run) const {
     ForEachSet(Block() / kBlocks, cut_, problem_, load, [&](const RowSet& set) {
