@@ -15,6 +15,7 @@ __all__ = [
     "__version__",
     "accelerate",
     "as_keras",
+    "config",
     "export",
     "lstm",
     "recurrence",
@@ -29,8 +30,10 @@ if TYPE_CHECKING or not environment.IS_COMMAND:
 
     from lstm_fast.backends import LstmFastWarning
     from lstm_fast.convert import accelerate, as_keras, to_keras
+    from lstm_fast.diagnosis import status
     from lstm_fast.exports import export
     from lstm_fast.functional import lstm, recurrence
     from lstm_fast.layers import FastBidirectional, FastLSTM, FastRNN
     from lstm_fast.masks import ReversedMaskWarning
-    from lstm_fast.status import status, trim
+    from lstm_fast.memory import trim
+    from lstm_fast.settings import config

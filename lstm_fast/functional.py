@@ -21,10 +21,10 @@ from lstm_fast.backends import (
     Outputs,
     Unavailable,
     UnavailableError,
-    kernel_mode,
     once,
 )
 from lstm_fast.backends.backend import Backend
+from lstm_fast.settings import config, said
 
 Shape = tuple[int | None, ...]
 
@@ -195,10 +195,10 @@ def _run_one(
     """Runs one direction, or raises RuntimeError with the reason why it cannot."""
     if direction.recurrent_kernel is None:
         raise TypeError("`recurrent_kernel`: expected an array, found None")
-    if kernel_mode() == "keras":
+    if config.kernel == "keras":
         raise RuntimeError(
-            "LSTM_FAST_KERNEL=keras: lstm_fast.lstm and lstm_fast.recurrence are functions and have no Keras path; use "
-            "a layer, or unset the variable"
+            f"{said('kernel')}: lstm_fast.lstm and lstm_fast.recurrence are functions and have no Keras path; use a "
+            "layer, or another setting"
         )
     if unusable := unavailable(x, _input_name([direction])):
         raise RuntimeError(_advised(unusable.reason))
@@ -295,6 +295,11 @@ def load(framework: str) -> None:
 def gpus(framework: str) -> tuple[str, ...]:
     """Returns the names of the GPUs that a framework sees; raises LibraryError if its backend cannot be imported."""
     return backend_of(framework).gpus() if framework in FRAMEWORKS else ()
+
+
+def threads(framework: str) -> tuple[int, str]:
+    """Returns how many threads a framework was given on the CPU, 0 if nobody has said, and what says so."""
+    return backend_of(framework).threads() if framework in FRAMEWORKS else (0, "")
 
 
 def gpu_ops(framework: str) -> str | None:

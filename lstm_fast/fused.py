@@ -12,7 +12,7 @@ import keras
 from keras import ops
 from keras.layers import RNN
 
-from lstm_fast import cells, checks, functional, masks, states, writing
+from lstm_fast import cells, checks, fallbacks, functional, masks, states, writing
 from lstm_fast.backends import (
     DTYPES,
     FRAMEWORKS,
@@ -20,9 +20,8 @@ from lstm_fast.backends import (
     LibraryError,
     Unavailable,
     UnavailableError,
-    kernel_mode,
 )
-from lstm_fast.status import record_fallback
+from lstm_fast.settings import config, said
 
 # Where masked outputs repeat the one before, what Keras puts out before the first real timestep differs: with these
 # backends the initial state, with the others zero, as the kernel does.
@@ -111,7 +110,7 @@ class Fused:
             # A subclass may have a loop of its own.
             if not _reached.get() and cls.inner_loop is Fused.inner_loop and not changed_since(changes, layer, cls):
                 missed = Unavailable(f"Keras {keras.__version__} does not call inner_loop, in which the kernel runs")
-                record_fallback(fallback(layer, sequences, mask) or missed, layer.name)
+                fallbacks.record(fallback(layer, sequences, mask) or missed, layer.name)
             return result
         finally:
             _from_zero.reset(token)
@@ -140,7 +139,7 @@ class Fused:
                 reason = unusable
             except UnavailableError as error:
                 reason = Unavailable(str(error))
-        record_fallback(reason, layer.name)
+        fallbacks.record(reason, layer.name)
         token = cudnn_shown.set(True)
         try:
             return keras_inner_loop(layer, *args, **kwargs)
@@ -199,8 +198,8 @@ def is_ours(layer: Any) -> bool:
 def fallback(layer: Any, sequences: Any, mask: Any) -> Unavailable | None:
     """Returns why a layer cannot run fused here and now, None if it can. Without sequences: as far as that is known."""
     traced = None if sequences is None else writing.check_length(layer, sequences)
-    if kernel_mode() == "keras":
-        return Unavailable("LSTM_FAST_KERNEL=keras", announced=True)
+    if config.kernel == "keras":
+        return Unavailable(said("kernel"), announced=True)
     reason = cells.unfit(layer)
     if layer.unroll:
         reason = reason or "unroll=True"
@@ -286,7 +285,7 @@ def _inner_loop(layer: Any, sequences: Any, initial_state: Any, mask: Any, train
 
 def _cudnn_instead(layer: Any, sequences: Any, mask: Any) -> Unavailable | None:
     """Returns why Keras's layer is expected to be the faster one, which has cuDNN; None if it is not."""
-    if kernel_mode() == "fused" or not cudnn_asked(layer):
+    if config.kernel == "fused" or not cudnn_asked(layer):
         return None
     if mask is not None or layer.cell.recurrent_dropout or not layer.cell.use_bias:  # which cuDNN has not
         return None

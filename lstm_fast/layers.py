@@ -10,9 +10,8 @@ import keras
 from keras import ops
 from keras.layers import LSTM, RNN, Bidirectional, LSTMCell
 
-from lstm_fast import cells, checks, functional, fused, masks, states
+from lstm_fast import cells, checks, fallbacks, functional, fused, masks, states
 from lstm_fast.backends import Unavailable, UnavailableError
-from lstm_fast.status import record_fallback
 
 # One implementation of each merge mode of keras.layers.Bidirectional, None apart.
 _MERGE: dict[str, Callable[[Any, Any], Any]] = {
@@ -236,12 +235,12 @@ class FastBidirectional(Bidirectional):  # type: ignore[misc]
     def _call_fused_lstm(self, sequences: Any, initial_state: Any) -> Any:
         """Runs both directions by cuDNN, which Keras tries first: for layers that would run as Keras's anyway."""
         layers = [layer for layer in directions_of(self) if isinstance(layer, FastLSTM)]
-        fallbacks = [fallback for layer in layers if (fallback := fused.fallback(layer, sequences, None))]
-        if len(fallbacks) < len(layers):
+        reasons = [reason for layer in layers if (reason := fused.fallback(layer, sequences, None))]
+        if len(reasons) < len(layers):
             raise NotImplementedError
         outputs = Bidirectional._call_fused_lstm(self, sequences, initial_state)
-        for layer, fallback in zip(layers, fallbacks, strict=True):
-            record_fallback(fallback, layer.name)
+        for layer, reason in zip(layers, reasons, strict=True):
+            fallbacks.record(reason, layer.name)
         return outputs
 
 
@@ -361,7 +360,7 @@ def _record_others(directions: Sequence[Any]) -> None:
     """Records that directions are no layers of this package."""
     for direction in directions:
         reason = f"{type(direction).__qualname__} in FastBidirectional: the kernel computes LSTMs"
-        record_fallback(Unavailable(reason), direction.name)
+        fallbacks.record(Unavailable(reason), direction.name)
 
 
 def _runs_in_one_call(wrapper: Any, sequences: Any, mask: Any) -> bool:

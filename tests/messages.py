@@ -20,7 +20,6 @@ NATIVE = [ROOT / "csrc" / folder for folder in ("bindings", "cpu", "cuda")]
 SAYS = {"warn", "log", "warning", "error", "info", "Unavailable", "UnavailableError", "LibraryError", "note"}
 # Functions that only put messages together: all their texts are parts of one.
 WRITES = {
-    "backends/__init__.py": {"check_library", "cuda"},
     "backends/tensorflow_build.py": {"library"},
     "backends/tensorflow_cuda.py": {"_load", "slower_than_cudnn"},
     "cli.py": {"_positive_int", "_natural_int", "_positive_float", "_share", "_padding"},
@@ -30,10 +29,11 @@ WRITES = {
     "functional.py": {"_advised", "_does_not_fit"},
     "fused.py": {"fallback"},
     "text/compare.py": {"problems"},
+    "libraries.py": {"check_library", "cuda"},
     "layers.py": {"left_alone", "_patched", "_record_others"},
     "masks.py": {"warn_of_reversed"},
     "states.py": {"_expected", "_advice", "with_checked_batch"},
-    "status.py": {"_misspelt"},
+    "settings.py": {"misspelt"},
     "writing.py": {"_trouble"},
 }
 # Texts for who calls functions of this package from its own code, with arguments that no user gives.

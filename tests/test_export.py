@@ -13,7 +13,7 @@ import pytest
 from keras_side import BACKEND, everything_in, fused, to_numpy
 
 import lstm_fast
-from lstm_fast import exports
+from lstm_fast import exports, fallbacks
 
 pytestmark = [
     pytest.mark.filterwarnings(f"ignore:{warning}")
@@ -608,7 +608,7 @@ def test_files_that_no_runtime_takes_are_told(
     needs(format)
     model = make_model(**how)
     model(np.ones((2, 3), np.int32))
-    lstm_fast.status.__globals__["_fallbacks"].clear()
+    fallbacks._fallbacks.clear()
     with caplog.at_level("INFO", logger="lstm_fast"):
         model.export(tmp_path / f"model{SUFFIXES[format]}", format=format, verbose=False)
     assert message in logged(caplog)

@@ -16,13 +16,12 @@ import pytest
 import tolerances
 
 import lstm_fast
-from lstm_fast import _core
+from lstm_fast import _core, diagnosis
 from lstm_fast.backends import FRAMEWORKS, LibraryError, check_library
 
 pytestmark = pytest.mark.backends("tensorflow", "jax", "torch")
 BACKEND = keras.backend.backend()
 
-MODULE = sys.modules["lstm_fast.status"]  # whose name the function has taken
 PACKAGE = pathlib.Path(lstm_fast.__file__).parent
 CORE = pathlib.Path(_core.__file__).name
 
@@ -134,8 +133,8 @@ def test_status_of_cuda(monkeypatch: pytest.MonkeyPatch, recwarn: pytest.Warning
     gc.collect()  # what other tests have left behind may complain while it is collected
     recwarn.clear()
     module = Cuda()
-    monkeypatch.setattr(MODULE, "cuda_state", lambda: "built for sm_80, sm_90")
-    monkeypatch.setattr(MODULE, "cuda", lambda: module)
+    monkeypatch.setattr(diagnosis, "cuda_state", lambda: "built for sm_80, sm_90")
+    monkeypatch.setattr(diagnosis, "cuda", lambda: module)
     status = lstm_fast.status()
     assert status.cuda == "built for sm_80, sm_90"
     assert status.cuda_devices == (
@@ -152,10 +151,10 @@ def test_status_of_cuda(monkeypatch: pytest.MonkeyPatch, recwarn: pytest.Warning
     def refuse() -> None:
         raise LibraryError("lstm_fast._cuda cannot be loaded (why)")
 
-    monkeypatch.setattr(MODULE, "cuda", refuse)
+    monkeypatch.setattr(diagnosis, "cuda", refuse)
     assert lstm_fast.status().cuda == "lstm_fast._cuda cannot be loaded (why)"
 
-    monkeypatch.setattr(MODULE, "cuda_state", lambda: "not built: no nvcc was found")
+    monkeypatch.setattr(diagnosis, "cuda_state", lambda: "not built: no nvcc was found")
     status = lstm_fast.status()
     assert (status.cuda, status.problems) == ("not built: no nvcc was found", ())
     assert not [str(warning.message) for warning in recwarn.list]

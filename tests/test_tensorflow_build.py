@@ -12,12 +12,12 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import emulated
 import pytest
 
 import lstm_fast
+from lstm_fast import diagnosis
 from lstm_fast.backends import LibraryError, check_library, once, tensorflow_build
 from lstm_fast.backends.tensorflow_build import Recipe
 
@@ -351,14 +351,13 @@ def test_nothing_is_compiled_without_kernels(calls: Path, monkeypatch: pytest.Mo
 
 
 def test_status_where_there_is_no_gpu(calls: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module: Any = sys.modules["lstm_fast.status"]  # whose name the function has taken
-    monkeypatch.setattr(module, "tensorflow_ops_state", lambda: "not built: because")
-    monkeypatch.setattr(module, "cuda_state", lambda: "built for sm_90")
-    assert module._describe_tensorflow_gpu("tensorflow", ()) == (
+    monkeypatch.setattr(diagnosis, "tensorflow_ops_state", lambda: "not built: because")
+    monkeypatch.setattr(diagnosis, "cuda_state", lambda: "built for sm_90")
+    assert diagnosis._describe_tensorflow_gpu("tensorflow", ()) == (
         "not built: because; compiled when TensorFlow first needs them on a GPU"
     )
-    monkeypatch.setattr(module, "cuda_state", lambda: "not built: no nvcc")
-    assert module._describe_tensorflow_gpu("tensorflow", ()) == "not built: because"
+    monkeypatch.setattr(diagnosis, "cuda_state", lambda: "not built: no nvcc")
+    assert diagnosis._describe_tensorflow_gpu("tensorflow", ()) == "not built: because"
     assert not calls.exists()
 
 

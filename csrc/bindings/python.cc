@@ -7,6 +7,8 @@
 #include <functional>
 #include <iterator>
 #include <memory>
+#include <mutex>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -248,6 +250,13 @@ int64_t StepBytes(int64_t reserve_mode, const std::string& dtype, int64_t units)
   return ReserveStepBytes(static_cast<Reserve>(reserve_mode), DTypeNamed(dtype), units);
 }
 
+void FollowThreads(int threads, const std::string& source) {
+  static std::mutex mutex;
+  static auto* const sources = new std::set<std::string>;  // never destroyed: the pool refers to them
+  const std::lock_guard<std::mutex> lock(mutex);
+  FollowThreadCount(threads, sources->insert(source).first->c_str());
+}
+
 py::dict BuildInfo() {
   using py::literals::operator""_a;
   return py::dict("compiler"_a = __VERSION__, "build_type"_a = LSTM_FAST_BUILD_TYPE, "isas"_a = CompiledIsas(),
@@ -279,12 +288,18 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def("isa", &ActiveIsa, "The active instruction set.");
   m.def("available_isas", &AvailableIsas, "Instruction sets that this processor runs, slowest first.");
   m.def("compiled_isas", &CompiledIsas, "Instruction sets in this build, slowest first.");
-  m.def("set_isa", &SetIsa, py::arg("isa"), "Forces an instruction set; ValueError if it cannot be had.");
+  m.def("set_isa", &SetIsa, py::arg("isa"),
+        "Forces an instruction set; ValueError if it cannot be had. None: as at the start.");
   m.def("threads", &ThreadCount, "Threads that a call may use.");
   m.def("threads_source", &ThreadCountSource, "What decided how many these are.");
-  m.def("set_threads", &SetThreadCount, py::arg("threads"), "Sets threads(); ValueError if below 1.");
+  m.def("set_threads", &SetThreadCount, py::arg("threads"),
+        "Sets threads(); ValueError if not from 1 to 4096. None: as at the start.");
+  m.def("follow_threads", &FollowThreads, py::arg("threads"), py::arg("source"),
+        "Says how many threads a framework uses; 0: that is not known. Fewer count, where nobody has asked for more.");
   m.def("kept_bytes", &KeptBytes, "Bytes of buffers that are kept for the next call.");
   m.def("kept_bytes_limit", &KeptBytesLimit, "The most of them: LSTM_FAST_KEEP_MIB; ValueError if that is no number.");
+  m.def("set_kept_bytes_limit", &SetKeptBytesLimit, py::arg("bytes"), py::call_guard<py::gil_scoped_release>(),
+        "Sets kept_bytes_limit(); ValueError if negative. None: as at the start.");
   m.def("trim", &Trim, py::call_guard<py::gil_scoped_release>(), "Gives them back to the system; returns their bytes.");
   m.def(
       "fused_calls",
@@ -308,7 +323,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       "Real timesteps of all forward passes in this process, and those of them that did not repeat others.");
   m.def("skips_repeats", &SkipsRepeats,
         "Whether timesteps that repeat are left out: LSTM_FAST_SKIP_REPEATS; ValueError if that is neither 0 nor 1.");
-  m.def("set_skips_repeats", &SetSkipsRepeats, py::arg("skips"), "Sets skips_repeats().");
+  m.def("set_skips_repeats", &SetSkipsRepeats, py::arg("skips"), "Sets skips_repeats(). None: as at the start.");
   m.attr("checkpoint_interval") = kCheckpointInterval;
   m.def("reserve_step_bytes", &StepBytes, py::arg("reserve_mode"), py::arg("dtype"), py::arg("units"),
         "Last size of a reserve that is laid out by row: [B, N, steps, this], where steps is T or, for reserve_mode 2, "

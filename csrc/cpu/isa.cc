@@ -3,11 +3,12 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cstdlib>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "cpu/environment.h"
 #include "cpu/kernel.h"
 
 namespace lstm_fast {
@@ -55,6 +56,8 @@ const Isa& Find(const std::string& name, const std::string& argument) {
   throw std::invalid_argument(argument + ": expected one of " + Join(CompiledIsas()) + "; found '" + name + "'");
 }
 
+const Isa& InitialIsa() { return Find(Variable("LSTM_FAST_ISA").value_or(AvailableIsas().back()), "LSTM_FAST_ISA"); }
+
 std::atomic<const Isa*> active_isa{nullptr};
 
 }  // namespace
@@ -62,8 +65,7 @@ std::atomic<const Isa*> active_isa{nullptr};
 const Isa& GetActiveIsa() {
   const Isa* isa = active_isa.load(std::memory_order_acquire);
   if (!isa) {
-    const char* forced = std::getenv("LSTM_FAST_ISA");
-    isa = &Find(forced && *forced ? forced : AvailableIsas().back(), "LSTM_FAST_ISA");
+    isa = &InitialIsa();
     active_isa.store(isa, std::memory_order_release);
   }
   return *isa;
@@ -94,7 +96,9 @@ std::vector<std::string> AvailableIsas() {
 
 std::string ActiveIsa() { return GetActiveIsa().name; }
 
-void SetIsa(const std::string& name) { active_isa.store(&Find(name, "isa"), std::memory_order_release); }
+void SetIsa(const std::optional<std::string>& name) {
+  active_isa.store(name ? &Find(*name, "isa") : &InitialIsa(), std::memory_order_release);
+}
 
 void Sigmoid(DType dtype, const void* x, void* y, int64_t count) {
   dtype == DType::kFloat64

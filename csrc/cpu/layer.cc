@@ -9,12 +9,13 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
-#include <cstdlib>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "cpu/cuts.h"
+#include "cpu/environment.h"
 #include "cpu/kernel.h"
 #include "cpu/plan.h"
 #include "cpu/spin.h"
@@ -29,8 +30,7 @@ namespace {
 std::atomic<int64_t> forward_calls{0}, backward_calls{0}, timesteps_given{0}, timesteps_computed{0};
 
 bool InitialSkipsRepeats() {
-  const char* text = std::getenv("LSTM_FAST_SKIP_REPEATS");
-  const std::string value = text && *text ? text : "1";
+  const std::string value = Variable("LSTM_FAST_SKIP_REPEATS").value_or("1");
   if (value != "0" && value != "1") {
     throw std::invalid_argument("LSTM_FAST_SKIP_REPEATS: expected 0 or 1; found '" + value + "'");
   }
@@ -509,6 +509,6 @@ TimestepCounts GetTimestepCounts() { return {timesteps_given.load(), timesteps_c
 
 bool SkipsRepeats() { return SkipsRepeatsSetting(); }
 
-void SetSkipsRepeats(bool skips) { SkipsRepeatsSetting() = skips; }
+void SetSkipsRepeats(std::optional<bool> skips) { SkipsRepeatsSetting() = skips ? *skips : InitialSkipsRepeats(); }
 
 }  // namespace lstm_fast

@@ -6,11 +6,13 @@
 #include <cstdlib>
 #include <mutex>
 #include <new>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <thread>
 
 #include "cpu/crowd.h"
+#include "cpu/environment.h"
 #include "cpu/fork.h"
 #include "cpu/processors.h"
 #include "cpu/quota.h"
@@ -23,41 +25,41 @@ namespace {
 struct Count {
   int threads;
   const char* source;  // what decided
+  bool asked;          // it was said to this package, and nobody else decides
 };
 
-constexpr long kMostThreads = 4096;
+// What decides how many threads there are.
+struct Counts {
+  Count own;
+  Count of_framework;  // no threads: it has not said
 
-// A whole number at the start of a variable of the environment; 0 if there is none.
-long NumberIn(const char* name, const char** rest) {
-  const char* text = std::getenv(name);
-  if (!text) return 0;
-  char* end = nullptr;
-  const long number = std::strtol(text, &end, 10);
-  *rest = end;
-  return number;
+  const Count& Decided() const {
+    const bool fewer = of_framework.threads > 0 && of_framework.threads < own.threads;
+    return fewer && !own.asked ? of_framework : own;
+  }
+};
+
+constexpr int kMostThreads = 4096;
+
+// OpenMP's number, of a list the outermost level; 0 if there is none. Others' variables are taken where they make
+// sense, and not checked.
+int OpenMpThreads() {
+  const std::string text = Variable("OMP_NUM_THREADS").value_or("");
+  char* rest = nullptr;
+  const long threads = std::strtol(text.c_str(), &rest, 10);
+  return threads >= 1 && threads <= kMostThreads && (*rest == '\0' || *rest == ',') ? static_cast<int>(threads) : 0;
 }
 
 Count InitialCount() {
-  const char* rest = "";
-  const char* own = std::getenv("LSTM_FAST_NUM_THREADS");
-  if (own && *own) {
-    const long count = NumberIn("LSTM_FAST_NUM_THREADS", &rest);
-    if (*rest != '\0' || count < 1 || count > kMostThreads) {
-      throw std::invalid_argument("LSTM_FAST_NUM_THREADS: expected an integer from 1 to 4096; found '" +
-                                  std::string(own) + "'");
-    }
-    return {static_cast<int>(count), "LSTM_FAST_NUM_THREADS"};
+  if (const auto own = IntegerVariable("LSTM_FAST_NUM_THREADS", 1, kMostThreads)) {
+    return {static_cast<int>(*own), "LSTM_FAST_NUM_THREADS", true};
   }
-  // Of OpenMP's list, the outermost level. Others' variables are taken where they make sense, and not checked.
-  const long of_openmp = NumberIn("OMP_NUM_THREADS", &rest);
-  if (of_openmp >= 1 && of_openmp <= kMostThreads && (*rest == '\0' || *rest == ',')) {
-    return {static_cast<int>(of_openmp), "OMP_NUM_THREADS"};
-  }
+  if (const int threads = OpenMpThreads()) return {threads, "OMP_NUM_THREADS", false};
   const int processors = ProcessorCount();
   // Rounded down: a thread more than the quota feeds would stop all of them again and again.
   const double quota = ProcessorQuota();
-  if (quota > 0 && quota < processors) return {std::max(1, static_cast<int>(quota)), "CPU quota"};
-  return {processors, "processors"};
+  if (quota > 0 && quota < processors) return {std::max(1, static_cast<int>(quota)), "CPU quota", false};
+  return {processors, "processors", false};
 }
 
 // A call of Run() or RunTogether(): helpers join it, by which it stays alive until they have left.
@@ -117,16 +119,25 @@ struct TeamJob : Job {
 
 class ThreadPool final : public Parallel {
  public:
-  explicit ThreadPool(Count count) : limit_(count.threads), source_(count.source) {}
+  explicit ThreadPool(const Counts& counts) : counts_(counts), limit_(counts.Decided().threads) {}
 
   int threads() const override { return limit_.load(); }
-  const char* source() const { return source_.load(); }
 
-  void Resize(int count) {
+  const char* source() {
     const std::lock_guard<std::mutex> lock(mutex_);
-    limit_.store(count);
-    source_.store("set_threads");
-    work_.notify_all();
+    return counts_.Decided().source;
+  }
+
+  void Resize(const Count& own) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    counts_.own = own;
+    Decide();
+  }
+
+  void Follow(const Count& framework) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    counts_.of_framework = framework;
+    Decide();
   }
 
   void Run(int64_t count, void (*task)(void*, int64_t), void* context) override {
@@ -167,9 +178,17 @@ class ThreadPool final : public Parallel {
 
   // In the child of fork(), which has none of the helpers: a pool as if it were new, at the same place. Nothing is
   // allocated, and what the helpers waited on is left as it is, since to destroy it would wait for them.
-  void StartOver() { new (this) ThreadPool(Count{threads(), source()}); }
+  void StartOver() {
+    const Counts counts = counts_;
+    new (this) ThreadPool(counts);
+  }
 
  private:
+  void Decide() {
+    limit_.store(counts_.Decided().threads);
+    work_.notify_all();
+  }
+
   // Offers a job to the helpers; the calling thread counts as busy until Finish(). Nothing is allocated but threads,
   // which it can do without: it never throws.
   void Post(Job* job) {
@@ -245,8 +264,8 @@ class ThreadPool final : public Parallel {
     }
   }
 
-  std::atomic<int> limit_;
-  std::atomic<const char*> source_;
+  Counts counts_;           // guarded by the mutex
+  std::atomic<int> limit_;  // what they decide
   Crowd crowd_;
   std::mutex mutex_;
   std::condition_variable work_, done_;
@@ -264,7 +283,7 @@ ThreadPool& Pool() {
   if (ThreadPool* p = pool.load(std::memory_order_acquire)) return *p;
   const std::lock_guard<std::mutex> lock(pool_mutex);
   if (!pool.load()) {
-    pool.store(new ThreadPool(InitialCount()), std::memory_order_release);
+    pool.store(new ThreadPool(Counts{InitialCount(), {}}), std::memory_order_release);
   }
   return *pool.load();
 }
@@ -292,9 +311,14 @@ int ThreadCount() { return Pool().threads(); }
 
 const char* ThreadCountSource() { return Pool().source(); }
 
-void SetThreadCount(int count) {
-  if (count < 1) throw std::invalid_argument("threads: expected at least 1; found " + std::to_string(count));
-  Pool().Resize(count);
+void SetThreadCount(std::optional<int> count) {
+  if (count && (*count < 1 || *count > kMostThreads)) {
+    throw std::invalid_argument("threads: expected an integer from 1 to " + std::to_string(kMostThreads) + "; found " +
+                                std::to_string(*count));
+  }
+  Pool().Resize(count ? Count{*count, "lstm_fast.config", true} : InitialCount());
 }
+
+void FollowThreadCount(int count, const char* source) { Pool().Follow({count, source, false}); }
 
 }  // namespace lstm_fast

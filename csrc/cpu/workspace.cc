@@ -10,9 +10,11 @@
 #include <cstdlib>
 #include <mutex>
 #include <new>
+#include <optional>
 #include <stdexcept>
 #include <string>
 
+#include "cpu/environment.h"
 #include "cpu/fork.h"
 
 namespace lstm_fast {
@@ -27,15 +29,7 @@ constexpr int kKeptBuffers = 64;
 constexpr int64_t kUsualMebibytes = 512;
 
 int64_t InitialLimit() {
-  const char* text = std::getenv("LSTM_FAST_KEEP_MIB");
-  if (!text || !*text) return kUsualMebibytes << 20;
-  char* end = nullptr;
-  const long mebibytes = std::strtol(text, &end, 10);
-  if (*end != '\0' || mebibytes < 0 || mebibytes > (1L << 30)) {
-    throw std::invalid_argument("LSTM_FAST_KEEP_MIB: expected an integer from 0 to 1073741824; found '" +
-                                std::string(text) + "'");
-  }
-  return static_cast<int64_t>(mebibytes) << 20;
+  return IntegerVariable("LSTM_FAST_KEEP_MIB", 0, int64_t{1} << 30).value_or(kUsualMebibytes) << 20;
 }
 
 // Released buffers, the least recently used first. Nothing here allocates: buffers are given back where no exception
@@ -66,7 +60,7 @@ class Cache {
       evicted[evictions++] = buffer;
       return evictions;
     }
-    while (count_ > 0 && (count_ == kKeptBuffers || bytes_ + static_cast<int64_t>(buffer.bytes) > limit_)) {
+    while (count_ == kKeptBuffers || (count_ > 0 && bytes_ + static_cast<int64_t>(buffer.bytes) > limit_)) {
       evicted[evictions++] = Remove(0);
     }
     buffers_[count_++] = buffer;
@@ -74,9 +68,12 @@ class Cache {
     return evictions;
   }
 
-  int Clear(Buffer (&evicted)[kKeptBuffers + 1]) {
+  void SetLimit(int64_t limit) { limit_ = limit; }
+
+  // Removes the oldest buffers until the others have at most `bytes`. Returns how many, which it puts into `evicted`.
+  int Shrink(int64_t bytes, Buffer (&evicted)[kKeptBuffers + 1]) {
     int evictions = 0;
-    while (count_ > 0) evicted[evictions++] = Remove(0);
+    while (bytes_ > bytes) evicted[evictions++] = Remove(0);
     return evictions;
   }
 
@@ -90,7 +87,7 @@ class Cache {
   }
 
   std::mutex mutex_;
-  const int64_t limit_;
+  int64_t limit_;
   Buffer buffers_[kKeptBuffers];
   int count_ = 0;
   int64_t bytes_ = 0;
@@ -149,7 +146,25 @@ void UnlockKeptBuffers() {
   cache_mutex.unlock();
 }
 
-int64_t KeptBytesLimit() { return GetCache().limit(); }
+int64_t KeptBytesLimit() {
+  Cache& kept = GetCache();
+  const std::lock_guard<std::mutex> lock(kept.mutex());
+  return kept.limit();
+}
+
+void SetKeptBytesLimit(std::optional<int64_t> bytes) {
+  const int64_t limit = bytes ? *bytes : InitialLimit();
+  if (limit < 0) throw std::invalid_argument("bytes: expected at least 0; found " + std::to_string(limit));
+  Cache& kept = GetCache();
+  Buffer evicted[kKeptBuffers + 1];
+  int evictions = 0;
+  {
+    const std::lock_guard<std::mutex> lock(kept.mutex());
+    kept.SetLimit(limit);
+    evictions = kept.Shrink(limit, evicted);
+  }
+  Free(evicted, evictions);
+}
 
 int64_t KeptBytes() {
   Cache& kept = GetCache();
@@ -163,7 +178,7 @@ int64_t Trim() {
   int evictions = 0;
   {
     const std::lock_guard<std::mutex> lock(kept.mutex());
-    evictions = kept.Clear(evicted);
+    evictions = kept.Shrink(0, evicted);
   }
   return Free(evicted, evictions);
 }

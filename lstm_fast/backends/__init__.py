@@ -4,18 +4,7 @@ A backend is a module with the functions of `lstm_fast.backends.backend.Backend`
 checked before, in `lstm_fast.functional`, and nobody else calls it.
 """
 
-import functools
-import importlib
-import importlib.machinery
-import os
-import pathlib
-import re
-import struct
-import sys
-import warnings
-from collections.abc import Callable
-from types import ModuleType
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from lstm_fast.backends.operands import PRECISIONS as PRECISIONS
 from lstm_fast.backends.operands import RESERVE_GATES as RESERVE_GATES
@@ -25,14 +14,20 @@ from lstm_fast.backends.operands import Direction as Direction
 from lstm_fast.backends.operands import Operands as Operands
 from lstm_fast.backends.operands import Options as Options
 from lstm_fast.backends.operands import Outputs as Outputs
-from lstm_fast.locks import fork_safe_lock
+from lstm_fast.libraries import LibraryError as LibraryError
+from lstm_fast.libraries import LstmFastWarning as LstmFastWarning
+from lstm_fast.libraries import check_library as check_library
+from lstm_fast.libraries import core as core
+from lstm_fast.libraries import cuda as cuda
+from lstm_fast.libraries import cuda_state as cuda_state
+from lstm_fast.libraries import least_capability as least_capability
+from lstm_fast.libraries import library_path as library_path
+from lstm_fast.libraries import once as once
+from lstm_fast.libraries import tensorflow_ops_state as tensorflow_ops_state
 
 FRAMEWORKS = ("tensorflow", "jax", "torch", "numpy")  # those with a module here
 
 DTYPES = ("float32", "float64", "float16", "bfloat16")
-
-# Values of LSTM_FAST_KERNEL.
-KERNEL_MODES = ("auto", "fused", "keras")
 
 # What to do where Keras's layer can what the kernels cannot. A function has no such path, and no use of the variable.
 IN_THEIR_PLACE = (
@@ -45,18 +40,6 @@ SECOND_ORDER = f"lstm_fast: gradients of gradients are not implemented; {IN_THEI
 # TensorFlow computes forward mode, too, by a backward pass that it differentiates.
 SECOND_ORDER_OR_FORWARD = SECOND_ORDER.replace("are not", "and forward mode (tf.autodiff.ForwardAccumulator) are not")
 
-_PACKAGE = pathlib.Path(__file__).parent.parent
-
-T = TypeVar("T")
-
-
-class LstmFastWarning(RuntimeWarning):
-    """A compiled part of lstm_fast cannot be used; layers that need it run as plain Keras layers."""
-
-
-class LibraryError(RuntimeError):
-    """A compiled library of this package is missing, damaged or does not fit."""
-
 
 class Unavailable(NamedTuple):
     """Why the kernels cannot be used for a call."""
@@ -67,135 +50,3 @@ class Unavailable(NamedTuple):
 
 class UnavailableError(RuntimeError):
     """As `Unavailable`, where that shows during a call."""
-
-
-def once(where: str = "") -> Callable[[Callable[[], T]], Callable[[], T]]:
-    """Makes a function run once, in one thread. If it fails, warns once; every call then raises LibraryError.
-
-    Args:
-        where: Where layers need what it loads, with a comma, for the warning; empty: everywhere.
-    """
-
-    def decorate(load: Callable[[], T]) -> Callable[[], T]:
-        lock = fork_safe_lock()
-        outcome: list[T | LibraryError] = []
-
-        @functools.wraps(load)
-        def loaded() -> T:
-            if not outcome:
-                with lock:
-                    if not outcome:
-                        try:
-                            outcome.append(load())
-                        except Exception as error:  # whatever a loader raises is a reason, never a crash
-                            outcome.append(LibraryError(f"{error}"))
-                            text = f"{error}; {where}FastLSTM runs as keras.layers.LSTM"
-                            warnings.warn(text, LstmFastWarning, stacklevel=3)
-            if isinstance(outcome[0], LibraryError):
-                raise LibraryError(str(outcome[0]))
-            return outcome[0]
-
-        return loaded
-
-    return decorate
-
-
-def check_library(path: pathlib.Path) -> None:
-    """Raises LibraryError if `path` is missing or cut off: mapping such a file would kill the process (SIGBUS)."""
-    if not path.exists():
-        raise LibraryError(f"{path} is missing: reinstall lstm_fast")
-    with path.open("rb") as file:
-        header = file.read(64)
-    if header[:6] != b"\x7fELF\x02\x01":  # not ELF, 64 bits, little-endian: dlopen itself refuses what it cannot read
-        return
-    size, needed = path.stat().st_size, 64
-    if size >= 64:
-        # Elf64_Ehdr: offset of the section headers, then their entry size and number. Linkers put them last.
-        (offset,) = struct.unpack_from("<Q", header, 40)
-        entry_size, entries = struct.unpack_from("<HH", header, 58)
-        needed = offset + entry_size * entries
-    if size < needed:
-        raise LibraryError(f"{path} is cut off ({size} bytes, expected at least {needed}): reinstall lstm_fast")
-
-
-@once()
-def core() -> ModuleType:
-    """Returns the compiled module `lstm_fast._core`; raises LibraryError if it cannot be loaded."""
-    # Of this Python: one that was built in place may lie beside it for another.
-    suffix = ".dylib" if sys.platform == "darwin" else ".so"
-    for name in (f"_core{importlib.machinery.EXTENSION_SUFFIXES[0]}", f"liblstm_fast{suffix}"):
-        check_library(_PACKAGE / name)
-    try:
-        return importlib.import_module("lstm_fast._core")
-    except ImportError as error:
-        raise LibraryError(f"lstm_fast._core cannot be loaded ({error})") from error
-
-
-def check_settings() -> None:
-    """Raises ValueError if a variable that the library reads has a bad value, where an op could only raise its own."""
-    library = core()
-    library.isa()  # LSTM_FAST_ISA
-    library.threads()  # LSTM_FAST_NUM_THREADS
-    library.kept_bytes_limit()  # LSTM_FAST_KEEP_MIB
-    library.skips_repeats()  # LSTM_FAST_SKIP_REPEATS
-
-
-@functools.cache
-def cuda_state() -> str:
-    """Returns for which GPUs the CUDA kernels were built, or why they were not; raises LibraryError as `core` does."""
-    return str(core().build_info()["cuda"])
-
-
-@functools.cache
-def tensorflow_ops_state() -> str:
-    """Returns for which TensorFlow its ops on GPUs were built, or why they were not, as `cuda_state` does."""
-    return str(core().build_info()["tensorflow"])
-
-
-def least_capability() -> tuple[int, int]:
-    """Returns the compute capability of a GPU from which on it runs the CUDA kernels that were built."""
-    architectures = re.findall(r"sm_(\d+)", cuda_state())
-    return divmod(min(map(int, architectures), default=75), 10)  # no compiler for the kernels knows older ones than 7.5
-
-
-def cuda() -> ModuleType:
-    """Returns the compiled module `lstm_fast._cuda`; raises LibraryError if it was not built or cannot be loaded."""
-    if not cuda_state().startswith("built"):  # nothing to be warned of
-        raise LibraryError(f"the CUDA kernels were {cuda_state()}")
-    return _load_cuda()
-
-
-@once("on a GPU, ")
-def _load_cuda() -> ModuleType:
-    modules = list(_PACKAGE.glob("_cuda.*.so"))
-    if not modules:
-        raise LibraryError(f"{_PACKAGE / '_cuda.*.so'} is missing: reinstall lstm_fast")
-    for path in [*modules, _PACKAGE / "liblstm_fast_cuda.so"]:
-        check_library(path)
-    try:
-        return importlib.import_module("lstm_fast._cuda")
-    except ImportError as error:
-        raise LibraryError(f"lstm_fast._cuda cannot be loaded ({error})") from error
-
-
-def kernel_mode() -> str:
-    """Returns LSTM_FAST_KERNEL, read anew; raises ValueError if it has an unknown value."""
-    mode = os.environ.get("LSTM_FAST_KERNEL") or "auto"
-    if mode not in KERNEL_MODES:
-        raise ValueError(f"LSTM_FAST_KERNEL: expected one of {', '.join(KERNEL_MODES)}, found {mode!r}")
-    return mode
-
-
-def forced_precision() -> str | None:
-    """Returns LSTM_FAST_PRECISION, read anew, None if it is not set; raises ValueError if it has an unknown value."""
-    precision = os.environ.get("LSTM_FAST_PRECISION") or None
-    if precision is not None and precision not in PRECISIONS:
-        raise ValueError(f"LSTM_FAST_PRECISION: expected one of {', '.join(PRECISIONS)}, found {precision!r}")
-    return precision
-
-
-def library_path(name: str) -> pathlib.Path:
-    """Returns the path of a shared library of this package, checked by `check_library`."""
-    path = _PACKAGE / name
-    check_library(path)
-    return path

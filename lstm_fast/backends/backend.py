@@ -18,6 +18,9 @@ class Backend(Protocol):
     def gpus(self) -> tuple[str, ...]:
         """Returns the names of the GPUs that the framework sees."""
 
+    def threads(self) -> tuple[int, str]:
+        """Returns how many threads the user lets the framework have on the CPU, and who says so; 0: nobody has."""
+
     def gpu_ops(self) -> str | None:
         """Returns what there is to say of ops that were compiled for one release; None where the framework needs none.
 

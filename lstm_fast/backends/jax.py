@@ -34,13 +34,13 @@ from lstm_fast.backends import (
     Options,
     Outputs,
     Unavailable,
-    check_settings,
     core,
     jax_cuda,
     once,
 )
 from lstm_fast.backends.jax_call import Call, Kind
 from lstm_fast.backends.operands import present, with_gradient
+from lstm_fast.settings import check_compiled
 
 # Whether a value can be said to vary along axes of `jax.shard_map`.
 _CAN_VARY = hasattr(jax.lax, "pcast") or hasattr(jax.lax, "pvary")
@@ -81,6 +81,11 @@ def library() -> bool:
 def gpus() -> tuple[str, ...]:
     """Returns the names of the GPUs that JAX sees."""
     return tuple(str(device) for device in jax.devices() if device.platform != "cpu")
+
+
+def threads() -> tuple[int, str]:
+    """Returns 0: JAX has no such setting."""
+    return 0, ""
 
 
 def gpu_ops() -> str | None:
@@ -132,7 +137,7 @@ def traced_length(_x: Any) -> int | None:
 
 def lstm(operands: Operands, options: Options) -> Outputs:
     """Runs the forward pass; see `lstm_fast.backends.backend.Backend`."""
-    check_settings()
+    check_compiled()
     library()
     products = jax.config.jax_default_matmul_precision
     call = _call(operands, options, products, jax_cuda.precision(products))

@@ -25,12 +25,12 @@ from lstm_fast.backends import (
     Unavailable,
     core,
     cuda,
-    forced_precision,
     least_capability,
     once,
     products,
 )
 from lstm_fast.backends.jax_call import Call
+from lstm_fast.settings import config
 
 _TF32 = (None, "default", "bfloat16", "high", "tensorfloat32", "BF16_BF16_F32", "TF32_TF32_F32")
 
@@ -67,7 +67,7 @@ def unavailable() -> Unavailable | None:
 
 def precision(matmul: str | None) -> str:
     """Returns how the recurrence computes products of float32, where JAX has the precision `matmul` for its own."""
-    if forced := forced_precision():
+    if forced := config.precision:
         return forced
     if matmul in _TF32:
         return "tf32"

@@ -14,6 +14,11 @@ def gpus() -> tuple[str, ...]:
     return ()
 
 
+def threads() -> tuple[int, str]:
+    """Returns 0: NumPy has no such setting."""
+    return 0, ""
+
+
 def gpu_ops() -> str | None:
     """Returns None: there are none."""
     return None

@@ -16,7 +16,6 @@ from lstm_fast.backends import (
     Options,
     Outputs,
     Unavailable,
-    check_settings,
     core,
     library_path,
     once,
@@ -24,6 +23,7 @@ from lstm_fast.backends import (
     tensorflow_xla,
 )
 from lstm_fast.backends.operands import with_gradient
+from lstm_fast.settings import check_compiled, follow_threads
 
 # What TensorFlow does not promise to keep: without it, less runs fused, or costs more.
 try:
@@ -160,6 +160,11 @@ def gpus() -> tuple[str, ...]:
     return tuple(device.name for device in tf.config.list_physical_devices("GPU"))
 
 
+def threads() -> tuple[int, str]:
+    """Returns what `tf.config.threading` has been told of the threads inside an op; 0: nothing."""
+    return tf.config.threading.get_intra_op_parallelism_threads(), "tf.config.threading"
+
+
 def gpu_ops() -> str | None:
     """Returns for which release of TensorFlow the ops on GPUs were built, or why they were not."""
     return tensorflow_cuda.ops_state()
@@ -183,7 +188,8 @@ def boolean(mask: tf.Tensor) -> tf.Tensor:
 
 def lstm(operands: Operands, options: Options) -> Outputs:
     """Runs the forward op; see `lstm_fast.backends.backend.Backend`."""
-    check_settings()
+    check_compiled()
+    follow_threads(*threads())
     kind, device = _device()
     if kind == "GPU":
         return tensorflow_cuda.lstm(device, _compiled_by_xla(), operands, options)

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import NamedTuple, TextIO
 
 from lstm_fast.backends import LibraryError, check_library
+from lstm_fast.settings import config
 
 COMPILERS = ("c++", "g++", "clang++")
 
@@ -97,8 +98,8 @@ def library(recipe: Recipe) -> Path:
 
 def _folders() -> Iterator[Path]:
     """Yields the folders to try, best first."""
-    if chosen := os.environ.get("LSTM_FAST_CACHE"):
-        yield Path(os.path.expanduser(chosen)).absolute()
+    if config.cache:
+        yield config.cache
         return
     cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
     if cache.is_absolute():  # else there is no home

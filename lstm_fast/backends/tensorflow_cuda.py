@@ -26,7 +26,6 @@ from lstm_fast.backends import (
     Outputs,
     Unavailable,
     cuda,
-    forced_precision,
     least_capability,
     library_path,
     once,
@@ -36,6 +35,7 @@ from lstm_fast.backends import (
     tensorflow_xla,
 )
 from lstm_fast.backends.operands import present, spread
+from lstm_fast.settings import config
 
 _PLATFORM = "CUDA"  # XLA's name of the device
 
@@ -266,7 +266,7 @@ def cudnn_microseconds(dtype: str, batch: int, units: int) -> float:
 
 def precision() -> str:
     """Returns how the recurrence computes products of float32: an entry of PRECISIONS."""
-    if forced := forced_precision():
+    if forced := config.precision:
         return forced
     return "tf32" if tf.config.experimental.tensor_float_32_execution_enabled() else "exact"
 

@@ -3,9 +3,12 @@
 Those on the CPU go to `lstm_fast._core`, without a copy, those on CUDA devices to `lstm_fast.backends.torch_cuda`.
 """
 
+import functools
 import inspect
+import os
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +27,7 @@ from lstm_fast.backends import (
     core,
     torch_cuda,
 )
+from lstm_fast.settings import follow_threads
 
 Tensors = tuple[torch.Tensor | None, ...]  # an autograd.Function takes no list for several outputs
 
@@ -38,6 +42,25 @@ library = core
 def gpus() -> tuple[str, ...]:
     """Returns the names of the GPUs that PyTorch sees."""
     return tuple(f"cuda:{i}" for i in range(torch.cuda.device_count()))
+
+
+def threads() -> tuple[int, str]:
+    """Returns PyTorch's number of threads, 0 where it is no less than its default: that of the processor's cores."""
+    number = torch.get_num_threads()
+    return (number if number < _cores() else 0), "torch.get_num_threads"
+
+
+@functools.cache
+def _cores() -> int:
+    """Returns the number of cores that the process may use, of which each may be several processors."""
+    if not hasattr(os, "sched_getaffinity"):
+        return os.cpu_count() or 1
+    processors = os.sched_getaffinity(0)
+    try:
+        paths = [f"/sys/devices/system/cpu/cpu{n}/topology/thread_siblings_list" for n in processors]
+        return len({Path(path).read_text() for path in paths})
+    except OSError:  # a container need not show it
+        return len(processors)
 
 
 def gpu_ops() -> str | None:
@@ -126,6 +149,7 @@ def _outside_graphs(function: Callable[..., Any]) -> Any:
 @_outside_graphs
 def lstm(operands: Operands, options: Options) -> Outputs:
     """Runs the forward pass; see `lstm_fast.backends.backend.Backend`."""
+    follow_threads(*threads())
     transforms = _check_transforms()
     x, mask, n = operands.x, operands.mask, len(operands.directions)
     if x.is_meta and not transforms:  # how Keras finds out shapes

@@ -19,10 +19,10 @@ from lstm_fast.backends import (
     Outputs,
     Unavailable,
     cuda,
-    forced_precision,
     least_capability,
     products,
 )
+from lstm_fast.settings import config
 
 
 def unavailable(device: torch.device) -> Unavailable | None:
@@ -152,7 +152,7 @@ class _Call(NamedTuple):
 
 def precision() -> str:
     """Returns how the recurrence computes products of float32: an entry of PRECISIONS."""
-    if forced := forced_precision():
+    if forced := config.precision:
         return forced
     matmul = torch.backends.cuda.matmul
     # PyTorch before 2.9 has only allow_tf32, which from then on cannot be read where the other has been set.

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from lstm_fast.status import status
+from lstm_fast.diagnosis import status
 
 # Variables that change how fast somebody is: OPENBLAS_CORETYPE=Haswell halves the roofline of a processor with AVX-512.
 VARIABLES = ("OPENBLAS_", "OMP_", "MKL_", "GOMP_", "KMP_", "TF_ENABLE_ONEDNN_OPTS", "ONEDNN_", "DNNL_", "XLA_", "ATEN_")

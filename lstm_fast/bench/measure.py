@@ -16,8 +16,8 @@ from lstm_fast.bench.parity import TOLERANCE, errors
 from lstm_fast.bench.prepared import Prepared
 from lstm_fast.bench.scenarios import Problem, Scenario, make_problem
 from lstm_fast.bench.turns import ratio, take_turns
+from lstm_fast.diagnosis import status
 from lstm_fast.errors import in_one_line
-from lstm_fast.status import status
 
 PRODUCT = "matrix product"
 BUDGET_SECONDS = 4.0  # for the turns of a scenario and pass

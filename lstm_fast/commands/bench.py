@@ -61,8 +61,8 @@ def _grid(arguments: argparse.Namespace) -> int:
 
     from lstm_fast.bench import measure, scenarios, tables
     from lstm_fast.bench.environment import driver, environment
+    from lstm_fast.diagnosis import status
     from lstm_fast.files import write_json
-    from lstm_fast.status import status
 
     output: Path = arguments.output
     given = [scenarios.Scenario(*shape) for shape in arguments.shape or ()]

@@ -26,8 +26,8 @@ def run(arguments: argparse.Namespace) -> int:
     from lstm_fast.bench.measure import place
     from lstm_fast.bench.model import report
     from lstm_fast.bench.model.measure import WORK, Question, measure
+    from lstm_fast.diagnosis import status
     from lstm_fast.files import write_json
-    from lstm_fast.status import status
 
     if arguments.data is not None and arguments.timesteps is not None:
         raise CommandError("--timesteps: expected no --data, whose arrays have their own, found both")

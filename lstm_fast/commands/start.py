@@ -77,13 +77,13 @@ def check_training() -> None:
 
 def check_settings() -> None:
     """Raises CommandError if a variable LSTM_FAST_* has a value that cannot be used."""
-    from lstm_fast import backends
+    from lstm_fast import settings
+    from lstm_fast.libraries import LibraryError
 
     try:
-        backends.kernel_mode()
-        backends.forced_precision()
-        with contextlib.suppress(backends.LibraryError):  # layers run as Keras's then, and the log says why
-            backends.check_settings()
+        for name in settings.VARIABLES:
+            with contextlib.suppress(LibraryError):  # layers run as Keras's then, and the log says why
+                getattr(settings.config, name)
     except ValueError as error:
         raise CommandError(str(error)) from error
 

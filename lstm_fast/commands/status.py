@@ -10,7 +10,7 @@ from lstm_fast.commands.exits import FAILED
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command and returns its exit status."""
-    from lstm_fast.status import status
+    from lstm_fast.diagnosis import status
 
     found = status()
     if arguments.json:

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from lstm_fast.status import status
+from lstm_fast.diagnosis import status
 from lstm_fast.text.batches import Data
 from lstm_fast.text.models import LEARNING_RATE, MODELS, LayerName
 

@@ -15,10 +15,10 @@ from typing import Any
 import keras
 
 from lstm_fast.bench.environment import processor, versions
+from lstm_fast.diagnosis import status
 from lstm_fast.distribute.fit import fit
 from lstm_fast.distribute.group import Group
 from lstm_fast.files import OutputError, replace, write_json
-from lstm_fast.status import status
 from lstm_fast.text import plots, vocabulary
 from lstm_fast.text.batches import Data
 from lstm_fast.text.models import MODELS, LayerName

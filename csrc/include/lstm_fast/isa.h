@@ -4,6 +4,7 @@
 #define LSTM_FAST_ISA_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,9 +15,9 @@ namespace lstm_fast {
 LSTM_FAST_EXPORT std::vector<std::string> CompiledIsas();   // slowest first
 LSTM_FAST_EXPORT std::vector<std::string> AvailableIsas();  // slowest first
 
-// Throw std::invalid_argument for a name that is unknown or unavailable here.
+// Throw std::invalid_argument for a name that is unknown or unavailable here. Without a name: the initial one again.
 LSTM_FAST_EXPORT std::string ActiveIsa();
-LSTM_FAST_EXPORT void SetIsa(const std::string& name);
+LSTM_FAST_EXPORT void SetIsa(const std::optional<std::string>& name);
 
 // How often Forward() and Backward() have run in this process: a test's proof that the fused path was taken.
 struct CallCounts {
@@ -32,9 +33,9 @@ struct TimestepCounts {
 LSTM_FAST_EXPORT TimestepCounts GetTimestepCounts();
 
 // Whether timesteps that repeat are left out, for comparison. Throws std::invalid_argument when LSTM_FAST_SKIP_REPEATS,
-// which says it at first, is neither 0 nor 1.
+// which says it at first, and again after SetSkipsRepeats(std::nullopt), is neither 0 nor 1.
 LSTM_FAST_EXPORT bool SkipsRepeats();
-LSTM_FAST_EXPORT void SetSkipsRepeats(bool skips);
+LSTM_FAST_EXPORT void SetSkipsRepeats(std::optional<bool> skips);
 
 // The active instruction set's own sigmoid and tanh, elementwise over `count` values, so that tests can bound their
 // error. dtype must be kFloat32 or kFloat64.

@@ -3,6 +3,7 @@
 #define LSTM_FAST_PARALLEL_H_
 
 #include <cstdint>
+#include <optional>
 #include <type_traits>
 
 #include "lstm_fast/lstm.h"
@@ -57,11 +58,16 @@ class Parallel {
 // (containers). The threads run on these, whatever the thread is bound to whose call starts them.
 LSTM_FAST_EXPORT Parallel& OwnThreads();
 
-// Throw std::invalid_argument for a count below 1 and for an LSTM_FAST_NUM_THREADS that is not a positive integer.
+// Throw std::invalid_argument for a count that is not from 1 to 4096, and for such an LSTM_FAST_NUM_THREADS.
 LSTM_FAST_EXPORT int ThreadCount();
-// What decided: the name of the variable, "processors", "CPU quota", or "set_threads" after SetThreadCount().
+// What decided: the name of the variable, "processors", "CPU quota", "lstm_fast.config" after SetThreadCount(), or the
+// source of FollowThreadCount().
 LSTM_FAST_EXPORT const char* ThreadCountSource();
-LSTM_FAST_EXPORT void SetThreadCount(int count);
+// Without a count: the initial one again, with the environment as it is now.
+LSTM_FAST_EXPORT void SetThreadCount(std::optional<int> count);
+// Says how many threads the caller's framework uses; 0: that is not known. Where that is fewer it counts, unless
+// LSTM_FAST_NUM_THREADS or SetThreadCount() has said otherwise. `source` is its name, and stays with the pool.
+LSTM_FAST_EXPORT void FollowThreadCount(int count, const char* source);
 
 }  // namespace lstm_fast
 

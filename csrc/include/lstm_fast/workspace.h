@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 
 #include "lstm_fast/lstm.h"
 
@@ -32,6 +33,10 @@ class LSTM_FAST_EXPORT Workspace {
 // MiB. Both throw std::invalid_argument for an LSTM_FAST_KEEP_MIB that is not a number of mebibytes.
 LSTM_FAST_EXPORT int64_t KeptBytes();
 LSTM_FAST_EXPORT int64_t KeptBytesLimit();
+
+// Sets the limit, without a number to the initial one again; gives back what is beyond it. Throws std::invalid_argument
+// for a negative number.
+LSTM_FAST_EXPORT void SetKeptBytesLimit(std::optional<int64_t> bytes);
 
 // Gives the kept buffers back to the system; returns their bytes.
 LSTM_FAST_EXPORT int64_t Trim();

@@ -21,9 +21,9 @@ from lstm_fast.bench.parity import TOLERANCE
 from lstm_fast.bench.prepared import Prepared
 from lstm_fast.bench.turns import ratio, take_turns
 from lstm_fast.convert import Report
+from lstm_fast.diagnosis import status
 from lstm_fast.errors import CommandError, in_one_line
 from lstm_fast.layers import parts_of
-from lstm_fast.status import status
 
 PLAIN, FAST = "as it is", "accelerated"
 TRAINING, PREDICTION = "training step", "prediction"

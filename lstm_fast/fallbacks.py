@@ -1,0 +1,43 @@
+"""The log of calls that run as Keras's own, by reason."""
+
+import collections
+import logging
+
+from lstm_fast.backends import Unavailable
+from lstm_fast.locks import fork_safe_lock
+from lstm_fast.settings import config, said
+
+_logger = logging.getLogger("lstm_fast")
+
+_lock = fork_safe_lock()
+_fallbacks: collections.Counter[str] = collections.Counter()
+_fallback_layers: dict[str, list[str]] = {}
+
+# Layers that are named of each reason: a program may make new ones, with new names, as long as it runs.
+NAMED = 5
+
+
+def record(fallback: Unavailable, layer: str) -> None:
+    """Counts a call that runs as Keras's own, and logs its reason once; raises RuntimeError if fallbacks are errors.
+
+    Args:
+        fallback: The reason.
+        layer: The name of the layer.
+    """
+    if config.kernel == "fused":
+        raise RuntimeError(f"{said('kernel')}, but the fused kernel cannot run the layer '{layer}': {fallback.reason}")
+    with _lock:
+        _fallbacks[fallback.reason] += 1
+        first = _fallbacks[fallback.reason] == 1
+        named = _fallback_layers.setdefault(fallback.reason, [])
+        if layer not in named and len(named) <= NAMED:  # one more, which tells that there are others
+            named.append(layer)
+    if first:
+        level = logging.INFO if fallback.announced else logging.WARNING
+        _logger.log(level, "Layer '%s' runs as Keras's: %s", layer, fallback.reason)
+
+
+def counted() -> tuple[dict[str, int], dict[str, tuple[str, ...]]]:
+    """Returns the calls that have fallen back, and the names of their layers, the first six of them, by reason."""
+    with _lock:
+        return dict(_fallbacks), {reason: tuple(names) for reason, names in _fallback_layers.items()}

@@ -1,0 +1,337 @@
+"""The settings of this process: what a program asks for, else the environment, else the default."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+
+from lstm_fast.backends.operands import PRECISIONS
+from lstm_fast.libraries import core
+from lstm_fast.locks import fork_safe_lock
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+KERNELS = ("auto", "fused", "keras")
+
+# Setting and variable of the environment.
+VARIABLES = {
+    "kernel": "LSTM_FAST_KERNEL",
+    "isa": "LSTM_FAST_ISA",
+    "threads": "LSTM_FAST_NUM_THREADS",
+    "keep_mib": "LSTM_FAST_KEEP_MIB",
+    "precision": "LSTM_FAST_PRECISION",
+    "skip_repeats": "LSTM_FAST_SKIP_REPEATS",
+    "cache": "LSTM_FAST_CACHE",
+}
+
+_MOST_MIB = 2**30
+
+
+class Settings(TypedDict, total=False):
+    """The arguments of `lstm_fast.config`; None stands for the environment's value, else the default."""
+
+    kernel: str | None
+    isa: str | None
+    threads: int | None
+    keep_mib: int | None
+    precision: str | None
+    skip_repeats: bool | None
+    cache: str | os.PathLike[str] | None
+
+
+class _Setting(NamedTuple):
+    """How a setting is checked and taken over; the compiled library keeps its own."""
+
+    check: Callable[[str, Any], Any]
+    apply: Callable[[Any], None] = lambda _: None
+
+
+def _one_of(choices: tuple[str, ...]) -> Callable[[str, Any], Any]:
+    def check(name: str, value: Any) -> str:
+        if value not in choices:
+            raise ValueError(f"{name}: expected one of {', '.join(choices)}, found {value!r}")
+        return str(value)
+
+    return check
+
+
+def _integer(least: int, most: int) -> Callable[[str, Any], Any]:
+    def check(name: str, value: Any) -> int:
+        if isinstance(value, bool) or not hasattr(value, "__index__"):
+            raise TypeError(f"{name}: expected an integer from {least} to {most}, found {value!r}")
+        if not least <= value <= most:
+            raise ValueError(f"{name}: expected an integer from {least} to {most}, found {value!r}")
+        return int(value)
+
+    return check
+
+
+def _boolean(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}: expected True or False, found {value!r}")
+    return value
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name}: expected a text, found {value!r}")
+    return value
+
+
+def _folder(name: str, value: Any) -> Path:
+    if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
+        raise TypeError(f"{name}: expected the path of a folder, found {value!r}")
+    return Path(os.path.expanduser(value)).absolute()
+
+
+def _set_isa(isa: str | None) -> None:
+    core().set_isa(isa)
+
+
+def _set_threads(threads: int | None) -> None:
+    core().set_threads(threads)
+
+
+def _set_kept(mebibytes: int | None) -> None:
+    core().set_kept_bytes_limit(None if mebibytes is None else mebibytes * 2**20)
+
+
+def _set_skips_repeats(skips: bool | None) -> None:
+    core().set_skips_repeats(skips)
+
+
+_SETTINGS = {
+    "kernel": _Setting(_one_of(KERNELS)),
+    "isa": _Setting(_text, _set_isa),  # the library knows the names
+    "threads": _Setting(_integer(1, 4096), _set_threads),
+    "keep_mib": _Setting(_integer(0, _MOST_MIB), _set_kept),
+    "precision": _Setting(_one_of(PRECISIONS)),
+    "skip_repeats": _Setting(_boolean, _set_skips_repeats),
+    "cache": _Setting(_folder),
+}
+
+
+class Config:
+    """The settings, `lstm_fast.config`: attributes to read and to set. A call sets several, also for a `with` block.
+
+    A setting holds for the whole process, in all its threads. What is set here comes before the variable of the
+    environment; None gives way to the variable again. Read, an attribute is what holds now.
+
+    Setting one raises TypeError or ValueError, with what was expected and found, or RuntimeError if the compiled
+    library cannot be used here. Reading one raises ValueError if the variable has a bad value.
+
+    Examples:
+        >>> lstm_fast.config.threads = 2
+        >>> with lstm_fast.config(kernel="keras"):
+        ...     expected = model(x)
+        >>> lstm_fast.config.threads = None
+    """
+
+    __slots__ = ("_lock", "_set")
+
+    def __init__(self) -> None:
+        self._lock = fork_safe_lock()
+        self._set: dict[str, Any] = {}
+
+    def __call__(self, **settings: Unpack[Settings]) -> PutBack:
+        """Sets several settings, whose names are those of the attributes: all of them, or none and an error.
+
+        After `with`, what was set before is put back at the end of the block. Two blocks at once, in two threads, see
+        each other's settings.
+        """
+        return PutBack(self, self._update(settings))
+
+    def __repr__(self) -> str:
+        return f"<lstm_fast.config {' '.join(f'{name}={getattr(self, name)!r}' for name in VARIABLES)}>"
+
+    @property
+    def kernel(self) -> str:
+        """Which code runs: "auto", "fused" or "keras". LSTM_FAST_KERNEL, else "auto".
+
+        "fused": it is an error if a layer runs as Keras's. "keras": all layers do. Read at each call of a layer. A
+        graph or a compiled program, such as that of `fit`, keeps what it was traced with.
+        """
+        kernel: str = self._asked("kernel") or "auto"
+        return kernel
+
+    @kernel.setter
+    def kernel(self, kernel: str | None) -> None:
+        self._update({"kernel": kernel})
+
+    @property
+    def isa(self) -> str:
+        """Instruction set on the CPU: one of `lstm_fast.status().available_isas`. LSTM_FAST_ISA, else the best.
+
+        Read at each call, also in a graph. Another one may give other last bits.
+        """
+        return str(core().isa())
+
+    @isa.setter
+    def isa(self, isa: str | None) -> None:
+        self._update({"isa": isa})
+
+    @property
+    def threads(self) -> int:
+        """Threads on the CPU, 1 to 4096. LSTM_FAST_NUM_THREADS, else as the page on threads says.
+
+        Read at each call, also in a graph. XLA's programs (JAX, `jit_compile=True`) run on XLA's threads.
+        """
+        return int(core().threads())
+
+    @threads.setter
+    def threads(self, threads: int | None) -> None:
+        self._update({"threads": threads})
+
+    @property
+    def keep_mib(self) -> int:
+        """MiB of memory on the CPU that are kept for the next call, 0 to 2**30. LSTM_FAST_KEEP_MIB, else 512.
+
+        What is kept beyond it is given back at once.
+        """
+        return int(core().kept_bytes_limit()) // 2**20
+
+    @keep_mib.setter
+    def keep_mib(self, keep_mib: int | None) -> None:
+        self._update({"keep_mib": keep_mib})
+
+    @property
+    def skip_repeats(self) -> bool:
+        """Whether timesteps that repeat are not computed again, on the CPU. LSTM_FAST_SKIP_REPEATS, else True.
+
+        Read at each call, also in a graph. The bits are the same.
+        """
+        return bool(core().skips_repeats())
+
+    @skip_repeats.setter
+    def skip_repeats(self, skip_repeats: bool | None) -> None:
+        self._update({"skip_repeats": skip_repeats})
+
+    @property
+    def precision(self) -> str | None:
+        """How the recurrence multiplies float32 on a GPU. LSTM_FAST_PRECISION, else None.
+
+        "exact"; "tf32"; "tf32x3", three products of TF32; None: as the framework multiplies. Read like `kernel`.
+        """
+        precision: str | None = self._asked("precision")
+        return precision
+
+    @precision.setter
+    def precision(self, precision: str | None) -> None:
+        self._update({"precision": precision})
+
+    @property
+    def cache(self) -> Path | None:
+        """Folder for what is compiled for TensorFlow on a GPU. LSTM_FAST_CACHE, else None.
+
+        Read when that is compiled. None: `lstm_fast` in XDG_CACHE_HOME, else ~/.cache/lstm_fast.
+        """
+        cache: Path | None = self._asked("cache")
+        return cache
+
+    @cache.setter
+    def cache(self, cache: str | os.PathLike[str] | None) -> None:
+        self._update({"cache": cache})
+
+    def _asked(self, name: str) -> Any:
+        """Returns what the program or else the environment asks for, None if neither does."""
+        if (value := self._set.get(name)) is not None:
+            return value
+        variable = VARIABLES[name]
+        text = os.environ.get(variable)
+        return _SETTINGS[name].check(variable, text) if text else None
+
+    def _update(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Sets some settings, or none and raises. Returns what they were."""
+        checked = {}
+        for name, value in settings.items():
+            if name not in _SETTINGS:
+                close = difflib.get_close_matches(name, _SETTINGS, n=1)
+                meant = f"; did you mean `{close[0]}`?" if close else ""
+                raise TypeError(f"lstm_fast.config: expected {', '.join(_SETTINGS)}, found `{name}`{meant}")
+            checked[name] = None if value is None else _SETTINGS[name].check(f"lstm_fast.config: `{name}`", value)
+        with self._lock:
+            before = {name: self._set.get(name) for name in checked}
+            done = []
+            try:
+                for name, value in checked.items():
+                    _SETTINGS[name].apply(value)
+                    self._set[name] = value
+                    done.append(name)
+            except BaseException:
+                for name in done:
+                    _SETTINGS[name].apply(before[name])
+                    self._set[name] = before[name]
+                raise
+            return before
+
+
+class PutBack:
+    """Puts back at the end of a `with` block what `lstm_fast.config(...)` has set."""
+
+    def __init__(self, config: Config, before: Mapping[str, Any]) -> None:
+        self._config, self._before = config, before
+
+    def __enter__(self) -> Config:
+        return self._config
+
+    def __exit__(self, *_: object) -> None:
+        self._config._update(self._before)
+
+
+config = Config()
+
+
+def said(name: str) -> str:
+    """Returns who asks for a setting, and for what: "LSTM_FAST_KERNEL=keras", "lstm_fast.config.kernel='keras'"."""
+    if (value := set_here().get(name)) is not None:
+        return f"lstm_fast.config.{name}={value!r}"
+    return f"{VARIABLES[name]}={os.environ.get(VARIABLES[name], '')}"
+
+
+def set_here() -> dict[str, Any]:
+    """Returns the settings that the program has made, which come before those of the environment."""
+    return {name: value for name, value in config._set.items() if value is not None}
+
+
+def set_in_environment() -> dict[str, str]:
+    """Returns the variables of the environment that are settings."""
+    return {name: os.environ[name] for name in VARIABLES.values() if name in os.environ}
+
+
+def misspelt() -> list[str]:
+    """Says which variables of the environment look like a setting, but are none."""
+    prefix, problems = "LSTM_FAST_", []
+    known = [name.removeprefix(prefix) for name in VARIABLES.values()]
+    for name in sorted(os.environ):
+        last = name.removeprefix(prefix)
+        if name.startswith(prefix) and last not in known and (meant := difflib.get_close_matches(last, known, n=1)):
+            problems.append(f"{name}: nothing reads this variable; did you mean {prefix}{meant[0]}?")
+    return problems
+
+
+def follow_threads(threads: int, source: str) -> None:
+    """Has the kernels use no more threads than a framework does, unless they were given a number of their own.
+
+    Args:
+        threads: Their number, 0 if the user has not set it.
+        source: What says so, for `lstm_fast.status()`.
+    """
+    if _followed != [(threads, source)]:  # a fraction of the time of the call
+        core().follow_threads(threads, source)
+        _followed[:] = [(threads, source)]
+
+
+_followed = [(0, "")]  # the last
+
+
+def check_compiled() -> None:
+    """Raises ValueError if a variable that the library reads has a bad value, where an op could only raise its own."""
+    library = core()
+    library.isa()  # LSTM_FAST_ISA
+    library.threads()  # LSTM_FAST_NUM_THREADS
+    library.kept_bytes_limit()  # LSTM_FAST_KEEP_MIB
+    library.skips_repeats()  # LSTM_FAST_SKIP_REPEATS
