@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from lstm_fast.backends.operands import PRECISIONS
-from lstm_fast.libraries import core
+from lstm_fast.libraries import LibraryError, core
 from lstm_fast.locks import fork_safe_lock
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ class Config:
         return PutBack(self, self._update(settings))
 
     def __repr__(self) -> str:
-        return f"<lstm_fast.config {' '.join(f'{name}={getattr(self, name)!r}' for name in VARIABLES)}>"
+        return f"<lstm_fast.config {' '.join(f'{name}={self._shown(name)}' for name in VARIABLES)}>"
 
     @property
     def kernel(self) -> str:
@@ -236,6 +236,12 @@ class Config:
     def cache(self, cache: str | os.PathLike[str] | None) -> None:
         self._update({"cache": cache})
 
+    def _shown(self, name: str) -> str:
+        try:
+            return repr(getattr(self, name))
+        except (ValueError, LibraryError):  # status() says why
+            return "?"
+
     def _asked(self, name: str) -> Any:
         """Returns what the program or else the environment asks for, None if neither does."""
         if (value := self._set.get(name)) is not None:
@@ -283,6 +289,7 @@ class PutBack:
 
 
 config = Config()
+"""The settings of this process: the one object of the class `Config`."""
 
 
 def said(name: str) -> str:

@@ -1,6 +1,5 @@
 """status(), and how libraries are checked before they are loaded."""
 
-import ast
 import dataclasses
 import gc
 import json
@@ -99,13 +98,17 @@ def test_status_as_text_and_as_json() -> None:
         ({"OMP_NUM_THREADS": "many"}, None),
     ],
 )
-def test_what_decides_the_number_of_threads(variables: dict[str, str], expected: tuple[int, str] | None) -> None:
-    code = "from lstm_fast import _core; print((_core.threads(), _core.threads_source()))"
-    environment = {name: value for name, value in os.environ.items() if "NUM_THREADS" not in name}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env={**environment, **variables}, capture_output=True, text=True, check=True
-    )
-    found = ast.literal_eval(done.stdout)
+def test_what_decides_the_number_of_threads(
+    variables: dict[str, str], expected: tuple[int, str] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("LSTM_FAST_NUM_THREADS", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    _core.set_threads(None)  # as at the start
+    found = _core.threads(), _core.threads_source()
+    monkeypatch.undo()
+    _core.set_threads(None)
     if expected is None:
         assert found[1] in ("processors", "CPU quota")
     else:
