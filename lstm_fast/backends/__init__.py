@@ -1,7 +1,7 @@
-"""How each framework reaches the compiled kernels: one module per framework, and here what they share.
+"""How each framework calls the compiled kernels: one module per framework. What they share is here.
 
-A backend is a module with the functions of `lstm_fast.backends.backend.Backend`. It converts and calls; arguments are
-checked before, in `lstm_fast.functional`, and nobody else calls it.
+A backend is a module with the functions of `lstm_fast.backends.backend.Backend`. It converts arrays and calls the
+kernels. Only `lstm_fast.functional` calls it, and checks the arguments before.
 """
 
 from typing import NamedTuple
@@ -29,15 +29,15 @@ FRAMEWORKS = ("tensorflow", "jax", "torch", "numpy")  # those with a module here
 
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 
-# What to do where Keras's layer can what the kernels cannot. A function has no such path, and no use of the variable.
+# Advice where Keras's layer can do what the kernels cannot. Functions have no Keras path: the variable does not help.
 IN_THEIR_PLACE = (
     "if you need it, use lstm_fast.to_keras(model) or set LSTM_FAST_KERNEL=keras for a layer, and keras.layers.LSTM "
     "instead of lstm_fast.lstm or recurrence"
 )
 
-# What a backend says where a backward pass is differentiated.
+# The error of a backend if a backward pass is differentiated.
 SECOND_ORDER = f"lstm_fast: gradients of gradients are not implemented; {IN_THEIR_PLACE}"
-# TensorFlow computes forward mode, too, by a backward pass that it differentiates.
+# TensorFlow also computes forward mode by differentiating a backward pass.
 SECOND_ORDER_OR_FORWARD = SECOND_ORDER.replace("are not", "and forward mode (tf.autodiff.ForwardAccumulator) are not")
 
 
@@ -45,8 +45,8 @@ class Unavailable(NamedTuple):
     """Why the kernels cannot be used for a call."""
 
     reason: str
-    announced: bool = False  # the user has been warned of it, or has asked for it
+    announced: bool = False  # the user has been warned already, or has chosen it
 
 
 class UnavailableError(RuntimeError):
-    """As `Unavailable`, where that shows during a call."""
+    """Like `Unavailable`, for a reason that is found during a call."""

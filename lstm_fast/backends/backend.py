@@ -1,7 +1,7 @@
-"""What a backend is: the functions that `lstm_fast.functional` calls, and nobody else.
+"""The interface of a backend: the functions that `lstm_fast.functional` calls. Nothing else calls them.
 
-mypy compares each backend with `Backend` where `lstm_fast.functional` imports it. CONTRIBUTING.md says what a backend
-for a further framework takes.
+mypy compares each backend with `Backend` where `lstm_fast.functional` imports it. CONTRIBUTING.md says how to write a
+backend for a further framework.
 """
 
 from typing import Any, Protocol
@@ -10,7 +10,7 @@ from lstm_fast.backends import Operands, Options, Outputs, Unavailable
 
 
 class Backend(Protocol):
-    """The functions of a backend's module. Parameters have no names here, as nobody calls them by name."""
+    """The functions of a backend's module. Nobody passes their arguments by name."""
 
     def library(self) -> object:
         """Loads the compiled part; raises LibraryError if it cannot be used."""
@@ -19,38 +19,38 @@ class Backend(Protocol):
         """Returns the names of the GPUs that the framework sees."""
 
     def threads(self) -> tuple[int, str]:
-        """Returns how many threads the user lets the framework have on the CPU, and who says so; 0: nobody has."""
+        """Returns how many CPU threads the user allows the framework, and the name of the setting; 0 if not set."""
 
     def gpu_ops(self) -> str | None:
-        """Returns what there is to say of ops that were compiled for one release; None where the framework needs none.
+        """Returns the state of ops that are compiled for one release of the framework; None if it needs none.
 
         Compiles and loads them if need be.
         """
 
     def unavailable(self, x: Any = None, /) -> Unavailable | None:
-        """Returns why the kernels cannot be used on `x`, or at all, here and now; None if they can."""
+        """Returns why the kernels cannot be used now, on `x` or at all; None if they can."""
 
     def slower_than_keras(self, dtype: str, batch: int | None, units: int, /) -> str | None:
-        """Returns why Keras's own layer is preferred, which has cuDNN; None if the kernels are.
+        """Returns why Keras's own layer, with cuDNN, is expected to be faster; None if it is not.
 
-        It is asked of one direction without mask and recurrent dropout, here and now.
+        This is for one direction without mask and recurrent dropout, on the current device.
         """
 
     def array(self, value: Any, like: Any = None, /) -> Any:
-        """Returns `value` as the framework's array; values without a dtype of their own get that of `like`.
+        """Returns `value` as the framework's array; a value without a dtype gets that of `like`.
 
-        Raises TypeError or ValueError, with what was expected and found, if that is not possible, and UnavailableError
-        if it is possible for Keras's operations alone.
+        Raises TypeError or ValueError, with what was expected and found, if that is not possible. Raises
+        UnavailableError if only Keras's operations can take the value.
         """
 
     def boolean(self, mask: Any, /) -> Any:
         """Returns a mask [B, T] or [B, T, 1] of any numeric dtype as booleans [B, T]."""
 
     def with_batch(self, x: Any, size: int, message: str, /) -> Any:
-        """Returns x, whose batch size is unknown while a graph is traced; in the graph, another size is an error."""
+        """Returns x with a batch size, if a graph is traced without one. In the graph another size is an error."""
 
     def traced_length(self, x: Any, /) -> int | None:
-        """Returns the timesteps of x [B, T, D] in a program that will compute as many whatever its input; else None."""
+        """Returns the timesteps of x [B, T, D] if the traced program computes as many for every input; else None."""
 
     def lstm(self, operands: Operands, options: Options, /) -> Outputs:
         """Runs the forward pass; it can be differentiated, unless the framework has no gradients.

@@ -1,10 +1,10 @@
 """JAX arrays through XLA's foreign functions: `jit`, `grad`, `vmap`, and batches spread over devices.
 
-The kernels are two primitives, forward and backward. Where the forward pass is differentiated, it keeps what the
-backward pass needs, and a third primitive, which is never run, holds the place of the tangents until JAX transposes it
-into the backward pass. `vmap` folds the mapped axis into the batch. Custom partitioning splits the batch over devices.
-Under these is a fourth primitive, a pass on one device; what it becomes on CUDA is in `lstm_fast.backends.jax_cuda`.
-These are primitives, not a `jax.custom_vjp`: that would do the backward pass of mapped rows one by one.
+The kernels are two primitives, forward and backward. If JAX differentiates the forward pass, it keeps what the backward
+pass needs. A third primitive then stands for the tangents. It is never run: JAX transposes it into the backward pass.
+`vmap` folds the mapped axis into the batch. Custom partitioning splits the batch over devices. Under these is a fourth
+primitive, a pass on one device; its code for CUDA is in `lstm_fast.backends.jax_cuda`. These are primitives, not a
+`jax.custom_vjp`, because that would run the backward pass of mapped rows one by one.
 """
 
 import concurrent.futures
@@ -42,7 +42,7 @@ from lstm_fast.backends.jax_call import Call, Kind
 from lstm_fast.backends.operands import present, with_gradient
 from lstm_fast.settings import check_compiled
 
-# Whether a value can be said to vary along axes of `jax.shard_map`.
+# Whether JAX can be told that a value varies along axes of `jax.shard_map`.
 _CAN_VARY = hasattr(jax.lax, "pcast") or hasattr(jax.lax, "pvary")
 
 
@@ -53,7 +53,7 @@ def _register() -> bool:
             raise LibraryError(f"JAX {jax.__version__} has no jax.{name}: version 0.5.3 or later is needed")
     for name, handler in core().xla_handlers().items():
         jax.ffi.register_ffi_target(name, handler, platform="cpu")
-    # What JAX has moved shows in tracing, in a thread of its own, as this one may be tracing something else.
+    # A trial shows whether JAX has moved something. It has its own thread, because this one may be tracing already.
     with concurrent.futures.ThreadPoolExecutor(1) as executor:
         executor.submit(_try).result()
     return True
@@ -65,7 +65,7 @@ def _try() -> None:
     arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in present(operands.flatten())]
     call = _call(operands, Options(False, False, False, RESERVE_GATES), None, "exact")
     try:
-        jax.make_jaxpr(jax.grad(lambda *given: _forward(call, *given)[0].sum()))(*arrays)
+        jax.make_jaxpr(jax.grad(lambda *values: _forward(call, *values)[0].sum()))(*arrays)
     except Exception as error:
         raise LibraryError(
             f"JAX {jax.__version__} cannot trace the kernels ({type(error).__name__}: {error})"
@@ -74,7 +74,7 @@ def _try() -> None:
 
 def library() -> bool:
     """Registers the kernels with JAX; raises LibraryError if that is not possible."""
-    core()  # one reason, not two, where the whole installation is broken
+    core()  # first: if the whole installation is broken, the user gets one reason, not two
     return _register()
 
 
@@ -94,7 +94,7 @@ def gpu_ops() -> str | None:
 
 
 def unavailable(x: Any = None) -> Unavailable | None:
-    """Returns why the kernels cannot be used here and now, None if they can."""
+    """Returns why the kernels cannot be used now; None if they can."""
     try:
         library()
     except LibraryError as error:
@@ -113,7 +113,7 @@ def slower_than_keras(_dtype: str, _batch: int | None, _units: int) -> str | Non
 
 
 def array(value: Any, like: Any = None) -> Any:
-    """Returns a JAX array; values without a dtype of their own get that of `like`."""
+    """Returns a JAX array; a value without a dtype gets that of `like`."""
     if isinstance(value, jax.Array):
         return value
     typed = hasattr(value, "dtype")
@@ -156,7 +156,7 @@ def _forward(call: Call, *arrays: Any) -> list[Any]:
 
 
 def _bind(primitive: Primitive, call: Call, arrays: Sequence[Any]) -> list[Any]:
-    # The inner function travels as a parameter, where JAX looks for primitives that need to know the devices.
+    # The inner function is a parameter, because JAX looks there for primitives that need to know the devices.
     inner = jax.make_jaxpr(_partitioned(call))(*arrays)
     results: list[Any] = primitive.bind(*arrays, call=call, inner=inner)
     return results
@@ -185,13 +185,13 @@ def _run_on_cpu(*arrays: Any, call: Call) -> list[Any]:
         directions=np.int64(call.directions),
         **{name: np.int64(value) for name, value in options._asdict().items()},
     )
-    return call.asked(outputs)
+    return call.only_wanted(outputs)
 
 
 def _types_on_one_device(*arrays: Any, call: Call) -> list[Any]:
     operands, _, _ = call.spread(arrays)
-    x, results = operands.x, call.asked(call.types(operands))
-    # Nothing is spread on one device, whatever mesh there is around; only what varies in jax.shard_map has one.
+    x, results = operands.x, call.only_wanted(call.types(operands))
+    # On one device nothing is sharded, whatever mesh is set. Only values that vary in jax.shard_map have a mesh.
     return _typed(call, x, results) if _varying(x) else [ShapedArray(r.shape, r.dtype) for r in results]
 
 
@@ -214,8 +214,8 @@ mlir.register_lowering(_passes_p, mlir.lower_fun(jax_cuda.run, multiple_results=
 
 def _sum_over_devices(value: Any, axes: Any) -> Any:
     """`jax.lax.psum` in the part of a partitioned call that one device runs."""
-    # JAX 0.12 lowers the addition of two numbers in the mesh of the caller's `jax.set_mesh`; if the axes of that are
-    # explicit, it puts shardings into the addition, which XLA refuses.
+    # JAX 0.12 lowers the addition of two numbers in the mesh of the caller's `jax.set_mesh`. If its axes are explicit,
+    # it puts shardings into the addition, and XLA refuses them.
     without_mesh = getattr(jax.sharding, "use_abstract_mesh", None)
     with without_mesh(AbstractMesh((), ())) if without_mesh else contextlib.nullcontext():
         return jax.lax.psum(value, axes)
@@ -289,8 +289,8 @@ def _map(primitive: Primitive, arrays: Sequence[Any], axes: Sequence[Any], *, ca
     if mapped_weights or any(kind.batch is None for kind in call.results):
 
         def one(values: list[Any]) -> list[Any]:
-            given = iter(values)
-            return _bind(primitive, call, [next(given) if m else v for v, m in zip(arrays, mapped, strict=True)])
+            row = iter(values)
+            return _bind(primitive, call, [next(row) if m else v for v, m in zip(arrays, mapped, strict=True)])
 
         results = jax.lax.map(one, [value for value, is_mapped in zip(arrays, mapped, strict=True) if is_mapped])
     else:
@@ -307,7 +307,7 @@ def _map(primitive: Primitive, arrays: Sequence[Any], axes: Sequence[Any], *, ca
 
 
 def _differentiate(primals: Sequence[Any], tangents: Sequence[Any], *, call: Call, inner: Any) -> Any:
-    """Runs the forward pass such that the backward pass can follow, and puts a tangent's place holder beside it."""
+    """Runs the forward pass so that the backward pass can follow, and returns placeholders for the tangents, too."""
     del inner
     if call.differentiated:
         _refuse_second_order()
@@ -315,34 +315,35 @@ def _differentiate(primals: Sequence[Any], tangents: Sequence[Any], *, call: Cal
     results = _bind(_forward_p, call, primals)
     outputs, reserve = (results[:-1], results[-1:]) if call.keeps else (results, [])
     every = call.spread(tangents)[0].flatten()
-    given = {
+    by_place = {
         place: every[place]
         for place in with_gradient(call.directions)
         if every[place] is not None and type(every[place]) is not Zero
     }
-    if not given:  # only dropout multipliers, which have no gradient
-        moved = [jnp.zeros_like(output) for output in outputs]
+    if not by_place:  # only dropout multipliers, which have no gradient
+        placeholders = [jnp.zeros_like(output) for output in outputs]
     else:
         avals = tuple(jax.typeof(output) for output in outputs)
-        moved = _tangent_p.bind(*primals, *reserve, *given.values(), call=call, moving=tuple(given), avals=avals)
-    return outputs, moved
+        values, places = by_place.values(), tuple(by_place)
+        placeholders = _tangent_p.bind(*primals, *reserve, *values, call=call, places=places, avals=avals)
+    return outputs, placeholders
 
 
-def _transpose(cotangents: Sequence[Any], *arrays: Any, call: Call, moving: tuple[int, ...], avals: Any) -> list[Any]:
-    """Runs the backward pass: the gradients of the operands that have a tangent."""
+def _transpose(cotangents: Sequence[Any], *arrays: Any, call: Call, places: tuple[int, ...], avals: Any) -> list[Any]:
+    """Runs the backward pass: the gradients of the operands that have a tangent, which are at `places`."""
     del avals
-    given = [None if type(cotangent) is Zero else cotangent for cotangent in cotangents]
-    residuals, tangents = arrays[: -len(moving)], arrays[-len(moving) :]
+    doutputs = [None if type(cotangent) is Zero else cotangent for cotangent in cotangents]
+    residuals, tangents = arrays[: -len(places)], arrays[-len(places) :]
     primals, reserve = (residuals[:-1], residuals[-1]) if call.keeps else (residuals, None)
-    moving_now = [i for i, tangent in zip(moving, tangents, strict=True) if is_undefined_primal(tangent)]
-    further = [reserve, *given]
+    undefined = [place for place, tangent in zip(places, tangents, strict=True) if is_undefined_primal(tangent)]
+    further = [reserve, *doutputs]
     backward = call._replace(
         present=(*call.present, *(value is not None for value in further)),
-        wanted=tuple(place in moving_now for place in with_gradient(call.directions)),
+        wanted=tuple(place in undefined for place in with_gradient(call.directions)),
     )
     operands = [*primals, *present(further)]
-    gradients = dict(zip(sorted(moving_now), _bind(_backward_p, backward, operands), strict=True))
-    return [None] * len(residuals) + [gradients.get(i) for i in moving]
+    gradients = dict(zip(sorted(undefined), _bind(_backward_p, backward, operands), strict=True))
+    return [None] * len(residuals) + [gradients.get(place) for place in places]
 
 
 def _refuse_second_order(*_: Any, **__: Any) -> NoReturn:
@@ -361,7 +362,7 @@ def _results(x: Any, *_: Any, call: Call, inner: Any) -> list[Any]:
 
 
 def _typed(call: Call, x: Any, results: Sequence[Any]) -> list[Any]:
-    """Types of a primitive's results: spread over devices as x is, where that is a matter of types."""
+    """Types of a primitive's results. Where types have a sharding, it is that of x."""
     axes = x.sharding.spec[0]
     types = []
     for result, kind in zip(results, call.results, strict=True):
@@ -372,13 +373,13 @@ def _typed(call: Call, x: Any, results: Sequence[Any]) -> list[Any]:
 
 
 def _varying(value: Any) -> frozenset[Any]:
-    """The axes of `jax.shard_map` along which a value differs, or one of this type."""
+    """The axes of `jax.shard_map` along which a value, or a value of a type, varies."""
     kind = value if isinstance(value, ShapedArray) else jax.typeof(value)
     return getattr(getattr(kind, "mat", None), "varying", None) or getattr(kind, "vma", None) or frozenset()
 
 
 def _vary(value: Any, axes: tuple[Any, ...]) -> Any:
-    """Says of a value that it may differ along further axes, such that its gradient is summed over them."""
+    """Marks a value as varying along further axes, so that its gradient is summed over them."""
     if not axes:
         return value
     return jax.lax.pcast(value, axes, to="varying") if hasattr(jax.lax, "pcast") else jax.lax.pvary(value, axes)
@@ -399,11 +400,11 @@ def _primitive(name: str, differentiate: Callable[..., Any]) -> Primitive:
 _forward_p = _primitive("lstm_fast_forward", _differentiate)
 _backward_p = _primitive("lstm_fast_backward", _refuse_second_order)
 
-# Never run: either it is transposed, or this was forward mode.
+# Never run: JAX transposes it, except in forward mode, which is refused.
 _tangent_p = Primitive("lstm_fast_tangent")
 _tangent_p.multiple_results = True
 _tangent_p.def_impl(_refuse_forward_mode)
-_tangent_p.def_abstract_eval(lambda *_, call, moving, avals: avals)  # noqa: ARG005
+_tangent_p.def_abstract_eval(lambda *_, call, places, avals: avals)  # noqa: ARG005
 mlir.register_lowering(_tangent_p, _refuse_forward_mode)
 batching.primitive_batchers[_tangent_p] = _refuse_forward_mode
 primitive_jvps[_tangent_p] = _refuse_second_order

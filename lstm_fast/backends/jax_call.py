@@ -1,4 +1,4 @@
-"""What is fixed of a call when JAX traces it: the kinds of its operands and results, and which of them there are."""
+"""The static part of a call, known when JAX traces it: the kinds of operands and results, and which are present."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from lstm_fast.backends.operands import spread, with_gradient
 class Kind(NamedTuple):
     """A kind of operands or results: how many axes, which of them is the batch, and the dtype if it is not that of x.
 
-    What has no batch is a weight or its gradient: the same for all rows, and a sum over them.
+    Without a batch it is a weight, which is the same for all rows, or its gradient, which is a sum over the rows.
     """
 
     rank: int
@@ -38,7 +38,7 @@ class Call(NamedTuple):
     # On CUDA, how products of float32 are computed: by JAX, and in the recurrence.
     products: str | None
     precision: str
-    # Of all operands, which there are.
+    # Which of all operands are present.
     present: tuple[bool, ...]
     # Forward: whether it keeps the reserve. Backward: which gradients are computed, in the order of `with_gradient`.
     differentiated: bool = False
@@ -46,22 +46,22 @@ class Call(NamedTuple):
 
     @property
     def all_operands(self) -> list[Kind]:
-        """Kinds of the operands, there or not."""
+        """Kinds of all operands, present or not."""
         kinds = Operands.of_each(_SEQUENCE, _MASK, _DIRECTION, self.directions).flatten()
         return kinds if self.wanted is None else [*kinds, _RESERVE, *self._outputs]
 
     @property
     def operands(self) -> list[Kind]:
-        """Kinds of the operands that there are."""
+        """Kinds of the operands that are present."""
         return [kind for kind, there in zip(self.all_operands, self.present, strict=True) if there]
 
     @property
     def results(self) -> list[Kind]:
-        """Kinds of the results that are asked for."""
+        """Kinds of the wanted results."""
         if self.wanted is None:
             return [*self._outputs, _RESERVE] if self.keeps else self._outputs
         kinds = Operands.of_each(_SEQUENCE, _MASK, _DIRECTION, self.directions).flatten()
-        return self.asked([kinds[place] for place in with_gradient(self.directions)])
+        return self.only_wanted([kinds[place] for place in with_gradient(self.directions)])
 
     @property
     def keeps(self) -> bool:
@@ -74,7 +74,7 @@ class Call(NamedTuple):
         return Outputs(_SEQUENCE, states, states).flatten()
 
     def types(self, operands: Operands) -> list[Any]:
-        """Types of the results on one device, wanted or not, for what operands are there."""
+        """Types of all results on one device, wanted or not."""
         x, units, n = operands.x, operands.units, self.directions
         batch, time, features = x.shape
         state = (batch, units)
@@ -91,13 +91,13 @@ class Call(NamedTuple):
             types.append(jax.ShapeDtypeStruct((batch, n, steps, step), jnp.uint8))
         return types
 
-    def asked(self, results: Sequence[Any]) -> list[Any]:
-        """Returns those of all results that are wanted."""
+    def only_wanted(self, results: Sequence[Any]) -> list[Any]:
+        """Returns the wanted ones of all results."""
         wanted = self.wanted or [True] * len(results)
         return [result for result, keep in zip(results, wanted, strict=True) if keep]
 
     def spread(self, arrays: Sequence[Any]) -> tuple[Operands, Any, Sequence[Any]]:
-        """Returns the operands, the reserve, and the gradients of the results, None for each that there is not."""
+        """Returns the operands, the reserve, and the gradients of the results; None for each that is not present."""
         every = spread([there or None for there in self.present], arrays)
         operands, further = Operands.split(every, self.directions)
         reserve, *gradients = further or [None]

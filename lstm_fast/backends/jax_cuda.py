@@ -1,13 +1,13 @@
-"""JAX on CUDA devices: XLA's own matrix products around the recurrence of `lstm_fast._cuda`, its foreign functions.
+"""JAX on CUDA devices: XLA's own matrix products around the recurrence, a foreign function of `lstm_fast._cuda`.
 
-This is what the primitives of `lstm_fast.backends.jax` become when XLA compiles them for CUDA. Products of float32 are
-as precise as `jax_default_matmul_precision` has them:
+The primitives of `lstm_fast.backends.jax` become this when XLA compiles them for CUDA. `jax_default_matmul_precision`
+decides how products of float32 are computed:
 
     None, "default", "bfloat16", "high", "tensorfloat32", "BF16_BF16_F32", "TF32_TF32_F32"    TF32, as XLA's own on CUDA
     "TF32_TF32_F32_X3"                                                                        three times TF32
     all others, among them "highest" and "float32"                                            float32
 
-In the recurrence, LSTM_FAST_PRECISION takes the place of this.
+In the recurrence, the setting `precision` (LSTM_FAST_PRECISION) comes before this.
 """
 
 import re
@@ -66,7 +66,7 @@ def unavailable() -> Unavailable | None:
 
 
 def precision(matmul: str | None) -> str:
-    """Returns how the recurrence computes products of float32, where JAX has the precision `matmul` for its own."""
+    """Returns how the recurrence computes products of float32, if JAX's own have the precision `matmul`."""
     if forced := config.precision:
         return forced
     if matmul in _TF32:
@@ -75,10 +75,10 @@ def precision(matmul: str | None) -> str:
 
 
 def run(*values: Any, call: Call) -> list[Any]:
-    """Computes the results of a call on one device: a function to be compiled for it."""
+    """Computes the results of a call on one device. XLA compiles this function."""
     library()
     operands, reserve, gradients = call.spread(values)
-    # float32 only: of others, JAX takes the precision for something that it cannot do.
+    # For float32 only: for other dtypes JAX refuses some precisions.
     arrays = _Arrays(call.products if operands.x.dtype == jnp.float32 else None)
     operands = operands._replace(directions=products.for_all_or_none(arrays, operands.directions))
     gates = call.options.reserve_mode == RESERVE_GATES
@@ -86,7 +86,7 @@ def run(*values: Any, call: Call) -> list[Any]:
         results = _forward(call, arrays, operands, keep=call.keeps and gates)
         if not call.keeps:
             return results[:-1]
-        if not gates:  # of which the backward pass here does not need any
+        if not gates:  # the backward pass here recomputes everything, and does not read the reserve
             *_, kept = call.types(operands)
             results[-1] = jnp.zeros(kept.shape, kept.dtype)
         return results
@@ -112,10 +112,10 @@ def _backward(call: Call, arrays: "_Arrays", operands: Operands, reserve: Any, g
     batch, time, _ = x.shape
     shapes = [(batch, time, n, 4 * units), (batch, time, n, units), *[(batch, units)] * 2 * n]
     results = [jax.ShapeDtypeStruct(shape, x.dtype) for shape in shapes]
-    given = [*_operands(operands), reserve, *(_present(gradient, x.dtype) for gradient in gradients)]
-    dz, h_prev, *dstates = _call("lstm_fast_cuda_backward", call, operands, results, given)
-    # What nobody wants is not part of the program in the end.
-    return call.asked(
+    values = [*_operands(operands), reserve, *(_present(gradient, x.dtype) for gradient in gradients)]
+    dz, h_prev, *dstates = _call("lstm_fast_cuda_backward", call, operands, results, values)
+    # XLA leaves out what is not wanted.
+    return call.only_wanted(
         [
             products.input_gradient(arrays, dz, operands.directions),
             *products.kernel_gradients(arrays, x, operands.mask, dz, operands.directions),
@@ -126,26 +126,26 @@ def _backward(call: Call, arrays: "_Arrays", operands: Operands, reserve: Any, g
     )
 
 
-def _call(target: str, call: Call, operands: Operands, results: list[Any], given: list[Any]) -> list[Any]:
-    """Calls a handler, with scratch memory for a further result, which is dropped."""
+def _call(target: str, call: Call, operands: Operands, results: list[Any], values: list[Any]) -> list[Any]:
+    """Calls a handler. Its scratch memory is one more result, which is dropped."""
     dtype, (batch, time, _) = operands.x.dtype.name, operands.x.shape
-    rest = (operands.units, call.directions, operands.masked, operands.dropout)
-    # Devices that XLA compiles one program for are alike.
+    others = (operands.units, call.directions, operands.masked, operands.dropout)
+    # Device 0, because all devices of one program are alike.
     if isinstance(batch, int) and isinstance(time, int):
-        size = cuda().scratch_bytes(0, dtype, call.precision, batch, time, *rest)
+        size = cuda().scratch_bytes(0, dtype, call.precision, batch, time, *others)
     else:  # left open in an export
-        of_timestep, of_row, at_most = cuda().scratch_bound(0, dtype, call.precision, *rest)
+        of_timestep, of_row, at_most = cuda().scratch_bound(0, dtype, call.precision, *others)
         size = of_timestep * batch * time + of_row * batch + at_most
     attributes = {"directions": call.directions, **call.options.of_recurrence(call.precision)}
     outputs: list[Any]
     *outputs, _ = jax.ffi.ffi_call(target, [*results, jax.ShapeDtypeStruct((size,), jnp.uint8)])(
-        *given, **{name: np.int64(value) for name, value in attributes.items()}
+        *values, **{name: np.int64(value) for name, value in attributes.items()}
     )
     return outputs
 
 
 def _operands(operands: Operands) -> list[Any]:
-    """The mask, and the fields of Direction that the recurrence knows, each for all directions."""
+    """The mask, and the fields of Direction that the recurrence uses, each for all directions."""
     values = (value for values in operands.lists_of_recurrence() for value in values)
     return [_present(operands.mask, bool), *(_present(value, operands.x.dtype) for value in values)]
 
@@ -175,7 +175,7 @@ class _Arrays(NamedTuple):
         return None
 
     def without_padding(self, x: Any, mask: Any) -> Any:
-        # Of a boolean, where() reads the lowest bit alone, and the kernels the whole byte.
+        # where() reads only the lowest bit of a boolean, the kernels the whole byte.
         return jnp.where(mask[..., None].astype(jnp.uint8) != 0, x, 0)
 
     def project(self, x: Any, kernel: Any, directions: int, _out: Any = None) -> Any:

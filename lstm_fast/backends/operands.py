@@ -1,8 +1,8 @@
-"""What crosses from Python to the kernels: the arrays of a call, in their one order, and the options of a call.
+"""The arguments of the kernels: the arrays of a call, in one fixed order, and its options.
 
 The order is that of `csrc/bindings/operands.h`: x, the mask, and then, field by field of `Direction`, an entry for each
-direction. Whatever goes with the arrays, one for one, comes in the same types: their gradients, ranks, dtypes, or
-whether there are any.
+direction. The same types hold other values too, if there is one for each array: gradients, ranks, dtypes, or whether
+the array is present.
 """
 
 import functools
@@ -28,16 +28,16 @@ class Options(NamedTuple):
     reserve_mode: int
 
     def of_recurrence(self, precision: str) -> dict[str, int]:
-        """Returns the attributes that the CUDA kernels have as an op or as a foreign function."""
+        """Returns the attributes of the CUDA kernels, as an op or as a foreign function."""
         attributes: dict[str, int] = self._asdict()
-        del attributes["reserve_mode"]  # what they keep shows in the shape of the result
+        del attributes["reserve_mode"]  # the shape of the result says what they keep
         return {**attributes, "precision": PRECISIONS.index(precision)}
 
 
 class Direction(NamedTuple):
     """Parameters, states and dropout multipliers of one direction, as in `lstm_fast::DirectionInput`."""
 
-    kernel: Any  # [D, 4H]; None: x is projected already, [B, T, N * 4H], and what runs is the recurrence alone
+    kernel: Any  # [D, 4H]; None: x is projected already, [B, T, N * 4H], and only the recurrence runs
     recurrent_kernel: Any  # [H, 4H]
     bias: Any = None  # [4H]
     h0: Any = None  # [B, H]; None: zeros
@@ -46,7 +46,7 @@ class Direction(NamedTuple):
     recurrent_dropout: Any = None  # [4, B, H]; None: ones
 
 
-# The fields that the recurrence knows: what the CUDA kernels have, which leave the input's projection to the framework.
+# The fields that the recurrence uses. The CUDA kernels compute the recurrence only; the framework projects the input.
 RECURRENCE = ("recurrent_kernel", "bias", "h0", "c0", "recurrent_dropout")
 
 # Dropout multipliers have no gradient.
@@ -89,9 +89,9 @@ class Operands(NamedTuple):
 
     @classmethod
     def unflatten(cls, values: Sequence[Any], directions: int) -> "Operands":
-        """Returns what `flatten` has made a list of."""
-        operands, rest = cls.split(values, directions)
-        assert not rest, "more values than operands"
+        """The inverse of `flatten`."""
+        operands, further = cls.split(values, directions)
+        assert not further, "more values than operands"
         return operands
 
     @classmethod
@@ -104,12 +104,12 @@ class Operands(NamedTuple):
 
     @classmethod
     def of_each(cls, x: T, mask: T, direction: Direction, directions: int) -> "Operands":
-        """Returns operands, or what goes with them, that are alike for all directions."""
+        """Returns operands, or values for them, that are the same for all directions."""
         return cls(x, mask, [direction] * directions)
 
 
 class Outputs(NamedTuple):
-    """What the forward pass returns, or the gradients of that."""
+    """The results of the forward pass, or their gradients."""
 
     y: Any  # [B, T or 1, N * H]
     h_n: Sequence[Any]  # [B, H] for each direction
@@ -121,7 +121,7 @@ class Outputs(NamedTuple):
 
     @classmethod
     def unflatten(cls, values: Sequence[Any]) -> "Outputs":
-        """Returns what `flatten` has made a list of."""
+        """The inverse of `flatten`."""
         y, *states = values
         directions = len(states) // 2
         return cls(y, states[:directions], states[directions:])
@@ -129,17 +129,17 @@ class Outputs(NamedTuple):
 
 @functools.cache
 def with_gradient(directions: int) -> tuple[int, ...]:
-    """Returns which operands have a gradient, by their places: the backward pass has its results in this order."""
+    """Returns the places of the operands that have a gradient. The results of the backward pass have this order."""
     flags = Operands.of_each(True, False, _HAS_GRADIENT, directions).flatten()
     return tuple(place for place, flag in enumerate(flags) if flag)
 
 
 def present(values: Sequence[T | None]) -> list[T]:
-    """Returns the entries that there are."""
+    """Returns the entries that are not None."""
     return [value for value in values if value is not None]
 
 
-def spread(values: Sequence[Any], given: Sequence[Any]) -> list[Any]:
-    """Returns `values` with what is `given` in the place of the entries that there are: the inverse of `present`."""
-    remaining = iter(given)
+def spread(values: Sequence[Any], others: Sequence[Any]) -> list[Any]:
+    """Returns `values` with one of `others` in the place of each entry that is not None: the inverse of `present`."""
+    remaining = iter(others)
     return [None if value is None else next(remaining) for value in values]

@@ -1,8 +1,8 @@
 """The matrix products around the recurrence, where the framework computes them: on a GPU.
 
-They are written once, over the few operations of `Arrays`, of which each framework has an implementation. Letters are
-those of `lstm_fast.lstm`, and N is the number of directions. Dropout multipliers differ by gate, so that where there
-are some each gate has a product of its own.
+They are written once, with the few operations of `Arrays`, which each framework implements. Letters are those of
+`lstm_fast.lstm`, and N is the number of directions. Dropout multipliers differ by gate: with them each gate has its own
+product.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from lstm_fast.backends.operands import Direction
 
 
 class Arrays(Protocol):
-    """What the forward pass, and the gradients of what the recurrence has, need of a framework."""
+    """The operations of a framework for the forward pass, and for the gradients of the recurrence's operands."""
 
     def ones_like(self, array: Any, /) -> Any:
         """Returns ones of the shape and dtype of an array."""
@@ -24,10 +24,10 @@ class Arrays(Protocol):
         """Returns z [B, T, N * 4H] as [B, T, N, 4H]."""
 
     def room(self, x: Any, directions: int, columns: int, /) -> Any:
-        """Returns memory for z [B, T, N, columns]; None where products are not written to memory that is there."""
+        """Returns memory for z [B, T, N, columns]; None if products cannot be written to existing memory."""
 
     def without_padding(self, x: Any, mask: Any, /) -> Any:
-        """Returns x [B, T, D] with zeros where the mask is false: what is padding may be NaN."""
+        """Returns x [B, T, D] with zeros where the mask is false: padding may be NaN."""
 
     def project(self, x: Any, kernel: Any, directions: int, out: Any = None, /) -> Any:
         """Returns x [B, T, D] times a kernel [D, N * 4H] as [B, T, N, 4H], in `out` if that is not None."""
@@ -46,7 +46,7 @@ class Arrays(Protocol):
 
 
 class DifferentiatedArrays(Arrays, Protocol):
-    """What the gradients of the input and of its kernel need, too, where the framework does not know them itself."""
+    """Further operations, for the gradients of the input and its kernel, if the framework does not know these."""
 
     def split(self, array: Any, parts: int, /) -> Sequence[Any]:
         """Returns a matrix cut into parts, each with as many columns."""
@@ -59,11 +59,11 @@ class DifferentiatedArrays(Arrays, Protocol):
 
 
 def for_all_or_none(arrays: Arrays, directions: Sequence[Direction]) -> Sequence[Direction]:
-    """Returns the directions with recurrent dropout for all if for any, which is what the recurrence has."""
-    given = next((d.recurrent_dropout for d in directions if d.recurrent_dropout is not None), None)
-    if given is None:
+    """Returns the directions with recurrent dropout for all, if one has it. The recurrence takes it for all or none."""
+    first = next((d.recurrent_dropout for d in directions if d.recurrent_dropout is not None), None)
+    if first is None:
         return directions
-    ones = arrays.ones_like(given)
+    ones = arrays.ones_like(first)
     return [d._replace(recurrent_dropout=ones) if d.recurrent_dropout is None else d for d in directions]
 
 
@@ -121,7 +121,7 @@ def recurrent_gradients(arrays: Arrays, h_prev: Any, dz: Any, directions: Sequen
 
 
 def _weight_gradient(arrays: Arrays, values: Any, dz: Any, multipliers: Any) -> Any:
-    """Returns the gradient of weights that z [B, T, 4H] has got by values [B, T, n], multiplied by gate or not."""
+    """Returns the gradient of the weights from values [B, T, n] to z [B, T, 4H]; multipliers [4, B, n] or None."""
     if multipliers is None:
         return arrays.sum_products(values, dz)
     return arrays.sum_products_by_gate(_dropped(values, multipliers), dz)

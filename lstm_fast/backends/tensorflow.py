@@ -1,6 +1,6 @@
 """TensorFlow tensors: on the CPU through the ops of `_tensorflow_cpu.so`, eagerly and in graphs, with their gradient.
 
-On a GPU, and where XLA compiles, `tensorflow_cuda` and `tensorflow_xla` have the ways to the kernels.
+`tensorflow_cuda` is the way to the kernels on a GPU, and `tensorflow_xla` where XLA compiles.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ from lstm_fast.backends import (
 from lstm_fast.backends.operands import with_gradient
 from lstm_fast.settings import check_compiled, follow_threads
 
-# What TensorFlow does not promise to keep: without it, less runs fused, or costs more.
+# Not part of TensorFlow's public API. Without it, layers in a graph run as Keras's.
 try:
     from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 
@@ -46,12 +46,12 @@ def _library() -> ModuleType:
 
 def library() -> ModuleType:
     """Returns the module with the ops; raises LibraryError if it cannot be loaded."""
-    core()  # one reason, not two, where the whole installation is broken
+    core()  # first: if the whole installation is broken, the user gets one reason, not two
     return _library()
 
 
 def unavailable(_x: Any = None) -> Unavailable | None:
-    """Returns why the ops cannot be used here and now, None if they can."""
+    """Returns why the ops cannot be used now; None if they can."""
     try:
         library()
     except LibraryError as error:
@@ -74,17 +74,17 @@ def unavailable(_x: Any = None) -> Unavailable | None:
 
 
 def slower_than_keras(dtype: str, batch: int | None, units: int) -> str | None:
-    """Returns why cuDNN is preferred for a layer that it can run without mask and dropout; None if the kernels are."""
+    """Returns why cuDNN is expected to be faster, for a layer without mask and dropout; None if it is not."""
     if _device()[0] != "GPU" or _compiled_by_xla() or dtype == "bfloat16":
         return None
     return tensorflow_cuda.slower_than_cudnn(dtype, batch, units)
 
 
 def with_batch(x: tf.Tensor, size: int, message: str) -> tf.Tensor:
-    """Returns x, of a graph with an unknown batch size; to run it with another size is an InvalidArgumentError.
+    """Returns x, whose batch size is not known in the graph. Another size is an InvalidArgumentError when it runs.
 
-    XLA leaves assertions out, but checks shapes when it compiles. In other graphs a known shape would be the end of the
-    assertion: TensorFlow takes it for proven by that.
+    XLA leaves assertions out, but checks shapes when it compiles. In other graphs the shape must not be set: TensorFlow
+    would take the assertion for proven and remove it.
     """
     if _compiled_by_xla():
         return tf.ensure_shape(x, [size, *x.shape[1:]], name="stateful_layer_must_keep_its_batch_size")
@@ -93,7 +93,7 @@ def with_batch(x: tf.Tensor, size: int, message: str) -> tf.Tensor:
 
 
 def _compiled_by_xla() -> bool:
-    """Whether what is being traced is for XLA (`jit_compile=True`), which cannot compile the ops.
+    """Whether the traced graph is for XLA (`jit_compile=True`). XLA cannot compile the ops.
 
     Raises LibraryError if that cannot be known.
     """
@@ -108,7 +108,7 @@ def _compiled_by_xla() -> bool:
 
 
 def _device() -> tuple[str, str]:
-    """Returns the type and the name of the device that an op without a preference of its own is for."""
+    """Returns the type and the name of the device on which TensorFlow would put an op here."""
     there = {device.device_type: device.name for device in reversed(tf.config.list_logical_devices())}
     if there.keys() == {"CPU"}:
         return "CPU", there["CPU"]
@@ -121,7 +121,7 @@ def _device() -> tuple[str, str]:
 
 
 def _scope() -> str:
-    """Returns the name of the device that the innermost `tf.device` asks for; empty if none does."""
+    """Returns the name of the device from the innermost `tf.device`; empty if there is none."""
     graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
     while graph is not None:
         if name := _scope_of(graph):
@@ -133,26 +133,26 @@ def _scope() -> str:
 
 def _scope_of(graph: Any) -> str:
     """Returns the name of the device that a graph gives to new ops, empty if none."""
-    # Found by an op, which is not to be left in a graph of the user.
-    asked = tf.Graph()
+    # A new op shows the device. It goes into another graph, because the user's graph should not keep it.
+    trial = tf.Graph()
     try:
-        asked._device_function_stack = graph._device_function_stack.copy()
+        trial._device_function_stack = graph._device_function_stack.copy()
         if any(graph._colocation_stack.peek_objs()):  # the device may be that of an op of this graph
-            asked = graph
+            trial = graph
     except AttributeError:
-        asked = graph
-    with asked.as_default():
+        trial = graph
+    with trial.as_default():
         return tf.no_op().device or ""
 
 
 def _eager_scope() -> str:
-    """Returns the name of the device that the eager `tf.device` asks for, empty if none does."""
+    """Returns the name of the device from `tf.device` in eager mode, empty if there is none."""
     try:
         from tensorflow.python.eager import context
 
         return context.context().device_name or ""
     except (AttributeError, ImportError):
-        return str(tf.constant(()).device)  # where TensorFlow puts what may be anywhere; a copy to the device
+        return str(tf.constant(()).device)  # slower: a copy to the device
 
 
 def gpus() -> tuple[str, ...]:
@@ -161,7 +161,7 @@ def gpus() -> tuple[str, ...]:
 
 
 def threads() -> tuple[int, str]:
-    """Returns what `tf.config.threading` has been told of the threads inside an op; 0: nothing."""
+    """Returns the number of threads inside an op, as set in `tf.config.threading`; 0 if it was not set."""
     return tf.config.threading.get_intra_op_parallelism_threads(), "tf.config.threading"
 
 
@@ -176,7 +176,7 @@ def traced_length(_x: tf.Tensor) -> int | None:
 
 
 def array(value: Any, like: Any = None) -> tf.Tensor:
-    """Returns a tensor; values without a dtype of their own get that of `like`."""
+    """Returns a tensor; a value without a dtype gets that of `like`."""
     typed = hasattr(value, "dtype")
     return tf.convert_to_tensor(value, dtype_hint=None if typed or like is None else like.dtype)
 

@@ -1,7 +1,7 @@
-"""A library of TensorFlow ops that is compiled where it is first needed, and kept for all later processes.
+"""A library of TensorFlow ops that is compiled when it is first needed, and stored for all later processes.
 
-TensorFlow's C++ interface is that of one release, and often TensorFlow is installed after this package was built. So
-the package brings the sources of its ops on GPUs. With TensorFlow's own headers and a C++ compiler they are a library
+TensorFlow's C++ interface changes with each release, and often TensorFlow is installed after this package was built. So
+the package contains the sources of its ops on GPUs. TensorFlow's own headers and a C++ compiler make a library of them
 in seconds. That needs no nvcc: the kernels that the ops call are compiled already.
 """
 
@@ -27,7 +27,7 @@ from lstm_fast.settings import config
 
 COMPILERS = ("c++", "g++", "clang++")
 
-# A compiler that takes longer than this hangs: it should take seconds.
+# It should take seconds: a compiler that takes longer than this hangs.
 _COMPILE_SECONDS = 600.0
 _WAIT_SECONDS = 2 * _COMPILE_SECONDS
 
@@ -37,14 +37,14 @@ logger = logging.getLogger("lstm_fast")
 
 
 class Recipe(NamedTuple):
-    """What is compiled, and for which TensorFlow."""
+    """The sources and the flags of a library, and the TensorFlow that it is for."""
 
     sources: Path  # a folder: every *.cc in it is compiled, `module.map` says what is exported
     kernels: Path  # the library that the ops call
     package: str  # version of this package
     release: str  # version of TensorFlow
-    compile_flags: Sequence[str]  # as of tf.sysconfig
-    link_flags: Sequence[str]  # as of tf.sysconfig
+    compile_flags: Sequence[str]  # of tf.sysconfig
+    link_flags: Sequence[str]  # of tf.sysconfig
 
     def name(self) -> str:
         """Returns a file name that no other recipe has; raises LibraryError if there are no sources."""
@@ -66,7 +66,7 @@ class Recipe(NamedTuple):
             *(*_compiler(), *_FLAGS, *self.compile_flags),
             *(f"-I{self.sources}", f"-I{self.sources / 'include'}", "-o", str(target)),
             *map(str, sorted(self.sources.rglob("*.cc"))),
-            # TensorFlow's library comes last: it exports stand-ins for the CUDA runtime, which nothing may bind to.
+            # TensorFlow's library comes last: it exports stand-ins for the CUDA runtime, and the ops must not use them.
             *(str(self.kernels), *self.link_flags),
             *(f"-Wl,--version-script={self.sources / 'module.map'}", "-Wl,--no-undefined"),
         ]
@@ -120,7 +120,7 @@ def _make(folder: Path) -> None:
 
 
 def _check_owner(folder: Path) -> None:
-    """Raises PermissionError if others may have put a library into the folder, whose name everybody can know."""
+    """Raises PermissionError if another user may have put a library into the folder. Its name is easy to guess."""
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
         raise PermissionError("it is not this user's alone")
@@ -140,7 +140,7 @@ def _is_sound(path: Path) -> bool:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[bool]:
-    """Waits for other processes that compile the same. Yields whether it could: not every file system has locks."""
+    """Waits for other processes that compile the same. Yields False if the file system has no locks."""
     with path.open("a") as file:
         locks = _lock(file)
         try:
@@ -166,13 +166,13 @@ def _lock(file: TextIO) -> bool:
 
 
 def _remove_unfinished(path: Path) -> None:
-    """Removes what processes have left that were killed while they compiled."""
+    """Removes the files of processes that were killed while they compiled."""
     for left in path.parent.glob(f"{path.stem}.*.tmp"):
         shutil.rmtree(left, ignore_errors=True)
 
 
 def _compile(recipe: Recipe, path: Path) -> None:
-    """Makes the library at once, or not at all."""
+    """Compiles the library and then moves it into place, so that no other process finds a part of it."""
     with tempfile.TemporaryDirectory(prefix=f"{path.stem}.", suffix=".tmp", dir=path.parent) as folder:
         unfinished = Path(folder) / path.name
         command = recipe.command(unfinished)
@@ -218,6 +218,6 @@ def _compiler() -> list[str]:
     )
 
 
-def _first_error(said: str, code: int) -> str:
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+def _first_error(output: str, code: int) -> str:
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
     return next((line for line in lines if "error" in line), lines[-1] if lines else f"exit status {code}")

@@ -1,11 +1,12 @@
 """TensorFlow on CUDA devices: TensorFlow's own matrix products around the recurrence of the CUDA kernels.
 
-The recurrence is an op of a library that serves one release of TensorFlow: `_tensorflow_gpu.so`, where the package was
-built for the one that runs, else what `tensorflow_build` compiles. Where XLA compiles, and where there is no such
-library, it is one of XLA's foreign functions, which XLA compiles anew for every shape.
+The recurrence is an op. Its library is for one release of TensorFlow: `_tensorflow_gpu.so` if the package was built for
+the release that runs, else the library that `tensorflow_build` compiles. Where XLA compiles, or if there is no such
+library, the recurrence is a foreign function of XLA. XLA compiles that anew for every shape.
 
-Products of float32 in the recurrence are TF32 where TensorFlow's own are
-(`tf.config.experimental.enable_tensor_float_32_execution`), unless LSTM_FAST_PRECISION says otherwise.
+Products of float32 in the recurrence are TF32 if TensorFlow's own are
+(`tf.config.experimental.enable_tensor_float_32_execution`). The setting `precision` (LSTM_FAST_PRECISION) comes before
+this.
 """
 
 import logging
@@ -39,18 +40,18 @@ from lstm_fast.settings import config
 
 _PLATFORM = "CUDA"  # XLA's name of the device
 
-# What cuDNN's standard algorithm, the one that TensorFlow runs, takes for both passes of a timestep at a batch of 64,
-# without the products that the kernels leave to the framework, too: microseconds by units, through PyTorch on an H100
-# (benchmarks/results/h100.md). With fewer units it takes no less; with more, as much more as there are weights.
+# Microseconds, by units, that cuDNN's standard algorithm takes for both passes of a timestep at a batch of 64.
+# TensorFlow runs this algorithm. Measured through PyTorch on an H100 (benchmarks/results/h100.md), without the products
+# that the kernels leave to the framework, too. Fewer units take no less; more take more in proportion to the weights.
 _CUDNN_UNITS = (256, 512, 1024)
 _CUDNN_MICROSECONDS = {
     "exact": (32.7, 45.4, 86.1),
     "tf32": (27.6, 37.1, 46.0),
     "half": (27.5, 27.5, 27.8),
 }
-_CUDNN_FULL_BATCH = 170  # from which on it takes as much more as there are rows
+_CUDNN_FULL_BATCH = 170  # above it, the time is in proportion to the rows
 
-_USUAL_BATCH = 64  # where it is not known
+_USUAL_BATCH = 64  # assumed if the batch size is not known
 
 logger = logging.getLogger("lstm_fast")
 
@@ -88,8 +89,8 @@ class _Ops(NamedTuple):
     ) -> Sequence[tf.Tensor]:
         """See `_Passes`."""
         attributes = options.of_recurrence(precision)
-        given = self._operands(operands)
-        dz, h_prev, dh0, dc0 = self.run_backward(operands.x, *given, reserve, *gradients, **attributes)
+        values = self._operands(operands)
+        dz, h_prev, dh0, dc0 = self.run_backward(operands.x, *values, reserve, *gradients, **attributes)
         return [dz, h_prev, *dh0, *dc0]
 
     def _operands(self, operands: Operands) -> list[Any]:
@@ -99,7 +100,7 @@ class _Ops(NamedTuple):
 
 
 class _Xla:
-    """XLA's foreign functions; csrc/bindings/xla_cuda.h says what they have for operands and results."""
+    """XLA's foreign functions; csrc/bindings/xla_cuda.h has their operands and results."""
 
     def forward(
         self, options: Options, precision: str, z: tf.Tensor, operands: Operands, *, keep: bool
@@ -111,8 +112,8 @@ class _Xla:
         y = (z.dtype, [batch, time if options.return_sequences else 1, directions * units])
         kept = [batch, n, time, cuda().reserve_step_bytes(z.dtype.name, units)] if keep else [0]
         results = [*Outputs(y, states, states).flatten(), (tf.uint8, kept)]
-        given = [z, *self._operands(operands)]
-        *outputs, reserve = self._call("forward", options, precision, operands, given, results, sized=0)
+        values = [z, *self._operands(operands)]
+        *outputs, reserve = self._call("forward", options, precision, operands, values, results, sized=0)
         return Outputs.unflatten(outputs), reserve
 
     def backward(
@@ -123,9 +124,9 @@ class _Xla:
         batch, time, _ = tensorflow_xla.sizes_of(x)
         results = [(x.dtype, [batch, time, n, size]) for size in (4 * units, units)]
         results += [(x.dtype, [batch, units])] * 2 * n
-        # The handler does not look at x, of which the open sizes are made.
-        given = [*self._operands(operands), reserve, *gradients.flatten(), x]
-        return self._call("backward", options, precision, operands, given, results, sized=len(given) - 1)
+        # The handler does not read x: the open sizes are taken from it.
+        values = [*self._operands(operands), reserve, *gradients.flatten(), x]
+        return self._call("backward", options, precision, operands, values, results, sized=len(values) - 1)
 
     def _call(
         self,
@@ -133,16 +134,16 @@ class _Xla:
         options: Options,
         precision: str,
         operands: Operands,
-        given: list[Any],
+        values: list[Any],
         results: list[Any],
         sized: int,
     ) -> list[tf.Tensor]:
-        """Calls a handler, with scratch memory for a further result, which is dropped."""
+        """Calls a handler. Its scratch memory is one more result, which is dropped."""
         _register()
         attributes = {"directions": len(operands.directions), **options.of_recurrence(precision)}
         scratch = (tf.uint8, [_scratch(operands, precision)])
         *outputs, _ = tensorflow_xla.call(
-            f"lstm_fast_cuda_{name}", attributes, given, [*results, scratch], sized=sized, platform=_PLATFORM
+            f"lstm_fast_cuda_{name}", attributes, values, [*results, scratch], sized=sized, platform=_PLATFORM
         )
         return outputs
 
@@ -156,17 +157,17 @@ def _scratch(operands: Operands, precision: str) -> tensorflow_xla.Size:
     """Returns the size of the scratch memory in bytes."""
     x = operands.x
     problem = (x.dtype.name, precision)
-    rest = (operands.units, len(operands.directions), operands.masked, operands.dropout)
-    # Devices that one program is compiled for are alike.
+    others = (operands.units, len(operands.directions), operands.masked, operands.dropout)
+    # Device 0, because all devices of one program are alike.
     if None not in x.shape[:2]:
-        return int(cuda().scratch_bytes(0, *problem, *x.shape[:2], *rest))
-    of_timestep, of_row, at_most = cuda().scratch_bound(0, *problem, *rest)
+        return int(cuda().scratch_bytes(0, *problem, *x.shape[:2], *others))
+    of_timestep, of_row, at_most = cuda().scratch_bound(0, *problem, *others)
     return tensorflow_xla.Open([(of_timestep, [0, 1]), (of_row, [0]), (at_most, [])])
 
 
 @once("on a GPU, ")
 def _load() -> tuple[_Ops | None, str]:
-    """Returns the ops, None if there are none for this TensorFlow, and what there is to say of them; after `cuda()`."""
+    """Returns the ops, or None if there are none for this TensorFlow, and their state. `cuda()` must come before."""
     state = tensorflow_ops_state()
     # A release of the form 2.21.0: patches keep TensorFlow's binary interface.
     built_for = state.removeprefix("built for TensorFlow ")
@@ -195,14 +196,14 @@ def _ops_of(path: Path) -> _Ops:
 def _recipe() -> tensorflow_build.Recipe:
     from lstm_fast import __version__
 
-    # The ops find it by its name, among the libraries that are loaded.
+    # The ops find this library by its name, among those that are loaded.
     kernels = library_path("liblstm_fast_cuda.so")
     flags = tf.sysconfig.get_compile_flags(), tf.sysconfig.get_link_flags()
     return tensorflow_build.Recipe(kernels.parent / "sources", kernels, __version__, tf.__version__, *flags)
 
 
 def ops_state() -> str:
-    """Returns what there is to say of TensorFlow's ops on GPUs: for which release they are compiled, or why not."""
+    """Returns the state of TensorFlow's ops on GPUs: for which release they are compiled, or why there are none."""
     try:
         cuda()
     except LibraryError as error:
@@ -223,7 +224,7 @@ def unavailable(compiled: bool) -> Unavailable | None:
         cuda()
         least = least_capability()
         precision()
-    except (AttributeError, LibraryError) as error:  # AttributeError: tf.config.experimental promises nothing
+    except (AttributeError, LibraryError) as error:  # AttributeError: tf.config.experimental may change
         return Unavailable(f"TensorFlow runs on a GPU: {error}")
     for device in tf.config.get_visible_devices("GPU"):
         capability = tf.config.experimental.get_device_details(device).get("compute_capability")
@@ -241,7 +242,7 @@ def unavailable(compiled: bool) -> Unavailable | None:
 
 
 def slower_than_cudnn(dtype: str, batch: int | None, units: int) -> str | None:
-    """Returns why cuDNN is preferred for one direction without mask and dropout; None if the kernels are."""
+    """Returns why cuDNN is expected to be faster, for one direction without mask and dropout; None if it is not."""
     rows = batch or _USUAL_BATCH
     passes = cuda().describe(0, dtype, precision(), rows, units, 1, False)
     estimate = sum(cut["microseconds"] for cut in passes.values())
@@ -256,7 +257,7 @@ def slower_than_cudnn(dtype: str, batch: int | None, units: int) -> str | None:
 
 
 def cudnn_microseconds(dtype: str, batch: int, units: int) -> float:
-    """Returns what both passes of a timestep are expected to take in TensorFlow's own LSTM on a GPU like an H100."""
+    """Returns the expected time of both passes of a timestep in TensorFlow's own LSTM, on a GPU like an H100."""
     numbers = {"float16": "half", "bfloat16": "half", "float32": "tf32" if precision() == "tf32" else "exact"}
     known = _CUDNN_MICROSECONDS[numbers.get(dtype, "exact")]
     at = float(2 ** np.interp(np.log2(units), np.log2(_CUDNN_UNITS), np.log2(known)))
@@ -284,13 +285,13 @@ def lstm(device: str, compiled: bool, operands: Operands, options: Options) -> O
         flat = operands.flatten()
 
         @tf.custom_gradient  # type: ignore[untyped-decorator]
-        def run(z: tf.Tensor, *given: tf.Tensor) -> Any:
-            own = Operands.unflatten(spread(flat, given), n)
-            outputs, reserve = passes.forward(options, numbers, z, own, keep=keep)
+        def run(z: tf.Tensor, *tensors: tf.Tensor) -> Any:
+            inner = Operands.unflatten(spread(flat, tensors), n)
+            outputs, reserve = passes.forward(options, numbers, z, inner, keep=keep)
 
             def gradient(*gradients: tf.Tensor) -> Any:
                 with tf.device(device):
-                    dz, found = _gradients(passes, options, numbers, own, reserve if keep else None, gradients)
+                    dz, found = _gradients(passes, options, numbers, inner, reserve if keep else None, gradients)
                 return dz, *(d for d, value in zip(found, flat, strict=True) if value is not None)
 
             return tuple(outputs.flatten()), gradient
@@ -306,21 +307,21 @@ def _gradients(
     reserve: tf.Tensor | None,
     gradients: Sequence[tf.Tensor],
 ) -> tuple[tf.Tensor, list[Any]]:
-    """Returns the gradients of z, and of all operands, None of those that it gets by way of z."""
+    """Returns the gradient of z, and those of the operands: None for an operand that has its gradient through z."""
     n = len(operands.directions)
     flat = [*operands.flatten(), reserve, *gradients]
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
-    def run(*given: tf.Tensor) -> Any:
-        own, (reserve, *gradients) = Operands.split(spread(flat, given), n)
+    def run(*tensors: tf.Tensor) -> Any:
+        inner, (reserve, *gradients) = Operands.split(spread(flat, tensors), n)
         if reserve is None:
-            # Not before it is time: what is recomputed too early is kept until then.
+            # Not before the gradients are there: an earlier result would take memory until then.
             with tf.control_dependencies(gradients):
-                later = own._replace(x=tf.identity(own.x))
-            _, reserve = passes.forward(options, numbers, _project(later), own, keep=True)
-        dz, h_prev, *dstates = passes.backward(options, numbers, own, reserve, Outputs.unflatten(gradients))
+                later = inner._replace(x=tf.identity(inner.x))
+            _, reserve = passes.forward(options, numbers, _project(later), inner, keep=True)
+        dz, h_prev, *dstates = passes.backward(options, numbers, inner, reserve, Outputs.unflatten(gradients))
         computed = zip(
-            products.recurrent_gradients(_ARRAYS, h_prev, dz, own.directions),
+            products.recurrent_gradients(_ARRAYS, h_prev, dz, inner.directions),
             tf.unstack(_ARRAYS.sum_of_rows(dz), n),
             dstates[:n],
             dstates[n:],
@@ -333,7 +334,7 @@ def _gradients(
 
         return (dz, *(found[place] for place in wanted)), second
 
-    has = Direction(None, True, True, True, True)  # z gives the kernel its gradient, and multipliers have none
+    has = Direction(None, True, True, True, True)  # the kernel has its gradient through z, and multipliers have none
     gets = Operands.of_each(None, None, has, n).flatten()
     wanted = [place for place, flag in enumerate(gets) if flag and flat[place] is not None]
     dz, *found = run(*present(flat))
@@ -344,13 +345,13 @@ def _gradients(
 def _project(operands: Operands) -> tf.Tensor:
     """Returns z [B, T, N, 4H]."""
     x, mask, directions = operands
-    if mask is not None and directions[0].kernel is not None:  # the gradient of the kernel must not see what is padding
+    if mask is not None and directions[0].kernel is not None:  # the gradient of the kernel must not see the padding
         x = _ARRAYS.without_padding(x, mask)
     return products.project(_ARRAYS, x, directions)
 
 
 class _Arrays:
-    """TensorFlow's operations for `lstm_fast.backends.products`; see `Arrays` there. It knows their gradients."""
+    """TensorFlow's operations for `lstm_fast.backends.products`; see `Arrays` there. They have gradients."""
 
     def ones_like(self, array: tf.Tensor) -> tf.Tensor:
         return tf.ones_like(array)
@@ -366,7 +367,7 @@ class _Arrays:
         return None
 
     def without_padding(self, x: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-        # Compiled by XLA, where() reads the lowest bit of a boolean alone, and the kernels the whole byte.
+        # Under XLA, where() reads only the lowest bit of a boolean, the kernels the whole byte.
         real = tf.cast(mask, tf.uint8)[:, :, tf.newaxis] != 0
         return tf.where(real, x, tf.zeros([], x.dtype))
 

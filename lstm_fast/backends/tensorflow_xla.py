@@ -1,7 +1,7 @@
-"""TensorFlow where XLA compiles (`jit_compile=True`): handlers, here those of `_core`, called in a piece of StableHLO.
+"""TensorFlow where XLA compiles (`jit_compile=True`): StableHLO that calls a handler, here those of `_core`.
 
-XlaCallModule takes the program that XLA is to compile in the place of an op, as text, with the sizes that are not known
-at tracing left open: XLA fills them in when it compiles for a shape.
+The op XlaCallModule contains a program as text, and XLA compiles this program. Sizes that are not known at tracing are
+left open: XLA fills them in when it compiles for a shape.
 """
 
 import ctypes
@@ -26,7 +26,7 @@ from lstm_fast.backends import (
 )
 from lstm_fast.backends.operands import present, spread, with_gradient
 
-# Version of XlaCallModule's own interface, the oldest that has all that is used here.
+# Version of XlaCallModule's interface: the oldest one with everything that is used here.
 _VERSION = 9
 
 _ELEMENTS = {
@@ -40,7 +40,7 @@ _ELEMENTS = {
     "int64": "i64",
 }
 
-# XLA's interface, by the name that it has in TensorFlow 2.21, and in 2.18 to 2.20.
+# The function that returns XLA's interface: its name in TensorFlow 2.21, and in 2.18 to 2.20.
 _SYMBOLS = ("XLA_FFI_GetApi", "_ZN3xla3ffi12GetXlaFfiApiEv")
 _LIBRARIES = ("libtensorflow_framework.so.2", "libtensorflow_cc.so.2")
 
@@ -48,7 +48,7 @@ _LIBRARIES = ("libtensorflow_framework.so.2", "libtensorflow_cc.so.2")
 class Open(NamedTuple):
     """A size that is known when XLA compiles: a sum of products, divided by a number and rounded up."""
 
-    terms: Sequence[tuple[int, Sequence[int]]]  # factors, and axes of the operand that sizes are taken from
+    terms: Sequence[tuple[int, Sequence[int]]]  # a factor, and the axes of an operand whose sizes multiply it
     divisor: int = 1
 
 
@@ -96,7 +96,7 @@ def call_module() -> Callable[..., list[tf.Tensor]]:
 
 def library() -> bool:
     """Registers the kernels with TensorFlow's XLA; raises LibraryError if that is not possible."""
-    core()  # one reason, not two, where the whole installation is broken
+    core()  # first: if the whole installation is broken, the user gets one reason, not two
     return _register()
 
 
@@ -118,14 +118,14 @@ def lstm(operands: Operands, options: Options) -> Outputs:
     flat = operands.flatten()
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
-    def run(*given: tf.Tensor) -> Any:
-        own = spread(flat, given)
-        outputs = call("lstm_fast_forward", attributes, _typed(own, n), results)
+    def run(*tensors: tf.Tensor) -> Any:
+        inner = spread(flat, tensors)
+        outputs = call("lstm_fast_forward", attributes, _typed(inner, n), results)
         reserve = outputs.pop() if keeps else None
 
         def gradient(*gradients: tf.Tensor) -> Any:
-            found = _backward(attributes, [*own, reserve, *gradients])
-            return [found.get(place) for place, operand in enumerate(own) if operand is not None]
+            found = _backward(attributes, [*inner, reserve, *gradients])
+            return [found.get(place) for place, operand in enumerate(inner) if operand is not None]
 
         return tuple(outputs), gradient
 
@@ -133,7 +133,7 @@ def lstm(operands: Operands, options: Options) -> Outputs:
 
 
 def check_known(operands: Operands) -> None:
-    """Raises ValueError if shapes of weights, of which results have sizes, are unknown."""
+    """Raises ValueError if the shapes of weights are unknown: the shapes of results depend on them."""
     kernel = operands.directions[0].kernel
     if operands.units is None or (kernel is not None and kernel.shape[0] is None):
         raise ValueError(
@@ -146,22 +146,22 @@ def _backward(attributes: dict[str, int], operands: list[Any]) -> dict[int, Any]
     n = attributes["directions"]
     results = []
     for operand in (operands[place] for place in with_gradient(n)):
-        # Open sizes are those of x: the batch is the first axis of all that have one.
+        # Open sizes are those of x in the same axis: the batch is the first axis of every operand that has one.
         sizes: list[Size] = [0] if operand is None else sizes_of(operand)
         results.append((operands[0].dtype, sizes))
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
-    def run(*given: tf.Tensor) -> Any:
+    def run(*tensors: tf.Tensor) -> Any:
         def second(*_: Any) -> None:
             raise NotImplementedError(SECOND_ORDER_OR_FORWARD)
 
-        return call("lstm_fast_backward", attributes, _typed(spread(operands, given), n), results), second
+        return call("lstm_fast_backward", attributes, _typed(spread(operands, tensors), n), results), second
 
     return dict(zip(with_gradient(n), run(*present(operands)), strict=True))
 
 
 def _typed(operands: Sequence[Any], n: int) -> list[Any]:
-    """Returns operands, and what the backward pass has besides, with the dtype of what is absent in its place."""
+    """Returns operands, and further ones of the backward pass, with its dtype in the place of each absent one."""
     dtype = operands[0].dtype
     _, further = Operands.split(operands, n)
     absent = Operands.of_each(dtype, tf.bool, Direction(*[dtype] * len(Direction._fields)), n).flatten()
@@ -171,7 +171,7 @@ def _typed(operands: Sequence[Any], n: int) -> list[Any]:
 
 
 def sizes_of(tensor: tf.Tensor) -> list[Size]:
-    """Returns the shape of a tensor, of which what is not known is the size of x in that axis."""
+    """Returns the shape of a tensor. A size that is not known is the size of x in that axis."""
     return [size if size is not None else Open([(1, [axis])]) for axis, size in enumerate(tensor.shape)]
 
 
@@ -189,10 +189,10 @@ def call(
     Args:
         target: Its name.
         attributes: Its attributes, all int64.
-        operands: A tensor each, or the dtype of one that is absent, in the place of which there is one of shape [0].
+        operands: Tensors. A dtype stands for an absent one: the handler gets a tensor of shape [0] in its place.
         results: Their dtypes and shapes.
-        sized: The operand whose axes open sizes are made of.
-        platform: XLA's name of the device that it is called on.
+        sized: The place of the operand from whose axes open sizes are taken.
+        platform: XLA's name of the device.
     """
     return call_module()(
         [operand for operand in operands if not isinstance(operand, tf.DType)],
@@ -231,7 +231,7 @@ def _module(
         f"backend_config = {{{', '.join(f'{name} = {int(value)} : i64' for name, value in attributes.items())}}}",
     ]
     if any(not isinstance(size, int) for _, sizes in results for size in sizes):
-        # Every result then needs its shape as a further operand, which the handler does not look at.
+        # XLA then needs the shape of every result as a further operand. The handler does not read them.
         first = len(names)
         of = (names[sized], types[sized])
         for i, (_, sizes) in enumerate(results):
@@ -273,7 +273,7 @@ def _layout(rank: int) -> str:
 
 
 def _size(name: str, size: Size, of: tuple[str, str], lines: list[str]) -> str:
-    """Adds the lines that compute a size as a vector of one from an operand, its name and type; returns its name."""
+    """Adds the lines that compute a size as a vector of one, and returns its name. `of`: an operand's name and type."""
     if isinstance(size, int):
         lines.append(f"{name} = stablehlo.constant dense<{size}> : tensor<1xi32>")
         return name

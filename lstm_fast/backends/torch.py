@@ -1,6 +1,6 @@
 """PyTorch tensors in an autograd.Function.
 
-Those on the CPU go to `lstm_fast._core`, without a copy, those on CUDA devices to `lstm_fast.backends.torch_cuda`.
+Tensors on the CPU go to `lstm_fast._core`, without a copy. Those on CUDA devices go to `lstm_fast.backends.torch_cuda`.
 """
 
 import functools
@@ -31,7 +31,7 @@ from lstm_fast.settings import follow_threads
 
 Tensors = tuple[torch.Tensor | None, ...]  # an autograd.Function takes no list for several outputs
 
-_PLAIN = (torch.Tensor, torch.nn.Parameter)  # the types of tensors whose memory is all that there is to them
+_PLAIN = (torch.Tensor, torch.nn.Parameter)  # types of tensors that are nothing but their memory
 
 # The axis of each field that counts the rows of the batch.
 _BATCH_AXES = Direction(None, None, None, h0=0, c0=0, input_dropout=1, recurrent_dropout=1)
@@ -45,31 +45,31 @@ def gpus() -> tuple[str, ...]:
 
 
 def threads() -> tuple[int, str]:
-    """Returns PyTorch's number of threads, 0 where it is no less than its default: that of the processor's cores."""
+    """Returns PyTorch's number of threads; 0 if it is not below the default, which is the number of cores."""
     number = torch.get_num_threads()
     return (number if number < _cores() else 0), "torch.get_num_threads"
 
 
 @functools.cache
 def _cores() -> int:
-    """Returns the number of cores that the process may use, of which each may be several processors."""
+    """Returns the number of cores that the process may use. A core may be several processors."""
     if not hasattr(os, "sched_getaffinity"):
         return os.cpu_count() or 1
     processors = os.sched_getaffinity(0)
     try:
         paths = [f"/sys/devices/system/cpu/cpu{n}/topology/thread_siblings_list" for n in processors]
         return len({Path(path).read_text() for path in paths})
-    except OSError:  # a container need not show it
+    except OSError:  # a container may hide these files
         return len(processors)
 
 
 def gpu_ops() -> str | None:
-    """Returns None: PyTorch calls the kernels themselves."""
+    """Returns None: there are no ops, PyTorch calls the kernels directly."""
     return None
 
 
 def unavailable(x: Any = None) -> Unavailable | None:
-    """Returns why the kernels cannot run on `x`, a tensor, here and now; None if they can."""
+    """Returns why the kernels cannot run on `x`, a tensor, now; None if they can."""
     try:
         core()
     except LibraryError as error:
@@ -85,7 +85,7 @@ def unavailable(x: Any = None) -> Unavailable | None:
 
 
 def _is_traced() -> bool:
-    # What is_exporting() reads: in torch.compile of PyTorch 2.10 that says yes. 2.6 has neither.
+    # Not torch.compiler.is_exporting(): in torch.compile of PyTorch 2.10 that is true as well. PyTorch 2.6 has neither.
     return torch.jit.is_tracing() or getattr(torch.compiler, "_is_exporting_flag", False)
 
 
@@ -100,11 +100,11 @@ def with_batch(x: torch.Tensor, _size: int, _message: str) -> torch.Tensor:
 
 
 def traced_length(x: torch.Tensor) -> int | None:
-    """Returns the number of timesteps [B, T, D] in a program that is being traced for export, None if there is none."""
+    """Returns the timesteps of x [B, T, D] if a program that is traced for export fixes them; else None."""
     if not _is_traced():
         return None
     length = x.shape[1]
-    if not isinstance(length, torch.Tensor):  # which it is for torch.jit.trace, which warns where one is read
+    if not isinstance(length, torch.Tensor):  # it is one in torch.jit.trace, and to read it is a warning
         return int(length) if isinstance(length, int) else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
@@ -112,11 +112,11 @@ def traced_length(x: torch.Tensor) -> int | None:
 
 
 def array(value: Any, like: Any = None) -> torch.Tensor:
-    """Returns a tensor; values without a dtype of their own get that of `like`, all are on its device.
+    """Returns a tensor on the device of `like`; a value without a dtype gets that of `like`.
 
-    Raises UnavailableError if it is of a type of its own, whose memory or meaning the kernel does not know.
+    Raises UnavailableError for a subclass of tensors: the kernel does not know its memory or its meaning.
     """
-    value = getattr(value, "value", value)  # of a Keras variable, whose tensor is the one with the gradient
+    value = getattr(value, "value", value)  # the tensor of a Keras variable, because it has the gradient
     if not isinstance(value, torch.Tensor):
         typed = hasattr(value, "dtype")
         dtype, device = (None, None) if like is None else (None if typed else like.dtype, like.device)
@@ -152,7 +152,7 @@ def lstm(operands: Operands, options: Options) -> Outputs:
     follow_threads(*threads())
     transforms = _check_transforms()
     x, mask, n = operands.x, operands.mask, len(operands.directions)
-    if x.is_meta and not transforms:  # how Keras finds out shapes
+    if x.is_meta and not transforms:  # Keras infers shapes with such tensors
         batch, time, _ = x.shape
         states = [x.new_empty((batch, operands.units)) for _ in range(2 * n)]
         y = x.new_empty((batch, time if options.return_sequences else 1, n * operands.units))
@@ -170,9 +170,9 @@ def lstm(operands: Operands, options: Options) -> Outputs:
 
 
 def _check_transforms() -> bool:
-    """Returns whether transforms of torch.func are at work.
+    """Returns whether transforms of torch.func are active.
 
-    Raises UnavailableError where something is at work that needs every operation to be PyTorch's own.
+    Raises UnavailableError if something is active that needs every operation to be PyTorch's own.
     """
     try:
         if torch._C._len_torch_dispatch_stack():
@@ -194,7 +194,7 @@ def _check_transforms() -> bool:
                 raise UnavailableError("torch.func.jvp, jacfwd, linearize or hessian: the kernel has no forward mode")
         if torch.autograd.forward_ad._current_level >= 0:
             raise UnavailableError("torch.autograd.forward_ad: the kernel has no forward mode")
-    except AttributeError as error:  # all these names are PyTorch's own
+    except AttributeError as error:  # all these names are private
         raise UnavailableError(f"this PyTorch does not say what transforms are at work: {error}") from error
     return levels is not None
 
@@ -207,7 +207,7 @@ class _Forward(torch.autograd.Function):  # type: ignore[misc]
         outputs, reserve = _forward(options, Operands.unflatten(tensors, n))
         ctx.options, ctx.n = options, n
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(reserve, *tensors)  # so that the reserve goes when the backward pass is over
+        ctx.save_for_backward(reserve, *tensors)  # the reserve, too: PyTorch frees it after the backward pass
         return outputs
 
     @staticmethod
@@ -231,9 +231,9 @@ class _Forward(torch.autograd.Function):  # type: ignore[misc]
 
 
 class _Transformed(torch.autograd.Function):  # type: ignore[misc]
-    """`_Forward` under the transforms of torch.func, with what they need. PyTorch makes such functions slower to call.
+    """`_Forward` in the form that the transforms of torch.func need. PyTorch calls this form more slowly.
 
-    Nothing is kept for the backward pass, which would have to know of the transforms that its reserve was made under.
+    It keeps no reserve: the backward pass would have to know the transforms under which the reserve was made.
     """
 
     @staticmethod
@@ -250,18 +250,18 @@ class _Transformed(torch.autograd.Function):  # type: ignore[misc]
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, options: Options, n: int, *tensors: Any) -> tuple[Tensors, Any]:
-        """Makes the mapped axis a part of the batch, which it cannot be where weights are mapped."""
+        """Makes the mapped axis a part of the batch. If weights are mapped, runs row by row."""
         axes, dims = Operands.of_each(0, 0, _BATCH_AXES, n).flatten(), in_dims[2:]
         if any(axis is None and dim is not None for axis, dim in zip(axes, dims, strict=True)):
             return _one_by_one(_Transformed, info.batch_size, in_dims, options, n, *tensors)
-        rows = [_as_rows(*given, info.batch_size) for given in zip(tensors, dims, axes, strict=True)]
+        rows = [_as_rows(*each, info.batch_size) for each in zip(tensors, dims, axes, strict=True)]
         batch = tensors[0].shape[1 if dims[0] == 0 else 0]
         outputs = _Transformed.apply(options, n, *rows)
         return tuple(output.unflatten(0, (info.batch_size, batch)) for output in outputs), 0
 
 
 class _Backward(torch.autograd.Function):  # type: ignore[misc]
-    """`_backward` under transforms, and where the gradient is to have a gradient, which it has not."""
+    """`_backward` under transforms, and with an error if its results are differentiated."""
 
     @staticmethod
     def forward(options: Options, n: int, with_dx: bool, *tensors: torch.Tensor | None) -> Tensors:
@@ -277,7 +277,7 @@ class _Backward(torch.autograd.Function):  # type: ignore[misc]
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *arguments: Any) -> tuple[Tensors, Any]:
-        """Each row of the mapped axis has gradients of the weights of its own."""
+        """Runs row by row: each row of the mapped axis has its own gradients of the weights."""
         return _one_by_one(_Backward, info.batch_size, in_dims, *arguments)
 
 
@@ -298,8 +298,8 @@ def _one_by_one(function: Any, size: int, in_dims: Any, *arguments: Any) -> tupl
     return outputs, tuple(None if output is None else 0 for output in outputs)
 
 
-# torch.autograd.grad(is_grads_batched=True) and so torch.autograd.functional.jacobian(vectorize=True) map the backward
-# pass by a vmap older than that of torch.func. It knows no rules of functions, and has one level.
+# torch.autograd.grad(is_grads_batched=True), and so torch.autograd.functional.jacobian(vectorize=True), map the
+# backward pass by an older vmap than torch.func's. It has one level, and does not call the method `vmap` of a function.
 
 
 def _batched(tensors: Sequence[Any]) -> list[int]:
@@ -321,7 +321,7 @@ def _backward_of_batched(gradients: Sequence[torch.Tensor | None], *others: Any)
 
 
 def _as_rows(tensor: torch.Tensor | None, dim: int | None, axis: int | None, size: int) -> torch.Tensor | None:
-    """Returns a tensor with the mapped axis `dim`, or copies in its place, as a part of the batch axis `axis`."""
+    """Returns a tensor with the mapped axis `dim` in its batch axis `axis`. If `dim` is None, there are copies."""
     if tensor is None or axis is None:
         return tensor
     if dim is None:
@@ -342,9 +342,9 @@ def _forward(options: Options, operands: Operands) -> tuple[Tensors, torch.Tenso
 
 
 def _backward(options: Options, n: int, with_dx: bool, reserve: torch.Tensor, *tensors: Any) -> Tensors:
-    """Returns a gradient or None for each operand. `tensors` are these, dy, *dh_n and *dc_n."""
-    operands, rest = Operands.split(tensors, n)
-    gradients = Outputs.unflatten(rest)
+    """Returns a gradient or None for each operand. `tensors` are the operands, dy, *dh_n and *dc_n."""
+    operands, further = Operands.split(tensors, n)
+    gradients = Outputs.unflatten(further)
     if _on_gpu(operands.x):
         return tuple(torch_cuda.backward(options, with_dx, reserve, operands, gradients).flatten())
     bfloat16 = operands.x.dtype == torch.bfloat16
@@ -366,7 +366,7 @@ def _views(operands: Operands) -> list[Any]:
 
 
 def _view(tensor: torch.Tensor | None) -> Any:
-    """Returns an array on the memory of a tensor, or of a copy with other strides; of bfloat16 the bits."""
+    """Returns an array on the memory of a tensor, or of a contiguous copy; for bfloat16 an array of its bits."""
     if tensor is None:
         return None
     if tensor.requires_grad:

@@ -1,8 +1,8 @@
 """PyTorch tensors on CUDA devices: PyTorch's own matrix products around the recurrence of `lstm_fast._cuda`.
 
-Everything goes to the current stream, nothing is waited for, and all memory is PyTorch's: a call can be captured into a
-CUDA graph. Products of float32 in the recurrence are as precise as PyTorch's own switch has them, unless
-LSTM_FAST_PRECISION says otherwise.
+Everything runs on the current stream, no call waits, and all memory is PyTorch's. So a call can be captured into a CUDA
+graph. Products of float32 in the recurrence are as precise as PyTorch's own. The setting `precision`
+(LSTM_FAST_PRECISION) comes before this.
 """
 
 from collections.abc import Sequence
@@ -139,14 +139,14 @@ class _Call(NamedTuple):
         return (*_place(x), self.dtype, precision(), batch, time, units, *options)
 
     def addresses(self) -> list[list[int]]:
-        """For every field of Direction that the recurrence knows, a list with an address for every direction."""
+        """For every field of Direction that the recurrence uses, a list with an address for every direction."""
         return [_addresses(tensors) for tensors in self.operands.lists_of_recurrence()]
 
     def scratch(self) -> torch.Tensor:
-        x, given = self.operands.x, self.operands
+        x, operands = self.operands.x, self.operands
         (batch, time, _), (device, _) = x.shape, _place(x)
-        sizes = (batch, time, given.units, len(given.directions))
-        size = cuda().scratch_bytes(device, self.dtype, precision(), *sizes, given.masked, given.dropout)
+        sizes = (batch, time, operands.units, len(operands.directions))
+        size = cuda().scratch_bytes(device, self.dtype, precision(), *sizes, operands.masked, operands.dropout)
         return x.new_empty(size, dtype=torch.uint8)
 
 
@@ -155,7 +155,7 @@ def precision() -> str:
     if forced := config.precision:
         return forced
     matmul = torch.backends.cuda.matmul
-    # PyTorch before 2.9 has only allow_tf32, which from then on cannot be read where the other has been set.
+    # PyTorch before 2.9 has only allow_tf32. Since 2.9 that cannot be read if fp32_precision was set.
     try:
         allowed = matmul.fp32_precision == "tf32"
     except AttributeError:
@@ -177,7 +177,7 @@ def _addresses(tensors: Sequence[torch.Tensor | None]) -> list[int]:
 
 
 def _dense(tensor: torch.Tensor | None) -> Any:
-    """Returns a tensor whose memory, of which the kernels get the address, holds its values in their order."""
+    """Returns a tensor whose memory holds its values in their order. The kernels get the address of this memory."""
     return None if tensor is None else tensor.contiguous().resolve_neg()
 
 
@@ -190,7 +190,7 @@ def _prepared(operands: Operands) -> Operands:
 class _Arrays:
     """PyTorch's operations for `lstm_fast.backends.products`; see `DifferentiatedArrays` there.
 
-    Wherever it can be, a view is taken, and a product is written to where it is needed.
+    They return views, and write a product where it is needed, wherever possible.
     """
 
     def ones_like(self, array: torch.Tensor) -> torch.Tensor:
