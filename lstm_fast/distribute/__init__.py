@@ -1,1 +1,1 @@
-"""Training one model by several processes, each on its part of every batch, over what the backend has for it."""
+"""Trains one model by several processes, each on its part of every batch. The backend connects the processes."""

@@ -1,4 +1,4 @@
-"""What a step computes from a model's outputs, in the words of any backend."""
+"""The loss and the accuracy of a step, in operations of Keras for any backend."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ def loss_and_accuracy(model: keras.Model, outputs: Any, labels: Any, weights: An
     """Returns the weighted sums over the rows of the loss and of the right answers, float32 `[2]`.
 
     Args:
-        model: compiled by `lstm_fast.text.models`.
-        outputs: logits float32 `[B, 1]` for two classes, `[B, classes]` for more.
+        model: A model that was compiled by `lstm_fast.text.models`.
+        outputs: Logits, float32 `[B, 1]` for two classes, `[B, classes]` for more.
         labels: int64 `[B]`.
         weights: float32 `[B]`.
     """
@@ -22,5 +22,5 @@ def loss_and_accuracy(model: keras.Model, outputs: Any, labels: Any, weights: An
         right = keras.metrics.binary_accuracy(labels, outputs, threshold=0.0)
     else:
         right = keras.metrics.sparse_categorical_accuracy(labels, outputs)
-    losses = model.loss.call(labels, outputs)  # of each row: the mean would be that of this process's rows
+    losses = model.loss.call(labels, outputs)  # one for each row: a mean would be over the rows of this process only
     return ops.stack([ops.sum(ops.cast(ops.reshape(values, (-1,)), "float32") * weights) for values in (losses, right)])

@@ -1,4 +1,4 @@
-"""The loop around the steps of several processes, in the place of `keras.Model.fit`."""
+"""The training loop of several processes, in the place of `keras.Model.fit`."""
 
 from __future__ import annotations
 
@@ -27,19 +27,18 @@ def fit(
     """Trains and validates as `fit` does: the same loss, the same weights, the same calls of the callbacks.
 
     Args:
-        model: built in the group's scope; compiled by `lstm_fast.text.models`.
-        group: the processes. All of them call this, with the same model and batches.
-        training: endless whole batches, ids int64 `[B, T]` and labels int64 `[B]`, of which each process computes a
-            part.
-        testing: whole batches.
-        steps_per_epoch: training batches in an epoch.
-        initial_epoch: number of the first epoch.
-        epochs: number of the last epoch, plus 1.
-        callbacks: of this process.
-        verbose: Keras's.
+        model: A model that was built in the group's scope and compiled by `lstm_fast.text.models`.
+        group: The processes. All of them call this, with the same model and batches.
+        training: Endless whole batches, ids int64 `[B, T]` and labels int64 `[B]`. Each process computes a part of one.
+        testing: Whole batches.
+        steps_per_epoch: Training batches in an epoch.
+        initial_epoch: Number of the first epoch.
+        epochs: Number of the last epoch, plus 1.
+        callbacks: The callbacks of this process.
+        verbose: As for Keras.
 
     Raises:
-        LostError: another process has ended.
+        LostError: Another process has ended.
     """
     steps = group.steps(model)
     listeners = keras.callbacks.CallbackList(
@@ -79,7 +78,7 @@ class _Mean:
         self._sums = np.zeros(2)
 
     def add(self, batch: tuple[np.ndarray, np.ndarray]) -> None:
-        """Takes the step, with rows of weight 0 after the batch's own if the replicas would not get equally many."""
+        """Takes the step. Adds rows of weight 0 to the batch if the replicas would not get equally many rows."""
         ids, labels = map(np.asarray, batch)
         rows = len(ids)
         more = -rows % self._group.replicas

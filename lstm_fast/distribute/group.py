@@ -12,23 +12,23 @@ import numpy as np
 
 from lstm_fast.errors import CommandError, in_one_line
 
-_VALUES, _DIGEST = 16, 16  # of what processes compare: how many, and bytes of each
+_VALUES, _DIGEST = 16, 16  # how many values processes compare, and the bytes of each digest
 
 
 class DistributeError(CommandError):
-    """Processes that cannot train one model together: the message says what was expected and found."""
+    """The processes cannot train one model together. The message says what was expected and found."""
 
 
 class LostError(DistributeError):
-    """The others cannot be reached, as when one of them has ended. This process cannot work with them again."""
+    """The other processes cannot be reached: one of them may have ended. This process cannot work with them again."""
 
 
 class Steps(Protocol):
     """The steps of one model. All processes take the same steps, with the same arguments.
 
-    The arguments are a whole batch: ids int64 `[B, T]`, labels int64 `[B]` and weights float32 `[B]`, which the loss of
-    each row is multiplied with. B is a multiple of the group's replicas, each of which computes its part of the rows.
-    The result is that of the whole batch: weighted sums over its rows, loss and accuracy.
+    The arguments are a whole batch: ids int64 `[B, T]`, labels int64 `[B]` and weights float32 `[B]`. The loss of each
+    row is multiplied by its weight. B is a multiple of the group's replicas; each replica computes its part of the
+    rows. The results are loss and accuracy of the whole batch: weighted sums over its rows.
     """
 
     def train(self, ids: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
@@ -38,18 +38,18 @@ class Steps(Protocol):
         """Computes without training."""
 
     def finish(self) -> None:
-        """Puts into the model what the steps have changed and it does not have yet."""
+        """Writes the values that the steps have computed into the model, if they are not there yet."""
 
 
 class Group(Protocol):
     """The processes that train one model together.
 
     Attributes:
-        rank: number of this process, from 0.
-        size: number of processes.
-        replicas: number of devices of all processes, each of which has the model.
-        errors: what a step raises when the other processes are lost.
-        seed_offset: what this process adds to the seeds of dropout, which is drawn for its own rows, or for all rows.
+        rank: Number of this process, from 0.
+        size: Number of processes.
+        replicas: Number of devices of all processes. Each device has the model.
+        errors: What a step raises when the other processes are lost.
+        seed_offset: What this process adds to the seeds of dropout: 0 if the backend draws for the rows of all.
     """
 
     rank: int
@@ -59,10 +59,10 @@ class Group(Protocol):
     seed_offset: int
 
     def scope(self) -> contextlib.AbstractContextManager[object]:
-        """The context in which a model has to be built or loaded."""
+        """The context in which a model must be built or loaded."""
 
     def alone(self) -> contextlib.AbstractContextManager[object]:
-        """The context in which one process may use Keras without the others: elsewhere all have to do the same."""
+        """The context in which one process may use Keras without the others. Elsewhere all must do the same."""
 
     def gather(self, numbers: np.ndarray) -> np.ndarray:
         """Returns the int32 `[n]` of each process, `[size, n]`."""
@@ -75,15 +75,15 @@ class Group(Protocol):
 
 
 def join(waiting: Callable[[str], None]) -> Group:
-    """Connects this process with the others, as the environment that its launcher has set says, and waits for them.
+    """Connects this process with the others and waits for them. The launcher names them in the environment.
 
-    Has to come before anything that the backend computes.
+    This must come before anything that the backend computes.
 
     Args:
-        waiting: is called before the wait, with the address that is waited at.
+        waiting: Called before the wait, with the address of the processes.
 
     Raises:
-        DistributeError: the environment does not say who the others are, or they cannot be reached.
+        DistributeError: The environment does not name the other processes, or they cannot be reached.
     """
     backend = keras.backend.backend()
     if backend == "tensorflow":
@@ -101,7 +101,7 @@ def join(waiting: Callable[[str], None]) -> Group:
 
 @contextlib.contextmanager
 def working(group: Group) -> Iterator[None]:
-    """Raises LostError where work with the other processes fails."""
+    """Raises LostError if the work with the other processes fails."""
     try:
         yield
     except group.errors as error:
@@ -112,26 +112,25 @@ def working(group: Group) -> Iterator[None]:
 
 
 def agree(group: Group, prepare: Callable[[], Mapping[str, object]]) -> None:
-    """Lets every process prepare something, and makes sure that all of them have the same.
+    """Calls `prepare` in every process, and makes sure that it has the same result in all of them.
 
-    A process that failed would leave the others waiting for it, and one with other texts would train in silence
-    towards something else.
+    Without this, the others would wait for a process that has failed. And a process with other texts would train a
+    wrong model without an error.
 
     Args:
-        group: the processes, all of which call this.
-        prepare: returns what has to be the same, at most 16 values by their names; each value shows in its `repr`. May
-            raise.
+        group: The processes. All of them call this.
+        prepare: Returns the values that must be the same, at most 16, by name. Their `repr` is compared. It may raise.
 
     Raises:
-        LostError: another process has ended.
-        DistributeError: another process has failed, or has something else. This one has left the group then.
-        BaseException: what `prepare` has raised here. This one has left the group then.
+        LostError: Another process has ended.
+        DistributeError: Another process has failed, or has other values. This one has then left the group.
+        BaseException: What `prepare` has raised here. This one has then left the group.
     """
     failure: BaseException | None = None
     found: Mapping[str, object] = {}
     try:
         found = prepare()
-    except BaseException as error:  # an interruption as well: the others have to hear of it
+    except BaseException as error:  # an interruption as well: the others must know of it
         failure = error
     digests = np.zeros((_VALUES, _DIGEST), np.int32)
     for digest, item in zip(digests, found.items(), strict=False):
@@ -145,7 +144,7 @@ def agree(group: Group, prepare: Callable[[], Mapping[str, object]]) -> None:
 
 
 def _difference(of_all: np.ndarray, names: list[str]) -> DistributeError | None:
-    """Returns what is wrong with what the processes have gathered, int32 `[size, digests and failed]`."""
+    """Returns the error if processes differ or have failed; `of_all` is int32 `[size, digests and failed]`."""
     if failed := np.flatnonzero(of_all[:, -1]).tolist():
         return DistributeError(f"distribute: process {failed[0]} of {len(of_all)} has failed; it says itself why")
     digests = of_all[:, :-1].reshape(len(of_all), _VALUES, _DIGEST)

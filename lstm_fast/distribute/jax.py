@@ -41,8 +41,8 @@ class JaxGroup:
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:  # noqa: D102
-        # Keras makes variables where none would be expected, such as an optimizer's while it saves one. In several
-        # processes it waits for all of them to make it.
+        # Keras makes variables even while it saves a model, such as those of an optimizer. With a distribution it then
+        # waits until all processes make them.
         distribution = keras.distribution.distribution()
         keras.distribution.set_distribution(None)
         try:
@@ -52,7 +52,7 @@ class JaxGroup:
 
     def gather(self, numbers: np.ndarray) -> np.ndarray:  # noqa: D102
         of_all = np.asarray(multihost_utils.process_allgather(numbers))
-        found: np.ndarray = of_all.reshape(self.size, *numbers.shape)  # of one process, JAX leaves out the first axis
+        found: np.ndarray = of_all.reshape(self.size, *numbers.shape)  # with one process, JAX omits the first axis
         return found
 
     def steps(self, model: keras.Model) -> _Steps:  # noqa: D102

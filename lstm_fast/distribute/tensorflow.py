@@ -1,6 +1,6 @@
 """`tf.distribute.MultiWorkerMirroredStrategy`: the processes of TF_CONFIG.
 
-By a loop around `Strategy.run`. Keras's own `fit` fails under this strategy with every layer (keras-team/keras, issue
+The steps call `Strategy.run`. Keras's own `fit` fails under this strategy with every layer (keras-team/keras, issue
 20585).
 """
 
@@ -53,7 +53,7 @@ class TensorFlowGroup:
             return tf.distribute.get_replica_context().all_gather(tf.constant(numbers)[None], axis=0)
 
         found = self._strategy.run(tf.function(of_replica))
-        # One row a replica, all of one process's the same.
+        # One row for each replica. The rows of one process are equal.
         return np.asarray(self._strategy.experimental_local_results(found)[0])[:: self.replicas // self.size]
 
     def steps(self, model: keras.Model) -> _Steps:  # noqa: D102
@@ -71,14 +71,14 @@ class _Steps:
             with tf.GradientTape() as tape:
                 figures = loss_and_accuracy(model, model(ids, training=True), labels, weights)
                 loss = figures[0]
-            # Sums the gradients over the replicas.
+            # This also sums the gradients over the replicas.
             model.optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
             return figures
 
         def test(ids: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
             return loss_and_accuracy(model, model(ids, training=False), labels, weights)
 
-        # Batches differ in length; only the first two trace.
+        # Batches differ in length. With reduce_retracing only the first two are traced.
         self._train = tf.function(lambda *batch: self._sum(strategy.run(train, batch)), reduce_retracing=True)
         self._test = tf.function(lambda *batch: self._sum(strategy.run(test, batch)), reduce_retracing=True)
         with strategy.scope():
