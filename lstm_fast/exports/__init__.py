@@ -1,4 +1,4 @@
-"""Models to files that run without this package, and the proof that they do: the file is run and compared."""
+"""Writes models to files that run without this package, then runs each file and compares it with the model."""
 
 import contextlib
 import itertools
@@ -27,7 +27,7 @@ SUFFIXES = {"saved_model": "", "onnx": ".onnx", "litert": ".tflite", "openvino":
 # How saved_model.pb begins: the version of its schema, which has never changed.
 _SAVED_MODEL = b"\x08\x01"
 
-# The packages that write a format, and the one that runs it, as Python and as pip call them.
+# The packages that write a format, by Python's name and pip's, and the package that runs it.
 _WRITTEN_BY = {
     "saved_model": {"tensorflow": "tensorflow"},
     "onnx": {"tensorflow": "tensorflow", "tf2onnx": "tf2onnx", "onnx": "onnx"},
@@ -36,28 +36,28 @@ _WRITTEN_BY = {
 }
 _RUN_BY = {"saved_model": "tensorflow", "onnx": "onnxruntime", "litert": "tensorflow", "openvino": "openvino"}
 
-# How far an output may be off, in parts of its largest value. Runtimes add up in other orders, and GPUs may round.
+# How far an output may be off, relative to its largest value. Runtimes sum in other orders, and GPUs may round.
 _TOLERANCES = {"float32": 1e-4, "float64": 1e-9}
-# Outputs of less than this are measured as if they had it: what remains of larger numbers has their error.
+# Smaller outputs are measured as if they were this large: a difference of larger numbers has their error.
 _LEAST = 0.01
-# How far a model in float32 may be from the same one in half precision: what is more is not rounding.
+# How far a model in half precision may be from the same one in float32: more than this is not rounding.
 _OF_DTYPE = {"float16": 0.05, "bfloat16": 0.3}
 
-# What ONNX Runtime says of an LSTM in float64; and what TensorFlow's operations of random numbers are called.
+# ONNX Runtime's error for an LSTM in float64; the names of TensorFlow's operations for random numbers.
 _NO_FLOAT64, _RANDOM = "not support double", re.compile("Random(Uniform|StandardNormal|Normal|Get)")
 
 
 class ExportError(RuntimeError):
-    """No file was written: it could not be written, or it would compute something else than the model."""
+    """No file was written: writing failed, or the file would compute something else than the model."""
 
 
 class Check(NamedTuple):
     """A call of a written file, compared with the model.
 
     Attributes:
-        inputs: What it was called with.
+        inputs: A description of the inputs.
         difference: The largest absolute difference between an output and the model's.
-        allowed: What it was allowed to be for this output.
+        allowed: The largest difference that is allowed for this output.
     """
 
     inputs: str
@@ -69,12 +69,12 @@ class Check(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What `export` has written, and how it was checked; printed, a line for each.
+    """What `export` has written, and how it was checked. As text it has a line for each check and note.
 
     Attributes:
         path: The file or folder.
         format: Its format.
-        checks: What was run; empty where the runtime is not installed, which the notes then say.
+        checks: The calls that were compared. Empty if the runtime is not installed; a note then says so.
         notes: What a user of the file should know.
     """
 
@@ -85,7 +85,7 @@ class Report(NamedTuple):
 
     @property
     def difference(self) -> float | None:
-        """The largest difference to the model in all checks, None if there was none."""
+        """The largest difference to the model in all checks; None without a check."""
         return max((check.difference for check in self.checks), default=None)
 
     def __str__(self) -> str:
@@ -106,33 +106,33 @@ def export(
 ) -> Report:
     """Writes a model to a file that runs without this package, runs the file, and compares it with the model.
 
-    It is run in a process of its own, at two batch sizes and lengths, with and without padding, as far as the inputs
-    leave that open. A file that computes something else than the model is not written: that is an error.
+    The file runs in another process, at two batch sizes and lengths, with and without padding, as far as the inputs
+    allow that. If the file computes something else than the model, that is an error, and no file is left.
 
-    The model stays as it is. It may run on TensorFlow, JAX or PyTorch, and have fast layers or not. TensorFlow, which
-    writes all of the formats, has to be installed; a model on JAX or PyTorch goes to it by way of a `.keras` file.
+    The model stays as it is. It may run on TensorFlow, JAX or PyTorch, and have fast layers or not. TensorFlow must be
+    installed, because it writes all formats. A model on JAX or PyTorch goes to it through a `.keras` file.
 
     Args:
         model: A model of Keras 3.
         path: The file to write, `.onnx`, `.tflite` (litert) or `.xml` (openvino, which writes a `.bin` beside it), or
             the folder (saved_model). A file, or a folder with a SavedModel and nothing else in it, is replaced.
         format: What to write.
-        dtype: What the file computes in. A model of another dtype, such as one that was trained in `mixed_float16`,
-            leaves as a copy.
+        dtype: The dtype in which the file computes. If the model has another one, such as `mixed_float16`, a copy of it
+            is written.
         batch_size: The number of rows that the file takes; by default any. LiteRT needs it.
         input_signature: As for `model.export`: a list with a `keras.InputSpec`, or a structure of them, for each
-            argument of a call. For models that do not tell their inputs, as subclassed ones, or to fix an axis.
+            argument of a call. It is for models whose inputs are not known, as subclassed ones, or to fix an axis.
         examples: Inputs to check the file with, as for `model.predict`; by default they are made up.
-        imports: Modules to import before a copy of the model is loaded in the process of TensorFlow: where layers of
-            your own are registered by `keras.saving.register_keras_serializable`.
-        tolerance: How far an output may be off, in parts of its largest value. Default: 1e-4, in float64 1e-9.
+        imports: Modules that register your own layers by `keras.saving.register_keras_serializable`. The process of
+            TensorFlow imports them before it loads a copy of the model.
+        tolerance: How far an output may be off, relative to its largest value. Default: 1e-4, in float64 1e-9.
 
     Returns:
         A `Report`: print it.
 
     Raises:
-        TypeError, ValueError: An argument is not what it should be, or does not fit the model or the format; or the
-            folder of `path` cannot be written.
+        TypeError, ValueError: An argument is wrong, or does not fit the model or the format; or the folder of `path`
+            cannot be written.
         ImportError: A package that writes the format is not installed.
         ExportError: The file cannot be written, does not run, or computes something else than the model.
 
@@ -207,7 +207,7 @@ def check(
         A `Report`.
 
     Raises:
-        TypeError, ValueError: An argument is not what it should be, or does not fit the model.
+        TypeError, ValueError: An argument is wrong, or does not fit the model.
         ExportError: The file does not run, or computes something else than the model.
     """
     path = pathlib.Path(path)
@@ -219,7 +219,7 @@ def check(
 
 
 def _check_arguments(who: str, model: Any, format: Any, batch_size: Any, tolerance: Any) -> int | None:
-    """Refuses what no file can be written or checked with, in the name of a function; returns the size of a batch."""
+    """Raises an error of the function `who` for wrong arguments; returns the batch size."""
     convert.check_model(who, model)
     if not isinstance(model, keras.Model):
         raise TypeError(
@@ -238,7 +238,7 @@ def _check_arguments(who: str, model: Any, format: Any, batch_size: Any, toleran
 
 
 def _positive(number: Any) -> int | None:
-    """Returns a positive integer of any library's as Python's; None if it is none, as `True`."""
+    """Returns a positive integer of any library as Python's; None if it is something else, such as `True`."""
     try:
         found = 0 if isinstance(number, bool) else operator.index(number)
     except TypeError:
@@ -247,7 +247,7 @@ def _positive(number: Any) -> int | None:
 
 
 def _target(path: pathlib.Path, format: str) -> pathlib.Path:
-    """Returns where to write; refuses to replace what may be of worth."""
+    """Returns where to write. Raises ValueError rather than replace something that the user may need."""
     if path.suffix != SUFFIXES[format] and (SUFFIXES[format] or path.suffix in (*SUFFIXES.values(), ".keras")):
         found = next((name for name, suffix in SUFFIXES.items() if suffix and suffix == path.suffix), None)
         expected = f"a name that ends in {SUFFIXES[format]}" if SUFFIXES[format] else "the name of a folder"
@@ -290,7 +290,7 @@ def _target(path: pathlib.Path, format: str) -> pathlib.Path:
 
 
 def _is_of_openvino(path: pathlib.Path) -> bool:
-    """Whether a file is the `.xml` of a model, whose `.bin` stands beside it."""
+    """Whether a file is the `.xml` of a model. Then the `.bin` beside it is the model's, too."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
@@ -298,10 +298,10 @@ def _is_of_openvino(path: pathlib.Path) -> bool:
 
 
 def _beside_a_saved_model(folder: pathlib.Path) -> str | None:
-    """Returns the first that is in a folder and not of a SavedModel, None if there is nothing else.
+    """Returns the first thing in a folder that does not belong to a SavedModel; None if there is nothing else.
 
-    `assets.extra`, which users fill, and `keras_metadata.pb`, of a model that Keras 2 can go on training, count as
-    something else.
+    `assets.extra` does not belong to it, because users fill it. Neither does `keras_metadata.pb`, because Keras 2 can
+    go on training such a model.
     """
     graph = folder / "saved_model.pb"
     content = graph.read_bytes() if graph.is_file() else b""
@@ -314,7 +314,7 @@ def _beside_a_saved_model(folder: pathlib.Path) -> str | None:
                 return path.is_dir()
             case ("variables", name):
                 return path.is_file() and name.startswith("variables.")
-            case ("assets", name):  # The graph lists them: by the second field of a message, of less than 128 bytes.
+            case ("assets", name):  # The graph lists assets: by the second field of a message, of less than 128 bytes.
                 told = os.fsencode(name)
                 return path.is_file() and len(told) < 128 and bytes([0x12, len(told)]) + told in content
         return False
@@ -327,7 +327,7 @@ def _beside_a_saved_model(folder: pathlib.Path) -> str | None:
 
 
 def _workshop(folder: pathlib.Path) -> tempfile.TemporaryDirectory[str]:
-    """Returns a folder to write in, from which files can be moved to another one."""
+    """Returns a temporary folder inside another one, so that files can be moved there at once."""
     try:
         return tempfile.TemporaryDirectory(prefix=".lstm_fast-", dir=folder)
     except OSError as error:
@@ -346,7 +346,7 @@ def _check_packages(format: str) -> None:
 
 
 def _check_fits(model: Any, format: str, dtype: str, signature: Any) -> None:
-    """Refuses what cannot be right."""
+    """Raises ValueError for a model that the format cannot express."""
     if keep := [part.name for part in layers.parts_of(model) if isinstance(part, keras.layers.RNN) and part.stateful]:
         names = ", ".join(f"'{name}'" for name in keep)
         explicit = (
@@ -376,32 +376,32 @@ def _check_fits(model: Any, format: str, dtype: str, signature: Any) -> None:
 
 @contextlib.contextmanager
 def _as_it_was(model: Any) -> Iterator[None]:
-    """Puts back what a call of a model changes: states of stateful layers, and counters of random numbers."""
+    """Restores what a call of a model changes: states of stateful layers, and counters of random numbers."""
     convert.sync(model)
     trained = {id(variable) for variable in model.trainable_variables}
-    kept = {id(variable): variable for variable in model.variables if id(variable) not in trained}
+    changing = {id(variable): variable for variable in model.variables if id(variable) not in trained}
     rnns = [part for part in layers.parts_of(model) if isinstance(part, keras.layers.RNN)]
-    kept |= {id(state): state for rnn in rnns for state in states.of(rnn) if isinstance(state, keras.Variable)}
-    with variables.restored(kept.values()):
+    changing |= {id(state): state for rnn in rnns for state in states.of(rnn) if isinstance(state, keras.Variable)}
+    with variables.restored(changing.values()):
         yield
 
 
 @contextlib.contextmanager
 def _without_cudnn(model: Any) -> Iterator[None]:
-    """Has Keras's layers write no operation of cuDNN, which a machine without a GPU does not have."""
-    asked = [part for part in layers.parts_of(model) if vars(part).get("use_cudnn")]
-    before = [part.use_cudnn for part in asked]
+    """Turns cuDNN off in Keras's layers: a machine without a GPU does not have its operations."""
+    parts = [part for part in layers.parts_of(model) if vars(part).get("use_cudnn")]
+    before = [part.use_cudnn for part in parts]
     try:
-        for part in asked:
+        for part in parts:
             part.use_cudnn = False
         yield
     finally:
-        for part, value in zip(asked, before, strict=True):
+        for part, value in zip(parts, before, strict=True):
             part.use_cudnn = value
 
 
 def _answers(who: str, model: Any, signature: Any, cases: Sequence[signatures.Case]) -> list[list[Any]]:
-    """Returns the outputs of a model for each case, called in turn."""
+    """Returns the outputs of a model for each case, in order."""
     answers = []
     with _as_it_was(model):
         for case in cases:
@@ -452,7 +452,7 @@ def _not_written(model: Any, format: str, error: Exception) -> ExportError:
 
 
 def _advice(reason: str) -> str:
-    """Returns what to do about a reason, as far as it is known, that a file cannot be written or does not run."""
+    """Returns advice for an error of a file that cannot be written or does not run; empty if there is none."""
     if _NO_FLOAT64 in reason:
         return "; give dtype='float32'"
     if _RANDOM.search(reason):
@@ -461,7 +461,7 @@ def _advice(reason: str) -> str:
 
 
 def _compare_dtypes(model: Any, expected: list[list[Any]], found: list[list[Any]], dtype: str) -> str:
-    """Returns what another dtype changes; raises ExportError if that cannot be rounding."""
+    """Returns a note on how far another dtype changes the outputs; raises ExportError if that cannot be rounding."""
     parts = layers.parts_of(model)
     dtypes = {part.compute_dtype for part in parts}
     policies = dict.fromkeys(part.dtype_policy.name for part in parts if part.dtype_policy.name != dtype)
@@ -488,7 +488,7 @@ def _check(
     expected: Sequence[Sequence[Any]],
     tolerance: float | None,
 ) -> tuple[tuple[Check, ...], tuple[str, ...]]:
-    """Runs a file; returns the checks, and what is to be said about them; raises ExportError if one fails."""
+    """Runs a file; returns the checks, and notes about them; raises ExportError if one fails."""
     if not is_installed(runtime := _RUN_BY[format]):
         return (), (f"not checked: install {runtime}",)
     names = [spec.name for spec in keras.tree.flatten(signature)]
@@ -536,7 +536,7 @@ def _difference(a: Any, b: Any) -> float:
 
 
 def _largest(array: Any) -> float:
-    """Returns the largest finite absolute value: measured by infinity, nothing would be wrong."""
+    """Returns the largest finite absolute value. Relative to infinity, every error would be small."""
     values = np.abs(np.asarray(array, np.float64))
     return float(values.max(initial=0.0, where=np.isfinite(values)))
 
@@ -544,7 +544,7 @@ def _largest(array: Any) -> float:
 def _spread(output: Sequence[Any]) -> float:
     """Returns by how much the finite values of an output vary over all rows, timesteps and cases."""
     widths = {array.shape[-1] if array.ndim > 1 else 1 for array in output}
-    # Where the last axis is the time, of which the cases have more and less, all its values are of one kind.
+    # If the last axis is the time, its size differs between the cases. Its values are then all of one kind.
     width = widths.pop() if len(widths) == 1 else 1
     if not sum(array.size for array in output):
         return 0.0
@@ -558,7 +558,7 @@ def _spread(output: Sequence[Any]) -> float:
 
 
 def _known(model: Any, format: str, signature: Any) -> list[str]:
-    """Returns what a user of a right file should know."""
+    """Returns notes for the user of the file."""
     notes = []
     if any(isinstance(part, keras.layers.RNN) and part.stateful for part in layers.parts_of(model)):
         notes.append("stateful: the file begins with the states that the model had, and goes on from call to call")
@@ -575,9 +575,9 @@ def _known(model: Any, format: str, signature: Any) -> list[str]:
 
 
 def _move(written: pathlib.Path, path: pathlib.Path) -> None:
-    """Moves what was written, and is right, to where the user wants it."""
+    """Moves the checked file or folder to its place."""
     if path.is_dir():
-        # Beside the new one, where it goes last, with what else is there.
+        # The old folder goes into the temporary folder, and is removed with it.
         old = written.with_name("old")
         os.replace(path, old)
         try:

@@ -2,7 +2,7 @@
 
 Usage: KERAS_BACKEND=tensorflow python -m lstm_fast.exports.child FOLDER
 
-Reads `job.json` from the folder, see `processes.write`; where that fails, writes `error.txt`.
+Reads `job.json` from the folder, see `processes.write`. If the job fails, writes `error.txt`.
 """
 
 import importlib
@@ -29,7 +29,7 @@ def main(folder: pathlib.Path) -> None:
 
 
 def _specs(found: Any) -> Any:
-    """Returns a structure of [shape, dtype, name] as one of specs."""
+    """Returns a structure with a spec in the place of each [shape, dtype, name]."""
     if isinstance(found, dict):
         return {key: _specs(value) for key, value in found.items()}
     if len(found) == 3 and isinstance(found[1], str):

@@ -1,4 +1,4 @@
-"""Copies of a model, of Keras's own layers, as a `.keras` file: to change its dtype, or to go to another process."""
+"""Copies of a model with Keras's own layers, as a `.keras` file: to change the dtype, or for another process."""
 
 import json
 import pathlib
@@ -12,7 +12,7 @@ from lstm_fast import convert, layers
 
 
 def needed(model: Any, dtype: str) -> bool:
-    """Whether anything in the model computes or keeps floating-point numbers in another dtype."""
+    """Whether a layer of the model computes or stores floating-point numbers in another dtype."""
     return any(
         "float" in found and found != dtype
         for part in layers.parts_of(model)
@@ -22,9 +22,9 @@ def needed(model: Any, dtype: str) -> bool:
 
 
 def save(model: Any, path: pathlib.Path, dtype: str) -> None:
-    """Saves a model as a `.keras` file that needs this package no more, and computes in `dtype`.
+    """Saves a model as a `.keras` file that does not need this package, and computes in `dtype`.
 
-    The dtype changes in the file: the weights take it when they are read.
+    The dtype changes in the configuration. The weights get it when they are loaded.
     """
     written = path.with_name("as_it_is.keras")
     with convert.as_keras(model):
@@ -34,7 +34,7 @@ def save(model: Any, path: pathlib.Path, dtype: str) -> None:
             content = source.read(entry)
             if entry.filename == "config.json":
                 config = json.loads(content)
-                # What it was compiled with may need code of the user's, and writes nothing.
+                # The loss and the optimizer may need code of the user, and the file does not need them.
                 config.pop("compile_config", None)
                 content = json.dumps(_in_dtype(config, dtype)).encode()
             target.writestr(entry, content)
@@ -42,7 +42,7 @@ def save(model: Any, path: pathlib.Path, dtype: str) -> None:
 
 
 def _in_dtype(config: Any, dtype: str) -> Any:
-    """Returns a configuration with all floating-point dtypes, and policies of such, changed."""
+    """Returns a configuration with `dtype` in the place of all floating-point dtypes and policies."""
     if isinstance(config, list):
         return [_in_dtype(value, dtype) for value in config]
     if not isinstance(config, dict):
@@ -56,14 +56,14 @@ def _in_dtype(config: Any, dtype: str) -> Any:
 
 
 def load(path: pathlib.Path, classes: Sequence[type] = ()) -> Any:
-    """Loads what `save` has written.
+    """Loads a file that `save` has written.
 
     Args:
         path: The file.
         classes: Classes of layers that Keras may not know by the names in the file.
     """
     known = {cls.__name__: cls for cls in classes}
-    # The file is of our own making, so what Keras warns of in files of strangers is the user's own code.
+    # We have written the file, so the code in it is the user's own: `safe_mode` is for files from strangers.
     return keras.models.load_model(path, custom_objects=known, compile=False, safe_mode=False)
 
 

@@ -1,4 +1,4 @@
-"""Processes of their own: one that has Keras on TensorFlow and writes, one that has neither Keras nor us and runs."""
+"""Two other processes: one writes a file with Keras on TensorFlow, one runs a file without Keras and this package."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from lstm_fast.exports import serve
 
 
 class ProcessError(RuntimeError):
-    """What another process has failed with."""
+    """The error of another process."""
 
 
 def write(format: str, model: pathlib.Path, path: pathlib.Path, signature: list[Any], imports: Sequence[str]) -> None:
@@ -26,11 +26,11 @@ def write(format: str, model: pathlib.Path, path: pathlib.Path, signature: list[
         format: One of `writers.WRITERS`.
         model: The `.keras` file.
         path: The file to write.
-        signature: As of `signatures.of`.
+        signature: The result of `signatures.of`.
         imports: Modules to import before the model is loaded.
 
     Raises:
-        ProcessError: It fails.
+        ProcessError: The file cannot be written.
     """
     specs = keras.tree.map_structure(lambda spec: [list(spec.shape), spec.dtype, spec.name], signature)
     job = {"format": format, "model": str(model), "path": str(path), "signature": specs, "imports": list(imports)}
@@ -53,7 +53,7 @@ def run(format: str, path: pathlib.Path, inputs: Sequence[str], cases: Sequence[
         For each call an array for each output.
 
     Raises:
-        ProcessError: It fails.
+        ProcessError: The file does not run.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
@@ -71,8 +71,8 @@ def run(format: str, path: pathlib.Path, inputs: Sequence[str], cases: Sequence[
 
 
 def _run(arguments: list[str], folder: pathlib.Path, who: str, **environment: str) -> None:
-    """Runs Python; raises ProcessError with what it wrote to `error.txt`, or, if it ended otherwise, last said."""
-    # It finds the modules that this process finds, and leaves GPUs alone, whose memory this process may have taken.
+    """Runs Python; raises ProcessError with the content of `error.txt`, or else with its last lines of output."""
+    # It finds the same modules as this process. It does not use GPUs: this process may have taken their memory.
     paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
     quiet = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": paths}
     done = subprocess.run(

@@ -1,11 +1,11 @@
-"""Runs a written file: a script, for a process in which this package and Keras are not.
+"""Runs a written file: a script, for a process without this package and Keras.
 
-Some runtimes end their process on a file that they do not like.
+It is a process of its own also because some runtimes end their process on a file that they cannot read.
 
 Usage: python serve.py FOLDER
 
 Reads from the folder `job.json` (`format`, `path`, the names of the `inputs`, the number of `cases`) and `inputs.npz`.
-Writes `outputs.npz`, or, where the file does not run, `error.txt`.
+Writes `outputs.npz`, or, if the file does not run, `error.txt`.
 """
 
 import importlib
@@ -29,8 +29,7 @@ def saved_model(path: str, _: list[str], cases: Cases) -> Cases:
     """Runs the endpoint `serve` of a SavedModel."""
     import tensorflow as tf
 
-    # Kept: what is loaded lives as long as the object.
-    loaded = tf.saved_model.load(path)
+    loaded = tf.saved_model.load(path)  # a variable, because its endpoints do not keep it alive
     arguments, _ = loaded.serve.concrete_functions[0].structured_input_signature
     specs = tf.nest.flatten(arguments)
     results = []
@@ -53,7 +52,7 @@ def onnx(path: str, inputs: list[str], cases: Cases) -> Cases:
 
 
 def litert(path: str, inputs: list[str], cases: Cases) -> Cases:
-    """Runs a LiteRT file with the first interpreter that is installed and can, of ai-edge-litert or of TensorFlow.
+    """Runs a LiteRT file with the interpreter of ai-edge-litert or else of TensorFlow, the first one that works.
 
     Raises:
         RowsError: The file takes another number of rows. The interpreters would resize it, and fail somewhere inside.
@@ -78,7 +77,7 @@ def litert(path: str, inputs: list[str], cases: Cases) -> Cases:
 
 
 def openvino(path: str, inputs: list[str], cases: Cases) -> Cases:
-    """Runs an OpenVINO file in float32: its own choice on many processors is bfloat16."""
+    """Runs an OpenVINO file in float32. OpenVINO's default is bfloat16 on many processors."""
     import openvino
 
     core = openvino.Core()
@@ -90,7 +89,7 @@ def openvino(path: str, inputs: list[str], cases: Cases) -> Cases:
 
 
 def check_rows(shapes: list[Any], cases: Cases) -> None:
-    """Refuses calls with more or less rows than a LiteRT file takes: -1 is any."""
+    """Raises RowsError for calls with more or fewer rows than a LiteRT file takes; -1 is any number."""
     for arrays in cases:
         for shape, array in zip(shapes, arrays, strict=True):
             if len(shape) and shape[0] not in (-1, len(array)):
@@ -98,12 +97,12 @@ def check_rows(shapes: list[Any], cases: Cases) -> None:
 
 
 def in_order(expected: list[str], found: list[str]) -> list[str]:
-    """Returns the names that a file has for its inputs, in the order of the model's."""
+    """Returns the names of a file's inputs, in the order of the model's inputs."""
     return expected if set(expected) == set(found) else found
 
 
 def position(name: str) -> list[Any]:
-    """Returns what sorts outputs: `output_10` comes after `output_9`."""
+    """Returns a key that sorts outputs: `output_10` comes after `output_9`."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 

@@ -1,4 +1,4 @@
-"""What a written file takes: the inputs of a model as specs, and arrays that fit them, to check the file with."""
+"""The inputs of a written file: the specs of a model's inputs, and arrays that fit them, to check the file with."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from lstm_fast import layers
 
-# The sizes of the made-up inputs: two batches and two lengths that no export makes up by itself, as it does with 1.
+# The sizes of the made-up inputs: two batches and two lengths. Exporters make up inputs of size 1, so 1 proves nothing.
 _BATCHES, _LENGTHS = (2, 5), (7, 12)
 
 
@@ -19,7 +19,7 @@ class Case(NamedTuple):
     """Inputs of one call.
 
     Attributes:
-        name: What they are, for the report.
+        name: Their description in the report.
         arrays: One array for each input, in the order of `keras.tree.flatten`.
     """
 
@@ -33,10 +33,9 @@ def of(who: str, model: Any, given: Any, batch_size: int | None, dtype: str) -> 
     Args:
         who: The function that the user has called.
         model: A model.
-        given: The argument `input_signature` of the user, None if there is none.
-        batch_size: The size of the first axis of each input, None to leave it as it is, or free where the user
-            has not fixed it.
-        dtype: What inputs of floating-point numbers become.
+        given: The user's `input_signature`, or None.
+        batch_size: The size of the first axis of each input. None: it stays as the user has fixed it, else free.
+        dtype: The dtype for inputs of floating-point numbers.
 
     Raises:
         ValueError: The inputs are not known.
@@ -50,7 +49,7 @@ def of(who: str, model: Any, given: Any, batch_size: int | None, dtype: str) -> 
                 f"{who}: `input_signature`: the model '{model.name}' does not tell its inputs. {way_out} them, e.g. "
                 "input_signature=[keras.InputSpec(shape=(None, None), dtype='int32')]: one for each argument of a call"
             )
-        # What a Functional model is called with may be a dict. Sequential does not tell before it was called.
+        # `input` of a Functional model may be a dict. A Sequential has no `input` before it was called.
         given = model.inputs if sequential else [model.input]
         any_batch = _built_by_a_call(model)
     else:
@@ -78,7 +77,7 @@ def of(who: str, model: Any, given: Any, batch_size: int | None, dtype: str) -> 
 
 
 def _names(inputs: Sequence[Any]) -> Iterator[str]:
-    """Yields a name for each input that every format takes as it is."""
+    """Yields a name for each input. Every format accepts these names."""
     used: set[str] = set()
     for i, found in enumerate(inputs):
         name = wanted = re.sub(r"\W", "_", getattr(found, "name", None) or f"input_{i}")
@@ -91,25 +90,25 @@ def _names(inputs: Sequence[Any]) -> Iterator[str]:
 
 
 def _built_by_a_call(model: Any) -> bool:
-    """Whether a Sequential has its input from the first array that it saw, whose rows mean nothing."""
+    """Whether a Sequential has taken its input from its first call. The number of rows of that call means nothing."""
     if not isinstance(model, keras.Sequential):
         return False
     if any(isinstance(part, keras.layers.RNN) and part.stateful for part in layers.parts_of(model)):
         return False
-    # Keras makes the layer with a `batch_shape`, the dtype of the layer after it, and nothing else. An Input of the
-    # user's looks so, too, if it was written just so or read from a file: then the file takes any rows, theirs as well.
-    # Where Keras has these names no longer, the rows stay as they are, which the report then says.
+    # Keras makes such an Input with a `batch_shape`, the dtype of the layer after it, and nothing else. An Input of the
+    # user may look the same, also one from a file. The file then takes any number of rows, also the user's. If a later
+    # Keras lacks these names, the number of rows stays fixed, and the report says so.
     first = next(iter(getattr(model, "_layers", ())), None)
     made_with = getattr(getattr(first, "_auto_config", None), "config", {})
-    given = {name: value for name, value in made_with.items() if value not in (None, False)}
-    return set(given) == {"batch_shape", "dtype"} and given["dtype"] == model.layers[0].compute_dtype
+    arguments = {name: value for name, value in made_with.items() if value not in (None, False)}
+    return set(arguments) == {"batch_shape", "dtype"} and arguments["dtype"] == model.layers[0].compute_dtype
 
 
 def cases(who: str, model: Any, signature: Any, examples: Any) -> list[Case]:
     """Returns inputs to check a file with.
 
-    At two batch sizes and lengths, as far as the signature leaves them free, with and without padding. Padding is an id
-    of 0, `False`, or the `mask_value` of a `Masking` layer in the model.
+    They have two batch sizes and lengths, if the signature leaves these free, with and without padding. Padding is an
+    id of 0, `False`, or the `mask_value` of a `Masking` layer in the model.
     """
     specs = keras.tree.flatten(signature)
     if examples is not None:
@@ -120,7 +119,7 @@ def cases(who: str, model: Any, signature: Any, examples: Any) -> list[Case]:
             "some, as for model.predict"
         )
     tensors = keras.tree.flatten(getattr(model, "inputs", None) or [])
-    if len(tensors) != len(specs):  # of a signature of the user's
+    if len(tensors) != len(specs):  # the user has given another signature
         tensors = [None] * len(specs)
     ids = [_ids(spec, *layers.vocabulary_of(model, tensor)) for spec, tensor in zip(specs, tensors, strict=True)]
     masked = [float(part.mask_value) for part in layers.parts_of(model) if isinstance(part, keras.layers.Masking)]
@@ -135,7 +134,7 @@ def cases(who: str, model: Any, signature: Any, examples: Any) -> list[Case]:
                 for spec, top in zip(specs, ids, strict=True)
             ]
             shapes = tuple(array.shape for array in arrays)
-            # Where everything is fixed, the second size is the first.
+            # If all sizes are fixed, the second case equals the first.
             if (shapes, padded) not in seen:
                 seen.add((shapes, padded))
                 size = f"batch {rows}, length {length}" if free else f"batch {rows}"
@@ -153,10 +152,10 @@ def _can_be_made_up(spec: Any) -> bool:
 
 
 def _ids(spec: Any, below: int | None, embedded: bool) -> int | None:
-    """Returns what the numbers of an input stay below; None if they are not whole numbers."""
+    """Returns the upper limit of the ids of an input; None if its numbers are not ids."""
     if "int" in spec.dtype:
         return min(2 if below is None else below, np.iinfo(spec.dtype).max)
-    # Ids may be of a float dtype: that is what keras.Input has by default.
+    # Ids may have a float dtype: it is the default of keras.Input.
     return below if embedded else None
 
 
@@ -178,12 +177,12 @@ def _made_up(
 
 
 def _padding(row: int, time: int) -> slice:
-    """Returns the padding of a row: on the right, on the left, everywhere, none, in turns."""
+    """Returns the padding of a row, in turn: on the right, on the left, everywhere, none."""
     return (slice(time - time // 3, None), slice(0, time // 2), slice(0, None), slice(0, 0))[row % 4]
 
 
 def _of_examples(who: str, specs: Sequence[Any], examples: Any) -> list[Case]:
-    """Returns the user's inputs, and half of their rows and timesteps where these are free."""
+    """Returns the user's inputs, and a case with half of their rows and timesteps if these are free."""
     arrays = [keras.ops.convert_to_numpy(array) for array in keras.tree.flatten(examples)]
     if len(arrays) != len(specs):
         raise ValueError(f"{who}: `examples`: expected {len(specs)} arrays, as for model.predict, found {len(arrays)}")
@@ -211,7 +210,7 @@ def _of_examples(who: str, specs: Sequence[Any], examples: Any) -> list[Case]:
 
 
 def _in_dtype(who: str, spec: Any, array: Any) -> Any:
-    """Returns the user's inputs in the dtype of a spec. Strings may be objects, as pandas and TensorFlow have them."""
+    """Returns the user's inputs in the dtype of a spec. Strings may be objects, as in pandas and TensorFlow."""
     if spec.dtype != "string":
         try:
             return array.astype(spec.dtype)

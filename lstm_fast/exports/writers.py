@@ -11,24 +11,24 @@ def saved_model(model: Any, path: pathlib.Path, signature: list[Any]) -> None:
 
 
 def onnx(model: Any, path: pathlib.Path, signature: list[Any]) -> None:
-    """Writes one file. With a signature, Keras does not ask for a model that was called."""
+    """Writes one file. With a signature, Keras also takes a model that was never called."""
     model.export(str(path), format="onnx", input_signature=signature, verbose=False)
 
 
 def litert(model: Any, path: pathlib.Path, signature: list[Any]) -> None:
     """Writes one file of LiteRT's own operations.
 
-    Those of TensorFlow, which Keras allows as well, need the Flex delegate, which no Python package has. A batch of
-    known size makes do without.
+    Keras also allows those of TensorFlow. They need the Flex delegate, and no Python package has it. With a fixed batch
+    size they are not needed.
     """
     import tensorflow as tf
 
-    own = {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS]}
-    model.export(str(path), format="litert", input_signature=signature, verbose=False, target_spec=own)
+    builtins = {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS]}
+    model.export(str(path), format="litert", input_signature=signature, verbose=False, target_spec=builtins)
 
 
 def openvino(model: Any, path: pathlib.Path, signature: list[Any]) -> None:
-    """Writes two files, .xml and .bin, by way of a SavedModel: Keras's own way fails on the loop of an LSTM."""
+    """Writes two files, .xml and .bin, through a SavedModel. Keras's own export fails on the loop of an LSTM."""
     import openvino as ov
 
     with tempfile.TemporaryDirectory() as folder:
