@@ -1,1 +1,1 @@
-"""Texts with a class each, from wherever they come: reading, encoding, batches, models, training, prediction."""
+"""Texts, each with a class, from any source: reading, encoding, batches, models, training, prediction."""

@@ -13,7 +13,7 @@ import tensorflow as tf
 if TYPE_CHECKING:
     from tensorflow_datasets.deprecated.text import SubwordTextEncoder
 
-# Lengths to which batches are padded where there may only be few different ones: up to a quarter longer than the text.
+# Lengths for padding where there should be few different ones. They make a text at most a quarter longer.
 LENGTHS = np.array(sorted({1, 2, 3} | {part << power for part in (4, 5, 6, 7) for power in range(28)}), np.int64)
 BUCKET_WINDOW = 100  # batches that are sorted by length together
 
@@ -35,15 +35,15 @@ class Data:
 
     Attributes:
         source: "sample", "tfds", or the path that was read.
-        classes: the names of the classes 0, 1, ...
-        encoder: has `vocab_size`, `encode(text) -> ids` and `decode(ids) -> text`.
-        train: texts for training.
-        test: texts for testing.
-        batch_size: texts in a batch; the last one of an epoch may hold fewer.
-        seed: of the order.
-        bucket: whether batches hold texts of like length.
-        skipped: rows of the source that could not be used.
-        columns: of the source, with the texts and the labels, if it has columns.
+        classes: The names of the classes 0, 1, ...
+        encoder: It has `vocab_size`, `encode(text) -> ids` and `decode(ids) -> text`.
+        train: Texts for training.
+        test: Texts for testing.
+        batch_size: Texts in a batch; the last one of an epoch may hold fewer.
+        seed: The seed for the order.
+        bucket: Whether batches hold texts of similar length.
+        skipped: Number of rows of the source that could not be used.
+        columns: The columns of the source with the texts and the labels, if it has columns.
     """
 
     source: str
@@ -72,14 +72,13 @@ class Data:
         return digest.hexdigest()[:16]
 
     def train_batches(self, first_epoch: int = 0) -> tf.data.Dataset:
-        """Endless batches for training, `steps_per_epoch` an epoch, each epoch in an order of its own.
+        """Endless batches for training, `steps_per_epoch` an epoch, each epoch in another order.
 
-        The order depends on the seed and the epoch's number alone, so that training can be resumed at any epoch. All
-        texts are mixed: it is their indices that are shuffled, which needs no buffer (of 10,000 reviews in
-        TensorFlow's tutorial).
+        The order depends only on the seed and the epoch's number, so training can be resumed at any epoch. All texts
+        are mixed. Their indices are shuffled, so no buffer is needed (TensorFlow's tutorial has one of 10,000 reviews).
 
         Args:
-            first_epoch: number of the epoch to begin with.
+            first_epoch: Number of the epoch to begin with.
 
         Returns:
             Pairs of ids int64 `[B, T]`, padded with 0 to the longest of the batch, and labels int64 `[B]`.
@@ -88,7 +87,7 @@ class Data:
         return self._padded(self.train, epochs.flat_map(lambda epoch: self._indices(self.train, [self.seed, epoch])))
 
     def test_batches(self) -> tf.data.Dataset:
-        """The batches for testing, always in the same order; elements as in `train_batches`."""
+        """The batches for testing, always in the same order; see `train_batches` for their form."""
         return self._padded(self.test, self._indices(self.test, None))
 
     def _indices(self, texts: Encoded, seed: Any) -> tf.data.Dataset:
@@ -118,9 +117,9 @@ def padded_length(lengths: np.ndarray) -> np.ndarray:
 
 
 def pad_rows(ids: tf.RaggedTensor) -> tf.Tensor:
-    """Pads with 0 to the longest row, int64 `[B, T]`. With Keras on JAX to the next one of `LENGTHS`.
+    """Pads with 0 to the longest row, int64 `[B, T]`. With Keras on JAX, pads to the next one of `LENGTHS`.
 
-    JAX compiles the model anew for every length, which takes seconds.
+    JAX compiles the model anew for every length, and that takes seconds.
     """
     padded = ids.to_tensor()
     if keras.backend.backend() != "jax":

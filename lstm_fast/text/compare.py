@@ -19,11 +19,11 @@ from lstm_fast.text.models import LEARNING_RATE, MODELS, LayerName
 WARM_UP = 2  # steps that trace and allocate, and are not timed
 LAYERS: tuple[LayerName, ...] = ("keras", "fast")
 
-# float32 has a relative precision of 1.2e-7; sums over 1,000 and more timesteps, taken in another order, cost two or
-# three digits of it.
+# float32 has a relative precision of 1.2e-7. Sums over 1,000 timesteps and more lose two or three digits if the order
+# differs.
 LOGITS_TOLERANCE = 1e-5  # largest difference, relative to the largest logit or to 1
 GRADIENT_TOLERANCE = 1e-4  # norm of a weight's difference, relative to the norm of its gradient
-LOSS_TOLERANCE = 1e-3  # largest difference between the loss curves, which training drives apart
+LOSS_TOLERANCE = 1e-3  # largest difference between the loss curves; training makes rounding errors larger
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,21 +49,22 @@ class Comparison:
 
     Attributes:
         model: "single" or "stacked".
-        source: of the data.
-        batch_size: texts in a batch.
-        mask: whether padding was masked.
-        learning_rate: of Adam.
-        timesteps: mean padded length of the batches.
-        padding: share of the timesteps that is padding.
-        logits_difference: largest difference of the first batch's logits, relative to the largest logit or to 1.
-        gradient_differences: by weight, norm of the first batch's difference relative to the gradient's norm.
-        losses: of each training step, by layer.
-        train_ms: times of the training steps.
-        predict_ms: times of the predictions.
-        fused_calls: calls of the fused kernels, forward and backward, while FastLSTM was at work.
-        expected_calls: how many there had to be at least.
-        fallbacks: why FastLSTM ran as Keras's LSTM, if it did.
-        computed: share of the real timesteps that FastLSTM computed; the others repeat those before, bit for bit.
+        source: The source of the data.
+        batch_size: Texts in a batch.
+        mask: Whether padding was masked.
+        learning_rate: The learning rate of Adam.
+        timesteps: Mean padded length of the batches.
+        padding: Share of the timesteps that is padding.
+        logits_difference: Largest difference of the first batch's logits, relative to the largest logit or to 1.
+        gradient_differences: By weight, norm of the first batch's difference relative to the gradient's norm.
+        losses: Losses of the training steps, by layer.
+        train_ms: Times of the training steps.
+        predict_ms: Times of the predictions.
+        fused_calls: Calls of the fused kernels, forward and backward, during the comparison.
+        expected_calls: The smallest numbers of such calls, if FastLSTM never fell back.
+        fallbacks: Why FastLSTM ran as Keras's LSTM, if it did.
+        computed: Share of the timesteps, masked ones left out, that FastLSTM computed. The others were copied, because
+            they repeat earlier ones bit for bit.
     """
 
     model: str
@@ -148,13 +149,13 @@ def compare(
     """Trains both layers side by side for some steps, and compares what they compute and how long they take.
 
     Args:
-        data: the batches for training.
+        data: The batches for training.
         model: "single" or "stacked".
-        mask: whether padding is masked.
-        learning_rate: of Adam.
-        seed: of the initial weights.
-        steps: measured training steps, after a warm-up, and as many measured predictions.
-        progress: called after every training step and prediction, `total_work(steps)` times in all.
+        mask: Whether padding is masked.
+        learning_rate: The learning rate of Adam.
+        seed: The seed of the initial weights.
+        steps: Measured training steps, after a warm-up, and as many measured predictions.
+        progress: Called after every training step and prediction, `total_work(steps)` times in all.
     """
     before = status()
     batches = list(data.train_batches().take(WARM_UP + steps))
@@ -198,7 +199,7 @@ def compare(
         train_ms=Times(**{layer: side.train_ms[WARM_UP:] for layer, side in sides.items()}),
         predict_ms=Times(**{layer: side.predict_ms[WARM_UP:] for layer, side in sides.items()}),
         fused_calls={name: count - before.fused_calls[name] for name, count in after.fused_calls.items()},
-        # Of each layer: the pass for the logits, then training and prediction.
+        # For each layer: the pass for the logits, then training and prediction.
         expected_calls={"forward": lstms * (1 + 2 * len(batches)), "backward": lstms * len(batches)},
         fallbacks=after.new_fallbacks(before),
         computed=_share(before.timesteps, after.timesteps),
@@ -206,13 +207,13 @@ def compare(
 
 
 def _share(before: dict[str, int], after: dict[str, int]) -> float:
-    """Returns the share of the timesteps given between two counts that was computed."""
+    """Returns the share of computed timesteps between two counts."""
     given, computed = (after[name] - before[name] for name in ("given", "computed"))
     return computed / given if given else 1.0
 
 
 class _Side:
-    """A model with its steps as graphs, as `fit` and `predict` run them, and what they gave."""
+    """A model with its steps as graphs, as in `fit` and `predict`, and their losses, gradients and times."""
 
     def __init__(self, model: keras.Model) -> None:
         self.model = model
@@ -220,7 +221,7 @@ class _Side:
         self.losses: list[float] = []
         self.train_ms: list[float] = []
         self.predict_ms: list[float] = []
-        # A fixed signature: every batch has another length, and none of them may trace anew.
+        # Every batch has another length. With a fixed signature none of them is traced anew.
         ids, labels = tf.TensorSpec((None, None), tf.int64), tf.TensorSpec((None,), tf.int64)
         self.predict = tf.function(lambda ids: model(ids, training=False), input_signature=[ids])
         self.train = tf.function(self._train, input_signature=[ids, labels])
@@ -247,7 +248,7 @@ class _Side:
 
 
 def _in_turn(sides: dict[LayerName, _Side], index: int) -> list[_Side]:
-    """Both, each of them first every other time: what runs second finds warmer caches."""
+    """Both sides, in alternating order, because the second one finds warmer caches."""
     order = list(sides.values())
     return order if index % 2 else order[::-1]
 
@@ -265,7 +266,7 @@ def _gradient_differences(sides: dict[LayerName, _Side]) -> dict[str, float]:
     for weight, expected, found in zip(
         reference.model.trainable_variables, reference.first_gradients, sides["fast"].first_gradients, strict=True
     ):
-        dense = tf.convert_to_tensor(expected)  # of the embedding only the rows in use come back
+        dense = tf.convert_to_tensor(expected)  # the embedding's gradient has only the rows in use
         norm, difference = float(tf.norm(dense)), float(tf.norm(tf.convert_to_tensor(found) - dense))
         differences[weight.path] = difference / norm if norm else difference
     return differences

@@ -1,4 +1,4 @@
-"""The user's own texts: files and folders in, texts with numbered classes out."""
+"""The user's own texts: reads files and folders, and returns texts with numbered classes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SPLITS: tuple[SplitName, ...] = ("train", "test")
 Texts = dict[SplitName, tuple[list[str], np.ndarray]]
 
 TEST_SHARE = 0.2
-# Names of the rest of the data, which a split by three has beside the test set; the test set comes first.
+# Names of the third part in a split by three. It serves as the test set if there is none.
 VALIDATION_NAMES = ("validation", "valid", "val", "dev")
 ARCHIVES = (".tar.gz", ".tgz", ".tar")
 MAX_CLASSES = 1000
@@ -34,12 +34,12 @@ _READABLE = (
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-    """What the user says of the columns and of the split; None: it is guessed, or has a default.
+    """The user's choice of columns and of the split. None: it is guessed, or has a default.
 
     Attributes:
-        text: the column with the texts.
-        label: the column with the labels.
-        test_share: of the texts, where no file is for testing: from 0 to 1.
+        text: The column with the texts.
+        label: The column with the labels.
+        test_share: The share of the texts for testing, from 0 to 1, if no file is for testing.
     """
 
     text: str | None = None
@@ -52,10 +52,10 @@ class Corpus:
     """What `read` returns.
 
     Attributes:
-        texts: by split, the texts and the numbers of their classes, int64 `[N]`.
-        classes: their names.
-        skipped: rows that could not be used.
-        columns: the names of the columns with texts and labels; None for .txt files.
+        texts: By split, the texts and the numbers of their classes, int64 `[N]`.
+        classes: The names of the classes.
+        skipped: Number of rows that could not be used.
+        columns: The names of the columns with texts and labels; None for .txt files.
     """
 
     texts: Texts
@@ -65,27 +65,27 @@ class Corpus:
 
 
 class _Reading:
-    """Texts with the names of their classes, as they are gathered."""
+    """Texts with the names of their classes, while they are collected."""
 
     def __init__(self) -> None:
         self.splits: dict[str | None, list[tuple[str, str]]] = {}
         self.skipped = 0
         self.columns: tuple[str, str] | None = None
-        self.class_names: tuple[str, ...] = ()  # in their order, where a file says it
+        self.class_names: tuple[str, ...] = ()  # in order, if a file has them
 
 
 def read(path: Path, columns: Columns, seed: int, report: Report, warn: Report) -> Corpus:
     """Reads texts and labels.
 
     Args:
-        path: of a file, folder or archive.
-        columns: what the user says of them.
-        seed: of the split, where there is none.
-        report: gets a line on what was guessed.
-        warn: gets a line on rows that were skipped.
+        path: A file, folder or archive.
+        columns: The user's choice of columns.
+        seed: The seed for the split, if there is none.
+        report: Called with a line about each guess.
+        warn: Called with a line about rows that were skipped.
 
     Raises:
-        DataError: there is nothing that can be used.
+        DataError: There is nothing that can be used.
     """
     reading = _Reading()
     if not path.exists():
@@ -109,13 +109,13 @@ def read(path: Path, columns: Columns, seed: int, report: Report, warn: Report) 
 
 
 def _by_split(path: Path, report: Report) -> dict[str | None, list[Path]]:
-    """The tables below a folder by split: that of the file's name or of a folder's, None where no name says one."""
+    """The tables below a folder, by split. The name of the file or of a folder says the split; else it is None."""
     found: dict[str | None, list[Path]] = {}
     for file in sorted(file for file in path.rglob("*") if tables.kind(file) and file.is_file()):
         inside = file.relative_to(path)
         if not any(part.startswith(".") for part in inside.parts):
             split = next(filter(None, map(_split_name, (file.name, *inside.parts[-2::-1]))), None)
-            if split or tables.kind(file) != ".json":  # a .json without such a name is mostly about the data
+            if split or tables.kind(file) != ".json":  # other .json files mostly describe the data
                 found.setdefault(split, []).append(file)
     if "train" not in found:
         if len(found) > 1 or "test" in found or "validation" in found:
@@ -234,7 +234,7 @@ def _numbered(path: Path, reading: _Reading, columns: Columns, seed: int, report
 
 
 def _split(contents: list[str], numbers: np.ndarray, share: float, seed: int) -> Texts:
-    """Puts a share of each class aside: one text at least, and not the only one."""
+    """Takes a share of each class for testing: at least one text, but never the only one."""
     rng = np.random.default_rng(seed)
     aside = np.zeros(len(numbers), bool)
     for number in np.unique(numbers):

@@ -44,22 +44,22 @@ def load(
 
     Args:
         source: "sample" for the package's own corpus; "tfds" for `imdb_reviews` of TensorFlow Datasets, downloaded if
-            need be; "auto" for "tfds" where that needs no network, else "sample"; or the path of a table (CSV, TSV,
-            JSON Lines, Parquet), of a folder of tables or of class folders with .txt files, or of an archive of these
-            (`.tar.gz`), as aclImdb is one.
-        vocabulary: a `.subwords` file. Default: the sample's own words; for TFDS `subwords8k`; for a path, a
+            need be; "auto" for "tfds" if that needs no network, else "sample"; or the path of a table (CSV, TSV, JSON
+            Lines, Parquet), of a folder of tables or of class folders with .txt files, or of an archive of class
+            folders (`.tar.gz`) such as aclImdb.
+        vocabulary: A `.subwords` file. Default: the sample's own words; for TFDS `subwords8k`; for a path, a
             vocabulary built from the training text.
-        columns: which columns of a table hold what, and how much of it is for testing; default: as `Columns()`.
-        data_dir: TFDS's folder; default: TFDS's own choice.
-        batch_size: texts in a batch; the last one of an epoch may hold fewer.
-        seed: of the order of the texts, of the split where there is none, and of the sample corpus.
-        bucket: whether to sort by length within windows of 100 batches, which leaves little padding.
-        limit: use at most so many texts for training, and for testing.
-        report: gets a line on each slow step and on what was guessed.
-        warn: gets a line on rows that were skipped.
+        columns: The columns of a table with texts and labels, and the share for testing. Default: `Columns()`.
+        data_dir: TFDS's folder. Default: TFDS's own choice.
+        batch_size: Texts in a batch; the last one of an epoch may hold fewer.
+        seed: The seed for the order of the texts, for the split if there is none, and for the sample corpus.
+        bucket: Whether to sort by length within windows of 100 batches. Batches then have little padding.
+        limit: Use at most this number of texts for training, and for testing.
+        report: Called with a line about each slow step and each guess.
+        warn: Called with a line about rows that were skipped.
 
     Raises:
-        DataError: the source or the vocabulary cannot be used.
+        DataError: The source or the vocabulary cannot be used.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size: expected at least 1, found {batch_size}")
@@ -78,7 +78,7 @@ def load(
         encoder, splits, classes = tfds.load(encoder, data_dir, limit, report)
         found = Corpus({}, classes)
     else:
-        subwords.encoder_class()  # without it nothing could be done with what is read now
+        subwords.encoder_class()  # first: without it the texts would be read in vain
         found = _sample(seed) if source == "sample" else corpus.read(Path(source), columns, seed, report, warn)
         texts = _shuffled(found.texts, seed, limit)
         if encoder is None:
@@ -111,7 +111,7 @@ def encode(encoder: SubwordTextEncoder, texts: list[str], labels: np.ndarray) ->
 
 
 def _sample(seed: int) -> Corpus:
-    # Seeds of one call may not meet those of another.
+    # Not seed and seed + 1: the test texts of one seed would be the training texts of the next.
     train_seed, test_seed = np.random.SeedSequence(seed).generate_state(2).tolist()
     texts: Texts = {
         "train": sample.generate(SAMPLE_TRAIN, train_seed),
@@ -121,7 +121,7 @@ def _sample(seed: int) -> Corpus:
 
 
 def _shuffled(texts: Texts, seed: int, limit: int | None) -> Texts:
-    """Mixes the classes, which a shuffle buffer smaller than the data would leave apart."""
+    """Mixes the classes. A shuffle buffer smaller than the data would leave them apart."""
     mixed: Texts = {}
     for split in SPLITS:
         rows, labels = texts[split]

@@ -1,4 +1,4 @@
-"""Folders with a sub-folder of .txt files for each class, as aclImdb has them; also inside an archive."""
+"""Folders with a sub-folder of .txt files for each class, such as aclImdb; also inside an archive."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from lstm_fast.text.tables import decode
 
 TRAIN_NAMES = ("train", "training")
 TEST_NAMES = ("test", "testing")
-UNLABELLED = "unsup"  # aclImdb's, beside the classes
+UNLABELLED = "unsup"  # in aclImdb, beside the folders of the classes
 
-# A class, the name of its file, the file's content or where to read it.
+# A class, the name of a file, and the file's content or its path.
 Content = bytes | Path
 Files = list[tuple[str, str, Content]]
 
 
 def in_folder(path: Path) -> dict[str | None, Files]:
-    """Returns the files below a folder by split, "train" and "test", or None where there is no such division.
+    """Returns the files below a folder by split: "train" and "test", or None if there is no split.
 
-    The files are not read yet: aclImdb has 50,000 that nobody needs.
+    The files are not read yet: aclImdb has 50,000 files without a class.
 
     Raises:
-        DataError: the classes lie in more than one folder, or a split has not all of them.
+        DataError: The classes lie in more than one folder, or a split lacks a class.
     """
     found = ((PurePosixPath(file.relative_to(path).as_posix()), file) for file in path.rglob("*.txt"))
     return _sorted_out(path, dict(found))
@@ -37,7 +37,7 @@ def in_archive(path: Path) -> dict[str | None, Files]:
         with tarfile.open(path) as archive:
             return _sorted_out(path, dict(_members(archive)))
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        reason = str(error).partition("\n")[0].rstrip(":")  # of several lines, one for each kind of compression
+        reason = str(error).partition("\n")[0].rstrip(":")  # tarfile adds a line for each kind of compression
         raise DataError(f"data: expected a whole .tar.gz archive, found {path}: {reason}") from error
 
 
@@ -45,7 +45,7 @@ def contents(files: Files, path: Path) -> Iterator[tuple[str, str, str]]:
     """Yields each file's class, name and text.
 
     Raises:
-        DataError: a file is not UTF-8.
+        DataError: A file is not UTF-8.
     """
     for label, name, content in files:
         data = content if isinstance(content, bytes) else content.read_bytes()
@@ -61,7 +61,7 @@ def _members(archive: tarfile.TarFile) -> Iterator[tuple[PurePosixPath, bytes]]:
 
 
 def _sorted_out(path: Path, found: Mapping[PurePosixPath, Content]) -> dict[str | None, Files]:
-    # The folder above the classes: by it, the files of each class.
+    # By the folder above the classes: the files of each class.
     above: dict[PurePosixPath, dict[str, Files]] = {}
     for name, content in sorted(found.items()):
         label = name.parent.name
@@ -75,7 +75,7 @@ def _sorted_out(path: Path, found: Mapping[PurePosixPath, Content]) -> dict[str 
         if folders:
             splits[split] = above[folders[0]]
     if not splits and above:
-        # Other texts may lie about: a README in a folder of its own.
+        # There may be other texts, such as a README in another folder.
         folders = [folder for folder, classes in above.items() if len(classes) > 1] or list(above)
         if len(folders) > 1:
             raise DataError(f"data: expected all classes side by side in {path}, found classes in {_list(folders)}")

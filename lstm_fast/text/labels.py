@@ -1,4 +1,4 @@
-"""Which columns hold the texts and their labels, and what the labels are called."""
+"""Finds the columns with the texts and the labels, and the names of the classes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from lstm_fast.errors import DataError
 from lstm_fast.text.tables import Table
 
-# The first of these that a file has, in capitals or not.
+# The first of these names that a file has is taken, in capitals or not.
 TEXT_NAMES = (
     *("text", "review", "sentence", "content", "comment", "message", "tweet", "body", "document", "article"),
     *("review_text", "reviewtext", "comment_text", "utterance", "question", "phrase", "headline", "title"),
@@ -20,17 +20,17 @@ LABEL_NAMES = (
     *("label", "labels", "sentiment", "class", "category", "target", "polarity", "rating", "stars", "score"),
     *("intent", "emotion", "topic", "airline_sentiment"),
 )
-# With 18 digits at most, which every reader of numbers takes. pandas writes whole numbers as 1.0 where one is missing.
+# At most 18 digits: every reader of numbers takes these. pandas writes whole numbers as 1.0 if one of them is missing.
 _WHOLE = re.compile(r"-?\d{1,18}")
 _DECIMAL = re.compile(r"(-?\d{1,18})(?:\.(\d{1,18}))?")
-_LONGEST = 40  # characters of a name that are shown
+_LONGEST = 40  # how many characters of a name are shown
 
 
 def text_column(table: Table, given: str | None, argument: str = "data") -> str:
-    """Returns the name of the column with the texts: the one given, or guessed by its name.
+    """Returns the name of the column with the texts: the user's, or one that is guessed by its name.
 
     Raises:
-        DataError: there is none; lists what there is.
+        DataError: There is none. The message lists the columns.
     """
     if given is not None:
         return _given(table, given, "text_column")
@@ -60,11 +60,11 @@ def label_column(table: Table, text: str, given: str | None) -> str:
 
 
 def label_of(value: Any, names: Sequence[str] = ()) -> tuple[str | None, str]:
-    """Returns the name of a cell's class, and if there is none, why.
+    """Returns the name of a cell's class, or None and why there is none.
 
     Args:
-        value: of the cell.
-        names: of the classes 0, 1, ..., where the file has them.
+        value: The value of the cell.
+        names: The names of the classes 0, 1, ..., if the file has them.
     """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None, "no label"
@@ -85,7 +85,7 @@ def label_of(value: Any, names: Sequence[str] = ()) -> tuple[str | None, str]:
 
 
 def _one_spelling(label: str) -> str:
-    """Returns a label as it is, but a decimal number in its shortest spelling: 1.0 and 1 are one class."""
+    """Returns a label unchanged, but a decimal number in its shortest spelling: 1.0 and 1 are one class."""
     number = _DECIMAL.fullmatch(label)
     if number is None:
         return label
@@ -96,7 +96,7 @@ def _one_spelling(label: str) -> str:
 
 
 def shown(name: str) -> str:
-    """Returns the name of a class as a line of output can hold it."""
+    """Returns the name of a class in a form that fits into a line of output."""
     if len(name) > _LONGEST:
         return f"{name[:_LONGEST]!r}..."
     return name if name.isprintable() else repr(name)
@@ -124,7 +124,7 @@ def _named(table: Table, names: Sequence[str], among: Sequence[str] | None = Non
 
 
 def _the_other(table: Table, names: Sequence[str]) -> str | None:
-    """Of two columns the one beside a known name."""
+    """Returns the second of two columns if the first has a known name; else None."""
     known = _named(table, names)
     others = [name for name in table.columns if name != known]
     return others[0] if known and len(others) == 1 else None
@@ -143,7 +143,7 @@ def _list(table: Table) -> str:
 
 
 def _passed(table: Table) -> str:
-    """What is told of the columns that no text or label can be in."""
+    """Returns a note about the columns that cannot hold texts or labels."""
     if not table.passed:
         return ""
     found = ", ".join(f"{name!r} ({kind})" for name, kind in table.passed.items())

@@ -1,4 +1,4 @@
-"""The pictures that the command line makes. The path's suffix decides the format."""
+"""The pictures of the command line. The path's suffix decides the format."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def history(values: Mapping[str, Sequence[float]], path: Path) -> None:
 
     Args:
         values: Keras's history.
-        path: of the picture.
+        path: The picture to write.
     """
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
@@ -39,8 +39,8 @@ def comparison(result: Comparison, path: Path) -> None:
     """Draws times side by side with their ratio, and the two loss curves over each other.
 
     Args:
-        result: of `lstm_fast.text.compare.compare`.
-        path: of the picture.
+        result: The result of `lstm_fast.text.compare.compare`.
+        path: The picture to write.
     """
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     times, losses = figure.subplots(1, 2, width_ratios=[3, 4])
@@ -49,7 +49,7 @@ def comparison(result: Comparison, path: Path) -> None:
     steps = range(1, len(result.losses["keras"]) + 1)
     losses.plot(steps, result.losses["keras"], color=KERAS_COLOUR, linewidth=6, label="keras.layers.LSTM")
     losses.plot(steps, result.losses["fast"], color=FAST_COLOUR, linewidth=1.5, label="FastLSTM")
-    # From 0 on: from a smaller range, the usual ups and downs of a loss look like an accident.
+    # The axis begins at 0: in a smaller range, the usual ups and downs of a loss look like a failure.
     top = 1.15 * max(*result.losses["keras"], *result.losses["fast"], 0)
     losses.set(ylim=(0, top or 1), ylabel="loss", xlabel=f"training step, learning rate {result.learning_rate:g}")
     losses.set_title(f"same weights, same batches\nlosses differ by {result.loss_difference:.0e} at most", loc="left")
@@ -63,16 +63,16 @@ def times(results: Sequence[Comparison], where: str, path: Path) -> None:
     """Draws the times of several comparisons side by side.
 
     Args:
-        results: of `lstm_fast.text.compare.compare`, for example with masks and without.
-        where: the machine and the versions.
-        path: of the picture.
+        results: Results of `lstm_fast.text.compare.compare`, for example with masks and without.
+        where: The machine and the versions.
+        path: The picture to write.
     """
     figure = Figure(figsize=(10, 4.4), layout="constrained")
     axes = figure.subplots()
     _times(axes, results)
     axes.legend(handles=axes.containers[:2], labels=["keras.layers.LSTM", "FastLSTM"], frameon=False)
     figure.supxlabel(where, fontsize=8)
-    # Text stays text; without a date the same results give the same file.
+    # Text stays text. There is no date, so that the same results give the same file.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "lstm_fast"}):
         figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
 

@@ -1,4 +1,4 @@
-"""The classes of new texts, by a model that training has left."""
+"""The classes of new texts, by a trained model."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class Text:
     """A text to be classified.
 
     Attributes:
-        number: its line, from 1; in Parquet its row.
-        content: the text; None where there is none.
-        problem: why there is none.
+        number: Its line, from 1; in Parquet its row.
+        content: The text; None if there is none.
+        problem: Why there is none.
     """
 
     number: int
@@ -49,16 +49,16 @@ def read_texts(
     """Reads texts.
 
     Args:
-        source: a file with a text a line (`.txt`, or a name without a suffix), a table, or "-" for stdin.
-        column: of a table; None: it is guessed.
-        usual: the column that the model's own data had, which is the first guess.
-        warn: gets a line if lines of text look like those of a table.
+        source: A file with one text per line (`.txt`, or a name without a suffix), a table, or "-" for stdin.
+        column: The column of a table with the texts; None: it is guessed.
+        usual: The column in the model's training data: the first guess.
+        warn: Called with a line if lines of text look like those of a table.
 
     Returns:
         "line" or "row", what the numbers count; and the texts.
 
     Raises:
-        DataError: nothing can be read, or there is no text in it.
+        DataError: Nothing can be read, or there is no text in it.
     """
     path = Path(source)
     if source != "-" and (path.is_dir() or not path.exists()):  # a pipe is good, too
@@ -91,7 +91,7 @@ def read_texts(
 
 
 def _begins_a_table(line: str, column: str | None) -> bool:
-    """Whether a line is an object of JSON, or has the name of the column beside others."""
+    """Whether a line is a JSON object, or contains the name of the column beside other names."""
     if line.startswith("{"):
         with contextlib.suppress(ValueError, RecursionError):
             return isinstance(json.loads(line), dict)
@@ -106,13 +106,13 @@ def _text(number: int, value: Any, problem: str) -> Text:
 
 @dataclasses.dataclass(frozen=True)
 class Classifier:
-    """A model with what it takes to use it.
+    """A model with everything that is needed to use it.
 
     Attributes:
-        model: from token ids to logits.
-        encoder: the vocabulary that it was trained with.
-        classes: the names of the classes.
-        column: of the texts in the data that it was trained with, if these had columns.
+        model: A model from token ids to logits.
+        encoder: The vocabulary that it was trained with.
+        classes: The names of the classes.
+        column: The column with the texts in its training data, if that had columns.
     """
 
     model: keras.Model
@@ -125,13 +125,13 @@ class Classifier:
     ) -> np.ndarray:
         """Returns the probabilities of all classes, float64 `[N, classes]`.
 
-        A text is padded to a length that follows from its own length alone, so its result does not depend on which
-        others are asked for: a model that does not mask its padding takes it for text.
+        A model that does not mask padding takes it for text. So the padding of a text depends only on its own length,
+        and its result does not depend on the other texts.
 
         Args:
-            texts: the texts, none of them empty.
-            batch_size: texts that are computed together, at most.
-            progress: gets the number of texts after each batch.
+            texts: The texts. None of them may be empty.
+            batch_size: The largest number of texts in a batch.
+            progress: Called with the number of texts after each batch.
         """
         ids = [self.encoder.encode(text) for text in texts]
         padded = padded_length(np.array([len(row) for row in ids], np.int64))
@@ -145,7 +145,7 @@ class Classifier:
                     row[: len(ids[index])] = ids[index]
                 logits[chosen] = keras.ops.convert_to_numpy(self.model.predict_on_batch(batch))
                 progress(len(chosen))
-        if logits.shape[1] == 1:  # of the second class; the first one's is 0
+        if logits.shape[1] == 1:  # the logit of the second class; that of the first class is 0
             logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
         powers = np.exp(logits - logits.max(axis=1, keepdims=True))
         shares: np.ndarray = powers / powers.sum(axis=1, keepdims=True)
@@ -156,12 +156,12 @@ def load(path: Path, vocabulary_file: str | Path | None = None) -> Classifier:
     """Loads a model.
 
     Args:
-        path: the folder of a run, or a `.keras` file; beside it lie the names of the classes (`run.json`) and the
+        path: The folder of a run, or a `.keras` file. Beside the file are the names of the classes (`run.json`) and the
             vocabulary (`vocabulary.subwords`).
-        vocabulary_file: another vocabulary.
+        vocabulary_file: Another vocabulary.
 
     Raises:
-        DataError: there is no such model, or it does not fit what lies beside it.
+        DataError: There is no such model, or it does not fit the files beside it.
     """
     file = path / MODEL_FILE if path.is_dir() else path
     if not file.is_file():
@@ -180,17 +180,17 @@ def load(path: Path, vocabulary_file: str | Path | None = None) -> Classifier:
             f"{encoder.vocab_size:,}"
         )
     count = max(2, shape[-1])
-    kept = _description(file.with_name(RUN_FILE))
-    classes = tuple(map(str, kept.get("classes") or range(count)))
+    described = _description(file.with_name(RUN_FILE))
+    classes = tuple(map(str, described.get("classes") or range(count)))
     if len(classes) != count:
         raise DataError(
             f"model: expected a model of {len(classes)} classes, as {RUN_FILE} has, found {count} in {file}"
         )
-    return Classifier(model, encoder, classes, (kept.get("columns") or [None])[0])
+    return Classifier(model, encoder, classes, (described.get("columns") or [None])[0])
 
 
 def _description(file: Path) -> dict[str, Any]:
-    """What a run says of its data; nothing where there is only the model."""
+    """Returns the description of the data in `run.json`; empty if there is no such file."""
     if not file.is_file():
         return {}
     try:

@@ -1,15 +1,14 @@
-"""A sentiment corpus that the package makes itself, for where no real reviews are at hand.
+"""A made-up corpus of film reviews with a sentiment, if there are no real reviews.
 
-The rule: what comes before the turning word ("but") is what others said, what comes after it is the verdict, and a
-negation turns round the opinion that follows it. A review is positive when most of the opinions after the turning word
-are, after negation. Reviews come in twins, one positive and one negative: the two halves of their opinions change
-places, so both are made of the same words and the same phrases, and counting those says nothing. A model has to know on
-which side of the turning word an opinion stands, some of them hundreds of words away from it, to follow negations, and
-to add up what it finds.
+The rule: the opinions before the turning word ("but") are those of other people, the opinions after it are the verdict.
+A negation reverses the opinion after it. A review is positive if most opinions of the verdict are, after negation.
+Reviews come in pairs, one positive and one negative. In the second one the two halves of the opinions change places, so
+both have the same words and the same phrases, and counting these does not help. A model must know on which side of the
+turning word an opinion is, sometimes hundreds of words away from it. It must follow negations, and add the opinions up.
 
-Lengths follow the token lengths of the IMDB reviews (mean 344, median 253, 95 % below 902, at most 3,944), and the
-vocabulary has as many entries as `imdb_reviews/subwords8k`, so a model on the sample costs what it costs on the real
-reviews.
+The lengths are distributed like the token lengths of the IMDB reviews (mean 344, median 253, 95 % below 902, at most
+3,944). The vocabulary has as many entries as `imdb_reviews/subwords8k`. So the sample costs a model as much time as the
+real reviews.
 """
 
 from __future__ import annotations
@@ -23,15 +22,14 @@ import numpy as np
 VOCABULARY_SIZE = 8185
 MEDIAN_LENGTH = 253
 MIN_LENGTH, MAX_LENGTH = 12, 3944
-LENGTH_SIGMA = (
-    0.74  # of the lognormal; with IMDB's 0.78 batches of 64 would be longer than IMDB's, whose tail is lighter
-)
-LEARNING_RATE = 5e-3  # learns the rule within 3 epochs of 2,000 reviews; 1e-4, IMDB's, needs far more steps
+# Of the lognormal. The tail of IMDB's lengths is lighter than a lognormal's: with their 0.78, batches would be longer.
+LENGTH_SIGMA = 0.74
+LEARNING_RATE = 5e-3  # learns the rule within 3 epochs of 2,000 reviews; IMDB's 1e-4 needs far more steps
 WORDS_PER_OPINION = 6
-CONTRARY_SHARE = 0.25  # at most so much of one side's opinions speaks against that side
-# Every third reviewer negates most opinions, the others few: negations can be ignored in neither direction.
+CONTRARY_SHARE = 0.25  # the largest share of one side's opinions that contradicts that side
+# Every third reviewer negates most opinions, the others few: a model that ignores negations is wrong.
 NEGATION_RATES = (0.15, 0.15, 0.8)
-NEGATION_GAP = 2  # at most so many words between a negation and its opinion
+NEGATION_GAP = 2  # the largest number of words between a negation and its opinion
 
 PRAISE = ("good", "great", "superb", "moving", "funny", "brilliant")
 BLAME = ("bad", "awful", "dull", "boring", "clumsy", "terrible")
@@ -67,15 +65,15 @@ def _neutral_words() -> tuple[str, ...]:
 
 
 def generate(count: int, seed: int = 0, median_length: int = MEDIAN_LENGTH) -> tuple[list[str], np.ndarray]:
-    """Makes reviews; the same arguments give the same reviews.
+    """Makes reviews. The same arguments give the same reviews.
 
     Args:
-        count: number of reviews, at least 2 and even: they come in twins.
-        seed: of the random generator.
-        median_length: in words; the lengths keep their distribution's shape, between 12 and 3,944 words.
+        count: Number of reviews, at least 2 and even: they come in pairs.
+        seed: The seed of the random generator.
+        median_length: The median length in words. All lengths are between 12 and 3,944 words.
 
     Returns:
-        The texts, and their verdicts as int64 `[count]`: 1 positive, 0 negative, half of each, twins side by side.
+        The texts, and their verdicts as int64 `[count]`: 1 positive, 0 negative, half of each, the pairs side by side.
 
     Raises:
         ValueError: count is odd or below 2.
@@ -108,7 +106,7 @@ def generate(count: int, seed: int = 0, median_length: int = MEDIAN_LENGTH) -> t
 def _opinions(
     plain: Sequence[str], opposite: Sequence[str], count: int, negation_rate: float, rng: np.random.Generator
 ) -> list[list[str]]:
-    """Opinions, most of which say what `plain` says: one word, or a negation and a word of the other kind."""
+    """Returns opinions, most of them on the side of `plain`: a word of it, or a negation and a word of `opposite`."""
     negated = rng.random(count) < negation_rate
     says_plain = np.arange(count) >= rng.integers(0, int(CONTRARY_SHARE * count) + 1)
     words = np.where(negated == says_plain, rng.choice(opposite, count), rng.choice(plain, count)).tolist()
@@ -117,7 +115,7 @@ def _opinions(
 
 
 def _spread(opinions: list[list[str]], neutral: list[str], rng: np.random.Generator) -> list[str]:
-    """The neutral words with the opinions among them, in random order, negations a few words ahead."""
+    """Returns the neutral words with the opinions among them, in random order. Negations come a few words before."""
     words: list[str] = []
     start = 0
     ends = np.sort(rng.integers(0, len(neutral) + 1, size=len(opinions))).tolist()

@@ -1,4 +1,4 @@
-"""The files of a run, which training writes and prediction reads."""
+"""The files of a run. Training writes them, and prediction reads them."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def load_model(path: Path, argument: str) -> keras.Model:
     """Returns the model of a file.
 
     Args:
-        path: of the file.
-        argument: the name that errors give to it.
+        path: The file.
+        argument: The name of the file in error messages.
 
     Raises:
-        DataError: it holds no model.
+        DataError: It holds no model.
     """
     try:
         return keras.saving.load_model(path)

@@ -1,7 +1,7 @@
-"""Files with a text and a label a row: CSV, TSV, JSON Lines, Parquet. A bad row costs nothing but itself.
+"""Files with a text and a label in each row: CSV, TSV, JSON Lines, Parquet. A bad row is skipped, the others are read.
 
-CSV and JSON are read by Python's own modules, line by line: faster readers drop a whole file for one bad line, or
-cannot say which line it was.
+Python's own modules read CSV and JSON, line by line. Faster readers drop a whole file for one bad line, or cannot say
+which line it was.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class Row:
     """A row of a table.
 
     Attributes:
-        number: its first line, from 1; in Parquet its row, from 1.
-        values: by column; None where there is none. Empty where the row cannot be read.
-        problem: why it cannot be read; empty if it can.
+        number: Its first line, from 1; in Parquet its row, from 1.
+        values: Values by column, None if a cell is empty. No values at all if the row cannot be read.
+        problem: Why the row cannot be read; empty if it can.
     """
 
     number: int
@@ -46,15 +46,15 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """What a file holds.
+    """The content of a file.
 
     Attributes:
-        path: of the file.
-        unit: what the numbers of its rows count, "line" or "row".
-        columns: their names; of Parquet those with texts or numbers.
-        rows: all of them, the bad ones as well, in their order.
-        class_names: by column, the names of the labels 0, 1, ... where the file has them (the Hub's Parquet files do).
-        passed: the columns that were passed over, with their types.
+        path: The file.
+        unit: What the numbers of its rows count, "line" or "row".
+        columns: The names of the columns; of Parquet only those with texts or numbers.
+        rows: All rows in order, also the bad ones.
+        class_names: By column, the names of the labels 0, 1, ... if the file has them (the Hub's Parquet files do).
+        passed: The columns that were left out, with their types.
     """
 
     path: Path
@@ -81,11 +81,11 @@ def read(path: Path, argument: str = "data") -> Table:
     """Reads a table.
 
     Args:
-        path: of the file; `kind` must know it.
-        argument: the name that errors give to the file.
+        path: The file; `kind` must know it.
+        argument: The name of the file in error messages.
 
     Raises:
-        DataError: the file cannot be read, is not UTF-8, has no columns, or two of the same name.
+        DataError: The file cannot be read, is not UTF-8, has no columns, or two of the same name.
     """
     suffix = kind(path)
     if suffix == ".parquet":
@@ -108,10 +108,10 @@ def read_bytes(path: Path, argument: str = "data") -> bytes:
 
 
 def decode(content: bytes, path: Path | str, argument: str = "data") -> str:
-    """Returns the content as text; a byte order mark is left out.
+    """Returns the content as text, without a byte order mark.
 
     Raises:
-        DataError: it is not UTF-8; says where.
+        DataError: It is not UTF-8. The message says where.
     """
     try:
         return content.decode("utf-8-sig")
@@ -126,7 +126,7 @@ def decode(content: bytes, path: Path | str, argument: str = "data") -> str:
 
 
 def text_of(value: Any) -> tuple[str | None, str]:
-    """Returns a cell's text, and if there is none, why."""
+    """Returns a cell's text, or None and why there is none."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None, "no text"
     if not isinstance(value, str):
@@ -153,7 +153,7 @@ def summary(problems: list[str]) -> str:
 def _csv(path: Path, text: str, argument: str, *, tabs: bool) -> Table:
     lines = list(io.StringIO(text, newline=""))
     first = next((line for line in lines if line.strip()), "")
-    # Some programs put semicolons where the comma is the sign before decimals.
+    # Some programs write semicolons in countries with a decimal comma.
     delimiter = "\t" if tabs else max(",;\t", key=first.count)
     rows = _csv_rows(lines, delimiter, "\\" if '\\"' in text and '""' not in text else None)
     number, cells, problem = next((row for row in rows if row[1] != []), (1, None, "nothing"))
@@ -175,7 +175,7 @@ def _csv(path: Path, text: str, argument: str, *, tabs: bool) -> Table:
 def _csv_row(number: int, cells: list[str], columns: tuple[str, ...]) -> Row:
     if len(cells) != len(columns):
         return Row(number, {}, f"expected {len(columns)} cells, found {len(cells)}" if cells else "an empty line")
-    # pandas writes nothing where there is no value, other programs nan.
+    # For a missing value, pandas writes nothing, and other programs write nan.
     values = {
         name: None if cell.strip().lower() in ("", "nan") else cell for name, cell in zip(columns, cells, strict=True)
     }
@@ -183,10 +183,10 @@ def _csv_row(number: int, cells: list[str], columns: tuple[str, ...]) -> Row:
 
 
 def _csv_rows(lines: list[str], delimiter: str, escape: str | None) -> Iterator[tuple[int, list[str] | None, str]]:
-    """Yields each row's first line from 1, its cells, none for an empty line, and what is wrong with it.
+    """Yields each row's first line, from 1, its cells (none for an empty line), and what is wrong with it.
 
-    After a row whose quotation marks do not fit, it goes on with the next line: a mark that nothing closes would take
-    the rest of the file with it.
+    After a row with wrong quotation marks it goes on with the next line. Otherwise the rest of the file would belong to
+    an open quotation.
     """
     start, columns = 0, 0
     while start < len(lines):
@@ -283,7 +283,7 @@ def _parquet(path: Path, argument: str) -> Table:
 
 
 def _values(column: Any) -> list[Any]:
-    """A column's values; what cannot be read, such as a text that is not UTF-8, is bytes."""
+    """Returns a column's values. A value that cannot be read, such as a text that is not UTF-8, is bytes."""
     try:
         values: list[Any] = column.to_pylist()
         if str(column.type) == "float":  # of 32 bits: 1.1 would be 1.100000023841858
@@ -299,7 +299,7 @@ def _values(column: Any) -> list[Any]:
 
 
 def _class_names(metadata: dict[bytes, bytes]) -> dict[str, tuple[str, ...]]:
-    """The names of classes, as the library `datasets` notes them in its files."""
+    """Returns the names of classes, as the library `datasets` writes them into its files."""
     try:
         features = json.loads(metadata[b"huggingface"])["info"]["features"]
         return {

@@ -1,4 +1,4 @@
-"""`imdb_reviews` of TensorFlow Datasets, as subwords."""
+"""`imdb_reviews` of TensorFlow Datasets, as ids of subwords."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ PROBE_SECONDS = 5
 
 
 def _config(encoder: SubwordTextEncoder | None) -> Any:
-    """The configuration that TFDS had under the name `subwords8k` before 4.9.7 dropped it."""
+    """Returns the configuration that TFDS before 4.9.7 had under the name `subwords8k`."""
     from tensorflow_datasets.datasets.imdb_reviews.imdb_reviews_dataset_builder import IMDBReviewsConfig
 
     text = vocabulary.tfds().deprecated.text
     if encoder is None:
         name = "subwords8k"
         encoding = text.TextEncoderConfig(encoder_cls=text.SubwordTextEncoder, vocab_size=vocabulary.TARGET_SIZE)
-    else:  # a folder of its own, or TFDS would hand out ids of whichever vocabulary came first
+    else:  # another folder for each vocabulary: in the same one, TFDS would return ids of the first vocabulary
         name = f"subwords8k_{vocabulary.digest(encoder)}"
         encoding = text.TextEncoderConfig(encoder=encoder)
     return IMDBReviewsConfig(name=name, description="IMDB reviews as subword ids", text_encoder_config=encoding)
 
 
 def _archive(data_dir: str | Path | None) -> tuple[str, Path]:
-    """The address of the reviews, and where TFDS keeps its download."""
+    """Returns the address of the reviews, and the path of TFDS's download."""
     from tensorflow_datasets.core.download.resource import get_dl_fname
 
     tfds = vocabulary.tfds()
@@ -61,13 +61,13 @@ def load(
     """Returns the vocabulary, the encoded reviews by split, and the names of the classes.
 
     Args:
-        encoder: the vocabulary; None: that of `subwords8k`.
+        encoder: The vocabulary; None: that of `subwords8k`.
         data_dir: TFDS's folder; None: TFDS's own choice.
-        limit: use at most so many reviews of each split.
-        report: gets a line on each slow step.
+        limit: Use at most this number of reviews of each split.
+        report: Called with a line about each slow step.
 
     Raises:
-        DataError: the reviews are not there, and nor is a network.
+        DataError: There are no reviews on this machine, and no network.
     """
     tfds = vocabulary.tfds()
     builder = tfds.builder(
@@ -76,7 +76,7 @@ def load(
     if not builder.is_prepared():
         url, archive = _archive(data_dir)
         if not archive.exists():
-            # Without a network TFDS itself tries again for minutes.
+            # Without a network TFDS would try again for minutes.
             if problem := _unreachable(url):
                 raise DataError(
                     f"data: expected {url} within reach, as tfds has no copy in {archive.parents[2]}, found {problem}; "
@@ -95,7 +95,7 @@ def load(
 
 
 def _unreachable(url: str) -> str | None:
-    """Why nothing answers at the address; None if something does. Returns within seconds."""
+    """Returns why nothing answers at the address; None if something does. Takes seconds at most."""
     problem: str | None = f"no answer within {PROBE_SECONDS} s"
 
     def probe() -> None:
@@ -106,7 +106,7 @@ def _unreachable(url: str) -> str | None:
         except OSError as error:  # URLError, HTTPError and timeouts are OSErrors
             problem = str(error)
 
-    # A thread, since the time limit does not cover looking up the name.
+    # In a thread, because the time limit does not include the look-up of the name.
     thread = threading.Thread(target=probe, daemon=True)
     thread.start()
     thread.join(PROBE_SECONDS)

@@ -1,4 +1,4 @@
-"""Training a model of `lstm_fast.text.models`, with everything kept after each epoch."""
+"""Trains a model of `lstm_fast.text.models`, and saves everything after each epoch."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from lstm_fast.text.batches import Data
 from lstm_fast.text.models import MODELS, LayerName
 from lstm_fast.text.saved import HISTORY_FILE, MODEL_FILE, PLOT_FILE, RUN_FILE, VOCABULARY_FILE, load_model
 
-STEP_LOSSES = 50  # the loss of so many first steps is kept one by one
+STEP_LOSSES = 50  # so many first steps have their loss in the run
 
 History = dict[str, list[float]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What decides a run's result, beside the data; names are those of the command line."""
+    """The settings that decide a run's result, beside the data. The names are those of the command line."""
 
     model: str
     layer: LayerName
@@ -48,21 +48,20 @@ class Settings:
 
 @dataclasses.dataclass
 class Run:
-    """A run as `run.json` and `history.json` keep it.
+    """A run: the content of `run.json` and `history.json`.
 
     Attributes:
-        settings: what it was started with.
-        data: the source, its columns and the names of its classes, the numbers of texts, digests of texts and
+        settings: The settings at its start.
+        data: The source, its columns and the names of its classes, the numbers of texts, digests of texts and
             vocabulary.
         history: Keras's history, a list with one value per epoch for each of loss, accuracy, val_loss, val_accuracy.
-        training_seconds: per epoch, without validation.
-        validation_seconds: per epoch.
-        step_loss: the loss of each of the first steps of the first epoch; none with Keras on JAX, nor with more than
-            one process.
-        backend: of Keras.
-        device: the GPU or CPU that it ran on; of several processes, that of the first.
-        processes: that trained it together.
-        versions: of the packages.
+        training_seconds: Seconds per epoch, without validation.
+        validation_seconds: Seconds per epoch.
+        step_loss: The losses of the first steps of the first epoch; empty with Keras on JAX, or with several processes.
+        backend: Keras's backend.
+        device: The GPU or CPU that it ran on; with several processes, that of the first.
+        processes: Number of processes that trained it together.
+        versions: Versions of the packages.
     """
 
     settings: Settings
@@ -78,7 +77,7 @@ class Run:
 
     @property
     def epochs(self) -> int:
-        """Whole epochs done."""
+        """Number of whole epochs."""
         return len(self.training_seconds)
 
     def check_options(self, options: Mapping[str, Any]) -> None:
@@ -87,7 +86,7 @@ class Run:
             _check_same(name, value, options.get(name, value))
 
     def cut(self, epochs: int) -> None:
-        """Forgets what came after so many epochs."""
+        """Drops all values after this number of epochs."""
         self.history = {name: values[:epochs] for name, values in self.history.items()}
         self.training_seconds = self.training_seconds[:epochs]
         self.validation_seconds = self.validation_seconds[:epochs]
@@ -106,10 +105,10 @@ def has_run(output: Path) -> bool:
 
 
 def read_run(output: Path) -> Run:
-    """Reads what a run left in its folder.
+    """Reads a run from its folder.
 
     Raises:
-        OutputError: there is no run, or its files are damaged.
+        OutputError: There is no run, or its files are damaged.
     """
     if not has_run(output):
         raise OutputError(f"resume: expected a run of at least one whole epoch, found no {MODEL_FILE} in {output}")
@@ -122,7 +121,7 @@ def read_run(output: Path) -> Run:
 
 
 def new_run(settings: Settings, data: Data) -> Run:
-    """A run that has not begun."""
+    """Returns a run that has not begun."""
     return Run(settings, _describe(data))
 
 
@@ -135,26 +134,26 @@ def train(
     progress: Callable[[str], None] = lambda _: None,
     group: Group | None = None,
 ) -> int:
-    """Trains and validates, and keeps model, history, plot and vocabulary in `output` after every epoch.
+    """Trains and validates, and saves model, history, plot and vocabulary in `output` after every epoch.
 
     A resumed run ends as it would have ended without the interruption: the optimizer's state and the order of the
-    texts go on where they were.
+    texts continue from where they were.
 
     Args:
-        run: of `new_run`, or of `read_run(output)` to resume it; gets the history.
-        data: the texts, loaded with the settings' batch size, seed, bucketing and limit.
-        output: an existing folder.
-        epochs: to reach in total.
-        verbose: Keras's.
-        progress: gets what is being done, after every batch.
-        group: the processes that train the model together, each on its part of every batch, all of which call this;
-            the first one keeps what there is to keep. None: this process alone.
+        run: From `new_run`, or from `read_run(output)` to resume it. The history goes into it.
+        data: The texts, loaded with the settings' batch size, seed, bucketing and limit.
+        output: An existing folder.
+        epochs: Total number of epochs to reach.
+        verbose: As for Keras.
+        progress: Called after every batch, with a line about the progress.
+        group: The processes that train the model together, each on its part of every batch. All of them call this; the
+            first one writes the files. None: this process alone.
 
     Returns:
-        How many epochs it has trained.
+        The number of epochs that it has trained.
 
     Raises:
-        OutputError: the data differ from those of the resumed run, or its model is damaged.
+        OutputError: The data differ from those of the resumed run, or its model is damaged.
     """
     before, steps = run.epochs, 0
     with group.scope() if group else contextlib.nullcontext():
@@ -164,14 +163,14 @@ def train(
             found = _describe(data)
             for name in ("vocabulary", "reviews"):
                 _check_same(name, run.data[name], found[name])
-            run.data = found  # the names of the classes, where an older version has not kept them
+            run.data = found  # a run of an older version has no names of the classes
             model = load_model(output / MODEL_FILE, "resume")
-            # The model is written last, so after an interruption between two files the history may be ahead of it.
+            # The model is written last. After an interruption the history may have one epoch more than the model.
             steps = int(model.optimizer.iterations)
             run.cut(steps // data.steps_per_epoch)
     seed = run.settings.seed + (group.seed_offset if group else 0)
     for layer in model.layers:
-        if isinstance(layer, keras.layers.Dropout):  # draws once a step; Keras's files do not keep where it is
+        if isinstance(layer, keras.layers.Dropout):  # it draws once a step, and Keras's files do not store its state
             layer.seed_generator.state.assign([seed % 2**32, steps])
     run.backend = keras.backend.backend()
     run.device = ", ".join(status().gpus) or processor()
@@ -199,8 +198,8 @@ def train(
 
 
 def identity(run: Run, data: Data, output: Path) -> dict[str, object]:
-    """Returns by name what has to be the same in processes that train a model together."""
-    texts = {name: value for name, value in _describe(data).items() if name != "source"}  # other machines, other paths
+    """Returns by name the values that must be the same in all processes that train a model together."""
+    texts = {name: value for name, value in _describe(data).items() if name != "source"}  # paths may differ by machine
     model = hashlib.sha256((output / MODEL_FILE).read_bytes()).hexdigest() if run.epochs else None
     return {
         "settings": dataclasses.asdict(run.settings),
@@ -250,9 +249,9 @@ def _check_same(name: str, before: object, now: object) -> None:
 
 
 class _StepLoss(keras.callbacks.Callback):  # type: ignore[misc]
-    """Keeps the loss of each of the first steps, where Keras hands out the mean since the epoch's start.
+    """Stores the loss of each of the first steps. Keras itself gives the mean since the start of the epoch.
 
-    The metric starts anew at each of these steps, and gets the sum back after them. Differences of Keras's means would
+    The metric is reset at each of these steps, and gets the sum back after them. Differences of Keras's means would
     lose the digits in which two layers differ.
     """
 
@@ -262,7 +261,7 @@ class _StepLoss(keras.callbacks.Callback):  # type: ignore[misc]
         self.total = self.count = 0.0
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:  # noqa: ARG002
-        if keras.backend.backend() == "jax":  # whose metrics are out of reach during an epoch
+        if keras.backend.backend() == "jax":  # its metrics have no values during an epoch
             return
         if self.run.epochs > 0 or len(self.run.step_loss) >= STEP_LOSSES:
             return
@@ -278,9 +277,9 @@ class _StepLoss(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 class _Keeper(keras.callbacks.Callback):  # type: ignore[misc]
-    """Takes the history of each epoch into the run; writes the run and the model, if this process has an output.
+    """Adds each epoch's history to the run, and writes the run and the model if this process has an output.
 
-    It writes in the context `alone`, as no other process does.
+    It writes in the context `alone`, because the other processes do not write.
     """
 
     def __init__(
@@ -310,7 +309,7 @@ class _Keeper(keras.callbacks.Callback):  # type: ignore[misc]
             self.run.history.setdefault(name, []).append(float(value))
         if self.output is None:
             return
-        if self.run.epochs == 1:  # what an earlier run left stays until there is something in its place
+        if self.run.epochs == 1:  # not before: the model of an earlier run stays until there is a new one
             (self.output / MODEL_FILE).unlink(missing_ok=True)
             vocabulary.save(self.data.encoder, self.output / VOCABULARY_FILE)
         self.run.write(self.output)
@@ -319,7 +318,7 @@ class _Keeper(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 class _Progress(keras.callbacks.Callback):  # type: ignore[misc]
-    """Says what is being done."""
+    """Reports the progress."""
 
     def __init__(self, epochs: int, progress: Callable[[str], None]) -> None:
         super().__init__()

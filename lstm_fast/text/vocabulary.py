@@ -1,4 +1,4 @@
-"""Vocabularies of subwords: text in, token ids out."""
+"""Vocabularies of subwords: they turn text into token ids."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from tensorflow_datasets.deprecated.text import SubwordTextEncoder
 
 TARGET_SIZE = 2**13
-# Building a vocabulary takes about 35 s from so much text on two cores, minutes from all of IMDB; token counts of the
-# reviews then differ by 0.1 % from those with the vocabulary built from all text.
+# Building a vocabulary from so much text takes about 35 s on two cores; from all of IMDB it takes minutes. The numbers
+# of tokens of the reviews differ by 0.1 % between the two vocabularies.
 CHARACTERS = 1_000_000
 _BREAKS = frozenset("\r\n")
 
@@ -23,10 +23,10 @@ def load(path: str | Path) -> SubwordTextEncoder:
     """Loads a vocabulary that `SubwordTextEncoder.save_to_file` wrote.
 
     Args:
-        path: the file, with or without its suffix `.subwords`.
+        path: The file, with or without its suffix `.subwords`.
 
     Raises:
-        DataError: there is no such file, or it holds something else.
+        DataError: There is no such file, or it holds something else.
     """
     prefix = str(path).removesuffix(".subwords")
     file = Path(prefix + ".subwords")
@@ -50,7 +50,7 @@ def save(encoder: SubwordTextEncoder, path: Path) -> None:
 
 
 def digest(encoder: SubwordTextEncoder) -> str:
-    """A digest of the vocabulary's entries in their order."""
+    """Returns a digest of the vocabulary's entries in their order."""
     return hashlib.sha256("\n".join(encoder.subwords).encode()).hexdigest()[:16]
 
 
@@ -75,14 +75,14 @@ def build(texts: list[str], report: Callable[[str], None]) -> SubwordTextEncoder
     """Builds a vocabulary from text.
 
     Raises:
-        DataError: there is too little of it.
+        DataError: There is too little text.
     """
     characters = sum(map(len, texts))
     used = min(characters, CHARACTERS)
     report(f"building a vocabulary from {used:,} of {characters:,} characters of training text: up to a minute")
     try:
         encoder = encoder_class().build_from_corpus(texts, TARGET_SIZE, max_corpus_chars=CHARACTERS)
-        # A file of subwords, one a line, cannot keep one with a line break; without it the break is a token of its own.
+        # The file has one subword per line, so it cannot hold a line break. Without such subwords it is its own token.
         return encoder_class()([word for word in encoder.subwords if not _BREAKS.intersection(word)])
     except ValueError as error:
         raise DataError(f"data: expected training text to build a vocabulary from, found {error}") from error
