@@ -25,11 +25,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command.
 
     Args:
-        argv: its arguments; default: those of the process.
+        argv: Its arguments; default: those of the process.
 
     Returns:
-        The exit status: 0; 1 where a comparison or a contender failed, or `status` found a problem; 2 for arguments,
-        data or folders that cannot be used; 130 where it was interrupted.
+        The exit status: 0; 1 if a comparison or a contender failed, or `status` found a problem; 2 for arguments, data
+        or folders that cannot be used; 130 if it was interrupted.
     """
     arguments = _parser().parse_args(argv)
     arguments.group = None
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         status = FAILED
     if arguments.group and status != 0:
-        # At the end of a process, backends wait for the others, which may be waiting for this one.
+        # At the end of a process, the backend waits for the other processes. They may wait for this one.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
@@ -51,16 +51,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     try:
         arguments.group = start(getattr(arguments, "distribute", False))
-        if arguments.command != "status":  # which names them among the problems that it finds
+        if arguments.command != "status":  # it reports bad settings itself
             check_settings()
         command = importlib.import_module(f"lstm_fast.commands.{arguments.command}")
         status: int = command.run(arguments)
-        sys.stdout.flush()  # here, where a reader that has gone can still be told from an error
+        sys.stdout.flush()  # here, because a BrokenPipeError is handled below
     except CommandError as error:
         print(f"lstm-fast: error: {error}", file=sys.stderr)
         return USAGE
-    except BrokenPipeError:  # who reads has seen enough, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where Python flushes to at its end
+    except BrokenPipeError:  # the reader has closed the pipe, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at its end
         return FAILED
     except KeyboardInterrupt:
         print("\nlstm-fast: interrupted", file=sys.stderr)
@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _shared() -> argparse.ArgumentParser:
-    """The arguments of the commands that train."""
+    """Returns the arguments of the commands that train."""
     shared = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS, allow_abbrev=False)
     shared.add_argument("--model", choices=("single", "stacked"), help="default: single")
     shared.add_argument(

@@ -1,1 +1,1 @@
-"""What `lstm-fast` does: a module for each of its commands, whose `run(arguments)` returns the exit status."""
+"""The commands of `lstm-fast`: a module for each. Its `run(arguments)` returns the exit status."""

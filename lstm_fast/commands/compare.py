@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
         if result.fused:
             replace(output / "compare.png", lambda part: plots.comparison(result, part))
             written.insert(0, output / "compare.png")
-        else:  # nor is one of an earlier run that of this one
+        else:  # a picture of an earlier run would be taken for this one's
             (output / "compare.png").unlink(missing_ok=True)
     console.print(
         f"{result.model} model, batch {result.batch_size}, {result.timesteps:,.0f} timesteps, "

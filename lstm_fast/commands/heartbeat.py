@@ -1,4 +1,4 @@
-"""Lines that say how far a long command is, for who reads its output from a file."""
+"""Lines that say how far a long command is, for output into a file."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ INTERVAL = 10.0  # seconds
 
 
 class Heartbeat:
-    """Prints every 10 seconds what is being done, unless the output is a terminal, which has a progress bar.
+    """Prints every 10 seconds what the command does, unless the output is a terminal, which has a progress bar.
 
-    A thread prints it: some steps take long and call nobody, such as the building of a vocabulary.
+    A thread prints it, because some long steps report nothing in between, such as the building of a vocabulary.
     """
 
     def __init__(self) -> None:
@@ -36,16 +36,16 @@ class Heartbeat:
             self._thread.join()
 
     def now(self, doing: str) -> None:
-        """Takes what is being done from now on."""
+        """Sets the line that is printed from now on."""
         self._doing = doing
 
     def report(self, line: str) -> None:
-        """Prints a line at once, and takes it as what is being done."""
+        """Prints a line at once, and sets it as the line that is printed from now on."""
         print(line, flush=True)
         self.now(line)
 
     def _beat(self) -> None:
-        # Where nobody reads any more, or the output is closed, the command itself has to say so.
+        # If the output is closed, the command itself reports it.
         with contextlib.suppress(BrokenPipeError, ValueError):
             while not self._stop.wait(INTERVAL):
                 if self._doing:

@@ -1,4 +1,4 @@
-"""Packages that a command needs and that the plain installation does without."""
+"""Packages that a command needs and that a plain installation does not have."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ def require(command: str, *names: str) -> None:
     """Raises CommandError if one of some packages is not installed.
 
     Args:
-        command: that needs them.
-        names: by which they are imported.
+        command: The command that needs them.
+        names: The names by which they are imported.
     """
     missing = [name for name in names if not is_installed(name)]
     if missing:

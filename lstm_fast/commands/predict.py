@@ -1,4 +1,4 @@
-"""`lstm-fast predict`: the classes of texts, by a model that `lstm-fast train` has left."""
+"""`lstm-fast predict`: the classes of texts, by a model that `lstm-fast train` has trained."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
         console.print(_table(unit, texts, classifier, found, console.width))
     else:
         if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(encoding="utf-8")  # as the files are, whatever the locale
+            sys.stdout.reconfigure(encoding="utf-8")  # the encoding of the files, whatever the locale is
         write(sys.stdout, found)
     return 0
 

@@ -1,4 +1,4 @@
-"""What comes before a command's own work: the import of Keras and its backend, without their start-up messages."""
+"""The start of a command: imports Keras and its backend, without their start-up messages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from lstm_fast.errors import CommandError
 if TYPE_CHECKING:
     from lstm_fast.distribute.group import Group
 
-# TensorFlow's own, before and after its log is set up. TF_CPP_MIN_LOG_LEVEL does not turn them off in 2.21.
+# TensorFlow's start-up messages, before and after its log is set up. TensorFlow 2.21 prints them for every
+# TF_CPP_MIN_LOG_LEVEL.
 _START_UP = re.compile(
     rb"[IWE]\d{4} |\d{4}-\d\d-\d\d [\d:.]+: [IWE] |"
     rb"WARNING: All log messages before absl::|To enable the following instructions"
@@ -28,19 +29,19 @@ def start(distribute: bool = False) -> Group | None:
     """Imports Keras and its backend, and lets the backend look for devices.
 
     Args:
-        distribute: whether to join other processes, as has to be done first of all.
+        distribute: Whether to join other processes. That must come before anything else.
 
     Returns:
-        The processes, if this one has joined others.
+        The group of processes, if this one has joined others.
 
     Raises:
-        CommandError: there is no backend to run on, or the other processes cannot be joined.
+        CommandError: There is no backend to run on, or the other processes cannot be joined.
     """
     try:
         environment.prepare()
     except ImportError as error:
         raise CommandError(str(error)) from error
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # of what is said later
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # for later messages
     with without_start_up_messages():
         import keras
 
@@ -57,13 +58,13 @@ def start(distribute: bool = False) -> Group | None:
 def _join() -> Group:
     from lstm_fast.distribute.group import join
 
-    # The wait may last, in compiled code, which Ctrl-C would not reach as an exception.
+    # The wait may be long. It is in compiled code, and Ctrl-C as an exception would not reach it there.
     handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         return join(lambda where: print(f"distribute: waiting for the other processes: {where}", flush=True))
     finally:
         signal.signal(signal.SIGINT, handler)
-        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # as Python knows it: TensorFlow and JAX catch it
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # TensorFlow and JAX catch it, unknown to Python
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
@@ -82,7 +83,7 @@ def check_settings() -> None:
 
     try:
         for name in settings.VARIABLES:
-            with contextlib.suppress(LibraryError):  # layers run as Keras's then, and the log says why
+            with contextlib.suppress(LibraryError):  # the layers then run as Keras's, and the log says why
                 getattr(settings.config, name)
     except ValueError as error:
         raise CommandError(str(error)) from error
@@ -90,9 +91,9 @@ def check_settings() -> None:
 
 @contextlib.contextmanager
 def without_start_up_messages() -> Iterator[None]:
-    """Holds back what is written to stderr meanwhile, also by compiled code, then writes all but start-up messages.
+    """Holds back all output to stderr, of compiled code as well, and at the end writes it without start-up messages.
 
-    All of it where the body raises an error.
+    If the body raises an error, it writes everything.
     """
     sys.stderr.flush()
     stderr = os.dup(2)

@@ -1,4 +1,4 @@
-"""The texts that the commands train on, as the arguments ask for them."""
+"""Loads the texts that the arguments of a command name."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ if TYPE_CHECKING:
     from lstm_fast.commands.heartbeat import Heartbeat
     from lstm_fast.text.batches import Data
 
-# What a new run takes where the command line says nothing; a resumed one takes its own. The learning rate depends on
-# the data.
+# Defaults of a new run. A resumed run has its own settings. The default of the learning rate depends on the data.
 DEFAULTS: dict[str, Any] = {
     "model": "single",
     "layer": "fast",
@@ -34,25 +33,25 @@ DEFAULTS: dict[str, Any] = {
 def prepare(
     command: str, packages: tuple[str, ...] = ("tensorflow", "tensorflow_datasets", "matplotlib", "rich")
 ) -> None:
-    """Gets TensorFlow ready, which encodes and batches texts whatever Keras runs on.
+    """Prepares TensorFlow: it encodes and batches texts, on every backend of Keras.
 
     Args:
-        command: that asks for it.
-        packages: that it needs.
+        command: The command that needs it.
+        packages: The packages that the command needs.
 
     Raises:
-        CommandError: it or another package that texts need is not installed.
+        CommandError: A package is not installed.
     """
     require(command, *packages)
     import keras
 
-    if keras.backend.backend() == "jax":  # token ids are int64 on the way to it, and fit into int32
+    if keras.backend.backend() == "jax":  # token ids come as int64, and fit into int32
         warnings.filterwarnings("ignore", "Explicitly requested dtype int64")
     if keras.backend.backend() != "tensorflow":
         with without_start_up_messages():
             import tensorflow as tf
 
-            tf.config.set_visible_devices([], "GPU")  # it would take the memory that the other framework needs
+            tf.config.set_visible_devices([], "GPU")  # TensorFlow would take the memory that the other framework needs
             tf.constant(0)
     from absl import logging as absl_logging
 
@@ -65,7 +64,7 @@ def warn(line: str) -> None:
 
 
 def load(options: dict[str, Any], heartbeat: Heartbeat) -> Data:
-    """Returns the texts, and prints which these are."""
+    """Returns the texts, and prints a line about them."""
     from lstm_fast.text import data as texts
     from lstm_fast.text.corpus import Columns
 
@@ -89,7 +88,7 @@ def load(options: dict[str, Any], heartbeat: Heartbeat) -> Data:
 
 
 def learning_rate(options: dict[str, Any], data: Data) -> float:
-    """Returns the learning rate that was asked for, or the one that suits the data."""
+    """Returns the user's learning rate, or the default for the data."""
     from lstm_fast.text import models, sample
 
     default = sample.LEARNING_RATE if data.source == "sample" else models.LEARNING_RATE

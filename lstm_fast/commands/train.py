@@ -29,10 +29,10 @@ def run(arguments: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         if group:
             print(f"distribute: process {group.rank} of {group.size}", flush=True)
-            if group.rank > 0:  # the first one tells what all of them do
+            if group.rank > 0:  # the first one reports for all
                 stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
         status = _train(arguments, group, stack)
-    if group and status == 0:  # else the others may be at work still
+    if group and status == 0:  # after a failure the others may still be working
         group.leave()
     return status
 
@@ -75,7 +75,7 @@ def _say_interrupted(run: Run, output: Path) -> None:
 def _interruptible(run: Run, output: Path) -> Iterator[None]:
     """Lets Ctrl-C end this one of several processes at once.
 
-    As an exception, JAX may swallow it.
+    It does not become an exception, because JAX may swallow that.
     """
 
     def end(*_: object) -> None:
@@ -132,10 +132,10 @@ def _prepared(
 def _resumed(run: Run, arguments: argparse.Namespace, heartbeat: Heartbeat) -> tuple[Run, Data]:
     from lstm_fast.text.saved import VOCABULARY_FILE
 
-    given = vars(arguments)
-    run.check_options(given)
-    kept = {"data": run.data["source"], "vocabulary": arguments.output / VOCABULARY_FILE}
-    return run, texts.load({**dataclasses.asdict(run.settings), **kept, **given}, heartbeat)
+    options = vars(arguments)
+    run.check_options(options)
+    sources = {"data": run.data["source"], "vocabulary": arguments.output / VOCABULARY_FILE}
+    return run, texts.load({**dataclasses.asdict(run.settings), **sources, **options}, heartbeat)
 
 
 def _new(arguments: argparse.Namespace, heartbeat: Heartbeat) -> tuple[Run, Data]:
