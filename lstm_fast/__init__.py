@@ -24,7 +24,7 @@ __all__ = [
     "trim",
 ]
 
-# The command answers what needs no Keras, such as --help, without waiting for its import.
+# The command imports Keras only when it needs it: `lstm-fast --help` does not wait for that.
 if TYPE_CHECKING or not environment.IS_COMMAND:
     environment.prepare()  # before anything imports Keras
 

@@ -1,4 +1,4 @@
-"""Which of Keras's recurrent layers compute what the kernel computes: an LSTM, and nothing else."""
+"""The cells of Keras's recurrent layers. The kernel computes plain LSTMs only: this module tells which cells are."""
 
 import sys
 from collections.abc import Sequence
@@ -7,7 +7,8 @@ from typing import Any
 import keras
 from keras.layers import RNN, LSTMCell, StackedRNNCells
 
-# What the layers need of Keras's cell and Keras does not promise. Without it they run as Keras's.
+# Methods of Keras's cell that the layers call. They are not documented, so a later Keras may not have them. The layers
+# then run as Keras's.
 _OF_CELL = (
     "get_dropout_mask",
     "get_recurrent_dropout_mask",
@@ -16,12 +17,12 @@ _OF_CELL = (
 )
 _MISSING = [name for name in _OF_CELL if not hasattr(LSTMCell, name)]
 
-# Methods that say what is computed, as Keras has them. Whoever puts others in their place computes something else.
+# Keras's own methods. A cell with a different one computes something else.
 _METHODS = {
     cls: {name: getattr(cls, name) for name in ("call", "get_initial_state")} for cls in (LSTMCell, StackedRNNCells)
 }
 
-# Functions that are the same as Keras's activation, by module. Modules that nobody has imported have none in use.
+# Functions that are equal to Keras's activations, by module. A module that is not imported cannot be in use.
 _SAME = {
     "tanh": {
         "keras.ops": ("tanh",),
@@ -45,7 +46,7 @@ def of(layer: Any) -> Sequence[Any]:
 
 
 def other_cell(layer: Any) -> str:
-    """Returns why the cells of a recurrent layer compute something else than LSTMs; empty if they do not."""
+    """Returns why the cells of a recurrent layer are not plain LSTMs; empty if they are."""
     if type(layer.cell) is not StackedRNNCells:
         return _other(layer.cell, LSTMCell)
     if not layer.cell.cells:
@@ -65,12 +66,12 @@ def _other(cell: Any, expected: type) -> str:
 
 
 def starts_from_zero(layer: Any) -> bool:
-    """Whether the states that a layer makes for itself are zeros; its cells compute LSTMs."""
+    """Whether the initial states that a layer makes are zeros. Its cells must be plain LSTMs."""
     return "get_initial_state" not in vars(layer) and type(layer).get_initial_state is RNN.get_initial_state
 
 
 def unfit(layer: Any) -> str:
-    """Returns what of the cells the kernel does not compute; empty if nothing."""
+    """Returns why the kernel cannot compute the cells of a layer; empty if it can."""
     if reason := other_cell(layer):
         return f"{reason}: the kernel computes LSTMs"
     inner = of(layer)
@@ -92,7 +93,7 @@ def forget_dropout(layer: Any) -> None:
 
 
 def _is(activation: Any, name: str) -> bool:
-    """Whether an activation is the function of Keras or of a framework, not one that has its name only."""
+    """Whether an activation is Keras's function or the same one of a framework. The name alone does not tell."""
     if activation is getattr(keras.activations, name):
         return True
     return any(

@@ -1,4 +1,4 @@
-"""The arguments of a layer's call: what Keras does not check, or checks too late."""
+"""Checks of a layer's call arguments. Keras does not do them, or does them too late."""
 
 import contextlib
 import inspect
@@ -13,8 +13,8 @@ from lstm_fast import cells, functional, masks, states
 def check_symbolic_call(layer: Any, args: Sequence[Any], kwargs: Any, directions: Sequence[Any]) -> None:
     """Checks the arguments of a symbolic call as far as they are known.
 
-    What fails here fails before Keras's trainer on JAX takes the values of a model's variables, which an error in the
-    first step of `fit`, `evaluate` or `predict` would leave without.
+    Keras's trainer on JAX takes the values out of the variables of a model. After an error in the first step of `fit`,
+    `evaluate` or `predict` they would have none. An error here comes before that.
     """
     arguments = inspect.signature(layer.call).bind(*args, **kwargs).arguments
     if "sequences" in arguments:  # a subclass may have other ones
@@ -25,7 +25,7 @@ def check_symbolic_call(layer: Any, args: Sequence[Any], kwargs: Any, directions
 def checked_call(
     layer: Any, sequences: Any, initial_state: Any, mask: Any, directions: Sequence[Any]
 ) -> tuple[Any, Any, Any]:
-    """Returns the arguments of a call, checked, and spread over the batch where Keras would do so on the way."""
+    """Checks the arguments of a call and returns them. A mask or a state of one row is repeated for the whole batch."""
     with _named(layer):
         if not hasattr(sequences, "shape"):
             raise TypeError(f"`sequences`: expected a tensor, found {type(sequences).__name__}")
@@ -40,7 +40,7 @@ def _check_call(layer: Any, sequences: Any, initial_state: Any, mask: Any, direc
     with _named(layer):
         _refuse_keras_2(sequences)
         _refuse_complex(sequences)
-        if any(cells.other_cell(direction) for direction in directions):  # which may take other shapes
+        if any(cells.other_cell(direction) for direction in directions):  # another cell may take other shapes
             return
         features = _features(directions)
         batch, time, _ = functional.check_shape("sequences", sequences, batch=None, time=None, features=features)
@@ -68,9 +68,10 @@ def _named(layer: Any) -> Iterator[None]:
 
 
 def _refuse_keras_2(sequences: Any) -> None:
-    """Raises TypeError for the symbolic tensors of tf_keras, which answer to many functions of TensorFlow.
+    """Raises TypeError for the symbolic tensors of tf_keras.
 
-    A layer would so run on them, but the model would not know its weights, and not train them.
+    Many functions of TensorFlow take them, so a layer would run. But the model would not know the weights of the layer,
+    and would not train them.
     """
     if of_keras_2(sequences):
         raise TypeError(
@@ -81,14 +82,14 @@ def _refuse_keras_2(sequences: Any) -> None:
 
 
 def _refuse_complex(sequences: Any) -> None:
-    """Raises TypeError for complex numbers: their imaginary parts would be lost on the way."""
+    """Raises TypeError for complex numbers: the cast to a real dtype would drop the imaginary parts."""
     dtype = keras.backend.standardize_dtype(sequences.dtype)
     if dtype.startswith("complex"):
         raise TypeError(f"`sequences`: expected a real dtype, found {dtype}")
 
 
 def of_keras_2(value: Any) -> str:
-    """Returns the name of the class of Keras 2 that a value is an instance of; empty if it is of none."""
+    """Returns the name of the Keras 2 class of a value; empty if it has none."""
     modules = ("tf_keras", "keras.src.engine", "keras.engine", "tensorflow.python.keras")
     for cls in type(value).__mro__:
         if any(cls.__module__ == module or cls.__module__.startswith(f"{module}.") for module in modules):

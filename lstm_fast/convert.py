@@ -21,9 +21,9 @@ class Change(NamedTuple):
     Attributes:
         name: The name of the layer.
         layer: Its class, as Keras calls it.
-        done: "fast": it was changed, or is fast already. "runs as Keras's": likewise, but what it is asked to compute
-            the kernels do not, or cannot here. "left": it is as it was.
-        reason: Why, for the latter two.
+        done: "fast": it was changed, or was fast already. "runs as Keras's": likewise, but the kernels cannot compute
+            this layer, or cannot run here. "left": it was not changed.
+        reason: Why, if it is not "fast".
     """
 
     name: str
@@ -36,7 +36,7 @@ class Change(NamedTuple):
 
 
 class Report(tuple[Change, ...]):
-    """What became of each recurrent layer of a model, in the order of the model; printed, a line for each."""
+    """What became of each recurrent layer of a model, in the order of the model. As text it has a line for each."""
 
     __slots__ = ()
 
@@ -56,24 +56,24 @@ def accelerate(model: Any, *, return_report: bool = False) -> Any:
     Each `keras.layers.LSTM` becomes a `FastLSTM`, each `RNN` of `LSTMCell` a `FastRNN`, and each `Bidirectional` of two
     of them a `FastBidirectional`, wherever Keras knows of the layer: in Sequential, Functional and subclassed models,
     nested, shared, wrapped, in lists and dicts. Nothing is copied: a layer keeps its variables, and only its class
-    changes. So weights, optimizer, loss, metrics, callbacks and everything else are what they were, training goes on
-    where it was, and whoever holds the model or a layer of it holds the fast one.
+    changes. So weights, optimizer, loss, metrics and callbacks stay as they were, and training goes on from there.
+    Every reference to the model or to one of its layers now leads to the fast one.
 
     Layers that compute something else stay as they are: subclasses of LSTM, other cells, methods that were replaced.
     The logger `lstm_fast` says in one line which layers were changed and which not, and why.
 
-    Functions that you have traced or compiled yourself, with `tf.function`, `jax.jit` or `torch.compile`, and models
-    around this one that have been trained already, go on as they are until they are traced anew: with the same results,
-    but at the old speed. Those that Keras has made for the model itself are made anew. Threads may call the model
-    meanwhile; each call takes either path. During `fit`, call this from a callback only, with the model that is in
-    `fit`, not with a part of it.
+    Some compiled functions keep the old speed, with the same results, until they are traced again: those that you have
+    made with `tf.function`, `jax.jit` or `torch.compile`, and those of a larger model that contains this one and was
+    trained before. The functions that Keras has made for this model itself are made anew. Other threads may call the
+    model during the change; each call takes either path. During `fit`, call this from a callback only, and with the
+    model that is in `fit`, not with a part of it.
 
-    For a copy, make one first: `accelerate(copy.deepcopy(model))`. A subclassed model that Keras cannot copy, build
-    again, and hand it the weights: `new.set_weights(model.get_weights())`.
+    To keep the original, copy it first: `accelerate(copy.deepcopy(model))`. If Keras cannot copy a subclassed model,
+    build it again and copy the weights: `new.set_weights(model.get_weights())`.
 
     Args:
         model: A model or layer of Keras 3.
-        return_report: Boolean (default: `False`). Whether to return what became of each recurrent layer, too.
+        return_report: Boolean (default: `False`). Whether to return also what became of each recurrent layer.
 
     Returns:
         `model`, or with `return_report` the tuple of `model` and a `Report`.
@@ -95,8 +95,8 @@ def accelerate(model: Any, *, return_report: bool = False) -> Any:
 def to_keras(model: Any) -> Any:
     """Makes the layers of this package in a model Keras's own, and returns the model: the same object.
 
-    The way back from `accelerate`, with the same promises. The model then does not need this package: it can be saved,
-    converted and served without. For the time of that only, use `as_keras`.
+    This is the way back from `accelerate`, with the same promises. The model then does not need this package: it can be
+    saved, converted and served without it. `as_keras` does the same for the time of a `with` block.
 
     Args:
         model: A model or layer of Keras 3.
@@ -117,11 +117,11 @@ def to_keras(model: Any) -> Any:
 
 @contextlib.contextmanager
 def as_keras(model: Any) -> Iterator[Any]:
-    """Makes the layers of this package in a model Keras's own inside of a `with`, and fast again after it.
+    """Makes the layers of this package in a model Keras's own inside a `with` block, and fast again after it.
 
-    For what cannot take the kernels with it: files for machines without this package, and converters. `model.export`,
-    `tf.saved_model.save`, tf2onnx and TensorFlow Lite write Keras's operations without it. After an exception the
-    layers are fast again as well.
+    It is for files that cannot contain the kernels: files for machines without this package, and converters.
+    `model.export`, `tf.saved_model.save`, tf2onnx and TensorFlow Lite do not need it: they write Keras's operations
+    anyway. The layers are fast again also after an exception.
 
     Args:
         model: A model or layer of Keras 3.
@@ -148,7 +148,7 @@ def as_keras(model: Any) -> Iterator[Any]:
 
 
 def check_model(name: str, model: Any) -> None:
-    """Raises TypeError, in the name of a function, if `model` is no model or layer of Keras 3."""
+    """Raises TypeError if `model` is not a model or layer of Keras 3. The message begins with `name`, the caller's."""
     if of_keras_2(model):
         raise TypeError(
             f"{name}: `model`: expected a model or layer of Keras 3, found {of_keras_2(model)}, which is of Keras 2. "
@@ -170,12 +170,12 @@ def check_model(name: str, model: Any) -> None:
 
 
 def _change(model: Any, change: Callable[[Any], bool]) -> list[Any]:
-    """Changes the classes of the layers of a model; returns those that were changed, in that order."""
+    """Changes the classes of the layers of a model. Returns the changed layers, in the order of the changes."""
     sync(model)
     parts = layers.parts_of(model)
     wrappers = [part for part in parts if isinstance(part, Bidirectional)]
     inner = [part for part in parts if isinstance(part, RNN)]
-    # A wrapper becomes fast only around layers that are, and in no moment is one around layers that are not.
+    # Other threads must never see a fast wrapper around layers of Keras. So layers become fast first, and plain last.
     order = (*inner, *wrappers) if change is layers.make_fast else (*wrappers, *inner)
     changed = [part for part in order if change(part)]
     if changed:
@@ -196,17 +196,17 @@ def _models(model: Any) -> list[Any]:
 
 
 def sync(model: Any) -> None:
-    """Has Keras's trainer on JAX give back the values of variables that it has taken: in a callback of `fit`."""
+    """Gives the variables their values back, which Keras's trainer on JAX takes for the time of `fit`."""
     for part in _models(model):
         if hasattr(part, "jax_state_sync"):
             part.jax_state_sync()
 
 
 def _trace_anew(model: Any) -> None:
-    """Has Keras make the functions anew that it has made for `fit`, `evaluate` and `predict`."""
+    """Makes Keras's functions for `fit`, `evaluate` and `predict` anew, if there are any."""
     for part in _models(model):
-        # Before Keras 3.12, the trainer on JAX notes once in a `fit` where each variable is: there may be more by now.
-        # Where the trainer of a larger model has the values, what this one has noted is left over from another call.
+        # Before Keras 3.12, the trainer on JAX records once in a `fit` where each variable is. There may be more
+        # variables now. If the trainer of a larger model has the values, this record is an old one, of another call.
         note = getattr(part, "_record_training_state_sharding_spec", None)
         noted = getattr(part, "_trainable_variable_shardings", None) is not None
         if note and noted and all(getattr(variable, "_value", None) is not None for variable in part.variables):
@@ -216,8 +216,8 @@ def _trace_anew(model: Any) -> None:
                 continue
             make = getattr(part, f"make_{name}_function")
             if "force" in inspect.signature(make).parameters:
-                make(force=True)  # another thread may be about to call it
-            else:  # a method of the user's
+                make(force=True)  # never None in between: another thread may be about to call the function
+            else:  # a method of the user
                 setattr(part, f"{name}_function", None)
                 make()
 

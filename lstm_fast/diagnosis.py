@@ -1,4 +1,4 @@
-"""What `lstm_fast.status` says: it asks every part of the package how it is."""
+"""`lstm_fast.status`: collects the state of every part of the package."""
 
 import sys
 from typing import Any
@@ -10,7 +10,7 @@ from lstm_fast.backends import FRAMEWORKS
 from lstm_fast.libraries import LibraryError, core, cuda, cuda_state, tensorflow_ops_state
 from lstm_fast.status import Status
 
-# Of `lstm_fast._cuda.describe`: dtype, precision, batch, units, directions, dropout.
+# Arguments of `lstm_fast._cuda.describe`: dtype, precision, batch, units, directions, dropout.
 _WORKED_EXAMPLE = ("float32", "exact", 64, 64, 2, False)
 
 
@@ -93,9 +93,9 @@ def _fused_calls() -> dict[str, int]:
 
 
 def _describe_tensorflow_gpu(active: str, gpus: tuple[str, ...]) -> str:
-    """Returns the field `tensorflow_gpu`; compiles and loads the ops only where there is something to run them."""
-    if gpus and (said := functional.gpu_ops(active)) is not None:
-        return said
+    """Returns the field `tensorflow_gpu`. Compiles and loads the ops only if there is a GPU to run them."""
+    if gpus and (ops := functional.gpu_ops(active)) is not None:
+        return ops
     state = tensorflow_ops_state()
     later = cuda_state().startswith("built") and not state.startswith("built")
     return f"{state}; compiled when TensorFlow first needs them on a GPU" if later else state

@@ -1,4 +1,4 @@
-"""What has to be in place before Keras is imported: which backend it runs on."""
+"""The choice of Keras's backend, which must be made before Keras is imported."""
 
 import importlib.util
 import itertools
@@ -8,9 +8,9 @@ import os
 import sys
 from pathlib import Path
 
-# Keras's backends, and the package that each of them imports. Where none is asked for, the first one that is installed
-# is used of those that train.
+# Keras's backends, and the package that each of them imports.
 _NEEDED = {"tensorflow": "tensorflow", "jax": "jax", "torch": "torch", "numpy": "jax", "openvino": "openvino"}
+# Those that train. If nobody has chosen a backend, the first installed one of these is used.
 TRAINING = ("tensorflow", "jax", "torch")
 
 
@@ -22,11 +22,11 @@ def _is_command() -> bool:
     return os.path.basename(program) == "lstm-fast"
 
 
-IS_COMMAND = _is_command()  # now: Python changes the name of the program later
+IS_COMMAND = _is_command()  # read once, now: Python changes sys.argv[0] later
 
 
 def prepare() -> None:
-    """Chooses a backend for Keras where nobody has, from what is installed.
+    """Chooses an installed backend for Keras, if nobody has chosen one.
 
     Raises:
         ImportError: There is none to choose, or KERAS_BACKEND names one that is not installed or unknown.
@@ -58,7 +58,7 @@ def _choose_backend() -> None:
             "Keras needs TensorFlow, JAX or PyTorch, found none of them: run pip install tensorflow (or jax, or torch)"
         )
     os.environ["KERAS_BACKEND"] = installed[0]
-    # Where there was more than one to choose from, another may have been meant.
+    # With several installed, the user may want another one: a warning tells of the choice.
     level = logging.INFO if len(installed) == 1 else logging.WARNING
     logging.getLogger("lstm_fast").log(
         level,
@@ -70,7 +70,7 @@ def _choose_backend() -> None:
 
 
 def is_installed(name: str) -> bool:
-    """Whether a package can be imported; a folder without code of the same name cannot."""
+    """Whether a package can be imported. A folder of the same name without code does not count."""
     if name in sys.modules:
         return sys.modules[name] is not None
     try:
@@ -81,7 +81,7 @@ def is_installed(name: str) -> bool:
 
 
 def _configured() -> str:
-    """Returns the backend of Keras's own configuration, where KERAS_BACKEND does not name one."""
+    """Returns the backend that Keras takes without KERAS_BACKEND: that of its configuration file, else its default."""
     if "KERAS_HOME" in os.environ:
         folder = Path(os.environ["KERAS_HOME"]).expanduser()
     else:

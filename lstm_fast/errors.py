@@ -1,9 +1,9 @@
-"""What the command line reports in one line."""
+"""Errors that the command line reports in one line."""
 
 import re
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-# Lines of Keras and TensorFlow that say where an error was met, and not what it is.
+# Lines of Keras and TensorFlow that say where an error happened, not what it is.
 _WHERE = re.compile(r"Exception encountered when calling|Graph execution error|Detected at node|File \"|<stack traces")
 _INNER = "Exception encountered: "  # before the cause, after a whole configuration
 _CONFIGURATION = " Full object config: "  # after the cause
@@ -11,7 +11,7 @@ _LONGEST = 400
 
 
 class CommandError(ValueError):
-    """Something that the user gave cannot be used: the message names it, what was expected and found."""
+    """An argument or a file of the user cannot be used. The message says which, and what was expected and found."""
 
 
 class DataError(CommandError):

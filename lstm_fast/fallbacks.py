@@ -5,7 +5,7 @@ import logging
 
 from lstm_fast.backends import Unavailable
 from lstm_fast.locks import fork_safe_lock
-from lstm_fast.settings import config, said
+from lstm_fast.settings import config, origin
 
 _logger = logging.getLogger("lstm_fast")
 
@@ -13,7 +13,7 @@ _lock = fork_safe_lock()
 _fallbacks: collections.Counter[str] = collections.Counter()
 _fallback_layers: dict[str, list[str]] = {}
 
-# Layers that are named of each reason: a program may make new ones, with new names, as long as it runs.
+# How many layers are named for each reason. There is a limit because a program may make new layers for ever.
 NAMED = 5
 
 
@@ -25,12 +25,13 @@ def record(fallback: Unavailable, layer: str) -> None:
         layer: The name of the layer.
     """
     if config.kernel == "fused":
-        raise RuntimeError(f"{said('kernel')}, but the fused kernel cannot run the layer '{layer}': {fallback.reason}")
+        reason = f"the fused kernel cannot run the layer '{layer}': {fallback.reason}"
+        raise RuntimeError(f"{origin('kernel')}, but {reason}")
     with _lock:
         _fallbacks[fallback.reason] += 1
         first = _fallbacks[fallback.reason] == 1
         named = _fallback_layers.setdefault(fallback.reason, [])
-        if layer not in named and len(named) <= NAMED:  # one more, which tells that there are others
+        if layer not in named and len(named) <= NAMED:  # one more than NAMED shows that there are others
             named.append(layer)
     if first:
         level = logging.INFO if fallback.announced else logging.WARNING
@@ -38,6 +39,6 @@ def record(fallback: Unavailable, layer: str) -> None:
 
 
 def counted() -> tuple[dict[str, int], dict[str, tuple[str, ...]]]:
-    """Returns the calls that have fallen back, and the names of their layers, the first six of them, by reason."""
+    """Returns for each reason the number of calls that fell back, and the names of the first six of their layers."""
     with _lock:
         return dict(_fallbacks), {reason: tuple(names) for reason, names in _fallback_layers.items()}

@@ -14,14 +14,14 @@ from lstm_fast.errors import CommandError
 
 
 class OutputError(CommandError):
-    """An output folder that cannot be used: the message names the argument, what was expected and found."""
+    """An output folder cannot be used. The message says what was expected and what was found."""
 
 
 @contextlib.contextmanager
 def output_folder(path: Path) -> Iterator[None]:
     """Makes the folder and tries to write in it, so that a problem shows before the work and not after it.
 
-    In the end it takes away again what it has made and nobody has written to.
+    At the end it removes the folders that it has made, if they are still empty.
 
     Raises:
         OutputError: it cannot be made or written.
@@ -42,7 +42,7 @@ def output_folder(path: Path) -> Iterator[None]:
 
 
 def replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Calls `write` with a path beside `path` and the same suffix, then moves that file into place at once.
+    """Calls `write` with a temporary path of the same suffix beside `path`, then renames that file to `path`.
 
     Raises:
         OutputError: the file cannot be written.

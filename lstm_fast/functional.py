@@ -1,6 +1,6 @@
-"""The functions under the layers: they check their arguments and hand them to the backend of the array type of x.
+"""The functions under the layers. They check their arguments and call the backend for the array type of `x`.
 
-Nothing else calls a backend: what layers ask of one, they ask here.
+Only this module calls a backend. The layers call this module.
 """
 
 import functools
@@ -24,11 +24,11 @@ from lstm_fast.backends import (
     once,
 )
 from lstm_fast.backends.backend import Backend
-from lstm_fast.settings import config, said
+from lstm_fast.settings import config, origin
 
 Shape = tuple[int | None, ...]
 
-# The fields of Direction: what the caller calls them, and their shapes.
+# The fields of Direction: the caller's name for each, and its shape.
 _FIELDS = {
     "kernel": ("kernel", ("features", "4 * units")),
     "recurrent_kernel": ("recurrent_kernel", ("units", "4 * units")),
@@ -56,7 +56,7 @@ def lstm(
     recompute: bool = False,
     training: bool = True,
 ) -> tuple[Any, Any, Any]:
-    """Runs an LSTM over sequences: what `FastLSTM` computes, for custom models, and without any framework.
+    """Runs an LSTM over sequences: the function under `FastLSTM`, for custom models. It needs no framework.
 
     The equations are those of Hochreiter & Schmidhuber (1997) with the forget gate of Gers et al. (2000), in Keras's
     convention. The gate order along the last axis of `kernel`, `recurrent_kernel` and `bias` is `i, f, c, o`:
@@ -64,10 +64,10 @@ def lstm(
         z_t = (m_x * x_t) W + (m_h * h_{t-1}) U + b      i, f, o = sigmoid(z_i, z_f, z_o)      g = tanh(z_c)
         c_t = f * c_{t-1} + i * g                        h_t = o * tanh(c_t)
 
-    Letters: B batch, T time, D features, H units. `x` decides the framework, whatever Keras's backend is: a
+    Letters: B batch, T time, D features, H units. The type of `x` decides the framework, not Keras's backend. `x` is a
     `tf.Tensor`, eager or in a graph, a `jax.Array`, concrete or traced, a `torch.Tensor`, or a `numpy.ndarray`. The
-    results are of the same framework; with NumPy they have no gradient. All arrays have the dtype of `x`, which is
-    float32, float64, float16 or bfloat16; half types compute in float32.
+    results are of the same framework; with NumPy they have no gradient. All arrays have the dtype of `x`: float32,
+    float64, float16 or bfloat16. The half types compute in float32.
 
     Args:
         x: Sequences, `[B, T, D]`.
@@ -75,8 +75,8 @@ def lstm(
         recurrent_kernel: Recurrent weights U, `[H, 4H]`.
         bias: Bias b, `[4H]`. Default: none.
         initial_state: The states h and c before the first timestep, `[B, H]` each. Default: zeros.
-        mask: `[B, T]` or `[B, T, 1]`, boolean or numeric: false or zero where a timestep is to be skipped. Such a
-            timestep carries h and c through. Default: every timestep is real.
+        mask: `[B, T]` or `[B, T, 1]`, boolean or numeric: false or zero where a timestep is to be skipped. A skipped
+            timestep leaves h and c as they are. Default: no timestep is skipped.
         go_backwards: Whether to run from the last timestep to the first; the output is then in that order.
         return_sequences: Whether to return the output of every timestep, or that of the last.
         zero_output_for_mask: Whether the output of a skipped timestep is zero. Otherwise it is the previous output,
@@ -84,9 +84,9 @@ def lstm(
         input_dropout: Multipliers m_x, one set per gate, fixed over time: `[4, B, D]`. Default: ones. They have no
             gradient.
         recurrent_dropout: Multipliers m_h, likewise, `[4, B, H]`.
-        recompute: Whether to recompute the gates in the backward pass instead of keeping them: far less memory, for
-            about the time of a further forward pass.
-        training: Whether to keep anything for the backward pass. Gradients are right without, but slower.
+        recompute: Whether to recompute the gates in the backward pass instead of keeping them. It needs far less
+            memory, and about the time of one more forward pass.
+        training: Whether to keep values for the backward pass. Without them gradients are right, but slower.
 
     Returns:
         `(output, h, c)`: the output, `[B, T, H]` with `return_sequences`, else `[B, H]`, and the last states, `[B, H]`
@@ -95,9 +95,9 @@ def lstm(
     Raises:
         TypeError: An argument has the wrong type or dtype.
         ValueError: An argument has the wrong shape, or a variable LSTM_FAST_* a bad value.
-        RuntimeError: The compiled library cannot be used here, or not under a transform that is at work (`make_fx`,
-            `torch.func.jvp`, ...); the message says why, and what to use there. Also under `LSTM_FAST_KERNEL=keras`,
-            as a function has no Keras path.
+        RuntimeError: The compiled library cannot be used here, or not under the current transform (`make_fx`,
+            `torch.func.jvp`, ...). The message says why, and what to use there. Also under `LSTM_FAST_KERNEL=keras`,
+            because a function has no Keras path.
 
     Examples:
         >>> x = np.random.rand(32, 10, 8).astype("float32")
@@ -138,27 +138,27 @@ def recurrence(
     """Runs an LSTM over inputs that are projected already: the part of `lstm` that goes from timestep to timestep.
 
     `recurrence(x @ kernel, recurrent_kernel, bias)` is `lstm(x, kernel, recurrent_kernel, bias)`. It is for projections
-    that `lstm` does not have: of sparse inputs, normalised ones, or rows of a table that hold the projections of
-    embeddings. Where there is a plain kernel, `lstm` takes less memory, as it never has all of z at once.
+    that `lstm` does not compute: of sparse inputs, of normalised ones, or a table of embeddings that are projected
+    already. With a plain kernel, `lstm` takes less memory, because it never has all of z at once.
 
         z_t + (m_h * h_{t-1}) U + b      in the place of      (m_x * x_t) W + (m_h * h_{t-1}) U + b
 
-    Letters, frameworks, dtypes and all else are those of `lstm`, with `z` in the place of `x`; dropout of the inputs is
-    a matter of their projection.
+    Letters, frameworks and dtypes are those of `lstm`, with `z` in the place of `x`. There is no `input_dropout`: it
+    belongs to the projection.
 
     Args:
-        z: Projected sequences, `[B, T, 4H]`, the gates in the order `i, f, c, o`. Those of skipped timesteps are not
-            read, and their gradient is zero.
+        z: Projected sequences, `[B, T, 4H]`, the gates in the order `i, f, c, o`. Skipped timesteps are not read, and
+            their gradient is zero.
         recurrent_kernel: Recurrent weights U, `[H, 4H]`.
         bias: Bias b, `[4H]`. Default: none.
-        initial_state: As in `lstm`, like all that follows.
+        initial_state: As in `lstm`, like the arguments after it.
         mask: `[B, T]` or `[B, T, 1]`.
         go_backwards: Whether to run from the last timestep to the first.
         return_sequences: Whether to return the output of every timestep, or that of the last.
         zero_output_for_mask: Whether the output of a skipped timestep is zero.
         recurrent_dropout: Multipliers m_h, `[4, B, H]`.
         recompute: Whether to recompute the gates in the backward pass.
-        training: Whether to keep anything for the backward pass.
+        training: Whether to keep values for the backward pass.
 
     Returns:
         `(output, h, c)`, as `lstm` does.
@@ -197,7 +197,7 @@ def _run_one(
         raise TypeError("`recurrent_kernel`: expected an array, found None")
     if config.kernel == "keras":
         raise RuntimeError(
-            f"{said('kernel')}: lstm_fast.lstm and lstm_fast.recurrence are functions and have no Keras path; use a "
+            f"{origin('kernel')}: lstm_fast.lstm and lstm_fast.recurrence are functions and have no Keras path; use a "
             "layer, or another setting"
         )
     if unusable := unavailable(x, _input_name([direction])):
@@ -229,7 +229,7 @@ def run(
 ) -> Outputs:
     """Runs one direction, or a forward and a backward one, in one kernel call; arguments as in `lstm`.
 
-    Where the directions have no kernel, x is projected, `[B, T, N * 4H]`, the directions side by side.
+    If the directions have no kernel, x is projected already: `[B, T, N * 4H]`, the directions side by side.
 
     Returns:
         y `[B, T or 1, N * H]`, and lists of the last h and c of each direction. Two directions both write y in input
@@ -273,17 +273,17 @@ def run(
 
 
 def unavailable(x: Any, name: str = "x") -> Unavailable | None:
-    """Returns why the kernels cannot run on `x` here and now, None if they can."""
+    """Returns why the kernels cannot run on `x` now; None if they can."""
     return unavailable_in(_framework_of(x, name), x)
 
 
 def unavailable_in(framework: str, x: Any = None) -> Unavailable | None:
-    """Returns why the kernels cannot run in a framework, on `x` or at all, here and now; None if they can."""
+    """Returns why the kernels cannot run in a framework now, on `x` or at all; None if they can."""
     try:
         return backend_of(framework).unavailable(x)
     except LibraryError as error:
         return Unavailable(str(error), announced=True)
-    except (AttributeError, ImportError, NotImplementedError, TypeError) as error:  # what it asks for has moved
+    except (AttributeError, ImportError, NotImplementedError, TypeError) as error:  # the framework has changed
         return Unavailable(_does_not_fit(framework, error))
 
 
@@ -298,33 +298,33 @@ def gpus(framework: str) -> tuple[str, ...]:
 
 
 def threads(framework: str) -> tuple[int, str]:
-    """Returns how many threads a framework was given on the CPU, 0 if nobody has said, and what says so."""
+    """Returns how many CPU threads the user allows a framework, 0 if that was not set, and the name of the setting."""
     return backend_of(framework).threads() if framework in FRAMEWORKS else (0, "")
 
 
 def gpu_ops(framework: str) -> str | None:
-    """Returns what there is to say of the ops that a framework needs on GPUs, which it loads; None if it needs none."""
+    """Loads the ops that a framework needs on GPUs, and returns their state; None if it needs none."""
     return backend_of(framework).gpu_ops() if framework in FRAMEWORKS else None
 
 
 def slower_than_keras(framework: str, dtype: str, batch: int | None, units: int) -> str | None:
-    """Returns why Keras's own layer is preferred, for one direction without mask and recurrent dropout, else None."""
+    """Returns why Keras's own layer is expected to be faster, for one direction without mask and dropout; else None."""
     return backend_of(framework).slower_than_keras(dtype, batch, units)
 
 
 def with_batch(framework: str, x: Any, size: int, message: str) -> Any:
-    """Returns x with a batch size that is checked when the graph that is traced runs; x where there is no backend."""
+    """Returns x with a batch size, which the traced graph checks when it runs. Without a backend it returns x."""
     try:
         return backend_of(framework).with_batch(x, size, message)
-    except LibraryError:  # then the layer runs as Keras's, which does without this check
+    except LibraryError:  # the layer then runs as Keras's, without this check
         return x
 
 
 def traced_length(framework: str, x: Any) -> int | None:
-    """Returns how many timesteps the program that is being traced computes whatever its input; None if any number."""
+    """Returns how many timesteps the traced program computes for every input; None if that depends on the input."""
     try:
         return backend_of(framework).traced_length(x)
-    except LibraryError:  # then the layer runs as Keras's, which does without this check
+    except LibraryError:  # the layer then runs as Keras's, without this check
         return None
 
 
@@ -375,7 +375,7 @@ def _dtype_name(value: Any) -> str:
 
 
 def _input_name(directions: Sequence[Direction]) -> str:
-    """Returns what the caller calls x."""
+    """Returns the caller's name for x."""
     return "z" if directions[0].kernel is None else "x"
 
 
@@ -388,9 +388,9 @@ def _array(backend: Backend, name: str, value: Any, of: str, like: Any = None) -
 
 
 def _framework_of(x: Any, name: str) -> str:
-    """Returns which of FRAMEWORKS an argument is of; raises TypeError if it is of none."""
+    """Returns the framework of an array; raises TypeError if it belongs to none of FRAMEWORKS."""
     for framework, known in _FRAMEWORKS.items():
-        module = sys.modules.get(framework)  # whoever passes an array has imported its framework
+        module = sys.modules.get(framework)  # who passes an array has imported its framework
         if module is not None and known.is_array(module, x):
             return framework
     raise TypeError(
@@ -400,27 +400,27 @@ def _framework_of(x: Any, name: str) -> str:
 
 
 def backend_of(framework: str) -> Backend:
-    """Returns the backend of one of FRAMEWORKS, imported if need be; raises LibraryError if it cannot be."""
+    """Returns the backend of one of FRAMEWORKS, and imports it if need be; raises LibraryError if that fails."""
     return _IMPORTS[framework]()
 
 
 def is_used(framework: str) -> bool:
-    """Whether somebody has asked for the backend of a framework."""
-    return framework in _asked
+    """Whether the backend of a framework has been used."""
+    return framework in _used
 
 
-_asked: set[str] = set()
+_used: set[str] = set()
 
 
 def _import(framework: str) -> Backend:
-    _asked.add(framework)
+    _used.add(framework)
     try:
         return _FRAMEWORKS[framework].backend()
-    except Exception as error:  # whatever a framework raises that lacks a name, or has it otherwise
+    except Exception as error:  # of any kind: the framework may lack a name, or have changed it
         raise LibraryError(_does_not_fit(framework, error)) from error
 
 
-# mypy compares the modules with `Backend` here.
+# Separate functions, so that mypy compares each module with `Backend`.
 
 
 def _numpy() -> Backend:
@@ -448,14 +448,14 @@ def _tensorflow() -> Backend:
 
 
 class _Framework(NamedTuple):
-    """How the arrays of a framework are known, given its module, and what imports its backend."""
+    """How to recognise an array of a framework, given its module, and how to import its backend."""
 
     is_array: Callable[[Any, Any], bool]
     backend: Callable[[], Backend]
 
 
-# Tracers are instances of jax.Array. TensorFlow comes last: torch.compile follows its function into Python's modules,
-# and warns of what it finds there.
+# Tracers are instances of jax.Array. TensorFlow comes last: torch.compile follows `is_tensor` into Python's own modules
+# and warns about them.
 _FRAMEWORKS = {
     "numpy": _Framework(lambda numpy, x: isinstance(x, numpy.ndarray), _numpy),
     "torch": _Framework(lambda torch, x: isinstance(x, torch.Tensor), _torch),
@@ -463,7 +463,7 @@ _FRAMEWORKS = {
     "tensorflow": _Framework(lambda tensorflow, x: tensorflow.is_tensor(x), _tensorflow),
 }
 
-# Once, also where it fails: half of a module may have been run, which must not run again.
+# A failed import is not tried again: a part of the module has run, and must not run twice.
 _IMPORTS = {framework: once()(functools.partial(_import, framework)) for framework in _FRAMEWORKS}
 
 

@@ -1,7 +1,7 @@
-"""A recurrent layer's call on the kernels, or, with the reason, as Keras's.
+"""The call of a recurrent layer: on the kernels, or as Keras's, with the reason.
 
-`accelerate` and `to_keras` may change the class of a layer while another thread is in the middle of a call, which then
-goes on by either class, to the same result. So no method here asks Python for `super()` on the way.
+`accelerate` and `to_keras` may change the class of a layer while another thread is in a call. The call then goes on
+with the methods of either class, and the result is the same. `super()` would fail there, so no method here uses it.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,58 +21,58 @@ from lstm_fast.backends import (
     Unavailable,
     UnavailableError,
 )
-from lstm_fast.settings import config, said
+from lstm_fast.settings import config, origin
 
-# Where masked outputs repeat the one before, what Keras puts out before the first real timestep differs: with these
-# backends the initial state, with the others zero, as the kernel does.
+# Without `zero_output_for_mask`, Keras's backends differ in the outputs before the first real timestep. With these they
+# are the initial state. With the others they are zero, as the kernel has them.
 _STARTS_FROM_STATE = ("jax", "numpy")
 
-# Whether the call under way begins with the zeros that keras.layers.RNN makes. Not an attribute of the layer: threads
-# may call one layer at the same time, with states and without.
+# Whether the current call begins with the zeros that keras.layers.RNN makes. Not an attribute of the layer: threads may
+# call one layer at the same time, with states and without.
 _from_zero: ContextVar[bool] = ContextVar("_from_zero", default=False)
 
-# Whether the call under way has come to `inner_loop`, and whether Keras is to see what was asked of cuDNN. Not
-# attributes either.
+# Whether the current call has reached `inner_loop`, and whether Keras may see the user's `use_cudnn`. Not attributes
+# either, for the same reason.
 _reached: ContextVar[bool] = ContextVar("_reached", default=False)
 cudnn_shown: ContextVar[bool] = ContextVar("cudnn_shown", default=False)
 
-# How often a layer has changed its class, counted before each change: see `changed_since`.
+# How many times any layer has changed its class, counted before each change: see `changed_since`.
 class_changes = 0
 
 
 class Fused:
-    """What `FastLSTM` and `FastRNN` do, each before the class of Keras that it extends, `of_keras`."""
+    """The common base of `FastLSTM` and `FastRNN`. Its methods come before those of Keras's class, `of_keras`."""
 
     of_keras: type = RNN
-    recompute = False  # of a layer that was made without
+    recompute = False  # for a layer that Keras made
     warned_of_mask = False
 
     def __repr__(self) -> str:
         return shown(self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Calls the layer as Keras does, and notes who gave the mask: see `compute_mask`."""
+        """Calls the layer as Keras does, and notes whether the caller passed a mask: see `compute_mask`."""
         layer: Any = self
         if not (layer.go_backwards and layer.return_sequences):
             return RNN.__call__(layer, *args, **kwargs)
-        token = masks.given.set("mask" in kwargs or len(args) > 2)
+        token = masks.passed.set("mask" in kwargs or len(args) > 2)
         try:
             return RNN.__call__(layer, *args, **kwargs)
         finally:
-            masks.given.reset(token)
+            masks.passed.reset(token)
 
     @property
     def supports_jit(self) -> bool:
-        """Whether `jit_compile="auto"` may have XLA compile a model with the layer."""
+        """Whether Keras may compile a model with this layer by XLA under `jit_compile="auto"`."""
         return not _compiles_every_length_anew()
 
     @supports_jit.setter
     def supports_jit(self, value: bool) -> None:
-        vars(self)["supports_jit"] = value  # which holds where the layer is Keras's
+        vars(self)["supports_jit"] = value  # for the time when the layer is Keras's
 
     @property
     def variables(self) -> list[Any]:
-        """All variables, on JAX with the states of a stateful layer; these are not among the weights."""
+        """All variables. On JAX these include the states of a stateful layer, which are not weights."""
         layer: Any = self
         variables: list[Any] = RNN.variables.fget(layer)
         return [*variables, *states.of(layer)] if states.carried() else variables
@@ -87,9 +87,10 @@ class Fused:
         return RNN.compute_output_spec(self, *args, **kwargs)
 
     def compute_mask(self, sequences: Any, mask: Any) -> Any:
-        """Returns the mask of the outputs, as Keras does; warns if they are in another order."""
+        """Returns the mask of the outputs, as Keras does. Warns if the outputs are in another order than the mask."""
         layer: Any = self
-        if layer.go_backwards and layer.return_sequences and not masks.given.get() and masks.unnested(mask) is not None:
+        passed = masks.passed.get()
+        if layer.go_backwards and layer.return_sequences and not passed and masks.unnested(mask) is not None:
             masks.warn_of_reversed(layer)
         return RNN.compute_mask(layer, sequences, mask)
 
@@ -100,14 +101,14 @@ class Fused:
         cls: Any = type(layer)
         keras_call = cls.of_keras.call if isinstance(layer, Fused) else cls.call
         sequences, initial_state, mask = checks.checked_call(layer, sequences, initial_state, mask, [layer])
-        # A subclass may have states of its own making.
+        # A subclass may make other initial states.
         from_zero = initial_state is None and not layer.stateful and is_ours(layer) and cells.starts_from_zero(layer)
         token, reached = _from_zero.set(from_zero), _reached.set(False)
         try:
             empty = sequences.shape[1] == 0 and not cells.other_cell(layer)
             run = _call_without_timesteps if empty else _call
             result = run(layer, keras_call, sequences, initial_state, mask, training)
-            # A subclass may have a loop of its own.
+            # A subclass may have its own loop.
             if not _reached.get() and cls.inner_loop is Fused.inner_loop and not changed_since(changes, layer, cls):
                 missed = Unavailable(f"Keras {keras.__version__} does not call inner_loop, in which the kernel runs")
                 fallbacks.record(fallback(layer, sequences, mask) or missed, layer.name)
@@ -118,24 +119,24 @@ class Fused:
             cells.forget_dropout(layer)
 
     def inner_loop(self, *args: Any, **kwargs: Any) -> Any:
-        """Runs over all timesteps: what keras.layers.RNN calls between its dropout and state handling.
+        """Runs over all timesteps: keras.layers.RNN calls this between its dropout and state handling.
 
-        The arguments are `sequences`, `initial_state`, `mask` and `training`, as in Keras. With others, of a Keras to
-        come, it runs as Keras's.
+        The arguments are `sequences`, `initial_state`, `mask` and `training`, as in Keras. If a later Keras passes
+        other ones, the layer runs as Keras's.
         """
         layer: Any = self
         cls: Any = type(layer)
         keras_inner_loop = cls.of_keras.inner_loop if isinstance(layer, Fused) else cls.inner_loop
         _reached.set(True)
         try:
-            given = _of_inner_loop(*args, **kwargs)
+            arguments = _of_inner_loop(*args, **kwargs)
         except TypeError as error:
             reason = Unavailable(f"Keras {keras.__version__} calls inner_loop otherwise: {error}")
         else:
-            unusable = fallback(layer, given[0], given[2])
+            unusable = fallback(layer, arguments[0], arguments[2])
             try:
                 if unusable is None:
-                    return _inner_loop(layer, *given)
+                    return _inner_loop(layer, *arguments)
                 reason = unusable
             except UnavailableError as error:
                 reason = Unavailable(str(error))
@@ -167,14 +168,14 @@ def shown(layer: Any) -> str:
 
 
 def changed_since(changes: int, layer: Any, cls: type) -> bool:
-    """Whether a layer may have been of another class than `cls` meanwhile, and a call so have missed `inner_loop`.
+    """Whether a layer may have had another class than `cls` in between. A call may then have missed `inner_loop`.
 
     Args:
-        changes: `class_changes` before that.
+        changes: `class_changes` at the start.
         layer: The layer.
         cls: Its class, read after `changes`.
     """
-    # A change that was counted before `changes` was read, and done after it, shows in the class.
+    # A change may be counted before `changes` is read, and made after it. Then the class is another one.
     return type(layer) is not cls or changes != class_changes
 
 
@@ -186,7 +187,7 @@ def checked_recompute(recompute: Any) -> bool:
 
 
 def recomputes(layer: Any) -> bool:
-    """Whether a layer has `recompute`; one that is Keras's by now may have been ours when the call began."""
+    """Whether a layer has `recompute`. A layer that has become Keras's during the call may have no such attribute."""
     return bool(getattr(layer, "recompute", False))
 
 
@@ -196,10 +197,10 @@ def is_ours(layer: Any) -> bool:
 
 
 def fallback(layer: Any, sequences: Any, mask: Any) -> Unavailable | None:
-    """Returns why a layer cannot run fused here and now, None if it can. Without sequences: as far as that is known."""
+    """Returns why a layer cannot run fused now; None if it can. Without `sequences` it checks what it can."""
     traced = None if sequences is None else writing.check_length(layer, sequences)
     if config.kernel == "keras":
-        return Unavailable(said("kernel"), announced=True)
+        return Unavailable(origin("kernel"), announced=True)
     reason = cells.unfit(layer)
     if layer.unroll:
         reason = reason or "unroll=True"
@@ -235,7 +236,7 @@ def _call_without_timesteps(
 ) -> Any:
     """Runs over one masked timestep, which leaves the states alone, and drops its output."""
     batch, _, features = ops.shape(sequences)
-    # With the empty sequences in it, such that they have a gradient.
+    # The empty sequences are a part of it, so that they have a gradient.
     sequences = ops.concatenate([sequences, ops.zeros((batch, 1, features), dtype=sequences.dtype)], axis=1)
     mask = ops.zeros((batch, 1), dtype="bool")
     result = _call(layer, keras_call, sequences, initial_state, mask, training)
@@ -284,20 +285,20 @@ def _inner_loop(layer: Any, sequences: Any, initial_state: Any, mask: Any, train
 
 
 def _cudnn_instead(layer: Any, sequences: Any, mask: Any) -> Unavailable | None:
-    """Returns why Keras's layer is expected to be the faster one, which has cuDNN; None if it is not."""
-    if config.kernel == "fused" or not cudnn_asked(layer):
+    """Returns why Keras's layer, with cuDNN, is expected to be faster; None if it is not."""
+    if config.kernel == "fused" or not use_cudnn_of(layer):
         return None
-    if mask is not None or layer.cell.recurrent_dropout or not layer.cell.use_bias:  # which cuDNN has not
+    if mask is not None or layer.cell.recurrent_dropout or not layer.cell.use_bias:  # cuDNN cannot, or it is not known
         return None
     size = sequences.shape[0]
     reason = functional.slower_than_keras(keras.backend.backend(), layer.cell.compute_dtype, size, layer.units)
     return Unavailable(reason) if reason else None
 
 
-def cudnn_asked(layer: Any) -> bool | str:
-    """Returns what the user has asked of cuDNN for a layer: the argument `use_cudnn` of keras.layers.LSTM."""
-    asked: bool | str = vars(layer).get("use_cudnn", False)
-    return asked
+def use_cudnn_of(layer: Any) -> bool | str:
+    """Returns the argument `use_cudnn` that the user gave keras.layers.LSTM for a layer."""
+    use_cudnn: bool | str = vars(layer).get("use_cudnn", False)
+    return use_cudnn
 
 
 def direction_of(
@@ -309,21 +310,21 @@ def direction_of(
     *,
     from_zero: bool,
 ) -> Direction:
-    """Returns what the kernel needs of a layer and one of its cells.
+    """Returns the kernel's operands for one cell of a layer.
 
-    `input_dropout` is [B, D] where one mask serves all gates.
+    `input_dropout` is [B, D] if one mask serves all gates.
 
-    States of zero are left out: the kernel then has nothing to multiply in the first timestep, and no gradient of them.
+    Zero states are left out. The kernel then saves their product in the first timestep, and their gradient.
     """
-    # Drawn in this order and whether training or not, as keras.layers.RNN does, for the same random numbers. The cell
-    # keeps what it has drawn until the call is over.
+    # keras.layers.RNN draws in this order, in training or not: the same order gives the same random numbers. The cell
+    # keeps its masks until the call is over.
     input_dropout = cell.get_dropout_mask(sequences[:, 0, :]) if cell.dropout else None
     recurrent_dropout = cell.get_recurrent_dropout_mask(initial_state[0])
     if recurrent_dropout is not None and not isinstance(recurrent_dropout, list):  # Keras before 3.6
         recurrent_dropout = per_gate(recurrent_dropout)
     h0, c0 = (None, None) if from_zero else initial_state
     if layer.stateful and keras.backend.backend() == "torch":
-        # PyTorch's variables are assigned to in place, and the backward pass needs these states.
+        # On PyTorch, variables are assigned in place, and the backward pass needs the old states.
         h0, c0 = ops.copy(h0), ops.copy(c0)
     return Direction(
         ops.cast(cell.kernel, cell.compute_dtype),
@@ -351,21 +352,21 @@ def per_gate(multipliers: Any) -> Any:
 def started(
     outputs: Any, mask: Any, directions: Sequence[Direction], return_sequences: bool, go_backwards: bool = False
 ) -> Any:
-    """Returns the outputs with what the Keras backend has for them before the first real timestep."""
+    """Returns the outputs, with the Keras backend's own values before the first real timestep."""
     if mask is None or keras.backend.backend() not in _STARTS_FROM_STATE:
         return outputs
     batch, time = ops.shape(mask)[:2]
     mask = ops.cast(ops.reshape(mask, (batch, time)), "bool")
-    mask = ops.not_equal(ops.cast(mask, "uint8"), 0)  # of a boolean, XLA reads now the whole byte, now its lowest bit
+    mask = ops.not_equal(ops.cast(mask, "uint8"), 0)  # XLA reads the whole byte of a boolean, or its lowest bit only
     halves = []
     for n, (direction, output) in enumerate(zip(directions, ops.split(outputs, len(directions), axis=-1), strict=True)):
-        # One direction puts its outputs out in the order in which it runs, two do so in the order of the input.
+        # One direction returns its outputs in the order in which it runs, two in the order of the input.
         real = ops.flip(mask, axis=1) if go_backwards or n == 1 else mask
         started = ops.any(real, axis=1, keepdims=True)
         if return_sequences:
             started = started & (ops.arange(time) >= ops.expand_dims(ops.argmax(ops.cast(real, "int8"), axis=1), 1))
             started = ops.flip(started, axis=1) if n == 1 else started
-        # Spread out in no less than float32: the gradient of this is a sum over time.
+        # Broadcast in float32 or more, because the gradient of this is a sum over time.
         dtype = keras.backend.standardize_dtype(output.dtype)
         state = ops.cast(ops.expand_dims(direction.h0, 1), dtype if dtype == "float64" else "float32")
         state = ops.cast(ops.broadcast_to(state, ops.shape(output)), dtype)
@@ -379,5 +380,5 @@ def _compiles_every_length_anew() -> bool:
         return False
     try:
         return bool(functional.gpus("tensorflow"))
-    except LibraryError:  # which is a reason when the layer is called
+    except LibraryError:  # the call of the layer will report it
         return False

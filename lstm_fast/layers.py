@@ -1,6 +1,6 @@
 """The Keras layers: `keras.layers.LSTM`, `RNN` and `Bidirectional` on the fused kernels.
 
-A layer of this package has what Keras's has, and nothing more: to give a layer its class is to make it fast.
+A layer of this package needs no other attributes than Keras's. So a change of its class is enough to make it fast.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from keras.layers import LSTM, RNN, Bidirectional, LSTMCell
 from lstm_fast import cells, checks, fallbacks, functional, fused, masks, states
 from lstm_fast.backends import Unavailable, UnavailableError
 
-# One implementation of each merge mode of keras.layers.Bidirectional, None apart.
+# The merge modes of keras.layers.Bidirectional, except None.
 _MERGE: dict[str, Callable[[Any, Any], Any]] = {
     "concat": lambda forward, backward: ops.concatenate([forward, backward], axis=-1),
     "sum": ops.add,
@@ -22,12 +22,12 @@ _MERGE: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
-# Why layers are left of which nobody expects anything else.
+# Reasons for leaving a layer alone that nobody has to be warned of.
 NO_LSTM, INSIDE = "no LSTM", "around one that is left:"
 
 
 class _Withheld(int):
-    """What Keras is shown in the place of `use_cudnn`: false, and no setting that anybody has asked for."""
+    """The value that Keras sees instead of the user's `use_cudnn`. It is false."""
 
 
 _WITHHELD = _Withheld()
@@ -43,16 +43,16 @@ class FastLSTM(fused.Fused, LSTM):  # type: ignore[misc]
     2. `recurrent_activation` == `sigmoid`
     3. `unroll` is `False`
     4. The compute dtype is `float32`, `float64`, `float16` or `bfloat16`; the half types compute in float32.
-    5. Keras runs on TensorFlow, JAX, PyTorch or, for inference, NumPy, on the CPU or, but for NumPy, on NVIDIA GPUs of
-       compute capability 7.5 or later.
+    5. Keras runs on TensorFlow, JAX or PyTorch, on the CPU or on NVIDIA GPUs of compute capability 7.5 or later. Or it
+       runs on NumPy, for inference on the CPU.
     6. The compiled library of this package can be loaded, and for GPUs its CUDA kernels were built.
 
     Biases, dropout, recurrent dropout, masks of any pattern, initial states, `stateful`, `go_backwards`, regularizers,
     constraints and mixed precision all run fused, eagerly, in graphs and compiled by XLA; `torch.compile` leaves the
-    kernel out of its graph. Where a requirement is not met the layer runs as `keras.layers.LSTM`; the logger
-    `lstm_fast` says why, once per reason, and so does `lstm_fast.status()`.
-    The environment variable `LSTM_FAST_KERNEL=keras` forces that path, `LSTM_FAST_KERNEL=fused` makes it an error.
-    On a GPU, TensorFlow also takes it where Keras can use cuDNN and that is expected to be the faster one.
+    kernel out of its graph. If a requirement is not met, the layer runs as `keras.layers.LSTM`. The logger `lstm_fast`
+    says why, once per reason, and so does `lstm_fast.status()`.
+    The environment variable `LSTM_FAST_KERNEL=keras` forces this path, `LSTM_FAST_KERNEL=fused` makes it an error.
+    With TensorFlow on a GPU, the layer also takes it where Keras can use cuDNN and cuDNN is expected to be faster.
 
     Where Keras's backends differ, the layer follows the one that it runs on: with a mask, `initial_state` and
     `zero_output_for_mask=False`, the outputs before the first real timestep are zero on TensorFlow and PyTorch, and
@@ -80,7 +80,7 @@ class FastLSTM(fused.Fused, LSTM):  # type: ignore[misc]
         units: Positive integer, dimensionality of the output space.
         *args: Further arguments of `keras.layers.LSTM`, in its order.
         recompute: Boolean (default: `False`). Whether to recompute the gates in the backward pass instead of keeping
-            them: far less memory, for about the time of a further forward pass. For long sequences.
+            them. It needs far less memory, and about the time of one more forward pass. For long sequences.
         **kwargs: Keyword arguments of `keras.layers.LSTM`. `use_cudnn` and `implementation` say how the layer runs
             where it cannot run fused; as in Keras, `implementation=1` draws one input dropout mask per gate.
 
@@ -88,14 +88,13 @@ class FastLSTM(fused.Fused, LSTM):  # type: ignore[misc]
         - `sequences`: A 3D tensor, with shape `(batch, timesteps, features)`. `timesteps` may be 0: the output is then
           empty or zero, and the states are the initial ones.
         - `mask`: Tensor of shape `(batch, timesteps)` or `(batch, timesteps, 1)`, boolean or numeric, indicating
-          whether a given timestep should be used (`True`) or skipped (`False`); `batch` may be 1, for one mask for
-          all. On JAX and NumPy also `(batch, timesteps, k)`: a timestep is used if any of its values is true. Defaults
+          whether a given timestep should be used (`True`) or skipped (`False`). `batch` may be 1: one mask for all
+          rows. On JAX and NumPy also `(batch, timesteps, k)`: a timestep is used if any of its values is true. Defaults
           to `None`.
         - `training`: Python boolean indicating whether the layer should behave in training mode or in inference mode.
           Gradients are right in either, and faster in training mode.
         - `initial_state`: List of two tensors of shape `(batch, units)`: the states h and c before the first timestep.
-          `batch` may be 1, for the same states for all. Defaults to `None`, which means zeros, or the last states if
-          `stateful`.
+          `batch` may be 1: the same states for all rows. Defaults to `None`: zeros, or the last states if `stateful`.
     """
 
     of_keras = LSTM
@@ -106,28 +105,28 @@ class FastLSTM(fused.Fused, LSTM):  # type: ignore[misc]
 
     @property
     def use_cudnn(self) -> Any:
-        """Whether Keras may use cuDNN: what was asked for, but for a keras.layers.Bidirectional around the layer.
+        """The user's `use_cudnn` where Keras may see it, else false.
 
-        That would call cuDNN itself in the place of two LSTMs that allow it, where FastBidirectional asks the kernels
-        first.
+        A keras.layers.Bidirectional calls cuDNN itself if both of its LSTMs allow it, so it must not see it.
+        FastBidirectional may see it, because it tries the kernels first.
         """
-        # A Keras that calls cuDNN by another method could not be stopped there.
-        asks_first = vars(self).get("in_fast_wrapper", False) and hasattr(Bidirectional, "_call_fused_lstm")
-        return fused.cudnn_asked(self) if fused.cudnn_shown.get() or asks_first else _WITHHELD
+        # FastBidirectional overrides this method of Keras. If a Keras calls cuDNN by another one, it must not see it.
+        tries_first = vars(self).get("in_fast_wrapper", False) and hasattr(Bidirectional, "_call_fused_lstm")
+        return fused.use_cudnn_of(self) if fused.cudnn_shown.get() or tries_first else _WITHHELD
 
     @use_cudnn.setter
     def use_cudnn(self, value: Any) -> None:
-        if value is not _WITHHELD:  # which keras.layers.Bidirectional hands on
+        if value is not _WITHHELD:  # keras.layers.Bidirectional reads this attribute and sets it again
             self.__dict__["use_cudnn"] = value
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor."""
-        return {**super().get_config(), "use_cudnn": fused.cudnn_asked(self)}
+        return {**super().get_config(), "use_cudnn": fused.use_cudnn_of(self)}
 
 
 @keras.saving.register_keras_serializable(package="lstm_fast", name="FastRNN")
 class FastRNN(fused.Fused, RNN):  # type: ignore[misc]
-    """`keras.layers.RNN` of one or several `keras.layers.LSTMCell` on the fused kernel.
+    """`keras.layers.RNN` with one or several `keras.layers.LSTMCell` on the fused kernel.
 
     Same arguments, weights, results and random numbers as `keras.layers.RNN`. A stack of cells runs cell by cell, each
     over the whole sequence in one kernel call. The requirements are those of `FastLSTM`, for each cell; with any other
@@ -163,13 +162,14 @@ class FastBidirectional(Bidirectional):  # type: ignore[misc]
     Same arguments, weights and results as `keras.layers.Bidirectional`. A `keras.layers.LSTM` inside becomes a
     `FastLSTM`, and a `keras.layers.RNN` of `LSTMCell` a `FastRNN`. The requirements for the single call are:
 
-    1. Both layers are `FastLSTM`, or `FastRNN` of one cell, can run fused (see there), and `backward_layer` is the one
-       with `go_backwards=True`.
+    1. Both layers are `FastLSTM`, or `FastRNN` with one cell, and can run fused (see there). Only `backward_layer` has
+       `go_backwards=True`.
     2. Both have the same `units` and this layer's compute dtype.
     3. Neither has an `activity_regularizer`. (This layer may have one.)
 
     Otherwise the two layers run one after the other, each as fast as it can: `FastBidirectional` is never worse than
-    `keras.layers.Bidirectional`, whatever is inside. The latter over a `FastLSTM` works as well, in two kernel calls.
+    `keras.layers.Bidirectional`, whatever is inside. `keras.layers.Bidirectional` with a `FastLSTM` works as well, in
+    two kernel calls.
 
     Examples:
         >>> inputs = np.random.random((32, 10, 8))
@@ -205,7 +205,7 @@ class FastBidirectional(Bidirectional):  # type: ignore[misc]
         return Bidirectional.compute_output_spec(self, *args, **kwargs)
 
     def compute_mask(self, sequences: Any, mask: Any) -> Any:
-        """Returns the masks of the outputs: as Keras, whose own method fails with `stateful` and `return_state`."""
+        """Returns the masks of the outputs, as Keras does. Keras's method fails with `stateful` and `return_state`."""
         if not (self.stateful and self.return_state):
             return Bidirectional.compute_mask(self, sequences, mask)
         mask = masks.unnested(mask) if self.return_sequences else None
@@ -216,7 +216,7 @@ class FastBidirectional(Bidirectional):  # type: ignore[misc]
         """Runs the layer; the arguments are described with the class."""
         changes = fused.class_changes
         if others := [direction for direction in directions_of(self) if not isinstance(direction, fused.Fused)]:
-            # `to_keras` in another thread makes the wrapper Keras's before what is in it.
+            # `to_keras` in another thread changes the wrapper before the layers in it.
             if isinstance(self, FastBidirectional) and changes == fused.class_changes:
                 _record_others(others)
             return Bidirectional.call(self, sequences, initial_state, mask, training)
@@ -226,14 +226,14 @@ class FastBidirectional(Bidirectional):  # type: ignore[misc]
             return Bidirectional.call(self, sequences, initial_state, mask, training)
         try:
             return _call_once(self, sequences, initial_state, mask, training)
-        except UnavailableError:  # each of the two layers finds that out and says so, with the dropout that was drawn
+        except UnavailableError:  # each layer then finds the same reason and records it; the dropout masks are kept
             return Bidirectional.call(self, sequences, initial_state, mask, training)
         finally:
             for layer in directions:
                 cells.forget_dropout(layer)
 
     def _call_fused_lstm(self, sequences: Any, initial_state: Any) -> Any:
-        """Runs both directions by cuDNN, which Keras tries first: for layers that would run as Keras's anyway."""
+        """Runs both directions by cuDNN, if both would run as Keras's. Keras calls this before it calls the layers."""
         layers = [layer for layer in directions_of(self) if isinstance(layer, FastLSTM)]
         reasons = [reason for layer in layers if (reason := fused.fallback(layer, sequences, None))]
         if len(reasons) < len(layers):
@@ -246,14 +246,13 @@ class FastBidirectional(Bidirectional):  # type: ignore[misc]
 
 # Keras names the groups of a weights file after the `__name__` of a layer's class. With the names of the classes that
 # they replace, weights files fit both ways; the names in a `.keras` file are the registered ones above. Default names
-# of layers come from `__name__`, too. So does what `model.summary()` shows: Keras leaves no way to show another there,
-# and `repr` alone names the real class.
+# of layers come from `__name__`, too, and so does the class in `model.summary()`. Only `repr` shows the real class.
 for _cls in (FastLSTM, FastRNN, FastBidirectional):
     _cls.__name__ = _cls.of_keras.__name__
 
 
 def parts_of(model: Any) -> list[Any]:
-    """Returns a layer and all that Keras knows of in it, in their order, each once."""
+    """Returns a layer and all layers inside it that Keras knows, in their order, each once."""
     parts: dict[int, Any] = {}
     to_come = [model]
     while to_come:
@@ -265,7 +264,7 @@ def parts_of(model: Any) -> list[Any]:
 
 
 def vocabulary_of(model: Any, tensor: Any) -> tuple[int | None, bool]:
-    """Returns how many ids the Embedding has that an input goes into, and whether it does so without a detour.
+    """Returns the number of ids of the Embedding that reads an input, and whether it reads the input directly.
 
     Args:
         model: A model.
@@ -277,7 +276,7 @@ def vocabulary_of(model: Any, tensor: Any) -> tuple[int | None, bool]:
         for layer in embeddings
         if any(tensor is given for node in layer._inbound_nodes for given in node.input_tensors)
     ]
-    # One on a detour, as in a nested model, may be any of them: the smallest holds for all.
+    # If none does, as in a nested model, it may be any of them: the smallest number is safe for all.
     return min(direct or [layer.input_dim for layer in embeddings], default=None), bool(direct)
 
 
@@ -301,14 +300,14 @@ def _ours_for(layer: Any) -> Any:
 
 
 def has_lstm(layer: Any) -> bool:
-    """Whether there is an LSTM in a recurrent layer, or what its author calls one."""
+    """Whether there is an LSTM in a recurrent layer, or a subclass of one."""
     return any(isinstance(part, LSTMCell) for part in parts_of(layer))
 
 
 def make_fast(layer: Any, *, again: bool = False) -> bool:
-    """Gives a layer of Keras's that is really an LSTM, or a wrapper of two that are fast, its class of this package.
+    """Gives a layer of Keras the class of this package, if it is a plain LSTM or a wrapper of two fast layers.
 
-    Again: a layer that had this class before gets it back, whatever it is.
+    `again` is for a layer that had this class before: it gets it back without a check.
     """
     fast = _ours_for(layer)
     if fast is None or (left_alone(layer) and not again):
@@ -322,7 +321,7 @@ def make_fast(layer: Any, *, again: bool = False) -> bool:
 
 
 def make_plain(layer: Any) -> bool:
-    """Gives a layer of this package its class of Keras's."""
+    """Gives a layer of this package the class of Keras."""
     if type(layer) not in (FastLSTM, FastRNN, FastBidirectional):
         return False
     if type(layer) is FastBidirectional:
@@ -332,7 +331,7 @@ def make_plain(layer: Any) -> bool:
 
 
 def _show_cudnn(wrapper: Any, *, shown: bool) -> None:
-    """Lets a wrapper see what was asked of cuDNN for its layers, or not."""
+    """Lets a wrapper see the `use_cudnn` of its layers, or not."""
     for direction in directions_of(wrapper):
         vars(direction)["in_fast_wrapper"] = shown
 
@@ -357,7 +356,7 @@ def _all_fused(layer: Any) -> bool:
 
 
 def _record_others(directions: Sequence[Any]) -> None:
-    """Records that directions are no layers of this package."""
+    """Records that directions are not layers of this package."""
     for direction in directions:
         reason = f"{type(direction).__qualname__} in FastBidirectional: the kernel computes LSTMs"
         fallbacks.record(Unavailable(reason), direction.name)

@@ -1,4 +1,4 @@
-"""The compiled libraries of this package: loaded once, and checked before, as a damaged one would kill the process."""
+"""The compiled libraries of this package: checked first, because a damaged one would kill the process; loaded once."""
 
 import functools
 import importlib
@@ -31,7 +31,7 @@ def once(where: str = "") -> Callable[[Callable[[], T]], Callable[[], T]]:
     """Makes a function run once, in one thread. If it fails, warns once; every call then raises LibraryError.
 
     Args:
-        where: Where layers need what it loads, with a comma, for the warning; empty: everywhere.
+        where: For the warning, the place where layers need the result: "on a GPU, "; empty: everywhere.
     """
 
     def decorate(load: Callable[[], T]) -> Callable[[], T]:
@@ -45,7 +45,7 @@ def once(where: str = "") -> Callable[[Callable[[], T]], Callable[[], T]]:
                     if not outcome:
                         try:
                             outcome.append(load())
-                        except Exception as error:  # whatever a loader raises is a reason, never a crash
+                        except Exception as error:  # any error of a loader is a reason to fall back
                             outcome.append(LibraryError(f"{error}"))
                             text = f"{error}; {where}FastLSTM runs as keras.layers.LSTM"
                             warnings.warn(text, LstmFastWarning, stacklevel=3)
@@ -86,7 +86,7 @@ def library_path(name: str) -> pathlib.Path:
 @once()
 def core() -> ModuleType:
     """Returns the compiled module `lstm_fast._core`; raises LibraryError if it cannot be loaded."""
-    # Of this Python: one that was built in place may lie beside it for another.
+    # The one of this Python: a build in place for another Python may lie beside it.
     suffix = ".dylib" if sys.platform == "darwin" else ".so"
     for name in (f"_core{importlib.machinery.EXTENSION_SUFFIXES[0]}", f"liblstm_fast{suffix}"):
         check_library(_PACKAGE / name)
@@ -109,14 +109,14 @@ def tensorflow_ops_state() -> str:
 
 
 def least_capability() -> tuple[int, int]:
-    """Returns the compute capability of a GPU from which on it runs the CUDA kernels that were built."""
+    """Returns the lowest compute capability of a GPU that can run the CUDA kernels of this build."""
     architectures = re.findall(r"sm_(\d+)", cuda_state())
-    return divmod(min(map(int, architectures), default=75), 10)  # no compiler for the kernels knows older ones than 7.5
+    return divmod(min(map(int, architectures), default=75), 10)  # the kernels cannot be compiled for less than 7.5
 
 
 def cuda() -> ModuleType:
     """Returns the compiled module `lstm_fast._cuda`; raises LibraryError if it was not built or cannot be loaded."""
-    if not cuda_state().startswith("built"):  # nothing to be warned of
+    if not cuda_state().startswith("built"):  # no fault, so no warning
         raise LibraryError(f"the CUDA kernels were {cuda_state()}")
     return _load_cuda()
 

@@ -1,4 +1,4 @@
-"""Masks on their way into a layer, one value per timestep, and out of it, where they may no longer fit."""
+"""The masks of a layer: one value per timestep on the way in, and a warning if they do not fit the outputs."""
 
 import warnings
 from contextvars import ContextVar
@@ -12,17 +12,17 @@ from lstm_fast import functional
 # Keras's backends that reduce a mask [B, T, k] to one value per timestep; on the others it is an error.
 _REDUCE = ("jax", "numpy")
 
-# Whether the caller of the layer under way gave the mask himself, or None in its place. If not, Keras took it from the
-# input, and the next layer will take it from the output.
-given: ContextVar[bool] = ContextVar("given", default=True)
+# Whether the caller of the current layer passed `mask`, perhaps as None. If not, Keras took it from the input, and the
+# next layer will take it from the output.
+passed: ContextVar[bool] = ContextVar("passed", default=True)
 
 
 class ReversedMaskWarning(UserWarning):
-    """A layer that runs backwards hands on a mask in the order of its input, with outputs in the other order."""
+    """A layer that runs backwards passes on a mask in the order of its input, and outputs in reverse order."""
 
 
 def prepared(mask: Any, sequences: Any) -> Any:
-    """Returns a mask for these sequences, `[B, T]` or `[B, T, 1]`, as Keras would read it; other shapes as they are."""
+    """Returns a mask for these sequences, `[B, T]` or `[B, T, 1]`, as Keras would read it; keeps other shapes."""
     mask = unnested(mask)
     if mask is None:
         return None
@@ -38,7 +38,7 @@ def unnested(mask: Any) -> Any:
 
 
 def one_for_all(value: Any, sequences: Any) -> Any:
-    """Returns a tensor that has one row for the whole batch with a row for each of the sequences."""
+    """Repeats a tensor of one row for each of the sequences; leaves other tensors alone."""
     if len(value.shape) == 0 or value.shape[0] != 1 or sequences.shape[0] == 1:
         return value
     return ops.broadcast_to(value, (ops.shape(sequences)[0], *ops.shape(value)[1:]))
@@ -72,7 +72,7 @@ def tensor(name: str, value: Any) -> Any:
 
 
 def warn_of_reversed(layer: Any) -> None:
-    """Warns, once for a layer, that its outputs are in another order than the mask that goes on with them."""
+    """Warns, once for a layer, that its outputs are in another order than the mask that it passes on."""
     if layer.warned_of_mask:
         return
     layer.warned_of_mask = True

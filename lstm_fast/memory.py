@@ -4,10 +4,10 @@ from lstm_fast.libraries import core
 
 
 def trim() -> int:
-    """Gives memory back to the system that the kernels on the CPU keep for their next call, and returns its bytes.
+    """Gives the memory that the CPU kernels keep for their next call back to the system, and returns its bytes.
 
-    They keep up to 512 MiB in each process, or as many as `lstm_fast.config.keep_mib` says: new memory costs more to
-    touch than to compute on. It may be called at any time, from any thread.
+    They keep up to 512 MiB in each process, or as many as `lstm_fast.config.keep_mib` says, because the first access to
+    new memory takes longer than the computation on it. `trim` may be called at any time, from any thread.
 
     Raises:
         ValueError: LSTM_FAST_KEEP_MIB has a bad value.

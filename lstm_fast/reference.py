@@ -1,14 +1,14 @@
-"""The LSTM in plain NumPy and float64: the place to read what the compiled kernels compute.
+"""The LSTM in plain NumPy and float64: here one can read what the compiled kernels compute.
 
-The kernels are tested against it. Arguments are theirs (`lstm_fast._core`); lists hold one entry per direction.
+The kernels are tested against it. The arguments are those of `lstm_fast._core`; lists hold one entry per direction.
 
 Letters: B batch, T time, D input features, H units, N directions (1 or 2). The gate order is Keras's, `i, f, c, o`.
 
     z_t = (m_x * x_t) W + (m_h * h_{t-1}) U + b      i, f, o = sigmoid(z_i, z_f, z_o)      g = tanh(z_c)
     c_t = f * c_{t-1} + i * g                        h_t = o * tanh(c_t)
 
-A masked timestep carries h and c through, its x is never read, and its output is zero (`zero_output_for_mask`) or the
-previous output in processing order: zero before the first real timestep, whatever h0 is.
+A masked timestep leaves h and c as they are, and its x is never read. With `zero_output_for_mask` its output is zero.
+Otherwise it is the previous output in processing order, or zero before the first real timestep, whatever h0 is.
 """
 
 from collections.abc import Iterator, Sequence
@@ -55,7 +55,7 @@ class _Direction(NamedTuple):
 
 
 class _Step(NamedTuple):
-    """One timestep after it was computed; in masked rows x and h_before are zero and the rest is never used."""
+    """One timestep after it was computed. In masked rows x and h_before are zero; gates and tanh_c mean nothing."""
 
     real: NDArray[np.bool_]  # [B, 1]
     x: Array  # [4, B, D], after dropout
@@ -150,7 +150,7 @@ def backward(
         dkernel, drecurrent_kernel = np.zeros_like(direction.kernel), np.zeros_like(direction.recurrent_kernel)
         dz_all = np.zeros((4, batch, time, units))
         dh, dc = (_or_zeros(given[n], (batch, units)) for given in (dh_n, dc_n))
-        # Gradient of the output that later masked timesteps repeated; it belongs to the next real timestep we meet.
+        # Masked timesteps repeat the output of a real one. Their gradients belong to it, and the loop meets it later.
         drepeated = np.zeros((batch, units))
 
         trace = list(_run(direction, inputs, real))

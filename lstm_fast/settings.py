@@ -1,4 +1,4 @@
-"""The settings of this process: what a program asks for, else the environment, else the default."""
+"""The settings of this process: those that the program sets, else the environment's, else the defaults."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Settings(TypedDict, total=False):
 
 
 class _Setting(NamedTuple):
-    """How a setting is checked and taken over; the compiled library keeps its own."""
+    """How a setting is checked and applied. The compiled library stores its own settings."""
 
     check: Callable[[str, Any], Any]
     apply: Callable[[Any], None] = lambda _: None
@@ -118,8 +118,8 @@ _SETTINGS = {
 class Config:
     """The settings, `lstm_fast.config`: attributes to read and to set. A call sets several, also for a `with` block.
 
-    A setting holds for the whole process, in all its threads. What is set here comes before the variable of the
-    environment; None gives way to the variable again. Read, an attribute is what holds now.
+    A setting is for the whole process, for all its threads. A value that is set here comes before the environment
+    variable. None removes it again. An attribute always shows the value in use.
 
     Setting one raises TypeError or ValueError, with what was expected and found, or RuntimeError if the compiled
     library cannot be used here. Reading one raises ValueError if the variable has a bad value.
@@ -138,10 +138,10 @@ class Config:
         self._set: dict[str, Any] = {}
 
     def __call__(self, **settings: Unpack[Settings]) -> PutBack:
-        """Sets several settings, whose names are those of the attributes: all of them, or none and an error.
+        """Sets several settings, by the names of the attributes. If one of them is wrong, none is set.
 
-        After `with`, what was set before is put back at the end of the block. Two blocks at once, in two threads, see
-        each other's settings.
+        In a `with` statement, the end of the block restores the settings from before. Blocks that run at the same time
+        in two threads see each other's settings.
         """
         return PutBack(self, self._update(settings))
 
@@ -152,10 +152,10 @@ class Config:
     def kernel(self) -> str:
         """Which code runs: "auto", "fused" or "keras". LSTM_FAST_KERNEL, else "auto".
 
-        "fused": it is an error if a layer runs as Keras's. "keras": all layers do. Read at each call of a layer. A
-        graph or a compiled program, such as that of `fit`, keeps what it was traced with.
+        "fused": it is an error if a layer runs as Keras's. "keras": all layers run as Keras's. Read at each call of a
+        layer. A graph or a compiled program, such as that of `fit`, keeps the value from its tracing.
         """
-        kernel: str = self._asked("kernel") or "auto"
+        kernel: str = self._chosen("kernel") or "auto"
         return kernel
 
     @kernel.setter
@@ -166,7 +166,7 @@ class Config:
     def isa(self) -> str:
         """Instruction set on the CPU: one of `lstm_fast.status().available_isas`. LSTM_FAST_ISA, else the best.
 
-        Read at each call, also in a graph. Another one may give other last bits.
+        Read at each call, also in a graph. Results of different instruction sets may differ in their last bits.
         """
         return str(core().isa())
 
@@ -190,7 +190,7 @@ class Config:
     def keep_mib(self) -> int:
         """MiB of memory on the CPU that are kept for the next call, 0 to 2**30. LSTM_FAST_KEEP_MIB, else 512.
 
-        What is kept beyond it is given back at once.
+        If more is kept now, the rest is given back at once.
         """
         return int(core().kept_bytes_limit()) // 2**20
 
@@ -214,9 +214,9 @@ class Config:
     def precision(self) -> str | None:
         """How the recurrence multiplies float32 on a GPU. LSTM_FAST_PRECISION, else None.
 
-        "exact"; "tf32"; "tf32x3", three products of TF32; None: as the framework multiplies. Read like `kernel`.
+        "exact"; "tf32"; "tf32x3", three products of TF32; None: as the framework multiplies. Read when `kernel` is.
         """
-        precision: str | None = self._asked("precision")
+        precision: str | None = self._chosen("precision")
         return precision
 
     @precision.setter
@@ -225,11 +225,11 @@ class Config:
 
     @property
     def cache(self) -> Path | None:
-        """Folder for what is compiled for TensorFlow on a GPU. LSTM_FAST_CACHE, else None.
+        """Folder for the library that is compiled for TensorFlow on a GPU. LSTM_FAST_CACHE, else None.
 
-        Read when that is compiled. None: `lstm_fast` in XDG_CACHE_HOME, else ~/.cache/lstm_fast.
+        Read when the library is compiled. None: `lstm_fast` in XDG_CACHE_HOME, else ~/.cache/lstm_fast.
         """
-        cache: Path | None = self._asked("cache")
+        cache: Path | None = self._chosen("cache")
         return cache
 
     @cache.setter
@@ -242,8 +242,8 @@ class Config:
         except (ValueError, LibraryError):  # status() says why
             return "?"
 
-    def _asked(self, name: str) -> Any:
-        """Returns what the program or else the environment asks for, None if neither does."""
+    def _chosen(self, name: str) -> Any:
+        """Returns the value that the program or else the environment sets; None if neither does."""
         if (value := self._set.get(name)) is not None:
             return value
         variable = VARIABLES[name]
@@ -251,7 +251,7 @@ class Config:
         return _SETTINGS[name].check(variable, text) if text else None
 
     def _update(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Sets some settings, or none and raises. Returns what they were."""
+        """Sets some settings and returns their old values. If one is wrong, raises and sets none."""
         checked = {}
         for name, value in settings.items():
             if name not in _SETTINGS:
@@ -276,7 +276,7 @@ class Config:
 
 
 class PutBack:
-    """Puts back at the end of a `with` block what `lstm_fast.config(...)` has set."""
+    """Restores the settings that `lstm_fast.config(...)` has changed, at the end of a `with` block."""
 
     def __init__(self, config: Config, before: Mapping[str, Any]) -> None:
         self._config, self._before = config, before
@@ -292,15 +292,15 @@ config = Config()
 """The settings of this process: the one object of the class `Config`."""
 
 
-def said(name: str) -> str:
-    """Returns who asks for a setting, and for what: "LSTM_FAST_KERNEL=keras", "lstm_fast.config.kernel='keras'"."""
+def origin(name: str) -> str:
+    """Returns where a setting was made, and its value: "LSTM_FAST_KERNEL=keras", "lstm_fast.config.kernel='keras'"."""
     if (value := set_here().get(name)) is not None:
         return f"lstm_fast.config.{name}={value!r}"
     return f"{VARIABLES[name]}={os.environ.get(VARIABLES[name], '')}"
 
 
 def set_here() -> dict[str, Any]:
-    """Returns the settings that the program has made, which come before those of the environment."""
+    """Returns the settings that the program has made. They come before those of the environment."""
     return {name: value for name, value in config._set.items() if value is not None}
 
 
@@ -321,22 +321,22 @@ def misspelt() -> list[str]:
 
 
 def follow_threads(threads: int, source: str) -> None:
-    """Has the kernels use no more threads than a framework does, unless they were given a number of their own.
+    """Limits the threads of the kernels to those of a framework, unless the user has set a number for the kernels.
 
     Args:
-        threads: Their number, 0 if the user has not set it.
-        source: What says so, for `lstm_fast.status()`.
+        threads: The framework's number of threads, 0 if the user has not set it.
+        source: The name of the framework's setting, for `lstm_fast.status()`.
     """
-    if _followed != [(threads, source)]:  # a fraction of the time of the call
+    if _followed != [(threads, source)]:  # cheaper than the call
         core().follow_threads(threads, source)
         _followed[:] = [(threads, source)]
 
 
-_followed = [(0, "")]  # the last
+_followed = [(0, "")]  # the last arguments
 
 
 def check_compiled() -> None:
-    """Raises ValueError if a variable that the library reads has a bad value, where an op could only raise its own."""
+    """Raises ValueError if a variable that the library reads has a bad value. An op would raise an error of its own."""
     library = core()
     library.isa()  # LSTM_FAST_ISA
     library.threads()  # LSTM_FAST_NUM_THREADS

@@ -1,4 +1,4 @@
-"""The states of stateful layers: where they are kept, and the batch size that they have."""
+"""The states of stateful layers: where they are stored, and their batch size."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -12,23 +12,23 @@ from lstm_fast import cells, functional, masks
 
 
 def carried() -> bool:
-    """Whether the states have to be among the variables of a layer.
+    """Whether the states must be among the variables of a layer.
 
-    JAX's trainer hands the variables of a model from step to step; what is not among them forgets its value.
+    Keras's trainer on JAX passes the variables of a model from step to step. Other states would lose their values.
     """
     return str(keras.backend.backend()) == "jax"
 
 
 def of(layer: Any) -> list[Any]:
-    """Returns the states of a stateful layer, for a stack of cells those of all of them; others have none."""
+    """Returns the states of a stateful layer, of all its cells; an empty list for other layers."""
     return list(keras.tree.flatten(layer.states)) if layer.states is not None else []
 
 
 def make(layer: Any, batch: int) -> None:
-    """Makes the states of a stateful layer, for a batch of this size, as variables with names of their own.
+    """Makes the states of a stateful layer, for a batch of this size, as variables with different names.
 
-    Keras gives all of them one name, which variables of a model may not have, and values in the place of initializers,
-    which a model that is built by its first batch of `fit` may not have.
+    Keras gives all of them the same name, and values instead of initializers. The variables of a model may not share a
+    name. A model that is built by its first batch in `fit` needs initializers.
     """
 
     def variable(i: int, state: Any) -> Any:
@@ -45,17 +45,17 @@ def make(layer: Any, batch: int) -> None:
 
     with keras.name_scope(layer.name, caller=layer):
         made = [variable(i, state) for i, state in enumerate(initial())]
-    # Past Keras, which would make weights of variables that are attributes.
+    # Not by setattr: Keras would count the variables among the weights.
     object.__setattr__(layer, "states", keras.tree.pack_sequence_as(layer.get_initial_state(batch), made))
 
 
 def are_of_keras(layer: Any) -> bool:
-    """Whether a layer has states that Keras has made, and not `make`: all of one name."""
+    """Whether Keras has made the states of a layer, not `make`: they then have the same name."""
     return bool(of(layer)) and len({state.name for state in of(layer)}) == 1
 
 
 def make_anew(layer: Any) -> None:
-    """Makes variables of the package's kind of the states that Keras has made, with their values."""
+    """Replaces the states that Keras has made by variables from `make`, with the same values."""
     with _at_hand(layer):
         values = [ops.copy(state) for state in of(layer)]
     make(layer, values[0].shape[0])
@@ -64,7 +64,7 @@ def make_anew(layer: Any) -> None:
 
 
 def reset(layer: Any) -> None:
-    """Sets the states of a layer to zero, with the way out in the message where they are not at hand."""
+    """Sets the states of a layer to zero. If their values are not there, the error says what to do."""
     with _at_hand(layer):
         for state in of(layer):
             state.assign(ops.zeros_like(state.value))
@@ -72,13 +72,13 @@ def reset(layer: Any) -> None:
 
 @contextlib.contextmanager
 def _at_hand(layer: Any) -> Iterator[None]:
-    """Names the cause where the values of states are not there."""
+    """Raises an error with the cause if the values of states are not there."""
     try:
         yield
     except TypeError as error:
         if not carried():
             raise
-        # Keras's trainer takes the values of all variables for the time of an epoch; their initializers are gone.
+        # Keras's trainer takes the values of all variables for the time of an epoch, and their initializers are gone.
         raise RuntimeError(
             f"{type(layer).__qualname__} '{layer.name}': its states are not at hand now, as Keras's trainer on JAX has "
             "them. In a callback, take the layer from `self.model`, or call `model.jax_state_sync()` first"
@@ -86,14 +86,14 @@ def _at_hand(layer: Any) -> Iterator[None]:
 
 
 def check_batch(layers: Sequence[Any], batch: int | None) -> None:
-    """Raises ValueError if a batch, of known size, is not as large as the states of stateful layers."""
+    """Raises ValueError if the size of a batch is known and is not that of the states of stateful layers."""
     for layer in layers:
         if (size := _size(layer)) is not None and batch not in (None, size):
             raise ValueError(f"{_expected(size)}, found {batch}{_advice()}")
 
 
 def with_checked_batch(layers: Sequence[Any], sequences: Any) -> Any:
-    """Returns sequences with the batch size of the states of stateful layers, which is checked when the graph runs."""
+    """Returns sequences with the batch size of the states of stateful layers. The graph checks it when it runs."""
     size = next((size for layer in layers if (size := _size(layer)) is not None), None)
     if size is None or sequences.shape[0] is not None or keras.backend.backend() != "tensorflow":
         return sequences
@@ -102,7 +102,7 @@ def with_checked_batch(layers: Sequence[Any], sequences: Any) -> Any:
 
 
 def one_for_all(initial_state: Any, sequences: Any) -> Any:
-    """Returns initial states with a row for each of the sequences; others than `[1, H]` as they are."""
+    """Repeats initial states `[1, H]` for each of the sequences; leaves others alone."""
     if not isinstance(initial_state, (list, tuple)):
         return initial_state
     flat = [
@@ -114,7 +114,7 @@ def one_for_all(initial_state: Any, sequences: Any) -> Any:
 
 def check_initial(initial_state: Any, batch: int | None, layers: Sequence[Any]) -> None:
     """Raises TypeError or ValueError if the initial states of layers, which may be symbolic, do not fit."""
-    # Where a layer has a stack of cells, a list of the two of each cell; else the two themselves.
+    # For a stack of cells, a list [h, c] for each cell; for one cell, h and c.
     units = [_units(layer) for layer in layers]
     expected = [size for sizes in units for size in sizes]
     kind = (
@@ -155,7 +155,7 @@ def _check_state(name: str, value: Any, batch: int | None, units: int) -> None:
     if isinstance(value, (list, tuple, dict, str)):
         raise ValueError(f"`{name}`: expected a tensor (batch, units={units}), found {_described(value)}")
     state = value if isinstance(value, keras.KerasTensor) else masks.tensor(name, value)
-    rows = None if tuple(state.shape[:1]) == (1,) else batch  # one row is spread over the batch
+    rows = None if tuple(state.shape[:1]) == (1,) else batch  # one row is for the whole batch
     functional.check_shape(name, state, batch=rows, units=units)
 
 

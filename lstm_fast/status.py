@@ -1,4 +1,4 @@
-"""The record of what is compiled in, what runs and what fell back to Keras, and its text."""
+"""The record that `lstm_fast.status()` returns, and its text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from lstm_fast.fallbacks import NAMED
 
-# Rows of a status that tell of calls.
+# Rows of a status that are about calls.
 _OF_CALLS = ("kept memory", "fused calls", "timesteps", "fallbacks")
 
 
@@ -22,24 +22,24 @@ class Status:
         isa: The active one; None if there is a problem.
         threads: Number of threads that the kernels use; None if there is a problem.
         threads_source: What decided it: "LSTM_FAST_NUM_THREADS", "OMP_NUM_THREADS", "CPU quota" (of a container or
-            service), "processors", "lstm_fast.config", or of the framework "tf.config.threading" or
+            service), "processors", "lstm_fast.config", or the framework: "tf.config.threading" or
             "torch.get_num_threads"; None if there is a problem.
         kept_bytes: Bytes of memory that the kernels keep for their next call, and the most that they keep; None if
             there is a problem. `lstm_fast.trim()` gives them back.
         keras_backend: Keras's backend.
         libraries: State of the compiled part for each framework: "loaded", "not used yet", or why it cannot be used.
         cuda: For which GPUs the CUDA kernels are compiled, or why they are not there or cannot be used.
-        cuda_devices: What they find of each CUDA device, and how they would run the worked example there.
-        tensorflow_gpu: For which TensorFlow its ops on GPUs are compiled, and where; or what is used in their place.
+        cuda_devices: The compute capability of each CUDA device, and how the worked example would run on it.
+        tensorflow_gpu: For which TensorFlow its ops on GPUs are compiled, and where; or what runs instead of them.
         gpus: Names of the GPUs that the framework sees.
         environment: The LSTM_FAST_* variables that are set.
-        config: What `lstm_fast.config` has set, which comes before these.
+        config: The settings made by `lstm_fast.config`. They come before these variables.
         fused_calls: Calls of the compiled forward and backward pass in this process, on CPU and GPU.
-        timesteps: Real timesteps of the forward passes in this process on the CPU, "given" and "computed". The others
-            repeat, bit for bit, what came before them in their row, as padding that is not masked does for most of its
-            length.
+        timesteps: Timesteps of the forward passes in this process on the CPU, masked ones left out: "given" and
+            "computed". The others were copied, because they repeat earlier ones of their row bit for bit. Padding
+            without a mask does so for most of its length.
         fallbacks: Calls that ran as Keras's own, by reason. In a graph one call is one tracing.
-        fallback_layers: Names of the layers that did, by reason: the first six of them.
+        fallback_layers: Names of the layers that fell back, by reason: the first six of them.
         problems: What keeps the fused kernels from running, and what to do.
     """
 
@@ -75,7 +75,7 @@ class Status:
         return f"layer{'s' * (len(layers) > 1)} {names}: {reason}" if layers else reason
 
     def new_fallbacks(self, before: Status) -> list[str]:
-        """Returns the reasons of what has fallen back since another status."""
+        """Returns the reasons of the calls that fell back since another status."""
         return [reason for reason, count in self.fallbacks.items() if count > before.fallbacks.get(reason, 0)]
 
     def __str__(self) -> str:
@@ -85,7 +85,7 @@ class Status:
         """Returns a line for each field.
 
         Args:
-            calls: whether with what the calls of this process have left: counts, kept memory, fallbacks.
+            calls: Whether to show the rows about calls: counts, kept memory, fallbacks.
         """
 
         def pairs(values: dict[str, Any]) -> str:

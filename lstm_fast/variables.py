@@ -1,4 +1,4 @@
-"""All that a model remembers from one call to the next, taken down and put back."""
+"""All variables of a model, with its states and its optimizer's: listed, copied and restored."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from lstm_fast.layers import parts_of
 
 
 def of(model: Any) -> list[Any]:
-    """Returns the variables of a model: weights, random numbers, states of stateful layers, those of its optimizer.
+    """Returns the variables of a model: weights, seeds, states of stateful layers, and those of its optimizer.
 
-    Keras does not count these states among the variables; on JAX, the fast layers do.
+    Keras does not count the states among the variables of a model. On JAX, the fast layers do.
     """
-    carried = [state for part in parts_of(model) if isinstance(part, keras.layers.RNN) for state in states.of(part)]
-    kept = {id(state) for state in carried}
-    own = [variable for variable in model.variables if id(variable) not in kept]
+    of_layers = [state for part in parts_of(model) if isinstance(part, keras.layers.RNN) for state in states.of(part)]
+    ids = {id(state) for state in of_layers}
+    others = [variable for variable in model.variables if id(variable) not in ids]
     optimizer = getattr(model, "optimizer", None)
-    return [*own, *carried, *(optimizer.variables if optimizer is not None else ())]
+    return [*others, *of_layers, *(optimizer.variables if optimizer is not None else ())]
 
 
 def values(model: Any) -> list[np.ndarray]:
@@ -32,7 +32,7 @@ def values(model: Any) -> list[np.ndarray]:
 
 @contextlib.contextmanager
 def restored(variables: Iterable[Any]) -> Iterator[None]:
-    """Gives variables the values back, in the end, that have changed."""
+    """Restores at the end the variables whose values have changed."""
     before = [(variable, np.array(keras.ops.convert_to_numpy(variable))) for variable in variables]
     try:
         yield
@@ -44,9 +44,9 @@ def restored(variables: Iterable[Any]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def undone(model: Any, seed: int = 0) -> Iterator[None]:
-    """Gives all variables their values back at the end, and seeds random numbers that are in no variable before.
+    """Restores all variables at the end. At the beginning it seeds the random numbers that no variable holds.
 
-    So what draws random numbers inside, such as dropout, draws the same every time and in every copy of the model.
+    So dropout and the like draw the same random numbers every time, and in every copy of the model.
     """
     with restored(of(model)):
         keras.utils.set_random_seed(seed)

@@ -1,6 +1,6 @@
-"""Calls of a layer that go into a file: who writes it, and what would be wrong with it.
+"""Calls of a layer that are written to a file: who writes it, and what would be wrong with it.
 
-Keras and the converters report success for some files that no runtime takes, or that compute something else.
+Keras and the converters report success for some files that no runtime loads, or that compute something else.
 """
 
 import sys
@@ -11,7 +11,7 @@ import keras
 from lstm_fast import functional
 from lstm_fast.backends import Unavailable
 
-# Modules that call a model to write what it computes to a file, for readers that do not have the kernels.
+# Modules that call a model to write its operations to a file. The readers of such a file do not have the kernels.
 _WRITERS = ("keras.src.export.", "tf2onnx.", "tensorflow.lite.", "tensorflow.python.saved_model.")
 
 
@@ -19,9 +19,8 @@ class _Writer(NamedTuple):
     """Who writes.
 
     Attributes:
-        modules: The modules that are at it, the one that the user has called last.
-        specs: The inputs that the file is to have, as Keras's functions of export have them; None if they are not
-            known.
+        modules: The writing modules among the callers, from the inside out.
+        specs: The inputs of the file, as Keras's export functions have them; None if they are not known.
     """
 
     modules: list[str]
@@ -41,9 +40,9 @@ def _writer() -> _Writer:
 
 
 def written(layer: Any, sequences: Any, mask: Any) -> Unavailable | None:
-    """Returns that the call is one whose operations go into a file, None if it is none.
+    """Returns a reason if the operations of the call are written to a file; else None.
 
-    With what is wrong with the file, it is a reason that the user is told of.
+    If something is wrong with the file, the reason says so, and the user is warned.
     """
     modules = _writer().modules
     if not modules:
@@ -55,7 +54,7 @@ def written(layer: Any, sequences: Any, mask: Any) -> Unavailable | None:
 
 
 def _trouble(layer: Any, sequences: Any, mask: Any, modules: list[str]) -> str:
-    """Returns what is wrong with a file that is reported to be written; empty if nothing is known."""
+    """Returns what is wrong with a file although it is written without an error; empty if nothing is known."""
     onnx = any(module.startswith(("tf2onnx.", "keras.src.export.onnx")) for module in modules)
     lite = any(module.startswith(("tensorflow.lite.", "keras.src.export.litert")) for module in modules)
     dtype = layer.cell.compute_dtype
@@ -74,19 +73,19 @@ def _trouble(layer: Any, sequences: Any, mask: Any, modules: list[str]) -> str:
 
 
 def check_length(layer: Any, sequences: Any) -> Unavailable | None:
-    """Looks for a trace by PyTorch, which contains the timesteps of its sample, where their number was to be free.
+    """Finds a trace by PyTorch that computes one timestep, although the number of timesteps was to be free.
 
-    Keras makes a sample of one timestep.
+    A trace by PyTorch computes as many timesteps as its sample has, and Keras makes a sample of one timestep.
 
     Args:
         layer: The layer.
         sequences: Its input.
 
     Returns:
-        That the traced program computes one timestep, where that may be meant; else None.
+        A reason if the traced program computes one timestep and that may be intended; else None.
 
     Raises:
-        ValueError: The file would take any length, and compute one timestep.
+        ValueError: The file would take any number of timesteps, and compute one.
     """
     if keras.backend.backend() != "torch":
         return None

@@ -19,7 +19,7 @@ from keras_side import BACKEND, MODES, fused, keras_copy, solve_by_layer, to_num
 
 import lstm_fast
 from lstm_fast import FastBidirectional, FastLSTM
-from lstm_fast.fused import cudnn_asked
+from lstm_fast.fused import use_cudnn_of
 from lstm_fast.layers import directions_of
 
 pytestmark = pytest.mark.backends("tensorflow", "jax", "torch")
@@ -165,10 +165,10 @@ def test_use_cudnn_is_kept(use_cudnn: Any) -> None:
         lstm_fast.accelerate(keras.layers.Bidirectional(plain)).forward_layer,
         lstm_fast.accelerate(plain),
     ):
-        assert cudnn_asked(kept) == use_cudnn
+        assert use_cudnn_of(kept) == use_cudnn
         assert type(kept) is FastLSTM
         assert lstm_fast.to_keras(kept).use_cudnn == use_cudnn
-        assert cudnn_asked(lstm_fast.accelerate(kept)) == use_cudnn
+        assert use_cudnn_of(lstm_fast.accelerate(kept)) == use_cudnn
     # Only a wrapper that asks the kernels first is to see it, outside of calls that run as Keras's.
     assert not any(direction.use_cudnn for direction in (layer, *directions_of(keras.layers.Bidirectional(layer))))
     assert all(direction.use_cudnn == use_cudnn for direction in directions_of(FastBidirectional(layer)))
