@@ -77,7 +77,7 @@ def _refuse_keras_2(sequences: Any) -> None:
         raise TypeError(
             f"`sequences`: expected a tensor of Keras 3, found {of_keras_2(sequences)}, which is of Keras 2. Make the "
             "model with the package `keras`, not with `tf_keras`, nor with `tf.keras` while TF_USE_LEGACY_KERAS=1 is "
-            "set. Weights go over by `new.set_weights(old.get_weights())`"
+            "set. `new.set_weights(old.get_weights())` copies the weights"
         )
 
 

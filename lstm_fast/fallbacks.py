@@ -25,8 +25,9 @@ def record(fallback: Unavailable, layer: str) -> None:
         layer: The name of the layer.
     """
     if config.kernel == "fused":
-        reason = f"the fused kernel cannot run the layer '{layer}': {fallback.reason}"
-        raise RuntimeError(f"{origin('kernel')}, but {reason}")
+        raise RuntimeError(
+            f"{origin('kernel')}, but the fused kernel cannot run the layer '{layer}': {fallback.reason}"
+        )
     with _lock:
         _fallbacks[fallback.reason] += 1
         first = _fallbacks[fallback.reason] == 1

@@ -211,7 +211,7 @@ def _run_one(
 
 def _advised(reason: str) -> str:
     return (
-        f"lstm_fast: {reason}; there use lstm_fast.FastLSTM, which runs as keras.layers.LSTM if need be, or "
+        f"lstm_fast: {reason}; there use lstm_fast.FastLSTM, which can also run as keras.layers.LSTM, or "
         "lstm_fast.to_keras(model)"
     )
 
@@ -258,7 +258,7 @@ def run(
             check_shape(label, value, **{axis: sizes[axis] for axis in axes})
         if direction.kernel is None:
             if direction.input_dropout is not None:
-                raise ValueError("`input_dropout`: expected None, as the input is projected already, found an array")
+                raise ValueError("`input_dropout`: expected None, because `z` is projected already, found an array")
             gates = "4 * units" if len(directions) == 1 else "2 * 4 * units"
             width = None if units is None else len(directions) * 4 * units
             check_shape(name, x, **{"batch": batch, "time": time, gates: width})

@@ -131,7 +131,7 @@ class Fused:
         try:
             arguments = _of_inner_loop(*args, **kwargs)
         except TypeError as error:
-            reason = Unavailable(f"Keras {keras.__version__} calls inner_loop otherwise: {error}")
+            reason = Unavailable(f"Keras {keras.__version__} calls inner_loop with other arguments: {error}")
         else:
             unusable = fallback(layer, arguments[0], arguments[2])
             try:

@@ -23,7 +23,7 @@ _MERGE: dict[str, Callable[[Any, Any], Any]] = {
 
 
 # Reasons for leaving a layer alone that nobody has to be warned of.
-NO_LSTM, INSIDE = "no LSTM", "around one that is left:"
+NO_LSTM, INSIDE = "no LSTM", "around a layer that is left:"
 
 
 class _Withheld(int):

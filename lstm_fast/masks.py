@@ -50,8 +50,8 @@ def check(mask: Any, batch: int | None, time: int | None) -> None:
     if len(shape) == 3 and shape[-1] not in (None, 1) and keras.backend.backend() not in _REDUCE:
         raise ValueError(
             f"`mask`: expected shape (batch={batch}, time={time}) or (batch={batch}, time={time}, 1), found {shape}. "
-            "TimeDistributed, for one, hands on the mask of the words of each sentence, (batch, sentences, words), "
-            "where the next layer needs one of the sentences; Keras's LSTM fails there as well on "
+            "TimeDistributed, for example, passes on the mask of the words, (batch, sentences, words), but the next "
+            "layer needs a mask of the sentences; Keras's LSTM fails there as well on "
             f"{keras.backend.backend()}. Reduce it on the way, for example by "
             "keras.layers.Lambda(lambda y: y, mask=lambda y, mask: keras.ops.any(mask, axis=-1))"
         )
@@ -78,9 +78,9 @@ def warn_of_reversed(layer: Any) -> None:
     layer.warned_of_mask = True
     text = (
         f"{type(layer).__qualname__} '{layer.name}' has go_backwards=True and return_sequences=True: its outputs begin "
-        "with the last timestep, but the mask that goes on with them is in the order of the input, as in Keras. What "
-        "comes next takes padding for data, and data for padding. If you want both directions, FastBidirectional turns "
-        "the outputs round. Otherwise do that yourself, and give the mask to both layers: "
+        "with the last timestep, but the mask that it passes on is in the order of the input, as in Keras. The next "
+        "layer takes padding for data, and data for padding. If you want both directions, FastBidirectional turns the "
+        "outputs round. Otherwise do that yourself, and give the mask to both layers: "
         "`y = keras.ops.flip(layer(x, mask=mask), axis=1)`, `next_layer(y, mask=mask)`"
     )
     warnings.warn(text, ReversedMaskWarning, stacklevel=2)

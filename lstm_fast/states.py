@@ -80,8 +80,8 @@ def _at_hand(layer: Any) -> Iterator[None]:
             raise
         # Keras's trainer takes the values of all variables for the time of an epoch, and their initializers are gone.
         raise RuntimeError(
-            f"{type(layer).__qualname__} '{layer.name}': its states are not at hand now, as Keras's trainer on JAX has "
-            "them. In a callback, take the layer from `self.model`, or call `model.jax_state_sync()` first"
+            f"{type(layer).__qualname__} '{layer.name}': its states have no values now, because Keras's trainer on JAX "
+            "has taken them. In a callback, take the layer from `self.model`, or call `model.jax_state_sync()` first"
         ) from error
 
 
@@ -170,7 +170,7 @@ def _expected(size: int) -> str:
 def _advice() -> str:
     text = (
         ". It goes on from the states of the batch before, row by row. Choose `batch_size` so that it divides the "
-        "number of samples, or leave the rest out, e.g. by `dataset.batch(n, drop_remainder=True)`"
+        "number of samples, or leave the last rows out, e.g. by `dataset.batch(n, drop_remainder=True)`"
     )
     if not carried():
         return text

@@ -96,12 +96,12 @@ def check_length(layer: Any, sequences: Any) -> Unavailable | None:
         if writer.specs and all(None not in tuple(spec.shape)[1:] for spec in writer.specs):
             return None
         raise ValueError(
-            f"'{layer.name}': PyTorch would write a file that takes any number of timesteps and computes one, as Keras "
-            "traces it with one. Use lstm_fast.export(model, path, format=...), which goes by way of TensorFlow, or "
+            f"'{layer.name}': PyTorch would write a file that takes any number of timesteps and computes one, because "
+            "Keras traces it with one. Use lstm_fast.export(model, path, format=...), which writes by TensorFlow, or "
             "give the number: model.export(..., input_signature=[keras.InputSpec(shape=(None, timesteps, features), "
             "dtype='float32')])"
         )
-    return Unavailable("traced by PyTorch with one timestep: the program computes one, whatever it is called with")
+    return Unavailable("traced by PyTorch with one timestep: the program computes one timestep of every input")
 
 
 def _built_for_any_length(layer: Any) -> bool:

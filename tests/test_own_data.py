@@ -168,7 +168,7 @@ def test_parquet_of_the_hub(tmp_path: Path) -> None:
     assert [len(labels) for _, labels in found.texts.values()] == [6, 4]
     assert found.texts["train"][1].tolist() == [0, 1, 0, 1, 0, 1]
     passed = "plain_text/unsupervised-00000-of-00001.parquet"
-    assert f"passed over, as neither for training nor for testing: {passed}" in told
+    assert f"left out, because neither for training nor for testing: {passed}" in told
     assert told[-1] == "text column 'text', label column 'label': neg (3), pos (3)"
 
 
@@ -182,7 +182,7 @@ def test_pairs_of_files(tmp_path: Path, names: tuple[str, str]) -> None:
     found = read(tmp_path)
     assert found.texts["train"][0] == TEXTS[:6]
     assert found.texts["test"][0] == TEXTS[6:]
-    with pytest.raises(DataError, match=r"test_share: expected none, as .* has a test set, found 0.5"):
+    with pytest.raises(DataError, match=r"test_share: expected none, because .* has a test set, found 0.5"):
         read(tmp_path, test_share=0.5)
 
 
@@ -351,7 +351,7 @@ def test_wrong_folders(tmp_path: Path, files: list[str], message: str) -> None:
 def test_a_test_set_must_have_the_classes_of_training(tmp_path: Path) -> None:
     write_csv(tmp_path / "train.csv", ROWS)
     write_csv(tmp_path / "test.csv", [("fine", "pos"), ("bad", "negative")])
-    with pytest.raises(DataError, match="found 'pos', of which there is no training text"):
+    with pytest.raises(DataError, match="found 'pos', without any training text"):
         read(tmp_path)
 
 
@@ -437,10 +437,10 @@ def test_types_of_parquet(tmp_path: Path) -> None:
         parquet.write_table(pa.table({"text": ["a", "b", "c", "d"], "label": values}), path)
         assert read(path).classes == classes
     parquet.write_table(pa.table({"text": pa.array([b"a", b"b"]), "label": [0, 1], "more": [0, 1]}), path)
-    message = r"none with a usual name; say which with --text-column; passed over, .*: 'text' \(binary\)$"
+    message = r"none with a usual name; say which with --text-column; left out, .*: 'text' \(binary\)$"
     with pytest.raises(DataError, match=message):
         read(path)
-    with pytest.raises(DataError, match=r"found 'text'; passed over, as neither texts nor numbers: 'text' \(binary\)"):
+    with pytest.raises(DataError, match=r"found 'text'; left out, because neither texts nor numbers: 'text' \(binary"):
         read(path, text="text")
 
 

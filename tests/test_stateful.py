@@ -291,7 +291,7 @@ def test_reset_in_callbacks(name: str, x: np.ndarray, y: np.ndarray) -> None:
 @pytest.mark.parametrize("name", ["lstm", "keras_bidirectional"])
 def test_reset_while_the_trainer_has_the_states(name: str, x: np.ndarray, y: np.ndarray) -> None:
     model = compiled(stateful_model(name))
-    with pytest.raises(RuntimeError, match=r"lstm.*': its states are not at hand now.*jax_state_sync"):
+    with pytest.raises(RuntimeError, match=r"lstm.*': its states have no values now.*jax_state_sync"):
         model.fit(x, y, batch_size=BATCH, verbose=0, callbacks=[Reset(model)])
     assert all(np.isfinite(weight).all() for weight in model.get_weights())
     model.predict(x, batch_size=BATCH, verbose=0)

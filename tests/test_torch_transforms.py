@@ -792,7 +792,7 @@ def test_without_what_tells_transforms(owner: Any, name: str, pair: Pair, monkey
     expected = pair.plain(X, mask=MASK)
     with monkeypatch.context() as patch:
         patch.delattr(owner, name)
-        with falls_back(f"does not say what transforms are at work.*{name}", calls=pair.directions):
+        with falls_back(f"does not say which transforms are active.*{name}", calls=pair.directions):
             found = pair.fast(X, mask=MASK)
         with pytest.raises(RuntimeError, match=f"^lstm_fast: .*{name}.*to_keras"):
             call_function(X)
@@ -809,7 +809,7 @@ def test_without_what_tells_function_modes(owner: Any, name: str, pair: Pair, mo
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.device("cpu"))
         monkeypatch.delattr(owner, name)
-        with falls_back(f"does not say what transforms are at work.*{name}"):
+        with falls_back(f"does not say which transforms are active.*{name}"):
             assert_same(pair.fast(X), expected)
         monkeypatch.undo()
     monkeypatch.delattr(owner, name)

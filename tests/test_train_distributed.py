@@ -130,7 +130,7 @@ def test_a_process_that_has_lost_the_others_says_so(tmp_path: Path) -> None:
         _, errors = first.communicate(timeout=LIMIT)
     assert first.returncode == 2, errors
     (message,) = [line for line in errors.splitlines() if line.startswith("lstm-fast: error: ")]
-    assert "distribute: work with the other processes failed, as it does when one of them has ended: " in message
+    assert "distribute: work with the other processes failed, perhaps because one of them has ended: " in message
     assert "Traceback" not in errors
 
 
@@ -182,7 +182,7 @@ def test_processes_that_agree_go_on() -> None:
     [
         ({"settings": 1, "texts": "abd"}, "expected the same texts in all processes, found another in process 1"),
         ({"settings": 2, "texts": "abc"}, "expected the same settings in all processes, found another in process 1"),
-        (None, "process 1 of 2 has failed; it says itself why"),
+        (None, "process 1 of 2 has failed; its own output says why"),
     ],
 )
 @pytest.mark.fast

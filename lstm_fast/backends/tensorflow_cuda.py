@@ -252,7 +252,7 @@ def slower_than_cudnn(dtype: str, batch: int | None, units: int) -> str | None:
     return (
         f"cuDNN is expected to be faster with {units} units: a timestep forward and back is estimated at "
         f"{estimate:.1f} us, and {expected:.1f} us there; "
-        "LSTM_FAST_KERNEL=fused or use_cudnn=False insist on the kernels"
+        "LSTM_FAST_KERNEL=fused or use_cudnn=False force the kernels"
     )
 
 

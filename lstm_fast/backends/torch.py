@@ -195,7 +195,7 @@ def _check_transforms() -> bool:
         if torch.autograd.forward_ad._current_level >= 0:
             raise UnavailableError("torch.autograd.forward_ad: the kernel has no forward mode")
     except AttributeError as error:  # all these names are private
-        raise UnavailableError(f"this PyTorch does not say what transforms are at work: {error}") from error
+        raise UnavailableError(f"this PyTorch does not say which transforms are active: {error}") from error
     return levels is not None
 
 

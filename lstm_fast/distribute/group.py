@@ -106,8 +106,8 @@ def working(group: Group) -> Iterator[None]:
         yield
     except group.errors as error:
         raise LostError(
-            f"distribute: work with the other processes failed, as it does when one of them has ended: "
-            f"{in_one_line(error)}; --resume goes on with the epochs that are kept"
+            f"distribute: work with the other processes failed, perhaps because one of them has ended: "
+            f"{in_one_line(error)}; --resume goes on after the last saved epoch"
         ) from error
 
 
@@ -146,7 +146,7 @@ def agree(group: Group, prepare: Callable[[], Mapping[str, object]]) -> None:
 def _difference(of_all: np.ndarray, names: list[str]) -> DistributeError | None:
     """Returns the error if processes differ or have failed; `of_all` is int32 `[size, digests and failed]`."""
     if failed := np.flatnonzero(of_all[:, -1]).tolist():
-        return DistributeError(f"distribute: process {failed[0]} of {len(of_all)} has failed; it says itself why")
+        return DistributeError(f"distribute: process {failed[0]} of {len(of_all)} has failed; its own output says why")
     digests = of_all[:, :-1].reshape(len(of_all), _VALUES, _DIGEST)
     others = np.argwhere((digests != digests[0]).any(axis=-1)).tolist()
     if not others:

@@ -350,13 +350,13 @@ def _check_fits(model: Any, format: str, dtype: str, signature: Any) -> None:
     if keep := [part.name for part in layers.parts_of(model) if isinstance(part, keras.layers.RNN) and part.stateful]:
         names = ", ".join(f"'{name}'" for name in keep)
         explicit = (
-            "Make the states inputs and outputs of the model: `initial_state` and `return_state` of a layer without "
+            "Make the states inputs and outputs of the model, by `initial_state` and `return_state` of a layer without "
             "`stateful`"
         )
         if format in ("onnx", "openvino"):
             raise ValueError(
-                f"export: `model`: stateful layers ({names}) go on from call to call, which a file of the format "
-                f"{format} does not. {explicit}, or export to saved_model"
+                f"export: `model`: stateful layers ({names}) keep their states from call to call, but a file of the "
+                f"format {format} does not. {explicit}, or export to saved_model"
             )
         if keras.backend.backend() != "tensorflow" or copies.needed(model, dtype):
             raise ValueError(
@@ -369,8 +369,8 @@ def _check_fits(model: Any, format: str, dtype: str, signature: Any) -> None:
         raise ValueError(f"export: `dtype`: {format} does not compute an LSTM in float64: give dtype='float32'")
     if format == "litert" and any(spec.shape and spec.shape[0] is None for spec in keras.tree.flatten(signature)):
         raise ValueError(
-            "export: `batch_size`: the loop of an LSTM is of LiteRT's own operations only where the number of rows is "
-            "known: give batch_size=1, or as many as you call the file with. The number of timesteps stays free"
+            "export: `batch_size`: the loop of an LSTM has LiteRT's own operations only if the number of rows is "
+            "known: give batch_size=1, or the number of rows of your calls. The number of timesteps stays free"
         )
 
 
@@ -432,7 +432,7 @@ def _load(source: pathlib.Path, model: Any) -> Any:
         return copies.load(source, copies.own_classes(model))
     except Exception as error:
         raise ExportError(
-            f"no copy of '{model.name}' in another dtype can be made, as it cannot be loaded from a .keras file: "
+            f"no copy of '{model.name}' in another dtype can be made, because it cannot be loaded from a .keras file: "
             f"{type(error).__name__}: {error}"
         ) from error
 

@@ -128,7 +128,7 @@ def _by_split(path: Path, report: Report) -> dict[str | None, list[Path]]:
             used["test"] = found.pop(name)
     if found:
         passed = ", ".join(str(file.relative_to(path)) for files in found.values() for file in files)
-        report(f"passed over, as neither for training nor for testing: {passed}")
+        report(f"left out, because neither for training nor for testing: {passed}")
     return used
 
 
@@ -201,7 +201,7 @@ def _numbered(path: Path, reading: _Reading, columns: Columns, seed: int, report
         raise DataError(f"data: expected at least two classes in {path}, found {classes[0]!r} alone")
     if len(classes) > MAX_CLASSES or len(classes) > max(2, rows // 2):
         raise DataError(
-            f"data: expected a class for some rows each in {path}, found {len(classes):,} classes in {rows:,} rows, "
+            f"data: expected several rows for each class in {path}, found {len(classes):,} classes in {rows:,} rows, "
             f"such as {', '.join(map(labels.shown, classes[:3]))}; is this the column with the labels? --label-column "
             "names another"
         )
@@ -212,7 +212,7 @@ def _numbered(path: Path, reading: _Reading, columns: Columns, seed: int, report
     if strange := sorted(set(counts.get("test", ())) - set(classes)):
         raise DataError(
             f"data: expected the classes of the training texts in the test set of {path}, found "
-            f"{', '.join(map(repr, strange[:5]))}, of which there is no training text"
+            f"{', '.join(map(repr, strange[:5]))}, without any training text"
         )
     numbers = {name: number for number, name in enumerate(classes)}
     arrays = {
@@ -221,7 +221,7 @@ def _numbered(path: Path, reading: _Reading, columns: Columns, seed: int, report
     }
     if "test" in arrays:
         if columns.test_share is not None:
-            raise DataError(f"test_share: expected none, as {path} has a test set, found {columns.test_share}")
+            raise DataError(f"test_share: expected none, because {path} has a test set, found {columns.test_share}")
         texts: Texts = {"train": arrays["train"], "test": arrays["test"]}
     else:
         share = TEST_SHARE if columns.test_share is None else columns.test_share

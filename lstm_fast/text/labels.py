@@ -147,4 +147,4 @@ def _passed(table: Table) -> str:
     if not table.passed:
         return ""
     found = ", ".join(f"{name!r} ({kind})" for name, kind in table.passed.items())
-    return f"; passed over, as neither texts nor numbers: {found}"
+    return f"; left out, because neither texts nor numbers: {found}"

@@ -79,8 +79,8 @@ def load(
             # Without a network TFDS would try again for minutes.
             if problem := _unreachable(url):
                 raise DataError(
-                    f"data: expected {url} within reach, as tfds has no copy in {archive.parents[2]}, found {problem}; "
-                    "use --data sample, or --data PATH with a downloaded aclImdb archive or folder"
+                    f"data: expected {url} within reach, because tfds has no copy in {archive.parents[2]}, found "
+                    f"{problem}; use --data sample, or --data PATH with a downloaded aclImdb archive or folder"
                 )
             report(f"downloading {url}")
         report("preparing imdb_reviews/subwords8k: minutes, the first time")
