@@ -20,7 +20,7 @@ DTYPES: Mapping[str, np.dtype] = {
 }
 RESERVE_MODES = {"none": 0, "gates": 1, "recompute": 2}
 MASKS = ("none", "right", "left", "holes", "masked_rows", "all")
-# What make_problem() can be asked for, sizes apart.
+# The options of make_problem(), without the sizes.
 KINDS: Mapping[str, Sequence[Any]] = {
     "dtype": tuple(DTYPES),
     "mask": MASKS,
@@ -60,8 +60,8 @@ def make_mask(kind: str, batch: int, time: int, rng: np.random.Generator) -> NDA
 class Problem:
     """Arguments of the kernels, in the kernels' order, and a gradient for every output.
 
-    Where x is projected, what the recurrence is given, the kernels here are those with which the layer computes the
-    same: each picks its direction's gates out of x.
+    If x is projected, it is the input of the recurrence. The kernels here are then those with which the layer computes
+    the same: each picks the gates of its direction out of x.
     """
 
     x: Array
@@ -97,7 +97,7 @@ class Problem:
 
     @property
     def kernel_inputs(self) -> tuple[Any, ...]:
-        """The inputs as the compiled kernels take them: there are no kernels where x is projected."""
+        """The inputs as the compiled kernels take them: without kernels if x is projected."""
         x, mask, kernels, *others = self.inputs
         return x, mask, [None for _ in kernels] if self.projected else kernels, *others
 
@@ -146,7 +146,7 @@ class Problem:
         )
 
     def poisoned(self) -> "Problem":
-        """The same problem with NaN in x wherever the mask says that there is nothing."""
+        """The same problem with NaN in x wherever the mask is false."""
         x = self.x.copy()
         x[~self.mask] = np.nan
         return replace(self, x=x)
@@ -173,7 +173,7 @@ def make_problem(
 ) -> Problem:
     """A random problem of the given shape, with weights of the size that Keras's initialisers give.
 
-    Where x is projected, its features are the gates, whatever `features` says, and have no dropout.
+    If x is projected, its features are the gates, whatever `features` is, and they have no dropout.
     """
     if projected:
         features = directions * 4 * units
@@ -210,7 +210,7 @@ def make_problem(
 
 
 def with_other_bytes(problem: Problem) -> Problem:
-    """The same problem, with a mask whose true is any byte but 0: NumPy says that it equals the other."""
+    """The same problem, with a mask in which true is any byte but 0. For NumPy it equals the other mask."""
     assert problem.mask is not None
     other = 255 - np.arange(problem.mask.size).reshape(problem.mask.shape) % 255
     return replace(problem, mask=np.where(problem.mask, other, 0).astype(np.uint8).view(bool))
@@ -218,7 +218,7 @@ def with_other_bytes(problem: Problem) -> Problem:
 
 @dataclass(frozen=True)
 class Solution:
-    """Everything that a problem has for results; gradients are absent where only the forward pass ran."""
+    """All results of a problem. Gradients are absent if only the forward pass ran."""
 
     y: Array
     h_n: Sequence[Array]
@@ -247,7 +247,7 @@ class Expected:
 
     solution: Solution
     allowance: Mapping[str, float]
-    # How much farther sums over the gradient of z may be off where that is stored in the problem's dtype before.
+    # How much larger the error of sums over the gradient of z may be if that is first stored in the problem's dtype.
     of_stored_dz: Mapping[str, float] = field(default_factory=dict)
 
     def check(self, actual: Solution, slack: float = 1.0) -> None:
@@ -264,7 +264,7 @@ class Expected:
 
 
 def solve_by_reference(problem: Problem, *, starts_from_state: bool = False) -> Expected:
-    """The exact solution; `starts_from_state`: what repeats before the first real timestep is h0, and not zero."""
+    """The exact solution. `starts_from_state`: the outputs before the first real timestep are h0, not zero."""
     outputs = reference.forward(*problem.inputs, **problem.options)
     gradients = reference.backward(*problem.inputs, *problem.gradients, **problem.options)
     solution = Solution(*outputs, *gradients[:-1])
@@ -376,7 +376,7 @@ def differences(problem: Problem, forward: Callable[[Problem], Solution]) -> dic
 
 
 def assert_same_bits(actual: Solution, expected: Solution) -> None:
-    """Of everything that the expected solution has."""
+    """Compares everything that the expected solution has."""
     found = actual.named()
     for name, array in expected.named().items():
         np.testing.assert_array_equal(found[name], array, err_msg=name, strict=True)
@@ -384,7 +384,7 @@ def assert_same_bits(actual: Solution, expected: Solution) -> None:
 
 
 def pairwise(options: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    """Few combinations in which every two values of different options meet at least once (greedy, always the same)."""
+    """A few combinations in which every two values of different options occur together (greedy, always the same)."""
     names = list(options)
     missing = {
         frozenset({(a, i), (b, j)})
@@ -406,5 +406,5 @@ def pairwise(options: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
 
 
 def label(options: Mapping[str, Any]) -> str:
-    """A test's name: the options that are not off."""
+    """A test's name: the options that are on."""
     return "-".join(name if value is True else str(value) for name, value in options.items() if value is not False)

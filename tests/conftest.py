@@ -25,7 +25,7 @@ import pytest
 
 from lstm_fast import _core
 
-# These import PyTorch, which the other backends do without.
+# These import PyTorch, which the other backends do not need.
 collect_ignore = (
     []
     if os.environ["KERAS_BACKEND"] == "torch"
@@ -37,18 +37,18 @@ hypothesis.settings.load_profile("repeatable")
 
 
 def typed(name: Any) -> Any:
-    """An id as one types it on a command line: without spaces, quotes and what else a shell reads."""
+    """An id that can be typed on a command line: without spaces, quotes and other characters that a shell reads."""
     return re.sub(r"[^\w.,=+-]+", "-", name).strip("-") or "-" if isinstance(name, str) else name
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:
-    """Of a string that has no id of its own."""
+    """The id of a string that has none."""
     return typed(val) if isinstance(val, str) and val else None
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Of tests and fixtures that name their parameters."""
+    """Gives typed ids to tests and fixtures that name their parameters."""
     parametrize = metafunc.parametrize
 
     def with_typed_ids(argnames: Any, argvalues: Iterable[Any], *args: Any, ids: Any = None, **how: Any) -> None:
@@ -68,9 +68,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Two runs in two environments share one suite: the second runs what the first had to skip.
+    """Two runs in two environments share one suite: the second runs the tests that the first had to skip.
 
-    The first is told by a variable, as its command line is the one of the README.
+    A variable tells the first run, because its command line is that of the README.
     """
     if file := os.environ.get("RECORD_SKIPPED"):
         config.pluginmanager.register(RecordSkipped(pathlib.Path(file)))
@@ -96,7 +96,7 @@ class RecordSkipped:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skips what is not meant for this backend; a test that does not say runs with TensorFlow, and so once."""
+    """Skips tests that are not for this backend. A test without a mark runs with TensorFlow only, and so once."""
     if (file := config.getoption("--only-skipped")) is not None:
         listed = set(file.read_text().splitlines())
         items[:] = [item for item in items if listed & {item.nodeid, item.nodeid.partition("::")[0]}]
@@ -138,7 +138,7 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture
 def threads() -> Iterator[None]:
-    """Puts the number of threads back."""
+    """Restores the number of threads."""
     before = _core.threads()
     yield
     _core.set_threads(before)

@@ -1,4 +1,4 @@
-"""Arguments of the compiled functions `forward` and `backward`, with arrays of NumPy, and what they leave in these."""
+"""Arguments of the compiled functions `forward` and `backward`, with arrays of NumPy, and the results in these."""
 
 from types import ModuleType
 from typing import Any
@@ -10,7 +10,7 @@ STREAM = 77
 
 
 def operands(problem: Problem, precision: str) -> dict[str, Any]:
-    """What both passes are given."""
+    """The operands of both passes."""
     batch, time, _ = problem.x.shape
     return {
         "device": 0,
@@ -31,7 +31,7 @@ def operands(problem: Problem, precision: str) -> dict[str, Any]:
 
 
 def arguments(module: ModuleType, problem: Problem, precision: str = "exact") -> tuple[dict[str, Any], dict[str, Any]]:
-    """All arguments of both passes, with arrays of NumPy, in which they leave their results."""
+    """All arguments of both passes, with arrays of NumPy. The passes write their results into them."""
     batch, time, _ = problem.x.shape
     n, units, dtype = len(problem.h0), problem.units, problem.x.dtype
     step = module.reserve_step_bytes(dtype.name, units)
@@ -71,7 +71,7 @@ def arguments(module: ModuleType, problem: Problem, precision: str = "exact") ->
 
 
 def results(problem: Problem, forward: dict[str, Any], backward: dict[str, Any]) -> Solution:
-    """What both passes have left in the arrays of their arguments."""
+    """The results of both passes, from the arrays of their arguments."""
     return Solution(
         forward["y"] if problem.return_sequences else forward["y"][:, 0],
         forward["h_n"],

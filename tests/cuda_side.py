@@ -1,5 +1,5 @@
-"""What the tests of the GPU path have in common: what they expect of it, the proof that its kernels ran, and the checks
-that every framework has to pass. `module` has the interface of `lstm_fast._cuda`.
+"""The common part of the tests of the GPU path: the expected results, the proof that its kernels ran, and the checks
+that every framework must pass. `module` has the interface of `lstm_fast._cuda`.
 """
 
 import contextlib
@@ -28,10 +28,10 @@ from cases import (
 from lstm_fast import FastLSTM, _core
 from lstm_fast.backends import PRECISIONS
 
-# How a problem is solved, as against what it is. The function that solves it is told the others by name.
+# Options that say how a problem is solved. They go by name to the function that solves it; the others make the problem.
 HOW: Mapping[str, Any] = {"reserve": tuple(RESERVE_MODES), "precision": PRECISIONS}
-MORE = ("jit", "mode", "open_sizes")  # of some frameworks
-# Sizes for the emulated device, which takes its time.
+MORE = ("jit", "mode", "open_sizes")  # options of some frameworks
+# Small sizes, because the emulated device is slow.
 SMALL: Mapping[str, Any] = {
     "units": (1, 7, 8, 24, 33),
     "features": (1, 3, 4),
@@ -48,7 +48,7 @@ LAYERS = pairwise(LAYER)
 def check_agreement(
     solve: Callable[..., Solution], options: Mapping[str, Any], module: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Asserts that `solve` finds what the reference does for a problem with these options, and of HOW and MORE."""
+    """Asserts that `solve` agrees with the reference, for a problem with these options, and options of HOW and MORE."""
     how = {name: options[name] for name in (*HOW, *MORE) if name in options}
     problem = make_problem(**{name: value for name, value in options.items() if name not in how})
     precision = how.pop("precision")
@@ -60,7 +60,7 @@ def check_agreement(
 
 
 def check_bytes_of_mask(solve: Callable[..., Solution], module: ModuleType, **how: Any) -> None:
-    """Asserts that every byte but 0 of a mask makes a timestep real, in both passes and in what is filled in."""
+    """Asserts that every byte but 0 of a mask makes a timestep real, in both passes and in the copied outputs."""
     for options in ({}, {"return_sequences": False}, {"zero_output_for_mask": True, "go_backwards": True}):
         problem = make_problem(9, 6, 3, 7, mask="holes", **options)
         with ran(module, forward=2, backward=2):
@@ -69,18 +69,18 @@ def check_bytes_of_mask(solve: Callable[..., Solution], module: ModuleType, **ho
 
 
 def with_dropout_in_one_direction(field: str, without: int) -> Problem:
-    """A problem whose other direction has multipliers in this field of `Problem`."""
+    """A problem in which only one direction has multipliers in this field of `Problem`."""
     problem = make_problem(directions=2, input_dropout=True, recurrent_dropout=True, mask="holes")
     multipliers = [None if n == without else value for n, value in enumerate(getattr(problem, field))]
     return replace(problem, **{field: multipliers})
 
 
 def check_layer(problem: Problem, module: ModuleType, **how: Any) -> None:
-    """Asserts that a layer runs on the GPU, one call for each direction, and finds what the reference does.
+    """Asserts that a layer runs on the GPU, one call for each direction, and agrees with the reference.
 
-    `how` is what `solve_by_layer` takes: the mode of Keras's backend.
+    `how` are the options of `solve_by_layer`: the mode of Keras's backend.
     """
-    from keras_side import expected_of_layer, fused, solve_by_layer  # which needs Keras's backend
+    from keras_side import expected_of_layer, fused, solve_by_layer  # not at the top: it needs Keras's backend
 
     passes = len(problem.kernels)
     with fused(0), ran(module, forward=passes, backward=passes):
@@ -94,7 +94,7 @@ def solve_exactly(problem: Problem, precision: str = "exact") -> Expected:
 
 
 def loosened(expected: Expected, dtype: str, precision: str = "exact") -> Expected:
-    """The same solution, with what the GPU path is allowed."""
+    """The same solution, with the tolerance for the GPU path."""
     slack = tolerances.STORED_BETWEEN.get(dtype, 1.0)
     if dtype == "float32" and precision == "tf32":
         slack *= tolerances.ROUNDOFF["tf32"] / tolerances.ROUNDOFF["float32"]
@@ -105,7 +105,7 @@ def loosened(expected: Expected, dtype: str, precision: str = "exact") -> Expect
 
 @contextlib.contextmanager
 def ran(module: ModuleType, forward: int, backward: int = 0) -> Iterator[None]:
-    """Asserts that exactly so many passes run inside, and none on the CPU."""
+    """Asserts that exactly so many passes run inside the block, and none on the CPU."""
     before, before_on_cpu = module.fused_calls(), _core.fused_calls()
     yield
     after = module.fused_calls()

@@ -1,7 +1,7 @@
-"""Data-parallel training for the tests of every backend: one problem, processes that share it, and what must come out.
+"""Data-parallel training for the tests of every backend: one problem, processes that share it, and the expected result.
 
-The scripts that train run outside of pytest, with this folder as their current one: how many devices a process has, and
-what it is among others, is settled before its framework starts.
+The scripts that train run outside pytest, with this folder as their current one. The number of devices of a process,
+and its place among the others, must be set before its framework starts.
 """
 
 import contextlib
@@ -19,9 +19,9 @@ import numpy as np
 import tolerances
 
 STEPS, BATCH, TIME, WORDS = 6, 8, 11, 20
-# Large, such that the weights move far in few steps.
+# Large, so that the weights move far in few steps.
 LEARNING_RATE, MOMENTUM = 0.5, 0.9
-LIMIT = 240  # seconds, on a busy machine; what remains of a process after it is killed
+LIMIT = 240  # seconds, on a busy machine; processes that remain are then killed
 
 
 def make_data() -> tuple[np.ndarray, np.ndarray]:
@@ -35,7 +35,7 @@ def make_data() -> tuple[np.ndarray, np.ndarray]:
 
 
 def half_data() -> tuple[np.ndarray, np.ndarray]:
-    """What one of two workers would have to itself."""
+    """The half that one of two workers would have."""
     rows = np.arange(STEPS * BATCH) % BATCH < BATCH // 2
     x, y = make_data()
     return x[rows], y[rows]
@@ -76,7 +76,7 @@ def compiled(model: Any, **options: Any) -> Any:
 
 @contextlib.contextmanager
 def recorded(path: Path, weights: Callable[[], Any]) -> Iterator[None]:
-    """Saves the weights that training leaves, and how many compiled passes it took."""
+    """Saves the weights after training, and the number of compiled passes in it."""
     import lstm_fast
     from lstm_fast import _core
 
@@ -88,7 +88,7 @@ def recorded(path: Path, weights: Callable[[], Any]) -> Iterator[None]:
 
 
 def check(folder: Path, name: str, reference: str, passes: int, alone: str | None = None) -> None:
-    """Compares what two trainings have saved; `alone` is one that must be far from them."""
+    """Compares the weights of two trainings. The weights of `alone` must be far from them."""
     found, expected = (dict(np.load(folder / f"{run}.npz")) for run in (name, reference))
     counts = [int(found.pop(direction)) for direction in ("forward", "backward")]
     assert counts == [passes] * 2, counts
@@ -98,13 +98,13 @@ def check(folder: Path, name: str, reference: str, passes: int, alone: str | Non
     print(name, "differs by", max(np.abs(found[key] - value).max() for key, value in expected.items()))
     for key, value in expected.items():
         tolerances.assert_close(found[key], value, allowed[key])
-    if alone is not None:  # that this can fail
+    if alone is not None:  # this comparison can fail
         other = np.load(folder / f"{alone}.npz")
         assert all(np.abs(other[key] - value).max() > 100 * allowed[key] for key, value in expected.items())
 
 
 def free_ports(number: int) -> list[int]:
-    """Ports of the loopback interface that nobody listens on."""
+    """Ports of the loopback interface on which nobody listens."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
         for one in sockets:
@@ -113,10 +113,10 @@ def free_ports(number: int) -> list[int]:
 
 
 def in_processes(tasks: Mapping[str, Callable[[], Any]]) -> None:
-    """Runs every task in a fork of this process, all at once; if one fails, ends the others, and fails.
+    """Runs every task in a fork of this process, all at once. If one fails, ends the others, and fails.
 
-    Forks, because importing a framework takes longer than the training: the imports are done by then, and no framework
-    has been used yet.
+    The tasks are forks, because the import of a framework takes longer than the training. The frameworks are imported
+    before the fork, and not used yet.
     """
     running = {_fork(name, task): name for name, task in tasks.items()}
     while running:
@@ -134,18 +134,18 @@ def _fork(name: str, task: Callable[[], Any]) -> int:
 
 
 def _run(name: str, task: Callable[[], Any]) -> NoReturn:
-    signal.alarm(LIMIT)  # whatever becomes of who waits for it
+    signal.alarm(LIMIT)  # even if the waiting process has gone
     try:
         task()
         code = 0
     except BaseException:
         print(f"{name}:\n{traceback.format_exc()}", file=sys.stderr, flush=True)
         code = 1
-    os._exit(code)  # no framework is shut down that the parent has started
+    os._exit(code)  # without the exit handlers of the parent's frameworks
 
 
 def run_script(script: str, *arguments: Any, **environment: str) -> None:
-    """Runs a script; what it has started ends with it, and what it has printed is shown if it fails."""
+    """Runs a script. The processes that it has started end with it. If it fails, its output is shown."""
     local = {"no_proxy": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}  # nothing leaves this machine
     process = subprocess.Popen(
         [sys.executable, "-c", script, *map(str, arguments)],

@@ -1,5 +1,5 @@
 """The CUDA kernels, their schedule and their bindings, compiled for the processor: a module like `lstm_fast._cuda` with
-a device that tests/emulation emulates, and TensorFlow's ops on it. Building them takes a C++ compiler, and no part of
+a device that tests/emulation emulates, and TensorFlow's ops on it. Building them needs a C++ compiler, and no part of
 CUDA.
 """
 
@@ -27,7 +27,7 @@ import pytest
 pybind11 = pytest.importorskip("pybind11")
 
 ROOT = Path(__file__).parents[1]
-# Several clones of the same sources, as CI has them, can share what is compiled.
+# Several clones of the same sources, as in CI, can share the compiled files.
 BUILD = Path(os.environ.get("EMULATED_BUILD", ROOT / "build" / "emulated"))
 NAME = "_emulated"
 
@@ -74,7 +74,7 @@ def _load(compiler: str) -> ModuleType:
 
 @functools.cache
 def _load_tensorflow_ops(compiler: str) -> tuple[Any, Any]:
-    """Compiled as users' are, but for the device."""
+    """The ops are compiled as on a user's machine, except for the device."""
     import tensorflow as tf
 
     from lstm_fast.backends import tensorflow_build
@@ -106,7 +106,7 @@ def _load_tensorflow_ops(compiler: str) -> tuple[Any, Any]:
 
 
 def install_tensorflow_sources(folder: Path) -> Path:
-    """Puts into a folder, and returns it, what the build installs of TensorFlow's ops on GPUs."""
+    """Puts the sources of TensorFlow's ops on GPUs into a folder, as the build installs them, and returns it."""
     listed = re.search(r"set\(tensorflow_sources ([^)]*)\)", (ROOT / "CMakeLists.txt").read_text(encoding="utf-8"))
     assert listed is not None
     for name in listed[1].split():
@@ -118,7 +118,7 @@ def install_tensorflow_sources(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def _lock() -> Iterator[None]:
-    """Keras's backends are tested side by side."""
+    """One process at a time builds: Keras's backends are tested side by side."""
     BUILD.mkdir(parents=True, exist_ok=True)
     with (BUILD / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -126,7 +126,7 @@ def _lock() -> Iterator[None]:
 
 
 def sources() -> list[Path]:
-    """Files to compile, those that take longest first."""
+    """The files to compile. Those that take longest come first."""
     kernels = [path for path in (ROOT / "csrc" / "cuda").glob("*.c[uc]") if path.name != "runtime.cu"]
     bindings = [ROOT / "csrc" / "bindings" / f"{name}.cc" for name in _BINDINGS]
     emulation = [path for path in (ROOT / "tests" / "emulation").glob("*.cc") if not path.name.startswith("test_")]
@@ -137,11 +137,11 @@ _BINDINGS = ("cuda", "cuda_arguments", "cuda_array", "xla_cuda", "xla_call", "ar
 
 
 def _build(compiler: str) -> Path:
-    """Compiles what is not compiled yet, and returns the module's path."""
+    """Compiles the files that are not compiled yet, and returns the module's path."""
     version = subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
     folders = (ROOT / "csrc", ROOT / "tests" / "emulation")
     headers = sorted(path for folder in folders for path in folder.rglob("*.h"))
-    used = (*FLAGS, pybind11.__version__, sys.version)  # the folders of these may be other ones
+    used = (*FLAGS, pybind11.__version__, sys.version)  # the folders of these may differ
     common = _hash(version, *map(str.encode, used), *(path.read_bytes() for path in headers))
     objects = {path: BUILD / f"{path.name}-{_hash(common, path.read_bytes()).hex()}.o" for path in sources()}
     module = BUILD / f"{NAME}-{_hash(*(path.name.encode() for path in objects.values())).hex()}.so"

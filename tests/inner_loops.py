@@ -1,5 +1,5 @@
-"""What a compiler made of the register tile: the innermost loops of compiled code that multiply and add, and what of
-their vectors goes to the stack and back. A sum that does so costs as much as several of the products.
+"""The compiled code of the register tile: the innermost loops that multiply and add, and how often their vectors go to
+the stack and back. A sum that goes there costs as much as several products.
 
 Usage: python tests/inner_loops.py [--objdump OBJDUMP] FILE...     FILE: an object, a library or a program
 prints the loops that use the stack too much, and fails if there are any, or none that multiply and add.
@@ -14,21 +14,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 # Uses of the stack for each product of a loop. 0 on AArch64. On x86, GCC 12 unrolls sums over a fixed number of terms
-# and then keeps two of them on the stack, four uses to 48 products: more would be a tile that is too large.
+# and then keeps two of them on the stack: four uses to 48 products. More uses mean that the tile is too large.
 MOST = {"aarch64": 0.0, "x86-64": 1 / 12}
 
 _FUNCTION = re.compile(r"^[0-9a-f]+ <(.*)>:$")
 _INSTRUCTION = re.compile(r"^\s*([0-9a-f]+):\t(.*)$")
 _JUMP = re.compile(r"(?:j\w+|b(?:\.\w+)?|cbn?z\s+\w+,|tbn?z\s+\w+, #\w+,)\s+([0-9a-f]+)\b")
 _PRODUCT = re.compile(r"vfn?m(?:add|sub)\w+ |fml[as]\s")
-# The activations divide. Their constants, of which there are more than registers, are read from anywhere.
+# Only the activations divide. They have more constants than registers, which are read from anywhere.
 _DIVISION = re.compile(r"v?f?div")
 
 
 class Loop(NamedTuple):
     function: str
     products: int
-    on_stack: list[str]  # instructions that bring a vector to the stack or back
+    on_stack: list[str]  # instructions that move a vector to the stack or back
 
 
 class Target(NamedTuple):
@@ -87,7 +87,7 @@ def _functions(listing: str) -> Iterator[tuple[str, list[tuple[int, str]]]]:
 
 
 def _innermost(code: list[tuple[int, str]]) -> Iterator[list[str]]:
-    """What lies between a jump backward and where it leads to, unless another such pair lies within."""
+    """The code between the target of a backward jump and the jump, unless there is another such pair in it."""
     found = set()
     for address, text in code:
         match = _JUMP.match(text)

@@ -1,4 +1,4 @@
-"""A way to solve a problem of `cases`: the function under the layers on JAX arrays, wherever JAX has them."""
+"""A way to solve a problem of `cases`: the function under the layers on JAX arrays, on any device."""
 
 from typing import Any
 

@@ -1,5 +1,5 @@
 """The third way to solve a problem of `cases`: a Keras layer, in every mode of Keras's backend. And the proof that the
-fused kernels were what ran.
+fused kernels ran.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ POLICIES = {
 
 @contextlib.contextmanager
 def fused(forward: int, backward: int = 0) -> Iterator[None]:
-    """Asserts that exactly so many compiled passes run inside, and that nothing falls back to Keras."""
+    """Asserts that exactly so many compiled passes run inside the block, and that nothing falls back to Keras."""
     before, fallbacks = _core.fused_calls(), lstm_fast.status().fallbacks
     expected = {"forward": before["forward"] + forward, "backward": before["backward"] + backward}
     yield
@@ -54,7 +54,7 @@ def everything_in(layer: keras.Layer) -> list[Any]:
 
 
 def variables_without(layer: Any) -> list[Any]:
-    """The variables of a layer or model but for the states of stateful layers in it."""
+    """The variables of a layer or model, without the states of stateful layers in it."""
     kept = {id(state) for state in _states(layer)}
     return [variable for variable in layer.variables if id(variable) not in kept]
 
@@ -66,7 +66,7 @@ def _states(layer: Any) -> list[Any]:
 
 
 def keras_copy(layer: Any) -> Any:
-    """A copy of a layer or model that has Keras's layers for ours, and the values of all variables."""
+    """A copy of a layer or model with Keras's layers in the place of ours, and with the values of all variables."""
     plain = lstm_fast.to_keras(copy.deepcopy(layer))
     for new, value in zip(everything_in(plain), everything_in(layer), strict=True):
         new.assign(to_numpy(value))  # a file has neither random numbers nor states, and JAX would share the array
@@ -78,14 +78,14 @@ def expected_of_layer(problem: Problem) -> Expected:
     expected = solve_by_reference(problem, starts_from_state=BACKEND == "jax")
     if len(problem.kernels) == 1:
         return expected
-    # Each direction is a layer that stores its part of dx, beside the sum, which the framework makes.
+    # Each direction is a layer that stores its part of dx. The framework computes the sum.
     stored = tolerances.ROUNDOFF[problem.x.dtype.name] * tolerances.largest(expected.solution.dx)
     parts = len(problem.kernels) * stored
     return replace(expected, allowance={**expected.allowance, "dx": expected.allowance["dx"] + parts})
 
 
 def plain_mode(mode: str, *, random: bool) -> str:
-    """The mode of the layer that one of ours in `mode` is compared with."""
+    """The mode of Keras's layer, for the comparison with ours in `mode`."""
     return mode if random and mode in framework.OWN_RANDOM else MODES[0]
 
 
@@ -154,7 +154,7 @@ def _solve_direction(problem: Problem, layer_class: type[keras.layers.LSTM], n: 
     masks = [] if problem.mask is None else [problem.mask]
 
     def call(x: Any, h0: Any, c0: Any, *mask: Any) -> Any:
-        # The layer draws its dropout masks once per call unless they are there.
+        # The layer draws its dropout masks once per call, unless they are set before.
         if problem.input_dropout[n] is not None:
             layer.cell._dropout_mask = list(map(keras.ops.convert_to_tensor, problem.input_dropout[n]))
         if problem.recurrent_dropout[n] is not None:

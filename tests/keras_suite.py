@@ -1,6 +1,6 @@
 """A pytest plugin that puts this package's layers in the place of Keras's, for a run of Keras's own tests.
 
-When the tests are over it writes what ran fused, and what fell back and why, to the file that LSTM_FAST_SUITE_STATUS
+After the tests it writes how many calls ran fused, and which fell back and why, to the file that LSTM_FAST_SUITE_STATUS
 names.
 """
 

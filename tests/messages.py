@@ -1,8 +1,8 @@
-"""The messages that the package can print, as far as they are fixed: of Python by its syntax tree, of C++ by its text.
+"""The messages that the package can print. Those of Python come from its syntax tree, those of C++ from its text.
 
-A key is the longest fixed part of a message, cut to a few words: what somebody would search for.
+A key is the longest fixed part of a message, cut to a few words: a reader would search for these.
 
-Usage: python tests/messages.py     prints the messages that docs/troubleshooting.md lacks, as they would stand there
+Usage: python tests/messages.py     prints the messages that are missing in docs/troubleshooting.md, in its form
 """
 
 import ast
@@ -16,9 +16,9 @@ PAGE = ROOT / "docs" / "troubleshooting.md"
 PACKAGE = ROOT / "lstm_fast"
 NATIVE = [ROOT / "csrc" / folder for folder in ("bindings", "cpu", "cuda")]
 
-# Calls whose first text is a message, beside those that are raised.
+# Calls whose first text is a message. Raised exceptions are messages as well.
 SAYS = {"warn", "log", "warning", "error", "info", "Unavailable", "UnavailableError", "LibraryError", "note"}
-# Functions that only put messages together: all their texts are parts of one.
+# Functions that compose messages: all texts in them are parts of messages.
 WRITES = {
     "backends/tensorflow_build.py": {"library"},
     "backends/tensorflow_cuda.py": {"_load", "slower_than_cudnn"},
@@ -36,7 +36,7 @@ WRITES = {
     "settings.py": {"misspelt"},
     "writing.py": {"_trouble"},
 }
-# Texts for who calls functions of this package from its own code, with arguments that no user gives.
+# Modules with errors for wrong calls inside this package: no user can cause them.
 INTERNAL = {"text/models.py", "text/sample.py", "reference.py"}
 LEAST_LETTERS, MOST_LETTERS = 12, 48
 
@@ -44,7 +44,7 @@ LEAST_LETTERS, MOST_LETTERS = 12, 48
 class Message(NamedTuple):
     key: str
     where: str
-    text: str  # all of it, with a word in capitals where something changes
+    text: str  # the whole message, with words in capitals for the parts that change
 
 
 def all_messages() -> list[Message]:
@@ -54,13 +54,13 @@ def all_messages() -> list[Message]:
 
 
 def missing() -> list[Message]:
-    """Those that are not on the page."""
+    """The messages that are not on the page."""
     page = " ".join(PAGE.read_text(encoding="utf-8").split())
     return [message for message in all_messages() if message.key not in page]
 
 
 def key_of(fixed: list[str]) -> str:
-    """What to look for, of the fixed parts of a message; empty if they say too little."""
+    """The key of a message with these fixed parts; empty if they are too short."""
     longest = max((" ".join(part.split()) for part in fixed), key=len, default="").strip(" '\"(:;,.")
     if len(longest) < LEAST_LETTERS or " " not in longest:
         return ""
@@ -118,7 +118,7 @@ def _fixed(node: ast.expr) -> list[str]:
 
 
 def _whole(node: ast.expr) -> str:
-    """A text with a word in capitals where something changes."""
+    """A text, with words in capitals for the parts that change."""
     if isinstance(node, ast.Constant):
         return str(node.value)
     if isinstance(node, ast.JoinedStr):
@@ -134,7 +134,7 @@ def _native() -> Iterator[Message]:
         for path in sorted(file for file in folder.iterdir() if file.suffix in (".cc", ".cu", ".h", ".inl")):
             source = path.read_text(encoding="utf-8")
             for throw in re.finditer(r"(?:\bthrow [\w:]+|Error)\((.*?)\);\n", source, re.DOTALL):
-                text = re.sub(r'"\s*\n\s*"', "", throw[1])  # literals side by side are one
+                text = re.sub(r'"\s*\n\s*"', "", throw[1])  # adjacent literals are one
                 fixed = re.findall(r'"((?:[^"\\]|\\.)*)"', text)
                 if key := key_of(fixed):
                     line = source.count("\n", 0, throw.start()) + 1

@@ -2,7 +2,8 @@
 
 Usage: python tests/run.py [options of pytest]
 
-The last backend runs the whole suite, beside it the others one after the other the tests that are marked for them.
+The last backend runs the whole suite. At the same time the others run, one after the other, the tests that are marked
+for them.
 """
 
 import concurrent.futures
@@ -12,7 +13,7 @@ import subprocess
 import sys
 from typing import Any
 
-# The last one is that of the tests that need only one of them.
+# The last one also runs the tests that need only one backend.
 BACKENDS = ("torch", "jax", "tensorflow")
 
 

@@ -1,4 +1,4 @@
-"""Where the real data of the tests lie; they do not ship with the package."""
+"""The real data of the tests, which are not a part of the package."""
 
 import os
 from pathlib import Path

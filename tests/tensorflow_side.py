@@ -13,7 +13,7 @@ from lstm_fast.backends import Direction
 def solve_by_tensorflow(
     problem: Problem, *, mode: str = "eager", open_sizes: bool = False, reserve: str = "gates"
 ) -> Solution:
-    """Outputs and gradients; with `open_sizes`, which is not for eager mode, batch and time are unknown at tracing."""
+    """Outputs and gradients. With `open_sizes`, batch and time are unknown at tracing; not for eager mode."""
     fields = problem.kernel_inputs[2:]
     given = [problem.x, problem.mask, *(value for column in fields for value in column)]
     n = len(problem.kernels)
@@ -37,7 +37,7 @@ def solve_by_tensorflow(
         return outputs, tape.gradient(outputs, sources, output_gradients=list(map(tf.constant, seeds)))
 
     def spec(value: np.ndarray) -> tf.TensorSpec:
-        """Sizes are open where they are the batch or the time of a sequence, a mask or a state."""
+        """A spec in which the batch and the time of a sequence, a mask or a state are open."""
         of_sequence = value is problem.x or value is problem.mask
         of_state = any(value is state for state in (*problem.h0, *problem.c0))
         sizes = [None if axis < 2 * of_sequence + of_state else size for axis, size in enumerate(value.shape)]

@@ -30,7 +30,7 @@ from lstm_fast import accelerate, as_keras, to_keras
 pytestmark = pytest.mark.backends("tensorflow", "jax", "torch")
 
 K = keras.layers
-# Every layer takes and gives so many features, so that it can stand anywhere, and any number of times.
+# Every layer has this number of features as input and output, so that it can be anywhere, any number of times.
 BATCH, TIME, WIDTH, WORDS = 3, 4, 4, 7
 X = random(BATCH, TIME, WIDTH)
 X[0, 2:] = X[1, :1] = 0.0  # timesteps that Masking leaves out
@@ -50,7 +50,7 @@ def rnn(cells: Any, **kwargs: Any) -> Any:
 
 
 def both(layer: Callable[..., Any], **kwargs: Any) -> Any:
-    """A wrapper whose output is WIDTH wide."""
+    """A wrapper with WIDTH output features."""
     return K.Bidirectional(layer(), **{"merge_mode": "sum", **kwargs})
 
 
@@ -86,13 +86,13 @@ KINDS: Mapping[str, Kind] = {
     "time_distributed": Kind(lambda: K.TimeDistributed(K.Dense(WIDTH))),
     "norm": Kind(K.LayerNormalization),
 }
-# Keras's own loops, which JAX compiles anew for every call: what only holds these is left to the other backends.
+# Keras's own loops. JAX compiles them anew for every call, so layers with nothing else are tested on other backends.
 SLOW = {"gru", "both_gru", "rnn_of_gru_and_lstm", "subclass"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Chain:
-    """Layers one after the other, in a model or layer of its own; a number stands for an earlier layer, used again."""
+    """Layers one after the other, in a model or a layer. A number stands for an earlier layer, used again."""
 
     style: str
     steps: Sequence["str | int | Chain"]
@@ -159,7 +159,7 @@ def chained(style: str, steps: Sequence[Any]) -> Any:
 
 
 def made(chain: Chain, earlier: list[tuple[Any, int]]) -> tuple[Any, int]:
-    """The model of a plan, and the kernel calls that one call makes of it."""
+    """The model of a plan, and the number of kernel calls in one call of it."""
     steps, calls = [], 0
     for step in chain.steps:
         if isinstance(step, int) and earlier:
@@ -223,14 +223,14 @@ class Graph:
 graphs = st.builds(Graph, chains(), st.booleans(), st.sampled_from(["", "lstm", "rnn", "both"]), st.integers(0, 2**16))
 
 
-# Some of Keras's models lose a mask, and say so.
+# Some of Keras's models lose a mask, and warn about it.
 @pytest.mark.filterwarnings("ignore:.*was passed an input with a mask attached to it:UserWarning")
 @settings(phases=set(Phase) - {Phase.explain}, max_examples={"tensorflow": 10, "jax": 5, "torch": 30}[BACKEND])
 @given(graphs)
 def test_any_graph(graph: Graph) -> None:
     model, calls = graph.build()
     assert_changes_nothing(model, TOKENS if graph.tokens else X, forward=calls)
-    # Twice is as good as once, and the other way round.
+    # A second call changes nothing, in both directions.
     before = classes(model)
     expected = accelerated_classes(model)
     assert classes(accelerate(accelerate(model))) == expected
@@ -243,7 +243,7 @@ def test_any_graph(graph: Graph) -> None:
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if BACKEND != "jax" or kind not in SLOW])
 @pytest.mark.parametrize("style", ["in_list"] if BACKEND == "jax" else ["in_list", "in_dict"])
 def test_every_kind(kind: str, style: str) -> None:
-    """Each of them in a model that Keras knows least of, so that none is left to chance."""
+    """Each kind once, in a subclassed model: hypothesis might miss one."""
     model, calls = made(Chain(style, [kind, "masking", "lstm"]), [])
     assert_changes_nothing(model, X, forward=calls)
 
@@ -260,7 +260,7 @@ def test_layer_that_is_shared_is_changed_once() -> None:
 
 @pytest.mark.fast
 def test_part_of_a_model_is_that_of_the_whole() -> None:
-    """Models that share layers: whoever holds one of them holds the fast one."""
+    """Models that share layers: all of them have the fast layers then."""
     inputs = keras.Input((TIME, WIDTH))
     middle = lstm(name="middle")(inputs)
     whole = keras.Model(inputs, K.LSTM(2)(middle))
@@ -295,7 +295,7 @@ def reversed_twice() -> keras.Model:
 
 @contextlib.contextmanager
 def many_switches() -> Iterator[None]:
-    """Has Python change threads as often as it can."""
+    """Makes Python switch between threads as often as possible."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield
@@ -356,7 +356,7 @@ def test_threads_call_the_model_meanwhile(
 
 
 def test_states_are_those_of_the_layer_whoever_holds_it() -> None:
-    """Between the classes, a stateful layer goes on from the states that it has."""
+    """When its class changes, a stateful layer keeps its states."""
 
     def make() -> keras.Model:
         keras.utils.set_random_seed(4)

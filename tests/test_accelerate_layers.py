@@ -1,4 +1,4 @@
-"""Every layer of Keras's in a model with an LSTM: `accelerate` and `to_keras` leave it as it is, in every respect."""
+"""Every layer of Keras in a model with an LSTM: `accelerate` and `to_keras` do not change it in any respect."""
 
 import dataclasses
 import inspect
@@ -36,22 +36,22 @@ K = keras.layers
 BATCH = 2
 VECTOR, SERIES, IMAGE, VOLUME = (6,), (4, 6), (6, 6, 3), (4, 4, 4, 2)
 
-# Every class of `keras.layers` once, whatever else it is called.
+# Every class of `keras.layers` once: some have several names.
 CLASSES: Mapping[str, type] = {cls.__name__: cls for cls in vars(K).values() if inspect.isclass(cls)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """How to make a layer, and what it is called with.
+    """How to make a layer, and its inputs.
 
     Attributes:
-        make: Makes a layer that is of the class, or has one of the class in it.
+        make: Makes a layer of the class, or one that contains such a layer.
         *shapes: Shapes of its inputs, without the batch.
-        calls: Kernel calls that one call of it makes.
-        data: The first input, in the place of random numbers.
-        dtype: Of the inputs; integers are below 5.
-        separate: Whether several inputs are arguments of their own, not one list.
-        backends: With which it works in a model.
+        calls: Number of kernel calls in one call of it.
+        data: The first input, instead of random numbers.
+        dtype: The dtype of the inputs; integers are below 5.
+        separate: Whether several inputs are separate arguments, not one list.
+        backends: The backends with which it works in a model.
     """
 
     make: Callable[[], Any]
@@ -79,9 +79,9 @@ def on(*shapes: tuple[int, ...], **kwargs: Any) -> Callable[[Callable[[], Any]],
 
 vector, series, image, volume = on(VECTOR), on(SERIES), on(IMAGE), on(VOLUME)
 pair = on(SERIES, SERIES)
-# JAX compiles each of their operations, for a minute in all. They have no more state with it than with the others.
+# JAX compiles each of their operations, which takes a minute in all. Their state is the same as on the other backends.
 photo = on(IMAGE, dtype="images", backends=("tensorflow", "torch"))
-# What TensorFlow alone can do within a model: strings and tables.
+# Only TensorFlow can have these within a model: strings and tables.
 TENSORFLOW = ("tensorflow",)
 
 
@@ -109,7 +109,7 @@ PAIRS = strings("up", "down")
 
 
 class Own(K.Layer):
-    """A layer of the user's with a variable and a loss."""
+    """A layer of a user, with a variable and a loss."""
 
     def build(self, shape: Any) -> None:
         self.w = self.add_weight(shape=(shape[-1],))
@@ -125,7 +125,7 @@ class OwnWrapper(K.Wrapper):
 
 
 class Held(K.Wrapper):
-    """A layer around one that cannot be called with symbolic tensors."""
+    """A layer around another one that cannot be called with symbolic tensors."""
 
     def call(self, x: Any) -> Any:
         return self.layer(x)
@@ -337,13 +337,13 @@ EXCLUDED: dict[str, str] = {
 
 @pytest.mark.fast
 def test_every_class_has_a_case() -> None:
-    """A layer that Keras adds needs one, or a reason why not."""
+    """A new layer of Keras needs a case here, or a reason why it has none."""
     assert not set(CLASSES) - set(CASES) - set(EXCLUDED)
     assert not set(CASES) & set(EXCLUDED)
 
 
 def model_of(cases: Sequence[Case]) -> tuple[keras.Model, list[Any]]:
-    """A model with an LSTM, and the layers beside it; and its inputs. Everything in it has values as if trained."""
+    """A model with an LSTM and the layers beside it, and its inputs. Its variables have values as after training."""
     keras.utils.set_random_seed(1)
     series_input = keras.Input(SERIES)
     lstm = K.LSTM(2, kernel_regularizer="l2", activity_regularizer="l1", dropout=0.3)
@@ -366,7 +366,7 @@ def model_of(cases: Sequence[Case]) -> tuple[keras.Model, list[Any]]:
     return model, arrays
 
 
-# Of training or not. JAX compiles each operation for each.
+# Values of `training`. JAX compiles each operation for each of them.
 MODES = (True,) if BACKEND == "jax" else (False, True)
 
 
@@ -383,7 +383,7 @@ def results(model: keras.Model, inputs: Sequence[Any]) -> list[np.ndarray]:
 
 
 def saved(model: keras.Model, path: pathlib.Path) -> tuple[Any, dict[str, Any], dict[str, bytes]]:
-    """What is in a `.keras` file: the config, the weights by name, and other files."""
+    """The content of a `.keras` file: the config, the weights by name, and other files."""
     model.save(path)
     with zipfile.ZipFile(path) as archive:
         files = {name: archive.read(name) for name in archive.namelist()}
@@ -395,7 +395,7 @@ def saved(model: keras.Model, path: pathlib.Path) -> tuple[Any, dict[str, Any], 
 
     with h5py.File(io.BytesIO(files.pop("model.weights.h5"))) as file:
         file.visititems(collect)
-    files.pop("metadata.json")  # has the time
+    files.pop("metadata.json")  # contains the time
     return json.loads(files.pop("config.json")), weights, files
 
 
@@ -408,7 +408,7 @@ def as_of_keras(config: Any) -> Any:
     config = {name: as_of_keras(value) for name, value in config.items()}
     if str(config.get("registered_name")).startswith("lstm_fast>Fast"):
         assert config["registered_name"] == f"lstm_fast>Fast{config['class_name']}"
-        # What Keras's files have not: how to run. Keras's LSTM does not write its `use_cudnn` either.
+        # Keras's files do not say how to run. Keras's LSTM does not write its `use_cudnn` either.
         inner = {name: value for name, value in config["config"].items() if name not in ("recompute", "use_cudnn")}
         config.update(module="keras.layers", registered_name=None, config=inner)
     return config
@@ -422,7 +422,7 @@ def assert_same_file(found: Any, expected: Any) -> None:
     assert found[2] == expected[2]
 
 
-# A model with an LSTM and its files cost more than most layers do, most of all with JAX, which compiles Keras's LSTM.
+# A model with an LSTM and its files takes more time than most layers, above all with JAX, which compiles Keras's LSTM.
 HERE = [name for name, case in CASES.items() if name in CLASSES and BACKEND in case.backends]
 TOGETHER = 9 if BACKEND == "jax" else 4
 
@@ -431,7 +431,7 @@ TOGETHER = 9 if BACKEND == "jax" else 4
 @pytest.mark.parametrize("names", [HERE[i : i + TOGETHER] for i in range(0, len(HERE), TOGETHER)], ids="-".join)
 def test_layers(names: Sequence[str], tmp_path: pathlib.Path) -> None:
     if "STFTSpectrogram" in names:
-        pytest.importorskip("scipy")  # which makes Keras's windows
+        pytest.importorskip("scipy")  # Keras uses it for its windows
     model, inputs = model_of([CASES[name] for name in names])
     calls = 1 + sum(CASES[name].calls for name in names)
     for name in names:

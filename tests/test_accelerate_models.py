@@ -1,4 +1,4 @@
-"""Models as people write them, trained with `accelerate` and without: the same losses, by the kernels."""
+"""Typical models, trained with `accelerate` and without: the losses are the same, and the kernels run."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +20,7 @@ BATCH, TIME, FEATURES, UNITS, WORDS = 4, 5, 3, 4, 9
 
 
 def tokens(*shape: int, seed: int = 0) -> np.ndarray:
-    """Words, padded at the end with zeros, each sequence by another number of them."""
+    """Words, padded at the end with a different number of zeros in each sequence."""
     words = np.random.default_rng(seed).integers(1, WORDS, shape).astype(np.int32)
     for i, row in enumerate(words):
         row[..., row.shape[-1] - i % 3 :] = 0
@@ -32,7 +32,7 @@ def embedding(**kwargs: Any) -> keras.Layer:
 
 
 def compiled(model: keras.Model, loss: Any = "mse", **kwargs: Any) -> keras.Model:
-    if BACKEND == "tensorflow":  # which takes seconds to trace a training step, and more to compile it
+    if BACKEND == "tensorflow":  # TensorFlow takes seconds to trace a training step, and more to compile it
         kwargs = {"run_eagerly": not kwargs, "jit_compile": False, **kwargs}
     model.compile(keras.optimizers.Adam(0.05, clipnorm=1.0), loss, **kwargs)
     return model
@@ -167,7 +167,7 @@ VALUE = random(BATCH, 1, seed=2)
 KIND = np.arange(BATCH, dtype=np.int32)[:, None] % 3
 LETTERS = tokens(BATCH, 4, seed=3)[:, :2] % (WORDS - 1) + 1
 
-# A model, its inputs and targets, and how many kernel calls it makes in each direction.
+# A model, its inputs and targets, and the number of its kernel calls in each direction.
 MODELS: dict[str, tuple[Callable[[], keras.Model], Any, Any, int]] = {
     "sentiment": (sentiment, SOURCE, KIND % 2, 2),
     "seq2seq": (seq2seq, [SOURCE, TARGET], TARGET, 2),
@@ -188,7 +188,7 @@ MODELS: dict[str, tuple[Callable[[], keras.Model], Any, Any, int]] = {
 }
 
 
-# JAX compiles each of them, for seconds: there a model is trained or called, not both.
+# JAX compiles each of them, which takes seconds. So with JAX a model is either trained or called.
 CALLED = {"seq2seq", "captioning", "ctc_function", "hierarchical", "several_inputs"}
 TRAINED = [name for name in MODELS if BACKEND != "jax" or name not in CALLED]
 
@@ -228,7 +228,7 @@ def test_training_from_the_start() -> None:
     np.testing.assert_allclose(losses[1], losses[0], rtol=0.0, atol=atol)
 
 
-# Keras's own layers cannot be trained so on the others: see test_stateful.py.
+# Keras's own layers cannot be trained like this on the other backends: see test_stateful.py.
 @pytest.mark.backends("tensorflow")
 def test_stateful_forecasting() -> None:
     """Trained window by window, the states kept from one to the next, and reset after each epoch."""
@@ -263,7 +263,7 @@ def test_stateful_forecasting() -> None:
 
 
 def test_step_by_step_inference_with_the_parts_of_a_trained_model() -> None:
-    """The decoder of a translation model, made of the layers of the whole: whoever holds a layer holds the fast one."""
+    """The decoder of a translation model, made of layers of the whole model: these are the fast ones."""
     keras.utils.set_random_seed(1)
     source, target = keras.Input((None,), dtype="int32"), keras.Input((None,), dtype="int32")
     words, decoder, head = embedding(), K.LSTM(UNITS, return_sequences=True, return_state=True), K.Dense(WORDS)
@@ -294,7 +294,7 @@ def test_step_by_step_inference_with_the_parts_of_a_trained_model() -> None:
 
 
 class Switching(keras.callbacks.Callback):
-    """Accelerates the model at the first epoch's end."""
+    """Accelerates the model at the end of the first epoch."""
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         del logs
@@ -317,7 +317,7 @@ def test_accelerate_in_a_callback() -> None:
 
 @pytest.mark.parametrize("method", ["evaluate", "predict", "train_on_batch"])
 def test_functions_that_keras_has_traced_are_made_anew(method: str) -> None:
-    """Back and forth: the kernels run when the layers are fast, and only then."""
+    """In both directions: the kernels run while the layers are fast, and only then."""
     model = compiled(keras.Sequential([keras.Input((TIME, FEATURES)), K.LSTM(UNITS), K.Dense(1)]), metrics=["mae"])
 
     def call() -> Any:
@@ -331,7 +331,7 @@ def test_functions_that_keras_has_traced_are_made_anew(method: str) -> None:
         change(model)
         with fused(forward=calls, backward=calls * training):
             results.append(computed(call))
-        if BACKEND == "jax" and len(results) == 3:  # which compiles every time
+        if BACKEND == "jax" and len(results) == 3:  # JAX compiles every time
             break
     if not training:
         for result in results[1:]:

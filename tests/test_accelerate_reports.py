@@ -1,4 +1,4 @@
-"""What users' models hold beside their LSTMs, and what `accelerate` and `to_keras` have to leave as it is.
+"""The parts of users' models beside their LSTMs, which `accelerate` and `to_keras` must not change.
 
 Each test stands for something that went wrong when models were copied by their configs.
 """
@@ -31,7 +31,7 @@ from lstm_fast import FastBidirectional, FastLSTM, FastRNN, accelerate, as_keras
 from lstm_fast.layers import INSIDE, NO_LSTM
 
 pytestmark = pytest.mark.backends("tensorflow", "jax", "torch")
-with_strings = pytest.mark.backends("tensorflow")  # the other frameworks have none
+with_strings = pytest.mark.backends("tensorflow")  # the other frameworks have no strings
 
 K = keras.layers
 BATCH, TIME, FEATURES, UNITS = 4, 5, 3, 2
@@ -63,7 +63,7 @@ def fallbacks() -> str:
     return " ".join(lstm_fast.status().fallbacks)
 
 
-# Layers with state that is no plain variable
+# Layers with state that is not a plain variable
 
 
 def adapted(data: np.ndarray, **kwargs: Any) -> keras.Layer:
@@ -156,11 +156,11 @@ def test_adapted_lookups(kind: str, mode: str) -> None:
     assert lookup.get_vocabulary() == words
 
 
-# Functions and classes of the user's
+# Functions and classes of the user
 
 
 def softmax(x: Any, axis: int = 1) -> Any:
-    """Over time, where Keras's is over features: the weights of attention."""
+    """Softmax over time, for the weights of attention. Keras's is over features."""
     return ops.softmax(x, axis=axis)
 
 
@@ -205,7 +205,7 @@ OWN_ACTIVATIONS: dict[str, dict[str, Any]] = {
 
 
 def with_own(layer: Any, own: dict[str, Any]) -> Any:
-    """Sets activations: as arguments, Bidirectional would lose them, as it knows functions by name only."""
+    """Sets activations afterwards. Bidirectional would lose arguments, because it knows functions by name only."""
     for name, function in own.items():
         setattr(layer.cell, name, function)
     return layer
@@ -316,7 +316,7 @@ def test_own_classes_in_training() -> None:
             K.RNN([K.LSTMCell(3), K.LSTMCell(2, **{**own, "activity_regularizer": None})]),
             K.Dense(1),
         )
-        model.layers[0].cell.bias.constraint = Halved()  # of which no config knows
+        model.layers[0].cell.bias.constraint = Halved()  # no config contains it
         model.compile("adam", "mse", jit_compile=JIT)
         return model
 
@@ -381,7 +381,7 @@ def test_lambda_layers(make: Callable[[], list[keras.Layer]], shape: tuple[int, 
     assert_changes_nothing(model, random(BATCH, *shape), forward=1)
 
 
-# What is no LSTM of Keras's: the layer goes on as it is
+# Layers that are not Keras's LSTM stay as they are
 
 
 def patched_call(inputs: Any, states: Any, training: bool = False) -> Any:
@@ -523,7 +523,7 @@ def test_layers_of_this_package_that_are_patched_run_as_keras_says(patch: Callab
     fast.build(X.shape)
     fast.set_weights(plain.get_weights())
     assert_close(computed(lambda: fast(X)), computed(lambda: plain(X)))
-    if patch is not with_state:  # which the kernel gets as any other initial state
+    if patch is not with_state:  # the kernel takes it like any other initial state
         assert "is not Keras's: the kernel computes LSTMs" in fallbacks() or "its cell is a OwnCell" in fallbacks()
 
 
@@ -552,7 +552,7 @@ def test_patched_initial_state_runs_fused() -> None:
 
 
 class Trickling(keras.layers.Layer):
-    """Mixed into a layer: states of its own."""
+    """A mixin that gives a layer its own states."""
 
     def get_initial_state(self, batch_size: Any) -> Any:
         return patched_state(self, batch_size)
@@ -584,7 +584,7 @@ def test_cell_exchanged_for_another_lstm_cell(wrap: bool) -> None:
     assert_changes_nothing(sequential(layer), X, forward=1)
 
 
-# What a model was compiled with
+# Losses, metrics and optimizers
 
 
 def rmse(y: Any, predicted: Any) -> Any:
@@ -596,7 +596,7 @@ def quantile(q: float) -> Callable[[Any, Any], Any]:
 
 
 class Pinball(keras.losses.Loss):
-    """A loss whose config does not know its parameter."""
+    """A loss with a parameter that its config does not contain."""
 
     def __init__(self, q: float = 0.5, **kwargs: Any) -> None:
         super().__init__(name="pinball", **kwargs)
@@ -607,7 +607,7 @@ class Pinball(keras.losses.Loss):
 
 
 class Scaled(keras.metrics.Mean):
-    """A metric whose config does not know its parameter."""
+    """A metric with a parameter that its config does not contain."""
 
     def __init__(self, factor: float = 1.0) -> None:
         super().__init__(name="scaled")
@@ -687,7 +687,7 @@ def test_settings_that_are_in_no_config() -> None:
 
 
 class Beta(K.Layer):
-    """A layer with a number that a callback changes, and with variables of its own."""
+    """A layer with a number that a callback changes, and with its own variables."""
 
     beta = 1.0
 
@@ -696,7 +696,7 @@ class Beta(K.Layer):
 
 
 class Augmented(keras.Model):
-    """A Functional model with an argument and an attribute of its own."""
+    """A Functional model with its own argument and attribute."""
 
     def __init__(self, inputs: Any, outputs: Any, beta: float = 1.0, **kwargs: Any) -> None:
         super().__init__(inputs, outputs, **kwargs)
@@ -769,7 +769,7 @@ OPTIMIZERS: dict[str, Callable[[], Any]] = {
 
 @pytest.fixture
 def quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Keras says at every .h5 file that the format is old."""
+    """Turns off Keras's warning that .h5 is an old format."""
     with caplog.at_level(logging.CRITICAL, "absl"):
         yield
 
@@ -818,7 +818,7 @@ def test_compiled_model_out_of_an_h5_file(make: Callable[[], Any], tmp_path: pat
     assert accelerate(loaded).optimizer is optimizer
     assert_close(computed(lambda: loaded(X)), expected)
     if make is OPTIMIZERS["adam"]:
-        # Keras builds the optimizer of such a model over no variables, and cannot go on with it.
+        # Keras builds the optimizer of such a model without variables, and cannot train it further.
         loaded.compile(make(), "mse")
         with fused(forward=1, backward=1):
             loaded.fit(X, Y, verbose=0)
@@ -859,7 +859,7 @@ def test_layers_are_fast_again_after_an_exception() -> None:
 
 
 def test_as_keras_gives_every_layer_its_class_back() -> None:
-    """Also those that `accelerate` would not have changed: they were made of this package's classes."""
+    """Also layers that `accelerate` would not change: they were made of this package's classes."""
     with keras.saving.custom_object_scope({"OwnCell": OwnCell}):
         layers = [FastRNN(OwnCell(2), return_sequences=True), FastBidirectional(K.GRU(2, return_sequences=True))]
     model = sequential(*layers, with_state(FastLSTM(UNITS)))
@@ -870,7 +870,7 @@ def test_as_keras_gives_every_layer_its_class_back() -> None:
 
 
 def test_as_keras_leaves_plain_layers_plain() -> None:
-    """What was Keras's before it is Keras's after it."""
+    """A layer that was Keras's before is Keras's after it."""
     model = sequential(FastLSTM(UNITS, return_sequences=True), K.LSTM(UNITS))
     before = classes(model)
     with as_keras(model):
@@ -882,7 +882,7 @@ def test_as_keras_leaves_plain_layers_plain() -> None:
 def test_export_inside_of_as_keras_and_outside(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = accelerate(sequential(K.Bidirectional(K.LSTM(UNITS, return_sequences=True)), K.LSTM(3)))
     expected = computed(lambda: model(X))
-    model.predict(X, verbose=0)  # Keras keeps what it has traced
+    model.predict(X, verbose=0)  # Keras keeps its traced function
     with as_keras(model):
         model.export(tmp_path / "plain", verbose=False)
     with pytest.raises(RuntimeError, match=r"LSTM_FAST_KERNEL=fused, but .* written to a file by keras"):
@@ -913,7 +913,7 @@ def test_torch_export_inside_of_as_keras() -> None:
     assert_close(computed(lambda: program.module()(x)), expected)
 
 
-# Weights that are kept in another way
+# Weights that are stored in another way
 
 
 QUANTIZED: dict[str, tuple[str, Callable[[], keras.Model]]] = {
@@ -978,7 +978,7 @@ def test_frozen_after_training() -> None:
     np.testing.assert_allclose(losses, right, rtol=0.0, atol=atol)
 
 
-# What is said of layers that are not fast
+# Reports on layers that are not fast
 
 
 class Block(K.Layer):

@@ -1,4 +1,4 @@
-"""Float32 error against the float64 reference over long sequences, ours beside Keras's (`pytest -s`: the table)."""
+"""Float32 error against the float64 reference over long sequences, ours and Keras's. `pytest -s` prints the table."""
 
 from collections.abc import Mapping
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from lstm_fast import FastLSTM
 
 LONG = 2000
-MASKS = ("none", "right", "none", "right")  # one problem each
+MASKS = ("none", "right", "none", "right")  # one problem for each entry
 
 
 def relative_squares(found: Mapping[str, NDArray], exact: Mapping[str, NDArray]) -> dict[str, float]:

@@ -1,5 +1,5 @@
-"""What a Keras backend asks of the layers beyond the numbers: shapes without data, calls without state, compilation,
-Keras's own shortcuts, what an import costs, files that go from one backend to another.
+"""What a Keras backend requires beyond the numbers: shapes without data, calls without state, compilation, Keras's own
+shortcuts, imports, files that go from one backend to another.
 """
 
 import os
@@ -60,7 +60,7 @@ def run_python(script: str, *arguments: Any, backend: str = BACKEND, **environme
 
 @wrappers
 def test_shapes_of_a_model_that_calls_the_layer_itself(wrap: Callable[[Any], Any], x: np.ndarray) -> None:
-    """Keras finds out the shapes of such a layer by calling it, with what its backend has in the place of data."""
+    """Keras infers the shapes of such a layer by a call, with its backend's placeholders for data."""
 
     class Own(keras.layers.Layer):
         def __init__(self) -> None:
@@ -104,7 +104,7 @@ def test_symbolic_output_has_the_layers_dtype() -> None:
 
 @wrappers
 def test_stateless_call(wrap: Callable[[Any], Any], x: np.ndarray) -> None:
-    """Variables come in and go out as arguments; the layer's own stay as they are."""
+    """The values of variables are arguments and results; the layer's own variables do not change."""
     layer = wrap(FastLSTM(UNITS, dropout=0.5, seed=3))
     layer.build(x.shape)
     trainable = [variable.value for variable in layer.trainable_variables]
@@ -127,7 +127,7 @@ def test_stateless_call(wrap: Callable[[Any], Any], x: np.ndarray) -> None:
 @pytest.mark.backends("jax", "torch")
 @pytest.mark.parametrize("wrapper", [FastBidirectional, keras.layers.Bidirectional])
 def test_cudnn_does_not_take_the_layers_place(wrapper: type, x: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a machine with a GPU, where Keras calls cuDNN for both directions of a Bidirectional."""
+    """On a machine with a GPU, Keras would call cuDNN for both directions of a Bidirectional."""
     layer, plain = wrapper(FastLSTM(UNITS)), keras.layers.Bidirectional(keras.layers.LSTM(UNITS))
     for each in (layer, plain):
         each.build(x.shape)
@@ -145,7 +145,7 @@ def test_cudnn_does_not_take_the_layers_place(wrapper: type, x: np.ndarray, monk
     with fused(forward=1 if wrapper is FastBidirectional else 2):
         np.testing.assert_array_equal(to_numpy(layer(x)), before)
     assert len(calls) == 1
-    # Where the layers run as Keras's, FastBidirectional has what Keras has, and says so.
+    # If the layers run as Keras's, FastBidirectional uses cuDNN as Keras does, and says so.
     monkeypatch.setenv("LSTM_FAST_KERNEL", "keras")
     counted = lstm_fast.status().fallbacks.get("LSTM_FAST_KERNEL=keras", 0)
     assert to_numpy(layer(x)).any() == (wrapper is keras.layers.Bidirectional)
@@ -169,7 +169,7 @@ def test_use_cudnn_is_kept(use_cudnn: Any) -> None:
         assert type(kept) is FastLSTM
         assert lstm_fast.to_keras(kept).use_cudnn == use_cudnn
         assert use_cudnn_of(lstm_fast.accelerate(kept)) == use_cudnn
-    # Only a wrapper that asks the kernels first is to see it, outside of calls that run as Keras's.
+    # Outside calls that run as Keras's, only a wrapper that tries the kernels first may see it.
     assert not any(direction.use_cudnn for direction in (layer, *directions_of(keras.layers.Bidirectional(layer))))
     assert all(direction.use_cudnn == use_cudnn for direction in directions_of(FastBidirectional(layer)))
     for wrapper in (FastBidirectional, keras.layers.Bidirectional):
@@ -197,7 +197,7 @@ def test_jit_compile_auto() -> None:
 @pytest.mark.backends("tensorflow")
 @pytest.mark.parametrize("options", [{}, {"use_bias": False}, {"use_cudnn": False}], ids=str)
 def test_jit_compile_auto_with_a_gpu(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """There Keras would have XLA compile the model for every padded length anew."""
+    """With a GPU, Keras would have XLA compile the model anew for every padded length."""
     import tensorflow as tf
 
     devices = [*tf.config.list_physical_devices("CPU"), tf.config.PhysicalDevice("/physical_device:GPU:0", "GPU")]
@@ -224,7 +224,7 @@ def test_jit_compile_auto_with_a_gpu(options: dict[str, Any], monkeypatch: pytes
 
 
 def test_import_brings_in_no_other_framework() -> None:
-    """And little of its own: the worked example, the command line and what they need stay out."""
+    """It also does not import the command line, the worked example and their packages."""
     run_python(
         """
         import sys
@@ -298,7 +298,7 @@ def test_a_mask_whose_true_is_not_1(wrap: Callable[[Any], Any], x: np.ndarray) -
     layer = wrap(FastLSTM(UNITS, return_sequences=True))
     real = np.random.default_rng(1).random((BATCH, TIME)) < 0.6
     odd = np.where(real, 255 - np.arange(TIME), 0).astype(np.uint8).view(bool)
-    to_numpy(layer(x))  # builds it; JAX would still be at it while the next calls are counted
+    to_numpy(layer(x))  # builds it, and waits: JAX would still compute while the next calls are counted
     with fused(forward=2 * (1 + isinstance(layer, keras.layers.Bidirectional) - isinstance(layer, FastBidirectional))):
         expected, found = (to_numpy(layer(x, mask=keras.ops.convert_to_tensor(mask))) for mask in (real, odd))
     np.testing.assert_array_equal(found, expected)

@@ -29,7 +29,7 @@ SHAPE = ("--shape", "2,5,3,4")
 
 pytestmark = [
     pytest.mark.backends("tensorflow", "jax", "torch"),
-    # What PyTorch says of a contender's tensors is not of ours.
+    # PyTorch warns about a contender's tensors, not about ours.
     pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept:DeprecationWarning"),
 ]
 
@@ -49,7 +49,7 @@ Change = Callable[[list[np.ndarray]], list[np.ndarray]]
 
 
 def only(monkeypatch: pytest.MonkeyPatch, changes: dict[str, Change], *further: Contender) -> None:
-    """Lets these contenders alone take part, the user's or further ones, and changes what they return."""
+    """Lets only these contenders take part, existing or further ones, and changes what they return."""
     users_contenders = measure.users_contenders
 
     def changed(policy: str, on_gpu: bool) -> Iterator[Contender]:
@@ -134,7 +134,7 @@ sys.exit(main(["bench", *{SHAPE}, *{EVERYTHING}, "--output", {str(tmp_path)!r}])
 def test_who_is_wrong_is_not_timed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Whether by a little, or because it is not a number, or because it cannot; and that does not stop the others."""
+    """A contender that is a little wrong, gives no number, or fails is not timed, and the others go on."""
 
     def broken(_: Any) -> Any:
         raise MemoryError("too little\nof it")
@@ -179,7 +179,7 @@ def test_errors_in_one_line(text: str, line: str) -> None:
 
 
 def test_the_reason_in_an_error_of_keras() -> None:
-    """Its first line says only where it was."""
+    """The first line of Keras's error says only where it was."""
     with pytest.raises(ValueError, match="Exception encountered when calling") as caught:
         Reason()(np.ones((1, 1), "float32"))
     assert in_one_line(caught.value) == "ValueError: too few"
@@ -214,7 +214,7 @@ def test_fallback_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
 
 @pytest.mark.backends("tensorflow", "jax")
 def test_as_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """The steps only launch, and the product is the framework's."""
+    """The steps only launch work, and the matrix product is the framework's."""
     monkeypatch.setattr(keras_layers.framework(), "device", lambda: "abacus")
     monkeypatch.setattr(product, "GPU_SIZE", 64)
     only(monkeypatch, {KERAS: list, FAST: list, PYTORCH: list})
@@ -233,7 +233,7 @@ def test_as_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
 def test_interrupted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], done: int
 ) -> None:
-    """What was measured is there."""
+    """The measurements so far are written."""
     calls = itertools.count()
 
     def interrupted(scenario: Scenario, training: bool, where: Place, _: Any) -> Measurement:
@@ -256,7 +256,7 @@ def test_interrupted(
 def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     start = time.monotonic()
     assert main(["bench", *arguments]) == 2
-    assert time.monotonic() - start < 5  # before anything was measured
+    assert time.monotonic() - start < 5  # before any measurement
     message = capsys.readouterr().err
     assert message.startswith("lstm-fast: error: ")
     assert message.count("\n") == 1
@@ -297,7 +297,7 @@ def test_other_backends(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     assert "KERAS_BACKEND: expected one of tensorflow, jax, torch, found 'numpy'" in fails(capsys)
 
 
-# The parts that the benchmarks of the source tree have, too
+# The parts that the benchmarks of the source tree also use
 
 
 def test_turns() -> None:
@@ -331,7 +331,7 @@ def test_turns_are_timed_warm(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def step() -> None:
         nonlocal now
-        now += 0.012 if now - rested < 0.03 else 0.01  # for 30 ms, a processor that has slept is slow
+        now += 0.012 if now - rested < 0.03 else 0.01  # a processor is slow for 30 ms after a sleep
 
     monkeypatch.setattr("lstm_fast.bench.turns.time.sleep", sleep)
     assert turns.take_turns({"one": Prepared(step, list, lambda: now)}, 0.0)["one"] == pytest.approx([0.01] * 3)

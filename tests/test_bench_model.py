@@ -19,7 +19,7 @@ from lstm_fast.errors import CommandError
 
 pytestmark = [
     pytest.mark.backends("tensorflow", "jax", "torch"),
-    # Keras's own, when it saves and loads a model.
+    # Keras's own warnings, when it saves and loads a model.
     pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept:DeprecationWarning"),
 ]
 BACKEND = keras.backend.backend()
@@ -72,7 +72,7 @@ def single(*parts: Any, shape: tuple[int | None, ...] = (None, 3), **options: An
 
 
 def branched() -> Any:
-    """Two inputs, two outputs, and what draws random numbers in training and remembers something of it."""
+    """Two inputs, two outputs, and layers that draw random numbers in training and store some of them."""
     ids, extra = keras.Input((None,), dtype="int32", name="ids"), keras.Input((4,), name="extra")
     h = layers.Embedding(50, 6)(ids)
     h = layers.Bidirectional(layers.LSTM(5, return_sequences=True, dropout=0.3, recurrent_dropout=0.2))(h)
@@ -110,7 +110,7 @@ def test_compiled_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_outputs_that_are_no_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Nobody can say of them that they are the same."""
+    """Such outputs cannot be compared."""
     x = np.full((2, 5, 3), np.nan, np.float32)
     status, found = bench(tmp_path, single(layers.LSTM(4)), "--data", save(tmp_path, x=x))
     assert status == 1
@@ -124,7 +124,7 @@ def test_outputs_that_are_no_numbers(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 @pytest.mark.backends("jax", "torch")
 def test_a_file_that_another_backend_has_compiled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """It holds how that one uses jit: Keras on JAX would compile nothing, Keras on PyTorch would compile."""
+    """The file stores the other backend's choice of jit: Keras on JAX would compile nothing, Keras on PyTorch would."""
     model = single(layers.LSTM(4))
     model.compile("sgd", "mse", jit_compile=BACKEND == "torch")
     status, found = bench(tmp_path, model, "--batch-size", "2", "--timesteps", "3")
@@ -138,7 +138,7 @@ def test_a_file_that_another_backend_has_compiled(tmp_path: Path, capsys: pytest
 
 def test_model_that_is_not_compiled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, found = bench(tmp_path, single(layers.LSTM(4, stateful=True), shape=(5, 3), batch_size=2))
-    if BACKEND == "torch":  # where Keras's own stateful layers do not train
+    if BACKEND == "torch":  # Keras's own stateful layers do not train there
         assert "the model cannot be trained on this batch: RuntimeError: " in found["untrained"]
         check(found, forward=1, passes=(PREDICTION,))
     else:
@@ -149,7 +149,7 @@ def test_model_that_is_not_compiled(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 @pytest.mark.backends("tensorflow")
 def test_fast_layers_in_the_file(tmp_path: Path) -> None:
-    """One of the copies runs as Keras's all the same."""
+    """One of the two copies still runs as Keras's."""
     model = single(lstm_fast.FastBidirectional(lstm_fast.FastLSTM(4)), layers.Dense(1))
     model.compile("sgd", "mse")
     status, found = bench(tmp_path, model, "--batch-size", "2", "--timesteps", "4")
@@ -159,7 +159,7 @@ def test_fast_layers_in_the_file(tmp_path: Path) -> None:
 
 @keras.saving.register_keras_serializable("test_bench_model")
 class OfFast(lstm_fast.FastLSTM):  # type: ignore[misc]
-    """Which `to_keras` leaves as it is."""
+    """`to_keras` does not change this class."""
 
 
 @pytest.mark.backends("tensorflow")
@@ -203,7 +203,7 @@ def test_a_loss_that_cannot_be_loaded(tmp_path: Path, capsys: pytest.CaptureFixt
     printed = capsys.readouterr().out
     assert "its loss and optimizer cannot be loaded: TypeError: Could not locate function 'unregistered'" in printed
     assert "loss: the model is not compiled, so a stand-in" in printed
-    # The module that has it.
+    # The module that registers it.
     status, found = bench(tmp_path, None, "--timesteps", "4", "--import", __name__)
     assert (status, found["notes"][:-1]) == (0, [])
     assert "loss: the model's own, of made-up targets" in capsys.readouterr().out
@@ -270,7 +270,7 @@ def test_errors_are_relative() -> None:
 
 
 class Noisy(layers.Layer):  # type: ignore[misc]
-    """Draws numbers that no seed of Keras reaches."""
+    """Draws random numbers without any seed of Keras."""
 
     def call(self, x: Any, training: bool = False) -> Any:
         if not training:
@@ -297,7 +297,7 @@ def test_noise_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.backends("tensorflow", "jax")
 def test_gradients_are_those_of_the_loss() -> None:
-    """Taken from a momentum, they are what calculus says; and nothing of the model has changed."""
+    """The momentum holds them: they agree with calculus, and the model is unchanged."""
     model = single(layers.Dense(1, kernel_initializer="ones"), shape=(2,))
     model.compile(keras.optimizers.Adam(0.5), "mse")
     x, y = np.array([[1.0, 2.0], [3.0, 4.0]], "float32"), np.array([[1.0], [2.0]], "float32")
@@ -360,7 +360,7 @@ def test_repeats_without_an_embedding() -> None:
     (found,) = look(x, layers.Masking(2.0), layers.RNN(layers.LSTMCell(2), name="b"))
     assert (found.masked, found.repeats) == (pytest.approx(0.2), pytest.approx(0.6))
     assert look(x, layers.GRU(2)) == []
-    ids = np.array([[1, 2, 2, 2, 2]])  # what repeats is a word, and no padding
+    ids = np.array([[1, 2, 2, 2, 2]])  # a word repeats, not padding
     (found,) = look(ids, layers.Embedding(3, 2), layers.LSTM(2), shape=(None,))
     assert (found.repeats, found.embedding) == (pytest.approx(0.6), "")
 
@@ -399,7 +399,7 @@ def test_subclassed_model(
     assert status == 0
     check(found, forward=1)
     assert "OfMine" in capsys.readouterr().out
-    # Without data it does not say what it takes.
+    # Without data its inputs are not known.
     assert main(["bench", "--model", str(tmp_path / "my.keras"), "--output", str(tmp_path)]) == 2
     assert "found a OfMine, which does not; give it a batch: --data batch.npz" in capsys.readouterr().err
 
@@ -421,7 +421,7 @@ def test_structures_are_found_by_name_and_place(tmp_path: Path) -> None:
 
 @pytest.mark.backends("tensorflow")
 def test_the_batch_of_a_first_call_is_not_fixed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A Sequential without Input keeps it in its file."""
+    """A Sequential without Input stores it in its file."""
     model = keras.Sequential([layers.LSTM(4), layers.Dense(1)])
     model.compile("sgd", "mse")
     model.fit(np.ones((4, 5, 3)), np.ones((4, 1)), batch_size=2, verbose=0)
@@ -448,7 +448,7 @@ def test_a_batch_is_cut_before_it_is_checked(tmp_path: Path) -> None:
 
 @pytest.mark.backends("tensorflow")
 def test_losses_are_found_by_name() -> None:
-    """Outputs in a list keep their order, here against that of their names."""
+    """Outputs in a list keep their order, which here differs from that of their names."""
     x = keras.Input((2,))
     outputs = [layers.Dense(3, name="words")(x), layers.Dense(4, name="also")(x)]
     losses = {"words": keras.losses.SparseCategoricalCrossentropy(from_logits=True), "also": "mse"}
@@ -464,7 +464,7 @@ def test_losses_are_found_by_name() -> None:
         assert also.shape == (5, 4)
 
 
-# What does not profit
+# Models that do not profit
 
 
 @pytest.mark.parametrize(
@@ -536,7 +536,7 @@ def test_peak_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.backends("tensorflow")
 def test_modules_may_print(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also at the end of the other process, and even end it: that loses the figure only."""
+    """Also at the end of the other process. If they even end it, only this figure is lost."""
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     Path("loud.py").write_text("import atexit; print('hello'); atexit.register(print, 'bye')", encoding="utf-8")

@@ -1,5 +1,5 @@
-"""What works here and fails in Keras's own LSTM, so that it stays: NaN in padding, no timesteps, models spread over
-devices. Training with stateful=True on PyTorch is in test_stateful.py.
+"""Features that work here and fail in Keras's own LSTM: NaN in padding, no timesteps, models sharded over devices.
+Training with stateful=True on PyTorch is in test_stateful.py.
 """
 
 import os
@@ -115,7 +115,7 @@ fit("split", split=True)
 
 @pytest.mark.backends("jax")
 def test_fit_of_a_model_whose_weights_are_spread(tmp_path: pathlib.Path) -> None:
-    """`keras.distribution.ModelParallel`: the weights that one device has, and the kernels stay spread."""
+    """`keras.distribution.ModelParallel`: the weights are those of one device, and the kernels stay sharded."""
     devices = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
     data_parallel.run_script(MODEL_PARALLEL, tmp_path, KERAS_BACKEND="jax", XLA_FLAGS=devices)
     for masked in (True, False):

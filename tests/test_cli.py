@@ -26,7 +26,7 @@ FILES = {"model.keras", "history.json", "history.png", "run.json", "vocabulary.s
 KEYS = {"loss", "accuracy", "val_loss", "val_accuracy"}
 PNG = b"\x89PNG"
 
-# Keras's own, when it saves a model.
+# Keras's own warnings, when it saves a model.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept:DeprecationWarning")
 
 
@@ -64,7 +64,7 @@ def train(output: Path, *arguments: str) -> int:
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """Runs a command that must end with 2; returns what it says, one line, no traceback."""
+    """Runs a command that must end with 2; returns its message: one line, no traceback."""
     assert main(arguments) == 2
     message = capsys.readouterr().err
     assert message.startswith("lstm-fast: error: ")
@@ -92,7 +92,7 @@ def test_train(tmp_path: Path, options: list[str], model: str, capsys: pytest.Ca
     assert run["settings"]["mask"] is run["settings"]["bucket"] is True
     assert len(run["training_seconds"]) == len(run["validation_seconds"]) == 2
     assert len(run["step_loss"]) == 5
-    # Kept one by one, the losses still have the mean that Keras shows.
+    # The mean of the stored losses is the mean that Keras shows.
     assert np.mean(run["step_loss"]) == pytest.approx(history["loss"][0], rel=1e-5)
 
     restored = keras.saving.load_model(output / "model.keras")
@@ -148,7 +148,7 @@ def test_a_killed_run_is_resumed(tmp_path: Path, options: list[str]) -> None:
 def test_a_history_ahead_of_its_model_is_cut(
     tmp_path: Path, options: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What a kill between the two files leaves."""
+    """After a kill between the two files."""
     output = tmp_path / "run"
     assert train(output, *options, "--epochs", "1") == 0
     model = (output / "model.keras").read_bytes()
@@ -157,7 +157,7 @@ def test_a_history_ahead_of_its_model_is_cut(
     (output / "model.keras").write_bytes(model)
     capsys.readouterr()
     assert train(output, "--resume", "--epochs", "2") == 0
-    assert capsys.readouterr().out.splitlines()[-1].startswith("epochs: 2, ")  # and not that there was nothing to do
+    assert capsys.readouterr().out.splitlines()[-1].startswith("epochs: 2, ")  # not "nothing to train"
     for name, values in read(output).items():
         np.testing.assert_allclose(values, before[name], rtol=1e-5)
 
@@ -165,7 +165,7 @@ def test_a_history_ahead_of_its_model_is_cut(
 def test_ctrl_c(tmp_path: Path, options: list[str]) -> None:
     output = tmp_path / "run"
     command = [sys.executable, "-m", "lstm_fast", "train", "--output", str(output), *options, "--epochs", "100000"]
-    # Who runs the tests in the background of a shell ignores the signal, and so would the process.
+    # Tests that run in the background of a shell ignore the signal, and so would this process.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         try:
@@ -311,7 +311,7 @@ def test_bad_arguments(arguments: list[str], capsys: pytest.CaptureFixture[str])
     assert error.value.code == 2
     printed = capsys.readouterr().err
     assert "error:" in printed
-    assert " value: " not in printed  # argparse's own words, with the name of a function
+    assert " value: " not in printed  # argparse would print the name of a function
 
 
 # compare, status
@@ -333,7 +333,7 @@ def test_compare(tmp_path: Path, options: list[str], capsys: pytest.CaptureFixtu
 def test_compare_that_fell_back_fails(
     tmp_path: Path, options: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And shows neither times nor a picture of FastLSTM, nor leaves one of an earlier run."""
+    """It shows no times and no picture of FastLSTM, and removes the picture of an earlier run."""
     monkeypatch.setenv("LSTM_FAST_KERNEL", "keras")
     (tmp_path / "compare.png").write_bytes(PNG)
     assert main(["compare", *options, "--mask", "--steps", "1", "--output", str(tmp_path)]) == 1
@@ -354,7 +354,7 @@ def test_status(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_status_of_calls_is_not_promised(capsys: pytest.CaptureFixture[str]) -> None:
-    """A process that runs no model has none."""
+    """A process that runs no model has no calls."""
     assert main(["status"]) == 0
     rows = [line.split("  ")[1] for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
     assert "instruction set" in rows

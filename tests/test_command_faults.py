@@ -1,4 +1,4 @@
-"""What goes wrong around the commands: the environment, missing packages, long silences, closed pipes."""
+"""Faults around the commands: the environment, missing packages, long silences, closed pipes."""
 
 import contextlib
 import io
@@ -108,7 +108,7 @@ def test_compare_is_for_tensorflow(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["train", "bench"])
 def test_a_backend_that_cannot_train(name: str, tmp_path: Path) -> None:
-    pytest.importorskip("jax")  # which Keras needs for it
+    pytest.importorskip("jax")  # Keras needs it for NumPy
     result = command(*COMMANDS[name], "--output", str(tmp_path / "new"), KERAS_BACKEND="numpy")
     expected = "lstm-fast: error: KERAS_BACKEND: expected one of tensorflow, jax, torch, found 'numpy'\n"
     assert (result.returncode, result.stderr) == (2, expected)
@@ -129,7 +129,7 @@ def test_names_are_not_abbreviated(line: list[str], capsys: pytest.CaptureFixtur
 
 
 def test_long_work_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Also where nobody is called meanwhile."""
+    """Also if the work calls nothing that could report."""
     monkeypatch.setattr(heartbeat, "INTERVAL", 0.05)
     with heartbeat.Heartbeat() as beat:
         beat.report("building")
@@ -173,7 +173,7 @@ def test_a_terminal_gets_no_lines_of_progress(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_reader_that_has_seen_enough() -> None:
-    """A pipe that nobody reads any more, as behind `head`, is no traceback."""
+    """A pipe that its reader has closed, such as `head`, gives no traceback."""
     reader, writer = os.pipe()
     os.close(reader)
     line = [sys.executable, "-m", "lstm_fast", "status"]
@@ -184,7 +184,7 @@ def test_a_reader_that_has_seen_enough() -> None:
 
 @pytest.mark.parametrize("closed", [False, True])
 def test_nobody_hears_the_heartbeat(monkeypatch: pytest.MonkeyPatch, closed: bool) -> None:
-    """An error in its thread would be one of the test."""
+    """An error in its thread would fail the test."""
     monkeypatch.setattr(heartbeat, "INTERVAL", 0.02)
     reader, writer = os.pipe()
     os.close(reader)
@@ -196,5 +196,5 @@ def test_nobody_hears_the_heartbeat(monkeypatch: pytest.MonkeyPatch, closed: boo
         beat.now("batch 1")
         beat._thread.join(10)
         assert not beat._thread.is_alive()
-    with contextlib.suppress(BrokenPipeError):  # of what it has not got rid of
+    with contextlib.suppress(BrokenPipeError):  # for its unwritten output
         stdout.close()

@@ -1,4 +1,4 @@
-"""accelerate and to_keras: what changes its class, what is kept, what is said, what is refused."""
+"""accelerate and to_keras: which layers change, what stays the same, the report, the errors."""
 
 import contextlib
 import logging
@@ -79,7 +79,7 @@ def mixed() -> keras.Model:
 
 
 class Subclassed(keras.Model):
-    """Layers that Keras knows of by attributes, lists and dicts."""
+    """Layers that Keras finds in attributes, lists and dicts."""
 
     def __init__(self) -> None:
         super().__init__(name="subclassed")
@@ -90,7 +90,7 @@ class Subclassed(keras.Model):
 
 
 def others() -> keras.Model:
-    """Recurrent layers that are not to be changed, beside one that is."""
+    """Recurrent layers that must not change, beside one that must."""
 
     class OwnLSTM(LSTM):
         pass
@@ -105,7 +105,7 @@ def others() -> keras.Model:
     )
 
 
-# The model, and which classes layers get in it, nested ones included.
+# The model, and the classes that its layers get, nested ones included.
 MODELS: dict[str, tuple[Callable[[], keras.Model], list[type]]] = {
     "sequential": (sequential, [FastBidirectional, FastLSTM, FastLSTM, FastLSTM]),
     "shared": (shared, [FastLSTM, FastLSTM, FastBidirectional, FastLSTM, FastLSTM]),
@@ -129,7 +129,7 @@ def inputs_of(model: keras.Model) -> Any:
     def array(shape: tuple[int | None, ...]) -> np.ndarray:
         sizes = [BATCH, *(TIME if size is None else size for size in shape[1:])]
         if len(sizes) == 2:
-            return rng.integers(0, WORDS, sizes, np.int32)  # of int64, JAX warns in Keras
+            return rng.integers(0, WORDS, sizes, np.int32)  # with int64, JAX warns inside Keras
         return rng.standard_normal(sizes).astype(np.float32)
 
     if isinstance(model, Subclassed):
@@ -157,7 +157,7 @@ def values_of(model: keras.Layer) -> list[np.ndarray]:
 
 
 def outputs_of(model: keras.Model, x: Any) -> list[np.ndarray]:
-    """What a model computes, which afterwards is as it was: random numbers and states are set back."""
+    """The outputs of a model. Random numbers and states are restored afterwards."""
     before = values_of(model)
     outputs = [to_numpy(model(x)) for _ in range(2)]  # twice, for stateful layers
     keras.utils.set_random_seed(5)  # Keras on PyTorch draws dropout without a seed from PyTorch's own generator
@@ -171,12 +171,12 @@ def outputs_of(model: keras.Model, x: Any) -> list[np.ndarray]:
 def test_there_and_back(make: Callable[[], keras.Model], changed: list[type]) -> None:
     model = make()
     x = inputs_of(model)
-    model(x)  # builds it, and has states go on from something
+    model(x)  # builds it, and makes states that are not zero
     plain, values = outputs_of(model, x), values_of(model)
     layers = model._flatten_layers()
     classes, names_of_layers = [type(layer) for layer in layers], [layer.name for layer in layers]
     config = None if isinstance(model, Subclassed) else model.to_json()
-    # On JAX, states become variables of another kind: with their values, as is seen in those of everything.
+    # On JAX, states become other variables with the same values: the values are compared.
     variables = [id(variable) for variable in variables_without(model)]
     trainable = [id(variable) for variable in model.trainable_variables]
 
@@ -211,13 +211,13 @@ def test_arguments_that_keras_lacks_are_dropped() -> None:
     assert model.layers[0].forward_layer.recompute
 
 
-# On JAX, each operation is compiled by itself otherwise; torch.compile is slow.
+# On JAX, each operation would otherwise be compiled alone; torch.compile is slow.
 COMPILED = {"tensorflow": [False, True], "jax": [True], "torch": [False]}[keras.backend.backend()]
 
 
 @pytest.mark.parametrize("jit_compile", COMPILED)
 def test_training_goes_on_where_it_was(jit_compile: bool) -> None:
-    """As in a model that stays Keras's. The functions that Keras has made for the model are made anew."""
+    """Training gives the same as in a model that stays Keras's. Keras's functions for the model are made anew."""
     x, y, steps = inputs_of(sequential()), np.arange(BATCH, dtype=np.int32) % 2, 3
 
     def trained(change: Callable[[Any], Any]) -> tuple[keras.Model, list[float]]:
@@ -284,7 +284,7 @@ def test_single_layers(make: Callable[[], keras.Layer], built: bool) -> None:
 
 @pytest.mark.fast
 def test_report_and_log(caplog: pytest.LogCaptureFixture) -> None:
-    """One line for each call, and a warning if anything is slower than somebody may expect."""
+    """One line for each call, and a warning if a layer is slower than a user may expect."""
     model, both = others(), Bidirectional(LSTM(UNITS, name="one"), name="both")
     dense = keras.Sequential([keras.Input((FEATURES,)), keras.layers.Dense(2)], name="dense")
     with caplog.at_level(logging.INFO, "lstm_fast"):
@@ -313,7 +313,7 @@ def test_report_and_log(caplog: pytest.LogCaptureFixture) -> None:
 
 @pytest.mark.fast
 def test_repr_shows_the_class() -> None:
-    """Where Keras's own `repr` would show the name that the groups of weights files need."""
+    """Keras's own `repr` would show `__name__`, which weights files need."""
 
     class Mine(FastLSTM):  # type: ignore[misc]
         pass
@@ -419,7 +419,7 @@ def test_states_of_our_own_are_kept() -> None:
 
 @pytest.mark.parametrize("hook", ["on_train_batch_begin", "on_train_batch_end", "on_epoch_end"])
 def test_in_callbacks_that_hold_the_model(hook: str) -> None:
-    """On JAX, Keras's trainer has the values of the model's variables then, and so far of no states."""
+    """On JAX, Keras's trainer then has the values of the model's variables, but not yet those of the states."""
     model = stateful()
     model.add(keras.layers.Dense(1))
     model.compile("sgd", "mse")
@@ -432,7 +432,7 @@ def test_in_callbacks_that_hold_the_model(hook: str) -> None:
 
     callback = keras.callbacks.Callback()
     setattr(callback, hook, change)
-    if keras.backend.backend() == "torch":  # where Keras's own stateful layers do not train
+    if keras.backend.backend() == "torch":  # Keras's own stateful layers do not train there
         accelerate(model)
     history = model.fit(x, x[:, 0, :1], BATCH, epochs=2, shuffle=False, verbose=0, callbacks=[callback]).history
     assert np.isfinite(history["loss"]).all()

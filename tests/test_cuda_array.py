@@ -1,5 +1,5 @@
-"""The compiled functions on arrays of any framework. Arrays of NumPy stand in for them, which say by DLPack or by the
-CUDA array interface that they are on the emulated device.
+"""The compiled functions on arrays of any framework. Here these are arrays of NumPy that claim to be on the emulated
+device, by DLPack or by the CUDA array interface.
 """
 
 import ctypes
@@ -60,7 +60,7 @@ new_capsule.restype, new_capsule.argtypes = ctypes.py_object, [ctypes.c_void_p, 
 
 
 class Exporter:
-    """An array that speaks DLPack; `wrong` has what it says that is not so, by name."""
+    """An array with DLPack's methods; `wrong` has false values for some fields, by name."""
 
     versioned = True
 
@@ -108,7 +108,7 @@ class Exporter:
 
 
 class OldExporter(Exporter):
-    """The same from before DLPack 1."""
+    """The same, as before DLPack 1."""
 
     versioned = False
 
@@ -140,7 +140,7 @@ def module() -> Iterator[ModuleType]:
 
 
 def presented(given: dict[str, Any], protocol: Any) -> tuple[dict[str, Any], list[Any]]:
-    """The arguments with every array in the clothes of a protocol, and all of these."""
+    """The arguments with every array wrapped for a protocol, and a list of the wrappers."""
     made: list[Any] = []
 
     def present(value: Any) -> Any:
@@ -180,7 +180,7 @@ def test_agrees_with_reference(return_sequences: bool, dtype: str, protocol: Any
 
 @pytest.mark.parametrize("zero_output_for_mask", [False, True])
 def test_outputs_in_long_padding(zero_output_for_mask: bool, module: ModuleType) -> None:
-    """They are those of the real timestep before, which is found 32 timesteps at a time, in either direction."""
+    """They are those of the last real timestep. The search for it reads 32 timesteps at a time, in both directions."""
     problem = make_problem(
         4, 100, units=3, directions=2, mask="holes", projected=True, zero_output_for_mask=zero_output_for_mask
     )
@@ -199,7 +199,7 @@ def test_outputs_in_long_padding(zero_output_for_mask: bool, module: ModuleType)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("directions", "go_backwards"), [(1, False), (1, True), (2, False)])
 def test_gradients_in_long_padding(directions: int, go_backwards: bool, dtype: str, module: ModuleType) -> None:
-    """The last real timestep gets those of all outputs after it. Many threads add them up: the same bits every time."""
+    """The last real timestep gets those of all outputs after it. Many threads add them, always to the same bits."""
     problem = make_problem(
         5,
         210,
@@ -212,8 +212,8 @@ def test_gradients_in_long_padding(directions: int, go_backwards: bool, dtype: s
     )
     assert problem.mask is not None
     problem.mask[:] = False
-    problem.mask[0, [0, 2, 6]] = True  # 203 timesteps of padding, and short gaps, which are added up elsewhere
-    problem.mask[1, 140:150] = True  # padding on both sides, more and less than all warps read at once
+    problem.mask[0, [0, 2, 6]] = True  # 203 timesteps of padding, and short gaps, which other code adds
+    problem.mask[1, 140:150] = True  # padding on both sides, more and less than all warps read together
     problem.mask[2, [0, 209]] = True  # none at either end
     problem.mask[3, 64:] = True
     found = []
@@ -229,7 +229,7 @@ def test_gradients_in_long_padding(directions: int, go_backwards: bool, dtype: s
 
 @pytest.mark.parametrize("batch", [1, 31, 32, 33, 150, 8193])
 def test_plan(batch: int, module: ModuleType) -> None:
-    """Rows by falling count, ties in their order; of more rows than are sorted, as they come."""
+    """Rows by falling count, equal ones in their order. Too many rows are not sorted."""
     time = 5 if batch > 1000 else 300
     problem = make_problem(batch, time, units=1, mask="holes", projected=True, states=False)
     assert problem.mask is not None
@@ -242,7 +242,7 @@ def test_plan(batch: int, module: ModuleType) -> None:
     forward, _ = arguments(module, problem)
     module.forward(**presented(forward, Exporter)[0])
     scratch = forward["scratch"]
-    begin = -scratch.ctypes.data % 256  # where scratch memory is aligned
+    begin = -scratch.ctypes.data % 256  # scratch memory must be aligned
     plan = scratch[begin : begin + 4 * batch * (3 + time)].view(np.int32)
     order, count, where = plan[: 3 * batch].reshape(3, batch)
     np.testing.assert_array_equal(count, problem.mask.sum(axis=1))
@@ -287,7 +287,7 @@ def test_addresses_and_arrays_may_be_mixed(module: ModuleType) -> None:
     solve_exactly(problem).check(Solution(forward["y"], forward["h_n"], forward["c_n"]))
 
 
-# What both sides owe each other
+# The duties of both sides
 
 
 @pytest.mark.parametrize(("stream", "asked"), [(STREAM, STREAM), (0, 1)])

@@ -1,4 +1,4 @@
-"""The compiled CUDA libraries themselves, where they were built: what is in them, and how they behave with no GPU."""
+"""The compiled CUDA libraries, if they were built: their content, and their behaviour without a GPU."""
 
 import os
 import re
@@ -51,7 +51,7 @@ def test_build_info(module: ModuleType) -> None:
 
 @pytest.fixture(scope="module")
 def tensorflow_ops(module: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The library of TensorFlow's ops: that of the build, or what is compiled when it is first needed."""
+    """The library of TensorFlow's ops: that of the build, or the one that is compiled when first needed."""
     del module
     pytest.importorskip("tensorflow")
     from lstm_fast.backends import tensorflow_build, tensorflow_cuda
@@ -78,7 +78,7 @@ def library(request: pytest.FixtureRequest, module: ModuleType) -> Path:
 
 
 def test_nothing_of_cuda_is_left_to_others(library: Path) -> None:
-    """Else it would not load where there is no driver, or bind to the stand-ins that TensorFlow's library exports."""
+    """Otherwise it would not load without a driver, or would use the stand-ins that TensorFlow's library exports."""
     undefined = run("nm", "-D", "--undefined-only", library).split()
     assert [name for name in undefined if re.match(r"_*cu(da|dart|pti|blas|[A-Z])", name)] == []
     needed = re.findall(r"NEEDED\s+(\S+)", run("objdump", "-p", library))

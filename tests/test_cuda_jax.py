@@ -1,4 +1,4 @@
-"""The GPU path of JAX, with the CUDA kernels on an emulated device: the CPU gets the program that is for CUDA."""
+"""The GPU path of JAX, with the CUDA kernels on an emulated device: the CPU gets the program for CUDA."""
 
 import os
 import re
@@ -44,7 +44,7 @@ pytestmark = pytest.mark.backends("jax")
 
 
 def compile_for_cpu(run: Callable[..., Any]) -> None:
-    """Says what a pass is compiled to on the CPU."""
+    """Sets the function to which a pass is compiled on the CPU."""
     mlir.register_lowering(backend._passes_p, mlir.lower_fun(run, multiple_results=True), platform="cpu")
     jax.clear_caches()
 
@@ -69,7 +69,7 @@ def device(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[Modu
 
 @pytest.fixture(autouse=True)
 def float64(request: pytest.FixtureRequest) -> Iterator[None]:
-    """JAX has float64 only where it is told to."""
+    """Turns on float64, which JAX has only on request."""
     options = getattr(request.node, "callspec", None)
     dtype = options.params.get("options", {}).get("dtype", "float32") if options else "float32"
     with framework.precision(dtype):
@@ -119,7 +119,7 @@ def test_masked_steps_are_never_read(input_dropout: bool) -> None:
     assert_same_bits(solve_by_jax(problem.poisoned()), solve_by_jax(problem))
 
 
-# JAX's transformations: what is done with the primitives is tested in test_jax.py.
+# JAX's transformations: those of the primitives are tested in test_jax.py.
 
 BATCH, TIME, FEATURES, UNITS = 6, 5, 5, 7
 
@@ -158,7 +158,7 @@ def test_vmap(transform: Callable[..., Any], device: ModuleType) -> None:
     with ran(device, forward=1, backward=1):
         assert_agree(transform(jax.grad(mapped, argnums=(0, 1, 2, 3)))(x, *weights), expected)
     per_example = jax.vmap(lambda row, *weights: gradients(row[None], *weights), in_axes=(0, None, None, None))
-    with ran(device, forward=1, backward=BATCH):  # one forward pass, whose reserve is then cut
+    with ran(device, forward=1, backward=BATCH):  # one forward pass; its reserve is then cut into rows
         _, *dweights = transform(per_example)(x, *weights)
         assert_agree([gradient.sum(axis=0) for gradient in dweights], list(expected[1:]))
 
@@ -169,7 +169,7 @@ def test_gradients_that_nobody_asks_for_are_not_computed() -> None:
     expected = gradients(*operands)
     for i in range(len(operands)):
         program = jax.jit(jax.grad(loss, argnums=i)).lower(*operands).compile().as_text()
-        # Of x: z and dx. Of the others: z, and the gradient itself if that is a product.
+        # For x: z and dx. For the others: z, and the gradient itself if it is a product.
         assert program.count(" dot(") <= 2, i
         assert_agree(jax.grad(loss, argnums=i)(*operands), expected[i])
 
@@ -214,7 +214,7 @@ def test_export_with_open_sizes(recompute: bool, device: ModuleType) -> None:
     }.items(),
 )
 def test_precision_is_that_of_jaxs_products(chosen: Any, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both are those of the trace, wherever the program is then compiled."""
+    """Both are fixed by the trace, not by the later compilation."""
     standing = SimpleNamespace(scratch_bytes=lambda *_: 1024)
     monkeypatch.setattr(jax_cuda, "cuda", lambda: standing)
     monkeypatch.setattr(jax_cuda, "library", lambda: True)
@@ -311,7 +311,7 @@ def test_both_directions_in_fit(wrapper: Any, passes: int, dropout: float, devic
         np.testing.assert_allclose(a, b, rtol=0.0, atol=tolerances.between_layers("float32", 4 * 5 * 10, b))
 
 
-# Several devices, which a process has or has not from its start.
+# Several devices. Their number is fixed when a process starts.
 
 SHARDED = """
 import re

@@ -1,4 +1,4 @@
-"""Every CUDA kernel, also those that are not chosen: each is forced, and has to find what the reference does."""
+"""Every CUDA kernel, also those that are never chosen: each is forced, and must agree with the reference."""
 
 from collections.abc import Iterator
 from types import ModuleType
@@ -53,7 +53,7 @@ def units_of(variant: dict[str, Any]) -> list[int]:
 
 
 def only_without_tensor_cores(variant: dict[str, Any]) -> bool:
-    """Whether devices with tensor cores pass it over: several rows of half types are multiplied and added."""
+    """Whether devices with tensor cores never choose it: several rows of half types are multiplied and added."""
     return variant["dtype"] in ("float16", "bfloat16") and variant["rows"] > 1 and not variant["tensor_cores"]
 
 
@@ -100,8 +100,8 @@ def test_agrees_with_reference(exchange: str, dtype: str, dropout: bool, module:
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_few_units_have_a_block_for_each_row(dtype: str, module: ModuleType) -> None:
-    """Whatever the batch, up to where a multiprocessor has enough of them."""
-    for units in (1, 16, 17, 32, 33, 48, 49, 64):  # each has the kernel that multiplies with the fewest zeros
+    """For every batch size, until a multiprocessor has enough blocks."""
+    for units in (1, 16, 17, 32, 33, 48, 49, 64):  # each has the kernel with the fewest products with zeros
         for batch in (1, 64, 256):
             cuts = module.describe(0, dtype, "exact", batch, units, 1, False)
             assert {cut["variant"] for cut in cuts.values()} == {f"{dtype}_single_{-(-units // 16) * 16}"}
@@ -115,7 +115,7 @@ def test_few_units_have_a_block_for_each_row(dtype: str, module: ModuleType) -> 
 
 @pytest.mark.parametrize("units", [9, 64])
 def test_a_row_does_not_depend_on_its_batch(units: int, module: ModuleType) -> None:
-    """With the same kernel, also where there are more rows than the device has blocks."""
+    """With the same kernel, also if there are more rows than blocks on the device."""
     module.set_device(9, 0, 3, 232_448)
     for name in PASSES:
         module.force(name, variant=f"float32_single_{-(-units // 16) * 16}")
@@ -128,7 +128,7 @@ def test_a_row_does_not_depend_on_its_batch(units: int, module: ModuleType) -> N
 
 
 def test_nan_stays_in_its_row(module: ModuleType) -> None:
-    """Also where a warp has units beyond the last."""
+    """Also if a warp has lanes beyond the last unit."""
     problem = make_problem(2, 3, units=9, projected=True)
     problem.x[0, :, 8::9] = np.nan
     found = solve(module, problem, "exact")

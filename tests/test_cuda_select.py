@@ -1,4 +1,4 @@
-"""How the CUDA kernels' passes are cut for devices of all kinds. Nothing runs here but the selection."""
+"""How the passes of the CUDA kernels are cut for devices of all kinds. Only the selection runs here."""
 
 import itertools
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ DEVICES = {
     "sm_75": Device(7, 5, 40, 65_536),
     "sm_80": Device(8, 0, 108, 166_912),
     "sm_90": Device(9, 0, 132, 232_448),
-    "slice": Device(9, 0, 14, 232_448),  # of a device that several processes share
+    "slice": Device(9, 0, 14, 232_448),  # a part of a device that several processes share
     "tiny": Device(8, 6, 1, 49_152),
 }
 ARITHMETIC = [
@@ -61,7 +61,7 @@ def check(cut: dict[str, Any], name: str, device: Device, units: int, variants: 
         assert cut["splits"] == 1 or (variant["split"] and cut["splits"] in (2, 4, 8, 16))
     kept = cut["fragments"] - cut["fragments_streamed"] - cut["fragments_shared"]  # in registers
     assert 0 <= kept <= variant["registers"]
-    no_room = cut["shared_bytes"] + cut["warps"] * 512 > device.shared_bytes  # for another fragment of each warp
+    no_room = cut["shared_bytes"] + cut["warps"] * 512 > device.shared_bytes  # for one more fragment of each warp
     assert cut["fragments_streamed"] == 0 or no_room
     if cut["exchange"] == "block":
         assert cut["blocks"] == 1
@@ -69,7 +69,7 @@ def check(cut: dict[str, Any], name: str, device: Device, units: int, variants: 
         assert device.major >= 9
         assert cut["blocks"] <= 16
     if cut["exchange"] == "grid":
-        assert cut["groups"] * cut["blocks"] <= device.multiprocessors  # of which each emulated one holds one block
+        assert cut["groups"] * cut["blocks"] <= device.multiprocessors  # each emulated one holds one block
 
 
 @pytest.mark.parametrize("arithmetic", ARITHMETIC, ids="-".join)
@@ -93,7 +93,7 @@ def test_every_number_of_units_has_a_cut_or_a_reason(module, device, arithmetic)
             check(cut, name, device, units, variants, dropout)
     if device.shared_bytes > 150_000:
         assert all(dropout for _, dropout in refused)
-    # Where there is no room for some units, there is none for more.
+    # If there is no room for some units, there is none for more.
     for dropout in (False, True):
         least = min((units for units, with_dropout in refused if with_dropout == dropout), default=2049)
         assert sum(with_dropout == dropout for _, with_dropout in refused) == (2049 - least + 1) // 2
@@ -109,14 +109,14 @@ def test_a_device_without_tensor_cores_computes_exactly(module, units):
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_code_for_an_older_device_is_not_asked_for_more(module, dtype):
-    """A driver compiles it for the device, but what the kernels left out stays out."""
+    """A driver compiles it for the device, but it lacks the code that the kernels left out."""
     exchanges = set()
     for code, units in itertools.product((75, 80), (64, 256, 1024)):
         module.set_device(*DEVICES["sm_90"], code=code)
         variants = {variant["name"]: variant for variant in module.variants()}
         for cut in module.describe(0, dtype, "tf32" if dtype == "float32" else "exact", 64, units, 1, False).values():
             variant = variants[cut["variant"]]
-            # With few units multiply-add may be the faster one; half types have it there for one row only.
+            # With few units multiply-add may be faster; half types then have it for one row only.
             may_add = units < 1024 and (dtype == "float32" or variant["rows"] == 1)
             assert variant["tensor_cores"] == (code >= 80) or (code >= 80 and may_add)
             exchanges.add(cut["exchange"])
@@ -179,7 +179,7 @@ def test_what_is_forced_holds_for_one_pass_until_undone(module, name, forced):
         {"variant": "float64_8"},
         {"exchange": "block", "blocks": 2},
         {"exchange": "cluster", "blocks": 17},
-        {"blocks": 6},  # of 8 units at least, there are 7 or 4
+        {"blocks": 6},  # with at least 8 units each, there are 7 or 4
         {"variant": "float32_8_32_split", "rows": 7},
         {"rows": 1 << 20},
     ],

@@ -37,10 +37,10 @@ from lstm_fast.backends import tensorflow as backend  # noqa: E402
 from lstm_fast.backends import tensorflow_build, tensorflow_cuda, tensorflow_xla  # noqa: E402
 from lstm_fast.fused import fallback as choose  # noqa: E402
 
-# How the kernels are reached, and in which of TensorFlow's modes. XLA also serves where it compiles nothing else.
+# How the kernels are called, and in which of TensorFlow's modes. XLA can also be used if it compiles nothing else.
 WAYS = (("op", "eager"), ("op", "graph"), ("xla", "eager"), ("xla", "graph"), ("xla", "jit"))
 
-LOAD = tensorflow_cuda._load  # which tests replace
+LOAD = tensorflow_cuda._load  # tests replace it
 
 OPTIONS = pairwise({**SMALL, "way": WAYS, "open_sizes": (False, True)})
 
@@ -54,7 +54,7 @@ def module() -> ModuleType:
 
 @pytest.fixture
 def device(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """Puts the emulated device in the place of a GPU; the kernels are reached by the ops."""
+    """Puts the emulated device in the place of a GPU. The ops call the kernels."""
     monkeypatch.setattr(tensorflow_cuda, "cuda", lambda: module)
     monkeypatch.setattr(tensorflow_cuda, "_register", lambda: True)
     monkeypatch.setattr(tensorflow_cuda, "_PLATFORM", "CPU")
@@ -214,7 +214,7 @@ def test_static_shapes(device: ModuleType) -> None:
     assert found == [[[None, None, 8], *states, [0]], [[None, None, 8], *states, [None, 2, None, None]]]
 
 
-# TensorFlow's ways to ask for gradients
+# TensorFlow's ways to compute gradients
 
 
 @pytest.mark.usefixtures("device")
@@ -240,7 +240,7 @@ def test_gradients_of_gradients_are_refused(way: tuple[str, str], monkeypatch: p
 
 
 def test_recomputation_waits_for_the_backward_pass(device: ModuleType) -> None:
-    """In a graph, what depends on nothing that is new runs early, and what it leaves is kept until it is needed."""
+    """A graph runs operations as soon as it can. An early recomputation would take memory until it is needed."""
     del device
 
     @tf.function
@@ -275,7 +275,7 @@ def test_precision_is_that_of_tensorflows_products(monkeypatch: pytest.MonkeyPat
     assert tensorflow_cuda.precision() == "tf32x3"
 
 
-# Where calls go
+# On which device calls run
 
 
 class Gpu:
@@ -378,7 +378,7 @@ def test_what_tensorflow_takes_away_on_a_gpu_is_a_reason(name: str, monkeypatch:
 
 @pytest.mark.usefixtures("pretended")
 def test_what_is_for_the_cpu_stays_there(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever GPU there is, with the whole layer in one call."""
+    """Also on a machine with a GPU, and the whole layer is one call."""
     monkeypatch.setattr(tensorflow_cuda, "unavailable", lambda _: backends.Unavailable("there is none in truth"))
     layer = lstm_fast.FastLSTM(4)
     before = module.fused_calls()
@@ -389,7 +389,7 @@ def test_what_is_for_the_cpu_stays_there(module: ModuleType, monkeypatch: pytest
 
 
 def test_the_ops_device_is_asked_for_by_name(device: ModuleType) -> None:
-    """So that they and their gradients are there, too, which are traced outside of the scope."""
+    """The ops, and their gradients, which are traced outside the scope, then run on this device."""
     del device
 
     @tf.function
@@ -404,7 +404,7 @@ def test_the_ops_device_is_asked_for_by_name(device: ModuleType) -> None:
     assert places == {"LstmFastEmulatedForward": "/device:CPU:0", "LstmFastEmulatedBackward": "/device:CPU:0"}
 
 
-# Where cuDNN is preferred
+# When cuDNN is preferred
 
 
 @pytest.mark.usefixtures("device")
@@ -441,7 +441,7 @@ def test_cudnn_where_it_is_expected_to_be_faster(monkeypatch: pytest.MonkeyPatch
 
 
 def test_what_cudnn_is_expected_to_take() -> None:
-    """As it was measured, and more with more units and rows than were."""
+    """The measured values, and larger ones for more units and rows."""
     expected = tensorflow_cuda.cudnn_microseconds
     assert expected("float16", 64, 1024) == pytest.approx(27.8)
     assert expected("float16", 64, 4096) == pytest.approx(16 * 27.8)
@@ -465,7 +465,7 @@ def test_the_preference_is_shown(module: ModuleType, monkeypatch: pytest.MonkeyP
     assert any("with 3 units" in reason for reason in lstm_fast.status().fallbacks)
 
 
-# Which library serves
+# Which library is used
 
 
 def test_xla_serves_where_the_ops_cannot_be_compiled(

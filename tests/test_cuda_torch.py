@@ -1,4 +1,4 @@
-"""The GPU path of PyTorch, with the CUDA kernels on an emulated device: tensors on the CPU are taken for its own."""
+"""The GPU path of PyTorch, with the CUDA kernels on an emulated device. It takes tensors on the CPU for its own."""
 
 from collections.abc import Iterator
 from types import ModuleType, SimpleNamespace
@@ -147,7 +147,7 @@ def test_the_same_bits_every_time() -> None:
         assert_same_bits(solve_by_torch(problem), first)
 
 
-# How PyTorch reaches the kernels
+# How PyTorch calls the kernels
 
 
 def test_nothing_is_kept_where_no_gradient_can_follow(calls: list[tuple[Any, ...]]) -> None:
@@ -211,7 +211,7 @@ def test_strides_of_any_kind() -> None:
 
 @pytest.mark.usefixtures("calls")
 def test_negative_views() -> None:
-    """The kernels get the address of memory that holds the values themselves."""
+    """The kernels get the address of memory that holds the real values."""
     given = arguments(make_problem())
     expected = lstm_fast.lstm(*given)[0]
     views = [torch._neg_view(-value.detach()).requires_grad_() for value in given]
@@ -225,7 +225,7 @@ def test_negative_views() -> None:
 
 @pytest.mark.usefixtures("calls")
 def test_hooks_may_change_strides() -> None:
-    """Of what is saved for the backward pass, the reserve too."""
+    """Hooks of the saved tensors, also of the reserve."""
     given = arguments(make_problem(states=False))
     expected = torch.autograd.grad(lstm_fast.lstm(*given)[0].sum(), given)
 
@@ -240,7 +240,7 @@ def test_hooks_may_change_strides() -> None:
 
 @pytest.mark.usefixtures("calls")
 def test_transforms(module: ModuleType) -> None:
-    """vmap and derivatives of torch.func: one call for rows that share their weights, else one for each."""
+    """vmap and derivatives of torch.func: one call if the rows share their weights, else one call for each row."""
     given = arguments(make_problem(states=False), requires_grad=False)
     batch = given[0].shape[0]
 

@@ -1,6 +1,6 @@
-"""TensorFlow's ways to spread a model over devices and processes, all on the CPU: tf.distribute, tf.device.
+"""TensorFlow's ways to distribute a model over devices and processes, all on the CPU: tf.distribute, tf.device.
 
-Training by two replicas, each with half of a batch, leaves the weights that one process has after the whole batches.
+Training by two replicas, each with half of a batch, gives the same weights as one process with the whole batches.
 """
 
 from pathlib import Path
@@ -95,7 +95,7 @@ in_processes({
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder in which the script leaves the weights."""
+    """The folder into which the script writes the weights."""
     folder = tmp_path_factory.mktemp("trained")
     run_script(TRAIN, folder)
     return folder
@@ -113,7 +113,7 @@ def test_a_mirrored_model_made_fast_halfway(trained: Path, masked: bool) -> None
 
 
 def test_dropout_of_mirrored_replicas(trained: Path) -> None:
-    """Replicas call the same layer by turns, but have dropout masks of their own: those of Keras's layer."""
+    """Replicas call the same layer in turn, but each has its own dropout masks: those of Keras's layer."""
     counts = np.load(trained / "dropout of Keras.npz")
     assert (counts["forward"], counts["backward"]) == (0, 0)
     check(trained, "dropout", "dropout of Keras", passes=2 * STEPS)
@@ -124,8 +124,8 @@ def test_dropout_of_mirrored_replicas(trained: Path) -> None:
 def test_multi_worker_mirrored_strategy(trained: Path, masked: bool, worker: int) -> None:
     """Two processes, by a loop around `Strategy.run`.
 
-    Not by `Model.fit`: Keras 3.15 fails there before it calls a layer, as it takes the mean of distributed values in a
-    way that this strategy refuses (keras-team/keras, issue 20585).
+    Not by `Model.fit`: Keras 3.15 fails there before it calls a layer. It takes the mean of distributed values in a way
+    that this strategy refuses (keras-team/keras, issue 20585).
     """
     check(trained, f"worker {worker}-{masked}", f"whole-{masked}", passes=2 * STEPS, alone=f"half-{masked}")
 
@@ -134,7 +134,7 @@ def test_multi_worker_mirrored_strategy(trained: Path, masked: bool, worker: int
 
 
 def train(devices: list[str | None], graph: bool) -> list[np.ndarray]:
-    """The weights after some steps, in which every layer is called on a device of its own, or on none that is named."""
+    """The weights after some steps. Every layer is called on its own device, or without a named device."""
     keras.utils.set_random_seed(2)
     layers = [
         keras.layers.Embedding(WORDS, 5, mask_zero=True),
@@ -168,7 +168,7 @@ def train(devices: list[str | None], graph: bool) -> list[np.ndarray]:
 
 
 CPU, GPU = "/CPU:0", "/GPU:0"
-# The second: a GPU that is not there, in whose place TensorFlow takes what there is.
+# The second is a GPU that does not exist: TensorFlow takes an existing device instead.
 PLACES = {
     "inside": [CPU] * 4,
     "first": [CPU, CPU, None, None],
@@ -180,7 +180,7 @@ PLACES = {
 @pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
 @pytest.mark.parametrize("devices", PLACES.values(), ids=PLACES)
 def test_training_inside_and_outside_of_a_device(devices: list[str | None], graph: bool) -> None:
-    """A device changes no bit, wherever its name begins and ends."""
+    """A device changes no bit, wherever its scope begins and ends."""
     before = tf.config.get_soft_device_placement()
     tf.config.set_soft_device_placement(True)
     try:
@@ -193,7 +193,7 @@ def test_training_inside_and_outside_of_a_device(devices: list[str | None], grap
 
 @pytest.mark.fast
 def test_a_missing_device_is_tensorflows_error() -> None:
-    """Without soft placement, TensorFlow refuses a device that is not there before a kernel runs."""
+    """Without soft placement, TensorFlow refuses a device that does not exist before a kernel runs."""
     layer = FastLSTM(3)
     x = tf.ones((2, 4, 5))
     layer(x)

@@ -1,11 +1,12 @@
-"""The documentation in docs/: its code runs and prints what it says, its messages are those of the sources, it builds.
+"""The documentation in docs/: its code runs and prints the text of the page, its messages are those of the sources, it
+builds.
 
-In a page, a comment of its own line before a block says what to do with it:
-`<!-- not run: REASON -->`, `<!-- not compared: REASON -->` of the output after it, and `<!-- own process -->` for what
-must be set before a framework starts.
+In a page, a comment on the line before a block says what to do with it: `<!-- not run: REASON -->`,
+`<!-- not compared: REASON -->` for the output after it, and `<!-- own process -->` for code that must run before a
+framework starts.
 
-A `console` block is what a reader sees on a terminal. Its commands, after `$`, are run in the folder of the page's
-code; of their output the lines of the command's own errors and warnings are compared.
+A `console` block shows a terminal. Its commands, after `$`, run in the folder of the page's code. Of their output, only
+the lines with the command's own errors and warnings are compared.
 """
 
 import contextlib
@@ -37,7 +38,7 @@ DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.ipynb"))
 
-# What no test runs, by how it begins.
+# Commands that no test runs, by their beginning.
 NOT_RUN = {
     "make ": "installs an environment; CI runs make demo and make test as README.md has them",
     "pip install": "needs a package index",
@@ -51,8 +52,8 @@ NOT_RUN = {
     "pytest -m gpu": "needs a GPU",
     "python -m benchmarks": "measures for minutes; benchmarks/test_commands.py runs these commands in small",
 }
-# What makes a command of lstm-fast quick. The last of several options counts; shapes are all measured, so that this one
-# takes the place of the page's.
+# Options that make a command of lstm-fast quick. The last of several equal options counts. But all shapes are measured,
+# so this one replaces the page's.
 QUICK = {
     "train": "--epochs 1 --limit 4 --batch-size 2",
     "compare": "--steps 1 --limit 4 --batch-size 2",
@@ -61,7 +62,7 @@ QUICK = {
 }
 
 
-# What the code of a page needs beside Keras, TensorFlow and NumPy.
+# Packages that the code of a page needs beside Keras, TensorFlow and NumPy.
 NEEDS = {"export": ("onnxruntime", "tf2onnx", "openvino", "ai_edge_litert"), "data": ("tensorflow_datasets",)}
 
 
@@ -70,8 +71,8 @@ class Block(NamedTuple):
 
     language: str
     text: str
-    line: int  # of its text
-    marks: dict[str, str]  # what the comment before it says, and why
+    line: int  # the first line of its text
+    marks: dict[str, str]  # the comment before it, and its reason
     follows: bool  # whether nothing else is between it and the block before
 
 
@@ -99,12 +100,12 @@ def check_marks(page: Path) -> None:
 
 @pytest.fixture
 def as_a_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """An empty folder, the settings that a user has, and Keras's own afterwards as they were."""
+    """An empty folder, and the settings of a user. Keras's own settings are restored afterwards."""
     for name in list(os.environ):
         if name.startswith("LSTM_FAST_"):
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
-    keras.utils.clear_session()  # which counts the names of layers anew
+    keras.utils.clear_session()  # it counts the names of layers from the start
     policy = keras.config.dtype_policy()
     yield
     keras.config.set_dtype_policy(policy)
@@ -157,7 +158,7 @@ def run_in_shell(command: str, folder: Path) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
-# Keras's own, when it saves a model; and converters' on the way.
+# Keras's own warnings, when it saves a model, and the converters'.
 @pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:In the future `np.object` will be defined:FutureWarning")
 @pytest.mark.parametrize("page", with_code(), ids=lambda page: page.stem)
@@ -167,14 +168,14 @@ def test_code_runs_and_prints_what_the_page_says(page: Path, tmp_path: Path) -> 
         pytest.importorskip(package)
     check_marks(page)
     namespace: dict[str, object] = {"__name__": "__main__"}
-    printed: str | None = None  # by the code before
+    printed: str | None = None  # the output of the code before
     checker = doctest.OutputChecker()
     for block in blocks(page):
         if block.language == "python":
             printed = None
             if "not run" in block.marks:
                 continue
-            # Lines of an error are those of the page.
+            # The lines of an error are the page's lines.
             code = "\n" * (block.line - 1) + block.text
             if "own process" in block.marks:
                 printed = run_apart(code)
@@ -207,7 +208,7 @@ LANGUAGES = ("python", "text", "bash", "console")
 
 @pytest.mark.fast
 def test_blocks_say_what_they_are() -> None:
-    """Otherwise nobody would run them."""
+    """Otherwise no test would run them."""
     for page in PAGES:
         fences = re.findall(r"^ *```", page.read_text(encoding="utf-8"), re.MULTILINE)
         assert len(fences) == 2 * len(blocks(page)), page.name
@@ -220,7 +221,7 @@ def test_blocks_say_what_they_are() -> None:
 
 
 def commands() -> list[tuple[str, str]]:
-    """Every command of the pages, with where it stands."""
+    """Every command of the pages, with its place."""
     return [
         (f"{page.name}:{block.line}", line.partition("#")[0].strip())
         for page in PAGES
@@ -253,7 +254,7 @@ def test_command(command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     words = shlex.split(command)
     while "=" in words[0]:
         name, _, value = words.pop(0).partition("=")
-        # Read once in a process, which is another one than the reader's.
+        # Read once in a process. The reader's process is another one.
         if name in ("LSTM_FAST_ISA", "LSTM_FAST_NUM_THREADS"):
             assert value in ("generic", "avx2", "avx512", "neon") or value.isdigit()
         else:
@@ -290,7 +291,7 @@ def test_every_message_is_in_the_troubleshooting_page() -> None:
 
 
 def run_notebook(path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, **environment: str) -> str:
-    """Runs a notebook with the settings that a user has; returns what it prints."""
+    """Runs a notebook with the settings of a user; returns its output."""
     nbclient = pytest.importorskip("nbclient")
     nbformat = pytest.importorskip("nbformat")
     pytest.importorskip("ipykernel")
@@ -349,7 +350,7 @@ def test_site_builds_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     for page in PAGES:
         html = (site / f"{page.stem}.html").read_text(encoding="utf-8")
-        # Links may lead elsewhere; what a browser loads by itself may not.
+        # Links may lead to other sites, but a browser must not load anything from there.
         loaded = re.findall(r"<(?:script|img|iframe|source)[^>]* src=\"?([^\" >]+)", html)
         loaded += re.findall(r"<link[^>]* rel=\"?(?:stylesheet|icon|preconnect)\"?[^>]* href=\"?([^\" >]+)", html)
         loaded += re.findall(r"<link[^>]* href=\"?([^\" >]+)\"?[^>]* rel=\"?(?:stylesheet|icon|preconnect)", html)

@@ -1,5 +1,5 @@
-"""The emulated CUDA device: it computes what a device would, and finds what is wrong with a kernel, in every order of
-the threads. The cases are in emulation/test_emulation.cc.
+"""The emulated CUDA device: it computes the same as a device, and finds the errors of a kernel, in every order of the
+threads. The cases are in emulation/test_emulation.cc.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""Which backend Keras gets where nobody has chosen one, and what is said where there is none."""
+"""The backend that Keras gets if nobody has chosen one, and the message if there is none."""
 
 import importlib.util
 import json
@@ -26,7 +26,7 @@ FRAMEWORKS = ("tensorflow", "jax", "torch")
 def run(
     folder: pathlib.Path, *words: str, installed: str = "", configured: str | None = None, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Runs Python where only some of the frameworks are installed, with or without a file of Keras's that names one.
+    """Runs Python as if only some of the frameworks were installed, with or without Keras's file that names one.
 
     Skips the test if one of them is not installed here.
     """
@@ -52,7 +52,7 @@ def run(
     )
 
 
-# Chooses without an import of Keras, which takes seconds.
+# Chooses a backend without the import of Keras, which takes seconds.
 CHOOSE = """
 import logging, os, sys, types
 logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s", stream=sys.stdout)
@@ -97,7 +97,7 @@ def test_what_is_installed_is_used(
 def test_a_folder_of_the_same_name_is_not_an_installation(tmp_path: pathlib.Path) -> None:
     (tmp_path / "tensorflow").mkdir()
     done = run(tmp_path, "-c", CHOOSE, str(PACKAGE / "lstm_fast"), installed="tensorflow,torch", HIDDEN="jax")
-    assert done.stdout.splitlines()[-1] == "chosen None"  # the one that is installed is found behind it
+    assert done.stdout.splitlines()[-1] == "chosen None"  # the installed one is found behind it
     script = f"import sys; sys.path[:] = [{str(tmp_path)!r}, *(p for p in sys.path if 'packages' not in p)]\n{CHOOSE}"
     done = run(tmp_path, "-c", script, str(PACKAGE / "lstm_fast"), installed="tensorflow")
     assert "found none of them: run pip install" in done.stderr

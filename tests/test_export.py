@@ -1,4 +1,4 @@
-"""`lstm_fast.export`: each format from each backend, that the model stays as it is, and that a wrong file is caught."""
+"""`lstm_fast.export`: each format from each backend; the model does not change; a wrong file is an error."""
 
 import contextlib
 import pathlib
@@ -30,12 +30,12 @@ FORMATS = list(SUFFIXES)
 
 @pytest.fixture(autouse=True)
 def fallbacks_are_no_errors(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What counts the calls of the kernels is `fused`."""
+    """Lets layers fall back: here `fused` proves that the kernels run."""
     monkeypatch.setenv("LSTM_FAST_KERNEL", "auto")
 
 
 def needs(format: str) -> None:
-    """Skips a test where a package is missing that writes or runs a format."""
+    """Skips a test if a package is missing that writes or runs a format."""
     for package in {"onnx": ["tensorflow", "tf2onnx", "onnxruntime"], "openvino": ["openvino"]}.get(
         format, ["tensorflow"]
     ):
@@ -48,7 +48,7 @@ def make_model(*, mask: bool = True, dtype: str | None = None, stateful: bool = 
     model = keras.Sequential(
         [
             keras.Input(**batch, dtype="int32"),
-            # Larger than Keras's own, for outputs that differ.
+            # Larger than Keras's initial weights, so that the outputs differ.
             keras.layers.Embedding(20, 4, embeddings_initializer="normal", mask_zero=mask, dtype=dtype),
             lstm_fast.FastBidirectional(lstm_fast.FastLSTM(3, return_sequences=True, dtype=dtype), dtype=dtype),
             lstm_fast.FastLSTM(4, stateful=stateful, dropout=0.3, dtype=dtype),
@@ -68,7 +68,7 @@ def export(model: Any, folder: pathlib.Path, format: Any, **how: Any) -> Any:
 
 @contextlib.contextmanager
 def untouched(model: Any) -> Iterator[None]:
-    """Asserts that all variables, the classes, the policies and what the model was compiled to are what they were."""
+    """Asserts that all variables, classes, policies and compiled functions of the model stay the same."""
 
     def facts() -> list[Any]:
         parts = model._flatten_layers()
@@ -227,13 +227,13 @@ def test_layers_of_the_user(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPa
     if BACKEND == "tensorflow":
         assert_right(export(model, out, "onnx"))
         return
-    monkeypatch.setattr(Twice, "__module__", "__main__")  # of a program
+    monkeypatch.setattr(Twice, "__module__", "__main__")  # as in a program
     with pytest.raises(exports.ExportError, match=r"(?s)Twice.*register_keras_serializable.*imports="):
         export(model, out, "onnx")
 
 
 def test_stateful(tmp_path: pathlib.Path) -> None:
-    """A SavedModel goes on from the states that the model had; the others do not."""
+    """A SavedModel begins with the states of the model; the other formats cannot."""
     model = make_model(stateful=True)
     model.predict(np.ones((2, 5), np.int32), verbose=0)
     with untouched(model):
@@ -272,7 +272,7 @@ def test_damaged_file_is_caught(tmp_path: pathlib.Path) -> None:
 
 
 def test_wrong_file_is_not_left(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A converter that writes another model than it was given; what was there before stays."""
+    """A converter writes another model than its input. The old file stays."""
     needs("onnx")
     path = tmp_path / "model.onnx"
     path.write_text("before")
@@ -287,7 +287,7 @@ def test_wrong_file_is_not_left(tmp_path: pathlib.Path, monkeypatch: pytest.Monk
 
 
 def test_file_runs_without_this_package(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One with an op of this package in it is caught, although the op is there in this process."""
+    """A file with an op of this package is an error, although this process has the op."""
     monkeypatch.setattr(lstm_fast.writing, "_WRITERS", ())
     monkeypatch.setattr(exports.convert, "as_keras", contextlib.nullcontext)
     with pytest.raises(exports.ExportError, match=r"does not run: .*LstmFast"):
@@ -381,7 +381,7 @@ def test_folders_of_others_are_left_alone(tmp_path: pathlib.Path) -> None:
 
 
 def test_only_a_saved_model_is_replaced(tmp_path: pathlib.Path) -> None:
-    """Whatever else is in its folders, or a folder that only has the names of one, stays."""
+    """A folder with other things in it, or with the names of a SavedModel only, stays."""
     folder = tmp_path / "folder"
     for name in ("variables", "assets"):
         (folder / name).mkdir(parents=True)
@@ -392,7 +392,7 @@ def test_only_a_saved_model_is_replaced(tmp_path: pathlib.Path) -> None:
     def odd() -> str | None:
         return exports._beside_a_saved_model(folder)
 
-    assert odd() == "assets"  # without a graph, nothing is of one
+    assert odd() == "assets"  # without a graph, nothing belongs to a SavedModel
     graph.touch()
     assert odd() == "assets"
     graph.write_bytes(b"\x08\x01... \x12\x0evocabulary.txt ...letter.txt")
@@ -457,7 +457,7 @@ def test_output_with_the_time_last(tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.backends("tensorflow", "jax")
 def test_the_batch_of_a_fit_stays_free(tmp_path: pathlib.Path) -> None:
-    """Its ids are of a float dtype, as Keras makes the input."""
+    """The ids have a float dtype, because Keras makes the input."""
     embedding = keras.layers.Embedding(20, 4, embeddings_initializer="normal", mask_zero=True)
     model = keras.Sequential([embedding, lstm_fast.FastLSTM(3)])
     model.compile("adam", "mse")
@@ -468,13 +468,13 @@ def test_the_batch_of_a_fit_stays_free(tmp_path: pathlib.Path) -> None:
     assert "axis 1 is 7" in str(report)
     assert "rows a call" not in str(report)
     assert "the file takes 4 rows a call" in str(export(model, tmp_path, "onnx", batch_size=4))
-    # Where the user has fixed it, it stays.
+    # If the user has fixed it, it stays.
     own = keras.Sequential([keras.Input((7,), batch_size=4), embedding, lstm_fast.FastLSTM(3)])
     assert exports.signatures.of("export", own, None, None, "float32")[0].shape == (4, 7)
 
 
 def test_the_batch_of_a_fit_where_keras_does_not_tell(tmp_path: pathlib.Path) -> None:
-    """By a name of its own, which may move: then the file takes as many rows, and the report says so."""
+    """Keras tells by a private name, which may change. Then the file takes as many rows, and the report says so."""
     model = keras.Sequential([lstm_fast.FastLSTM(3)])
     model.compile("sgd", "mse")
     model.fit(np.ones((4, 7, 2)), np.ones((4, 3)), batch_size=4, verbose=0)
@@ -495,7 +495,7 @@ def test_a_sequential_without_an_input_tells_it_after_a_call() -> None:
 
 
 def test_examples_of_objects() -> None:
-    """As pandas and TensorFlow keep strings."""
+    """Strings as objects, as in pandas and TensorFlow."""
     spec = [keras.InputSpec(shape=(None,), dtype="string", name="text")]
 
     def made(examples: list[Any], specs: Any = spec) -> Any:
@@ -550,7 +550,7 @@ def test_ids_of_a_float_input() -> None:
 
 
 def test_infinity_hides_nothing(tmp_path: pathlib.Path) -> None:
-    """A file that is off where an output is finite is wrong, whatever stands beside."""
+    """A file with a wrong finite output is wrong, even beside infinite ones."""
     needs("onnx")
     inputs = keras.Input((None, 2))
     x = keras.layers.Concatenate()([lstm_fast.FastLSTM(3)(inputs)] * 2)
@@ -586,7 +586,7 @@ def test_arguments_of_check_are_refused(tmp_path: pathlib.Path) -> None:
         exports.check(make_model(), path, examples=[])
 
 
-# What the layers themselves say where a model goes into a file
+# Warnings of the layers when a model is written to a file
 
 
 def logged(caplog: pytest.LogCaptureFixture) -> str:
@@ -614,7 +614,7 @@ def test_files_that_no_runtime_takes_are_told(
     assert message in logged(caplog)
 
 
-# PyTorch's exporter to ONNX warns of itself, and of each number that it reads.
+# PyTorch's exporter to ONNX warns about itself, and about each number that it reads.
 pytorch_warns = pytest.mark.filterwarnings("ignore")
 
 

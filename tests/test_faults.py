@@ -1,4 +1,4 @@
-"""Broken installations and bad settings: a clear message, and where a Keras layer can still run, its result."""
+"""Broken installations and bad settings: a clear message, and the result of a Keras layer if one can still run."""
 
 import importlib.machinery
 import json
@@ -19,8 +19,8 @@ pytestmark = pytest.mark.backends("tensorflow", "jax", "torch")
 
 PACKAGE = Path(lstm_fast.__file__).parent
 
-# For every case, in a process of its own: calls Keras's layer and ours, and reports what happened. The finder of an
-# editable installation is out of the way, as it would supply what is missing from a damaged copy of the package.
+# Runs for every case, in another process: calls Keras's layer and ours, and reports what happened. It removes the
+# finder of an editable installation, which would find the missing files of a damaged copy of the package.
 SCRIPT = """
 import json, os, sys, warnings
 import keras, numpy as np
@@ -74,7 +74,7 @@ CORE = f"_core{importlib.machinery.EXTENSION_SUFFIXES[0]}"
 REASONS = {delete: "is missing", truncate: "cut off", empty: "cannot be loaded", overwrite: "cannot be loaded"}
 
 Damage = tuple[str, Callable[[Path], None]]
-# What is found out without the framework is found out once, with TensorFlow.
+# Faults that do not depend on the framework are tested once, with TensorFlow.
 DAMAGES: list[Damage] = (
     [(library, damage) for library in ("liblstm_fast.so", CORE, "_tensorflow_cpu.so") for damage in REASONS]
     if keras.backend.backend() == "tensorflow"
@@ -104,7 +104,7 @@ GOOD_SETTINGS = {
 
 
 def run(*cases: tuple[Path, dict[str, str]]) -> list[dict[str, Any]]:
-    """Reports of the script; a case is the folder that holds the package, and settings."""
+    """Reports of the script. A case is the folder that contains the package, and settings."""
     process = subprocess.run(
         [sys.executable, "-c", SCRIPT, json.dumps([(str(folder), settings) for folder, settings in cases])],
         env={**os.environ, "LSTM_FAST_KERNEL": "auto"},

@@ -1,6 +1,5 @@
-"""On a real GPU, with whatever Keras runs on: parity at real sizes, the same bits every time, and what users of a
-framework rely on (streams, CUDA graphs, autocast, memory; devices and strategies). Without a CUDA device all of it is
-skipped.
+"""On a real GPU, with every backend of Keras: parity at real sizes, the same bits every time, and features of the
+frameworks (streams, CUDA graphs, autocast, memory; devices and strategies). Without a CUDA device all are skipped.
 
     for backend in torch jax tensorflow; do KERAS_BACKEND=$backend pytest tests/test_gpu.py; done
 """
@@ -42,7 +41,7 @@ OPTIONS = pairwise(
 
 @contextlib.contextmanager
 def in_float32() -> Iterator[None]:
-    """The default of JAX and TensorFlow on a GPU is TF32."""
+    """Turns TF32 off, which is the default of JAX and TensorFlow on a GPU."""
     if BACKEND == "jax":
         with importlib.import_module("jax").default_matmul_precision("highest"):
             yield
@@ -58,7 +57,7 @@ def in_float32() -> Iterator[None]:
 
 
 def solve(problem: Problem, reserve: str = "gates") -> Solution:
-    """Outputs and gradients, with the products outside the recurrence in the precision of float32."""
+    """Outputs and gradients, with float32 precision in the products outside the recurrence."""
     if BACKEND == "torch":
         return importlib.import_module("torch_side").solve_by_torch(problem, device="cuda", reserve=reserve)
     if BACKEND == "tensorflow":
@@ -121,7 +120,7 @@ def test_nothing_to_do(batch: tuple[int, int]) -> None:
 @pytest.mark.parametrize("mask", ["none", "right", "holes"])
 @pytest.mark.parametrize("units", [64, 512])
 def test_4000_timesteps(units: int, mask: str) -> None:
-    problem = make_problem(16 if units == 64 else 4, 4000, 8, units, mask=mask)  # the reference takes its time
+    problem = make_problem(16 if units == 64 else 4, 4000, 8, units, mask=mask)  # the reference is slow
     solve_exactly(problem).check(solve(problem))
 
 
@@ -148,7 +147,7 @@ def test_masked_steps_are_never_read(mask: str) -> None:
 @pytest.mark.parametrize("protocol", ["__dlpack__", "__cuda_array_interface__"])
 @pytest.mark.parametrize("units", [64, 512])
 def test_arrays_of_any_framework(units: int, protocol: str, torch: Any) -> None:
-    """The compiled functions on arrays that are made on one stream, and used on another."""
+    """The compiled functions on arrays that were made on one stream and are used on another."""
     from test_cuda_array import arguments, presented, results
     from torch_side import array, tensor
 
@@ -254,7 +253,7 @@ def test_precision_follows_pytorch(torch: Any, monkeypatch: pytest.MonkeyPatch) 
     try:
         coarse = solve(problem)
         monkeypatch.setenv("LSTM_FAST_PRECISION", "exact")
-        mixed = solve(problem)  # PyTorch's products alone
+        mixed = solve(problem)  # only PyTorch's products
     finally:
         torch.set_float32_matmul_precision("highest")
     solve_exactly(problem, "tf32").check(coarse)
@@ -282,7 +281,7 @@ def test_precision_follows_jax(jax: Any, monkeypatch: pytest.MonkeyPatch) -> Non
 
 @with_torch
 def test_streams_at_the_same_time(torch: Any) -> None:
-    """Persistent kernels of two streams meet on the device, also those whose blocks wait for each other."""
+    """Persistent kernels of two streams run at the same time, also kernels whose blocks wait for each other."""
     problems = [make_problem(64, 60, 32, units, states=False) for units in (64, 256, 1024, 1024)]
     given = [on_gpu(problem) for problem in problems]
     expected = [step(*operands) for operands in given]
@@ -345,7 +344,7 @@ def test_all_memory_is_pytorchs(units: int, torch: Any) -> None:
     given = on_gpu(make_problem(64, 50, 24, units, states=False))
 
     def others() -> int:
-        """Bytes in use that PyTorch does not know of."""
+        """Bytes in use outside PyTorch's memory."""
         torch.cuda.synchronize()
         free, total = torch.cuda.mem_get_info()
         return total - free - torch.cuda.memory_reserved()
@@ -390,7 +389,7 @@ def test_tensors_on_several_devices(torch: Any) -> None:
         lstm_fast.lstm(x, kernel.cpu(), recurrent_kernel, bias)
     with pytest.raises(ValueError, match="`mask`: expected a tensor on cuda:0, found one on cpu"):
         lstm_fast.lstm(x, kernel, recurrent_kernel, bias, mask=torch.ones(x.shape[:2]))
-    found = lstm_fast.lstm(x, kernel.cpu().numpy(), recurrent_kernel, bias)  # belongs nowhere
+    found = lstm_fast.lstm(x, kernel.cpu().numpy(), recurrent_kernel, bias)  # these are on no device yet
     assert torch.equal(found[0], lstm_fast.lstm(x, kernel, recurrent_kernel, bias)[0])
 
 
@@ -481,7 +480,7 @@ def test_every_mode(mode: str, ops: bool, monkeypatch: pytest.MonkeyPatch) -> No
 
 @with_tensorflow
 def test_devices() -> None:
-    """What is for the CPU is computed there, whole, and a strategy's replica where the strategy has it."""
+    """A layer for the CPU runs there completely, and a replica of a strategy runs on its own device."""
     import tensorflow as tf
     from keras_side import fused
 

@@ -1,4 +1,4 @@
-"""No sum of a register tile goes to the stack and back, whichever compiler is at hand."""
+"""No sum of a register tile goes to the stack and back, with every compiler that is installed."""
 
 import platform
 import re
@@ -16,7 +16,7 @@ LIBRARY = Path(lstm_fast.__file__).parent / "liblstm_fast.so"
 KERNELS = Path(__file__).parents[1] / "csrc" / "cpu"
 CROSS = "aarch64-linux-gnu-"
 
-# By compiler: the command, and the options that CMakeLists.txt gives it for NEON alone.
+# By compiler: the command, and the options that CMakeLists.txt gives it for NEON only.
 COMPILERS = {
     "gcc": {"x86-64": ["g++"], "aarch64": [f"{CROSS}g++", "-fno-schedule-insns"]},
     "clang": {"x86-64": ["clang++"], "aarch64": ["clang++", "--target=aarch64-linux-gnu"]},
@@ -26,7 +26,7 @@ OPTIONS = {
     "avx512": ("x86-64", ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma"]),
     "neon": ("aarch64", []),
 }
-# In the place of the kernels: one tile alone, which compiles in a second.
+# Instead of the kernels: a single tile, which compiles in a second.
 TILE = """
 #include "cpu/product.inl"
 namespace lstm_fast {
@@ -62,7 +62,7 @@ def needs(program: str) -> str:
 
 
 def tile(isa: str, compiler: str, folder: Path, rows: int = 0) -> list[inner_loops.Loop]:
-    """The inner loops of an instruction set's tile, compiled alone; with `rows`, of one with so many rows."""
+    """The inner loops of a single compiled tile of an instruction set; `rows` is its number of rows."""
     target, options = OPTIONS[isa]
     prefix = CROSS if target == "aarch64" and platform.machine() != "aarch64" else ""
     command, *own = COMPILERS[compiler][target]

@@ -1,4 +1,4 @@
-"""Code for one instruction set must not run in the place of another: what the compiled objects give to the linker."""
+"""Code for one instruction set must not replace code for another: the symbols of the compiled objects."""
 
 import shutil
 import subprocess
@@ -23,8 +23,8 @@ def symbols(file: Path, *options: str) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("isa", ["generic", "avx2", "avx512", "neon"])
 def test_kernels_share_no_inline_code(isa):
-    """The linker keeps one copy of a weak symbol, perhaps that of a processor which this machine is not."""
-    # Of the package: native tests are built beside it, with sanitizers.
+    """The linker keeps one copy of a weak symbol, perhaps one for a newer processor."""
+    # Only the objects of the package: native tests are built beside it, with sanitizers.
     objects = sorted(BUILD.glob(f"cmake-*/**/{isa}.cc.o"), key=lambda file: file.stat().st_mtime)
     if not objects:
         pytest.skip(f"no {isa}.cc.o under {BUILD}: build in place (pip install -e .)")
@@ -41,6 +41,6 @@ def test_library_exports_its_interface_only():
 
 
 def test_bindings_export_their_entry_only():
-    """Copies of the standard library's templates would be shared with whatever else the process has loaded."""
+    """Other libraries in the process would share exported copies of the standard library's templates."""
     assert [name for _, name in symbols(Path(str(core().__file__)), "-D", "--defined-only")] == ["PyInit__core"]
     assert symbols(PACKAGE / "_tensorflow_cpu.so", "-D", "--defined-only") == []

@@ -34,7 +34,7 @@ def data() -> list[tuple[NDArray[np.float32], NDArray[np.int64]]]:
 
 
 class StepLosses(keras.callbacks.Callback):
-    """Keeps the loss of every step; Keras reports the mean since the epoch began."""
+    """Stores the loss of every step. Keras reports the mean since the start of the epoch."""
 
     def __init__(self) -> None:
         super().__init__()

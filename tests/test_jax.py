@@ -1,4 +1,4 @@
-"""JAX arrays: results and gradients against the reference, JAX's transformations, batches spread over devices.
+"""JAX arrays: results and gradients against the reference, JAX's transformations, batches sharded over devices.
 
 Every test proves that the fused kernels ran, and how often.
 """
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.backends("jax")
 
 @pytest.fixture(autouse=True)
 def float64(request: pytest.FixtureRequest) -> Iterator[None]:
-    """JAX has float64 only where it is told to."""
+    """Turns on float64, which JAX has only on request."""
     options = getattr(request.node, "callspec", None)
     dtype = options.params.get("options", {}).get("dtype", "float32") if options else "float32"
     before = jax.config.jax_enable_x64
@@ -76,7 +76,7 @@ def test_every_instruction_set(isa, reserve):
     solve_by_reference(problem).check(found)
 
 
-# XLA itself leaves out a call without a single value for a result.
+# XLA itself leaves out a call whose results have no values.
 @pytest.mark.parametrize(("shape", "forward"), [((0, 3, 2, 4), 0), ((2, 0, 3, 4), 1), ((1, 1, 1, 1), 1)])
 def test_empty_and_smallest_shapes(shape, forward):
     problem = make_problem(*shape)
@@ -193,7 +193,7 @@ def test_grad_of_vmap_is_one_backward_pass():
 def test_gradients_per_example(transform):
     x, *weights = arrays()
     per_example = jax.vmap(lambda row, *weights: gradients(row[None], *weights), in_axes=(0, None, None, None))
-    with fused(forward=1, backward=BATCH):  # one forward pass, whose reserve is then cut
+    with fused(forward=1, backward=BATCH):  # one forward pass; its reserve is then cut into rows
         dx, *dweights = transform(per_example)(x, *weights)
     expected = [gradients(x[i : i + 1], *weights) for i in range(BATCH)]
     assert_agree([dx, *dweights], [jnp.stack(column) for column in zip(*expected, strict=True)])
@@ -338,7 +338,7 @@ def test_export_with_open_sizes():
                 assert_agree(exported.call(some, *weights), of_states(recompute)(some, *weights))
 
 
-# Several devices, which a process has or has not from its start.
+# Several devices. Their number is fixed when a process starts.
 
 SHARDED = """
 import re, warnings
@@ -449,7 +449,7 @@ fit("spread", *make_data(), BATCH)
 
 
 def test_fit_of_a_model_spread_over_devices(tmp_path):
-    """`keras.distribution.DataParallel`: the weights that one device has after the whole batches."""
+    """`keras.distribution.DataParallel`: the weights are those of one device with the whole batches."""
     devices = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
     data_parallel.run_script(DATA_PARALLEL, tmp_path, KERAS_BACKEND="jax", XLA_FLAGS=devices)
     for masked in (True, False):

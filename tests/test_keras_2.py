@@ -13,13 +13,13 @@ pytestmark = pytest.mark.backends("tensorflow")  # Keras 2 has no other backend
 
 BATCH, TIME, FEATURES, UNITS = 2, 3, 4, 5
 
-# Where Keras 2 and its forerunner inside of TensorFlow keep their symbolic tensors.
+# The modules of the symbolic tensors of Keras 2, and of its older copy inside TensorFlow.
 PACKAGES = ["tf_keras.src", "tf_keras", "keras.src", "keras", "tensorflow.python.keras"]
 modules = pytest.mark.parametrize("module", [f"{package}.engine.keras_tensor" for package in PACKAGES])
 
 
 def stand_in(module: str) -> Any:
-    """A tensor of Keras 2: it stands for a tf.Tensor in many of TensorFlow's functions, as this one in all."""
+    """A stand-in for a tensor of Keras 2. TensorFlow's functions take it for a tf.Tensor, as they do with many."""
     import tensorflow as tf
 
     class KerasTensor:

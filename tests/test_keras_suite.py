@@ -1,4 +1,4 @@
-"""Keras's own tests of LSTM and Bidirectional, as they ship in its wheel, on this package's layers."""
+"""Keras's own tests of LSTM and Bidirectional, which are in its wheel, on this package's layers."""
 
 import json
 import os
@@ -19,7 +19,7 @@ KERAS_TESTS = Path(keras.__file__).parent / "src" / "layers" / "rnn"
 NO_LSTM = "the kernel computes LSTMs"
 
 
-# What Keras's tests ask for that the kernels do not have: the reasons for which calls may fall back. Those of
+# The reasons for which calls may fall back: features in Keras's tests that the kernels do not have. The tests of
 # Bidirectional train no LSTM.
 @pytest.mark.parametrize(
     ("name", "passes", "reasons"),
@@ -40,7 +40,7 @@ def test_keras_suite(tmp_path, name, passes, reasons):
     results, status_file = tmp_path / "results.xml", tmp_path / "status.json"
     options = ["-p", "keras_suite", "-p", "no:cacheprovider", "--import-mode=importlib", "--rootdir", tmp_path]
     environment = {
-        "LSTM_FAST_KERNEL": "auto",  # some of the tests are there for what falls back
+        "LSTM_FAST_KERNEL": "auto",  # some tests must fall back
         "LSTM_FAST_SUITE_STATUS": str(status_file),
         "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]),
     }

@@ -110,13 +110,13 @@ def test_misaligned_arrays():
     assert_same_bits(solve_by_kernel(replace(problem, **moved)), solve_by_kernel(problem))
 
 
-# What is forced is what runs
+# A forced instruction set really runs
 
 
 @pytest.mark.fast
 def test_each_isa_runs_its_own_code():
-    # One unit fills one vector, so the size of what is kept tells how many lanes the code that ran has. NEON has as
-    # many as the portable code, but fuses products and sums, which shows in the bits.
+    # One unit fills one vector, so the size of the reserve tells the number of lanes of the code that ran. NEON has as
+    # many as the portable code, but it fuses products and sums, which changes the bits.
     one, many = make_problem(2, 3, 2, 1), make_problem(2, 3, 31, 33)
     before = _core.isa()
     kept = {}
@@ -195,7 +195,7 @@ def test_infinity_saturates_the_gates(sign, dtype):
     np.abs(problem.kernels[0], out=problem.kernels[0])
     finite = solve_by_reference(problem)
     problem.x[1, 2, 0] = sign * np.inf
-    # Some of OpenBLAS's kernels multiply the infinity by lanes of zero that are nobody's, and NumPy sees the flag.
+    # Some of OpenBLAS's kernels multiply the infinity by zeros in unused lanes, and NumPy sees the flag.
     with np.errstate(invalid="ignore"):
         exact = Solution(*reference.forward(*problem.inputs, **problem.options))
     assert all(np.isfinite(array).all() for array in exact.named().values())
@@ -261,8 +261,8 @@ def test_bits_do_not_depend_on_the_size_of_a_team(features, directions, mask, ba
 @pytest.mark.parametrize("mask", ["none", "right"])
 @pytest.mark.usefixtures("threads")
 def test_a_recurrent_kernel_beyond_the_caches(mask):
-    """The backward pass has tiles of more rows."""
-    problem = make_problem(64, 9, 5, 740, mask=mask)  # two tiles, which would otherwise be four
+    """The backward pass then has tiles with more rows."""
+    problem = make_problem(64, 9, 5, 740, mask=mask)  # two tiles instead of four
     expected = solve_by_reference(problem)
     _core.set_threads(1)
     alone = solve_by_kernel(problem)
@@ -289,7 +289,7 @@ def test_a_row_does_not_depend_on_the_rest_of_the_batch(mask):
         np.testing.assert_array_equal(part.c_n[1], whole.c_n[1][rows])
 
 
-# A few timesteps read the weights where they are, more of them from panels.
+# Few timesteps read the weights directly, many of them from packed panels.
 @pytest.mark.parametrize("dropout", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
 @every_isa
@@ -332,7 +332,7 @@ def test_bits_in_place_do_not_depend_on_the_size_of_a_team(batch):
 @pytest.mark.parametrize("reserve", RESERVE_MODES)
 @every_isa
 def test_any_byte_of_a_mask_but_0_is_real(reserve, kind, byte):
-    """A NumPy array of bytes may be viewed as bool, and equals then one whose true is 1."""
+    """A NumPy array of bytes may be viewed as bool. It then equals a mask in which true is 1."""
     problem = make_problem(5, 200, 3, 9, mask=kind)
     mask = np.ones((5, 200), bool) if problem.mask is None else problem.mask
     mixed = np.where(np.arange(200) % 3 == 0, 1, byte).astype(np.uint8)
@@ -368,7 +368,7 @@ for _ in range(3):
 """
 
 
-# TensorFlow's threads flush subnormal numbers to zero, Python's do not; a thread has what the one has that starts it.
+# TensorFlow's threads flush subnormal numbers to zero, Python's do not. A new thread inherits the setting.
 SUBNORMAL = """
 import dataclasses, sys
 import numpy as np

@@ -1,5 +1,5 @@
-"""What FastLSTM and FastBidirectional promise beyond the numbers: construction, configs, files, the choice of the path,
-its reasons, and what bad arguments get. Parity is in test_parity_*.py.
+"""The contract of FastLSTM and FastBidirectional beyond the numbers: construction, configs, files, the choice of the
+path, its reasons, and errors for bad arguments. Parity is in test_parity_*.py.
 """
 
 import doctest
@@ -376,7 +376,7 @@ DROPOUTS = [
     {"dropout": 0.4, "implementation": 1, "use_cudnn": False},
     {"recurrent_dropout": 0.4},
     {"dropout": 0.4, "recurrent_dropout": 0.3},
-    {"dropout": 1.0, "use_cudnn": False},  # with "auto", Keras 3.15 on PyTorch drops what its cell would not
+    {"dropout": 1.0, "use_cudnn": False},  # with "auto", Keras 3.15 on PyTorch drops more than its cell
     {"recurrent_dropout": 1.0},
 ]
 
@@ -423,7 +423,7 @@ def test_no_timesteps(wrap: Callable[[Any], Any], return_sequences: bool, x: np.
     def check(output: Any, *last: Any) -> None:
         size = directions * UNITS
         expected = np.zeros((BATCH, 0, size) if return_sequences else (BATCH, size))
-        if BACKEND == "jax" and not return_sequences:  # where nothing is real, the output is the state
+        if BACKEND == "jax" and not return_sequences:  # if no timestep is real, the output is the state
             expected = np.concatenate(states[::2], axis=-1)
         np.testing.assert_array_equal(to_numpy(output), expected)
         for found, state in zip(last, states, strict=True):
@@ -513,7 +513,7 @@ def test_bad_call_arguments(
         np.testing.assert_array_equal(found, expected)
 
 
-@pytest.mark.backends("tensorflow")  # only its tensors may hold strings; elsewhere Keras itself refuses them
+@pytest.mark.backends("tensorflow")  # only its tensors may hold strings; on other backends Keras refuses them
 def test_mask_of_strings(x: np.ndarray) -> None:
     with pytest.raises(TypeError, match=r"`mask`: expected a boolean .* found string"):
         FastLSTM(UNITS)(x, mask=np.full((BATCH, TIME), "yes"))
@@ -622,7 +622,7 @@ def test_function_has_gradients(absent: bool, mode: str, parameters: dict[str, A
 
 
 class StartsElsewhere(FastLSTM):
-    """Has states of its own making, in the place where keras.layers.RNN hands them over."""
+    """A subclass with its own initial states, in the method through which keras.layers.RNN passes them."""
 
     def inner_loop(self, sequences: Any, initial_state: Any, mask: Any, training: bool | None = False) -> Any:
         return super().inner_loop(sequences, [state + 0.5 for state in initial_state], mask, training)
@@ -643,7 +643,7 @@ def test_subclass_may_change_the_states(x: np.ndarray) -> None:
 
 
 def test_states_are_those_of_the_call(x: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A call with states keeps them when another thread calls the layer without, and so does the next one."""
+    """A call with states keeps them if another thread calls the layer without states. So does the next call."""
     plain, fast = pair()
     expected = plain(x, initial_state=states())
     choose, meanwhile = fused_layers.fallback, []

@@ -1,4 +1,4 @@
-"""Masks as they come into a layer, of other shapes and dtypes, and as they go on to the next layer."""
+"""The masks that a layer gets, with other shapes and dtypes, and the masks that it passes on."""
 
 import pathlib
 import re
@@ -107,7 +107,7 @@ def test_deep_masks_are_refused(wrap: Callable[[Any], Any], x: np.ndarray) -> No
 
 
 def documents() -> np.ndarray:
-    """Words of sentences of documents; 0 is padding, of words and of whole sentences."""
+    """Documents of sentences of words. 0 is padding: of words, and of whole sentences."""
     words = np.random.default_rng(2).integers(1, VOCABULARY, (BATCH, SENTENCES, WORDS))
     words[0, 1, 2:] = 0
     words[1, 2] = 0
@@ -136,7 +136,7 @@ def hierarchical(lstm: Any, bidirectional: Any, reduce: bool) -> keras.Model:
 
 
 def by_hand(model: keras.Model, words: np.ndarray) -> np.ndarray:
-    """The same with every mask given, by Keras's layers."""
+    """The same by Keras's layers, with every mask passed explicitly."""
     embedding, sentences, both, last, dense = [layer for layer in model.layers if layer.weights]
     mask = words != 0
     y = to_numpy(embedding(words))
@@ -153,7 +153,7 @@ def by_hand(model: keras.Model, words: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("reduce", [True, False] if BACKEND == "jax" else [True])
 def test_hierarchical_model(reduce: bool) -> None:
-    """As Keras on JAX; with the advice of the error, on every backend."""
+    """As Keras on JAX. With the advice from the error message it works on every backend."""
     model = hierarchical(FastLSTM, FastBidirectional, reduce)
     words = documents()
     with fused(forward=SENTENCES + 2):
@@ -176,7 +176,7 @@ def test_hierarchical_model_is_refused_before_it_runs() -> None:
 @wrappers
 @pytest.mark.parametrize("mode", MODES)
 def test_one_row_serves_the_batch(wrap: Callable[[Any], Any], mode: str, x: np.ndarray) -> None:
-    """As in Keras, where masks are spread with every backend, and states with some."""
+    """Keras repeats masks of one row on every backend, and states on some."""
     layer = wrap(FastLSTM(UNITS, return_sequences=True, return_state=True))
     layer.build(x.shape)
     rng = np.random.default_rng(3)
@@ -258,7 +258,7 @@ BAD_SYMBOLS: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("wrap", [WRAPPERS["lstm"], FastBidirectional], ids=["lstm", "bidirectional"])
 @pytest.mark.fast
 def test_bad_symbolic_calls(wrap: Callable[[Any], Any], arguments: dict[str, Any], message: str) -> None:
-    """What fails here does not fail in the first step of `fit`, which on JAX would take the weights with it."""
+    """An error here comes before the first step of `fit`. On JAX, an error in that step would lose the weights."""
     layer = wrap(FastLSTM(UNITS))
     if isinstance(layer, FastLSTM) and len(arguments.get("initial_state", ())) == 4:
         arguments = {"initial_state": arguments["initial_state"][:2]}
@@ -275,7 +275,7 @@ def test_symbolic_masks_of_one_row(x: np.ndarray) -> None:
 
 
 def refusals() -> tuple[type[Exception], ...]:
-    """What a layer raises inside of a step, which knows the size of its batch or not."""
+    """The errors of a layer inside a step, which may know its batch size or not."""
     if BACKEND != "tensorflow":
         return (ValueError,)
     import tensorflow as tf
@@ -285,7 +285,7 @@ def refusals() -> tuple[type[Exception], ...]:
 
 @pytest.mark.parametrize("method", ["fit", "evaluate", "train_on_batch", "test_on_batch"])
 def test_model_survives_a_bad_first_batch(method: str, x: np.ndarray) -> None:
-    """On JAX, Keras's trainer empties a model whose first step fails: the layer refuses before it begins."""
+    """On JAX, Keras's trainer empties a model if its first step fails. The layer raises before that step."""
     layer = FastLSTM(UNITS, stateful=True)
     model = keras.Sequential([keras.Input((TIME, FEATURES), batch_size=BATCH), layer])
     model.compile("sgd", "mse")
@@ -298,7 +298,7 @@ def test_model_survives_a_bad_first_batch(method: str, x: np.ndarray) -> None:
     assert np.isfinite(model.predict(x, verbose=0)).all()
 
 
-# Masks that go on
+# Masks that are passed on
 
 
 def backwards(**options: Any) -> FastLSTM:
@@ -326,7 +326,7 @@ def test_reversed_mask_is_warned_of_once(after: Callable[[], list[keras.Layer]],
 
     (text,) = warnings_of(use)
     assert re.search(f"{layer.name}.*begin with the last timestep.*keras.ops.flip", text)
-    mask = layer.compute_mask(None, keras.ops.ones((BATCH, TIME), "bool"))  # the mask itself is Keras's
+    mask = layer.compute_mask(None, keras.ops.ones((BATCH, TIME), "bool"))  # the mask itself is the same as Keras's
     assert to_numpy(mask).all()
 
 
@@ -338,7 +338,7 @@ def warnings_of(use: Callable[[], Any]) -> list[str]:
 
 
 class Eager(keras.Model):
-    """Layers that are called when the model is, not before."""
+    """Layers that are not called before the model is."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -409,7 +409,7 @@ def test_no_warning_where_masks_fit(make: Callable[[], keras.Model], x: np.ndarr
 
 @pytest.mark.parametrize("functional", [True, False])
 def test_advice_on_reversed_masks_is_right(functional: bool, x: np.ndarray) -> None:
-    """Turned round, and with the mask given to both: then padding changes nothing, and nobody is warned."""
+    """With reversed outputs, and the mask passed to both layers, padding changes nothing, and there is no warning."""
     layer, following = backwards(), FastLSTM(UNITS)
     mask = np.tile(np.arange(TIME) < 3, (BATCH, 1))
 

@@ -57,7 +57,7 @@ def test_special_values(dtype):
     np.testing.assert_array_equal(_core._tanh(x), np.array([0, 0, 1, -1, np.nan, 1, -1], dtype))
     sigmoid = _core._sigmoid(x)
     np.testing.assert_array_equal(sigmoid[[0, 1, 2, 4, 5]], np.array([0.5, 0.5, 1, np.nan, 1], dtype))
-    # Nothing below the smallest normal number is promised but that it is not negative.
+    # Below the smallest normal number the only promise is that the result is not negative.
     assert (sigmoid[[3, 6]] >= 0).all()
     assert (sigmoid[[3, 6]] <= np.finfo(dtype).tiny).all()
 

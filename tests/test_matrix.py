@@ -1,4 +1,4 @@
-"""`.ci/matrix`: its table in docs/compatibility.md, and what it says of rows that do not run."""
+"""`.ci/matrix`: its table in docs/compatibility.md, and its messages for rows that do not run."""
 
 import importlib.util
 import json

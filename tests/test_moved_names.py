@@ -1,6 +1,6 @@
-"""A framework that has moved: each name that nobody promises to keep is taken away, and Keras's result is what remains.
+"""A framework that has changed: each private name is removed, and the layer must still give Keras's result.
 
-Every case runs in a process forked from one that has imported the framework, but nothing of this package.
+Every case runs in a fork of a process that has imported the framework, but nothing of this package.
 """
 
 import inspect
@@ -23,7 +23,7 @@ from lstm_fast import functional
 pytestmark = pytest.mark.backends("tensorflow", "jax", "torch")
 BACKEND = keras.backend.backend()
 
-# Calls a layer and Keras's, as a case says, and reports what happened.
+# Calls our layer and Keras's as a case says, and reports what happened.
 SCRIPT = """
 import copy, importlib, inspect, json, os, sys, textwrap, traceback, warnings
 import keras, numpy as np
@@ -140,7 +140,7 @@ for case in json.loads(sys.argv[1]):
     assert status == 0, (case, status)
 """
 
-# Without a name of Keras's: what uses it uses another one.
+# Removes a name of Keras; the code that uses it gets another name.
 KERAS = """
 RNN, LSTM, Bidirectional = keras.layers.RNN, keras.layers.LSTM, keras.layers.Bidirectional
 from keras.src.layers.rnn.dropout_rnn_cell import DropoutRNNCell
@@ -157,16 +157,16 @@ def without(name):
 
 
 class Case(NamedTuple):
-    """What is taken away, and what then follows."""
+    """What is removed, and the expected result."""
 
     breaks: str
     reason: str
-    # How the layers are called, and in which of these modes the kernel runs all the same.
+    # How the layers are called, and in which of these modes the kernel still runs.
     modes: tuple[str, ...] = ("eager",)
     fused: tuple[str, ...] = ()
-    # Whether it does in both directions, in a call that does not go by way of the loop of one.
+    # Whether it still runs in both directions, in a call that does not use the loop of one direction.
     fused_both: bool = False
-    # Whether layers alone are concerned, and functions run as before.
+    # Whether only layers are affected, and functions run as before.
     layers_only: bool = False
 
 
@@ -210,7 +210,7 @@ OF_TENSORFLOW = {
         ("eager", "graph"),
     ),
     "no load_op_library": Case("del tf.load_op_library", "load_op_library"),
-    # Half of the module has run: TensorFlow would refuse a second gradient of an op.
+    # Half of the module has run and must not run again: TensorFlow refuses a second gradient of an op.
     "a module that ends half way": Case(
         "first = tf.RegisterGradient\n"
         "def register(name):\n"
@@ -247,7 +247,7 @@ OF_TORCH = {
     "no cuda.device_count": Case("import torch; del torch.cuda.device_count", "", fused=("eager",)),
 }
 
-# What Keras takes away is the same with JAX, which is the slowest.
+# Keras's names are the same on JAX, which is the slowest backend, so they are not tested there.
 CASES = {"tensorflow": OF_KERAS | OF_TENSORFLOW, "jax": OF_JAX, "torch": OF_KERAS | OF_TORCH}[BACKEND]
 
 
@@ -270,12 +270,12 @@ def reports() -> dict[str, dict[str, Any]]:
 def test_what_is_taken_away_is_a_reason(reports: dict[str, dict[str, Any]], name: str) -> None:
     case, report = CASES[name], reports[name]
     assert "error" not in report, report["trace"]
-    # Weights get a sum over 5 timesteps of 2 sequences of what is a sum of 4 inputs, 3 units and a bias.
+    # A gradient is a sum over 5 timesteps of 2 sequences; each term is a sum of 4 inputs, 3 units and a bias.
     assert report["difference"] <= tolerances.between_layers("float32", 2 * 5 * (4 + 3 + 1), report["largest"])
     status = report["status"]
     assert bool(status["fallbacks"]) == (case.fused != case.modes), status
     assert all(case.reason in reason for reason in status["fallbacks"]), status
-    # One direction for the gradient and in the modes, both directions for the gradient.
+    # One direction runs for the gradient and in each of the modes, both directions for the gradient only.
     one, both = "eager" in case.fused, "eager" in case.fused or case.fused_both
     assert report["calls"] == {"forward": one + len(case.fused) + both, "backward": one + both}
     if case.layers_only or case.fused:
@@ -314,7 +314,7 @@ def test_what_the_backend_asks_for_is_gone(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_hook_that_makes_states_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """keras.layers.RNN makes the states of stateful layers by another name."""
+    """keras.layers.RNN makes the states of stateful layers in a method with another name."""
     rnn = keras.layers.RNN
     source = textwrap.dedent(inspect.getsource(rnn.build))
     assert "self._create_state_variables(" in source

@@ -1,4 +1,4 @@
-"""What crosses from Python to C++: one order of operands, one of options, and one way from layers to a backend."""
+"""Python and C++: one order of operands, one order of options, and one way from layers to a backend."""
 
 import ast
 import re
@@ -98,7 +98,7 @@ def imported(path: Path) -> set[str]:
 
 def test_only_functional_calls_backends():
     backends = {f"lstm_fast.backends.{path.stem}" for path in (PACKAGE / "backends").glob("*.py")}
-    backends -= {"lstm_fast.backends.__init__", "lstm_fast.backends.operands"}  # words, not ways to the kernels
+    backends -= {"lstm_fast.backends.__init__", "lstm_fast.backends.operands"}  # these do not lead to the kernels
     callers = {}
     for path in PACKAGE.rglob("*.py"):
         name = path.relative_to(PACKAGE).as_posix()

@@ -1,4 +1,4 @@
-"""Texts of one's own: tables and folders, what is guessed of them, and what is wrong with them."""
+"""Texts of the user: tables and folders, guesses about them, and errors in them."""
 
 import contextlib
 import csv
@@ -28,7 +28,7 @@ from lstm_fast.text import corpus, labels  # noqa: E402
 from lstm_fast.text import vocabulary as subwords  # noqa: E402
 from lstm_fast.text.corpus import Columns  # noqa: E402
 
-# Keras's own, when it saves a model.
+# Keras's own warnings, when it saves a model.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept:DeprecationWarning")
 
 TEXTS = [f"this film is {word}, {number} times\nand more" for number in range(5) for word in ("good", "bad")]
@@ -60,7 +60,7 @@ def write(path: Path, content: bytes) -> Path:
 
 
 class Told(list[str]):
-    """What was said of the data, and the warnings."""
+    """The lines about the data, and the warnings."""
 
     def __init__(self) -> None:
         self.warnings: list[str] = []
@@ -80,7 +80,7 @@ def pairs(found: corpus.Corpus) -> Rows:
     )
 
 
-# Every format says the same
+# Every format gives the same
 
 FORMATS: dict[str, Callable[[Path, Rows], Path]] = {
     "a.csv": write_csv,
@@ -116,7 +116,7 @@ def test_a_byte_order_mark_and_windows_lines(tmp_path: Path) -> None:
 
 
 def test_tsv_without_quoting(tmp_path: Path) -> None:
-    """As GLUE's files are: a quotation mark is a quotation mark."""
+    """As in GLUE's files: a quotation mark has no special meaning."""
     content = 'sentence\tlabel\n"bad" it is\t0\na "good one\t1\n"never closed\t0\nfine\t1\n'
     assert pairs(read(write(tmp_path / "a.tsv", content.encode()))) == sorted(
         [('"bad" it is', "0"), ('a "good one', "1"), ('"never closed', "0"), ("fine", "1")]
@@ -156,7 +156,7 @@ def hub(path: Path, rows: Rows) -> Path:
 
 
 def test_parquet_of_the_hub(tmp_path: Path) -> None:
-    """Files with splits, among them one without labels, whose labels have names."""
+    """Files with splits and names of labels. One split has no labels."""
     for split, count in (("train", 6), ("test", 4)):
         rows = [(f"{split} {n}", n % 2) for n in range(count)]
         (tmp_path / "plain_text").mkdir(exist_ok=True)
@@ -360,7 +360,7 @@ def test_columns_of_text_files(tmp_path: Path) -> None:
         read(write_texts(tmp_path, ROWS), label="x")
 
 
-# Bad rows: named, skipped, and nothing else is lost
+# Bad rows are named and skipped, and all other rows are used
 
 
 def test_bad_rows_of_csv(tmp_path: Path) -> None:
@@ -378,7 +378,7 @@ def test_bad_rows_of_csv(tmp_path: Path) -> None:
         '"a "stray" one",1\n'  # 12
         "bad three,NaN\n"
         "bad four,0\n"
-        "\n\n"  # the end is no row
+        "\n\n"  # the end is not a row
     )
     told = Told()
     found = read(write(tmp_path / "a.csv", content.encode()), told)
@@ -429,7 +429,7 @@ def test_names_of_classes_are_shown_in_one_line() -> None:
 
 
 def test_types_of_parquet(tmp_path: Path) -> None:
-    """Decimal and 32-bit numbers are labels as they were written; columns of bytes are named with their type."""
+    """Decimal and 32-bit numbers are labels as they were written. Messages name columns of bytes with their type."""
     floats = pa.array([1.1, 2, 1.1, 2], pa.float32())
     decimals = pa.array([decimal.Decimal("1.50"), decimal.Decimal("2.00")] * 2)
     path = tmp_path / "a.parquet"
@@ -449,7 +449,7 @@ def test_bad_rows_of_parquet(tmp_path: Path) -> None:
     broken = pa.StringArray.from_buffers(1, pa.py_buffer(np.array([0, 1], np.int32)), pa.py_buffer(b"\xff"))
     table = pa.table(
         {
-            "when": pa.array([1, 2, 3, 4, 5, 6, 7, 8], pa.timestamp("ns")),  # pandas alone could read it
+            "when": pa.array([1, 2, 3, 4, 5, 6, 7, 8], pa.timestamp("ns")),  # only pandas could read it
             "text": pa.chunked_array([texts, broken]),
             "label": pa.array([1.0, 1.0, 0.0, 1.0, float("nan"), 0.0, 0.0, 1.0]),
         }
@@ -498,7 +498,7 @@ def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def animals(count: int, seed: int) -> Rows:
-    """Three classes, each with a word of its own among others."""
+    """Three classes, each with its own word among others."""
     rng = np.random.default_rng(seed)
     fill = ["the", "a", "is", "and", "here", "that", "it"]
     rows = []
@@ -539,7 +539,7 @@ def test_three_classes_are_learned(tmp_path: Path, vocabulary: Path, capsys: pyt
 
 
 def test_a_run_on_a_file_is_resumed(tmp_path: Path, vocabulary: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """With the columns and the share that it was started with."""
+    """It has the columns and the share from its start."""
     rows = [(text, name, "x") for text, name in animals(60, 0)]
     write_csv(tmp_path / "a.csv", rows, ("wrote", "animal", "label"))  # type: ignore[arg-type]
     given = ["--text-column", "wrote", "--label-column", "animal", "--test-share", "0.25"]
@@ -555,7 +555,7 @@ def test_a_run_on_a_file_is_resumed(tmp_path: Path, vocabulary: Path, capsys: py
 
 
 def test_a_vocabulary_of_any_text_is_kept(tmp_path: Path) -> None:
-    """It is built from texts with line breaks, quotation marks and other scripts, and read again."""
+    """It is built from texts with line breaks, quotation marks and other scripts, and read again from its file."""
     rows = [(f"l'été\n\nn° {n} 'quoted' \\ \u2028 日本語\t{'good' if n % 2 else 'bad'}", n % 2) for n in range(60)]
     write_csv(tmp_path / "a.csv", rows)
     run = ["train", "--output", str(tmp_path / "run")]

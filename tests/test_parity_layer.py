@@ -27,7 +27,7 @@ modes = pytest.mark.parametrize("mode", MODES)
 
 
 def different_weights(output: Any) -> np.ndarray:
-    """An incoming gradient in which no two entries can be confused."""
+    """An incoming gradient with a different weight for every entry."""
     shape = tuple(output.shape)
     return np.cos(np.arange(np.prod(shape), dtype=np.float64)).reshape(shape)
 
@@ -81,7 +81,7 @@ OPTIONS = pairwise(KINDS)
 
 @functools.cache
 def solved(index: int) -> tuple[Problem, Expected, Solution | None]:
-    """A problem, what comes out exactly, and what Keras's layer makes of it if that is asked."""
+    """A problem, its exact solution, and Keras's solution on request."""
     problem = make_problem(5, 18, 4, 7, **OPTIONS[index])
     plain = None if index % framework.EVERY else solve_by_layer(problem, keras.layers.LSTM)
     return problem, expected_of_layer(problem), plain
@@ -100,7 +100,7 @@ def test_layer(index, mode):
     dtype = problem.x.dtype.name
     if dtype in ("float32", "float64") and dtype not in framework.REACHED:
         Expected(plain, expected.allowance).check(fast, slack=2.0)
-    else:  # Keras rounds every intermediate result to 16 bits, or to those of REACHED
+    else:  # Keras rounds every intermediate result to 16 bits, or to the dtype of REACHED
         exact, ours = expected.solution.named(), fast.named()
         for name, theirs in plain.named().items():
             error, error_of_keras = (
@@ -124,7 +124,7 @@ def test_layer(index, mode):
 def test_dropout_draws_the_same_numbers(options, training, mode):
     fast, plain = (layer_class(UNITS, seed=7, **options) for layer_class in (FastLSTM, keras.layers.LSTM))
     same_weights(fast, plain)
-    for seed in range(2):  # the second call must go on where the first one stopped
+    for seed in range(2):  # the second call must go on from the states of the first one
         x = sequences(seed=seed)
         try:
             expected = predict(plain, x, plain_mode(mode, random=training), training=training)
@@ -151,7 +151,7 @@ def test_dropout_with_one_mask_per_gate():
 
 @contextlib.contextmanager
 def where_keras_can_train_it():
-    """Skips where a stateful layer of Keras's own, of an older release on PyTorch, cannot be differentiated."""
+    """Skips if Keras's own stateful layer cannot be differentiated, as in an older release on PyTorch."""
     try:
         yield
     except RuntimeError as error:
@@ -288,7 +288,7 @@ def make_bidirectional(index: int, wrapper: type, layer_class: type) -> keras.La
 
 @functools.cache
 def solved_bidirectional(index: int, mode: str) -> tuple[dict[str, Any], list[np.ndarray], list[np.ndarray]]:
-    """Inputs, the weights, and what Keras's layer makes of them."""
+    """Inputs, the weights, and Keras's results."""
     options = BIDIRECTIONAL[index]
     dtype, rng = DTYPES[options["dtype"]], np.random.default_rng(2)
     inputs: dict[str, Any] = {"sequences": sequences().astype(dtype)}

@@ -1,4 +1,4 @@
-"""`lstm-fast predict`: what it says of texts, in which order, and what it refuses."""
+"""`lstm-fast predict`: its results for texts, their order, and its errors."""
 
 import csv
 import io
@@ -22,7 +22,7 @@ pytest.importorskip("tensorflow")
 from lstm_fast.text import prediction
 from lstm_fast.text import vocabulary as subwords
 
-# Keras's own, when it saves a model.
+# Keras's own warnings, when it saves a model.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept:DeprecationWarning")
 
 WORDS = ("good", "bad", "so-so", "film", "a", "the", "was", "and")
@@ -36,7 +36,7 @@ def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def trained(folder: Path, vocabulary: Path, classes: tuple[str, ...], *options: str) -> Path:
-    """The folder of a run, whose weights have been made large, so that its probabilities are not all alike."""
+    """The folder of a run. Its weights were made large, so that its probabilities differ."""
     rng = np.random.default_rng(0)
     data = folder / "data.csv"
     with data.open("w", encoding="utf-8", newline="") as file:
@@ -54,13 +54,13 @@ def trained(folder: Path, vocabulary: Path, classes: tuple[str, ...], *options: 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory, vocabulary: Path) -> Path:
-    """A run of two classes, on the fused kernels, that takes padding for text."""
+    """A run with two classes, on the fused kernels, without a mask."""
     return trained(tmp_path_factory.mktemp("two"), vocabulary, ("bad", "good"))
 
 
 @pytest.fixture(scope="module")
 def three(tmp_path_factory: pytest.TempPathFactory, vocabulary: Path) -> Path:
-    """A run of three classes, on Keras's own layers, that masks its padding."""
+    """A run with three classes, on Keras's own layers, with a mask."""
     return trained(tmp_path_factory.mktemp("three"), vocabulary, ("bad", "so-so", "good"), "--layer", "keras", "--mask")
 
 
@@ -68,7 +68,7 @@ TEXTS = ["the film was good", "bad", "a film and a film and a film and the good 
 
 
 def predicted(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[list[dict[str, Any]], str]:
-    """The rows of the CSV that a command prints, and what it warns of."""
+    """The rows of the CSV that a command prints, and its warnings."""
     capsys.readouterr()
     assert main(["predict", *arguments]) == 0
     printed = capsys.readouterr()
@@ -112,7 +112,7 @@ def test_probabilities_are_those_of_the_model(
         np.testing.assert_allclose(shares, expected(run, text.strip(), length), atol=1e-5)
         assert row["prediction"] == classes[int(np.argmax(shares))]
     np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-5)
-    assert np.ptp(found[:, 0]) > 0.01  # they are not all alike
+    assert np.ptp(found[:, 0]) > 0.01  # they differ
 
 
 def test_a_masked_model_does_not_see_the_padding(three: Path) -> None:
@@ -137,7 +137,7 @@ def test_a_result_does_not_depend_on_its_neighbours(name: str, request: pytest.F
 
 
 def test_tables(two: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The run's own column is the first guess; then the usual names; or it is named."""
+    """The first guess is the run's own column, then come the usual names. Or the user names the column."""
     path = tmp_path / "a.csv"
     path.write_text("id,text,opinion\n1,bad,good\n2,good,bad\n", encoding="utf-8")
     rows, _ = predicted(capsys, "--model", str(two), str(path))
@@ -205,7 +205,7 @@ def test_tensorflow_predicts_with_what_another_backend_has_trained(
 
 
 def test_stdin_and_a_pipe(two: Path) -> None:
-    """In a process of its own, whose output is no terminal, and in a locale without umlauts."""
+    """In another process, with an output that is not a terminal, and in a locale without umlauts."""
     command = [sys.executable, "-m", "lstm_fast", "predict", "--model", str(two / "model.keras"), "-"]
     given = "good\r\n\nschön\u2028 \N{GRINNING FACE}\n".encode()
     environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -282,7 +282,7 @@ def test_wrong_texts(
 
 
 def test_texts_of_a_pipe(two: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """As the shell makes one for <(command)."""
+    """The shell makes such a pipe for <(command)."""
     reader, writer = os.pipe()
     os.write(writer, b"good film\nbad film\n")
     os.close(writer)
@@ -315,7 +315,7 @@ def test_an_output_that_is_a_folder(two: Path, tmp_path: Path, capsys: pytest.Ca
 def test_no_output_needs_no_folder(
     two: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Also root may not write into /proc/self."""
+    """Even root may not write into /proc/self."""
     monkeypatch.chdir("/proc/self")
     rows, _ = predicted(capsys, "--model", str(two), lines(tmp_path / "a.txt", ["good"]))
     assert len(rows) == 1

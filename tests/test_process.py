@@ -1,4 +1,4 @@
-"""What the library does to the process that it is in: fork, processors, memory, other threads' Python objects."""
+"""The library and its process: fork, processors, memory, Python objects of other threads."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ MIB = 2**20
 
 
 def run_python(script: str, **environment: str) -> str:
-    """Runs a script in a process of its own, with LSTM_FAST_* as they are by default; returns what it prints."""
+    """Runs a script in another process, with no LSTM_FAST_* set; returns its output."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("LSTM_FAST_")}
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script)],
@@ -175,7 +175,7 @@ def test_a_process_that_is_bound_has_as_many_threads() -> None:
 
 
 def reserve_of(mebibytes: float) -> np.ndarray:
-    """A buffer of the library's, of about so many MiB: what a forward pass keeps for the backward pass."""
+    """A buffer of the library with about so many MiB: the reserve of a forward pass."""
     rows = int(mebibytes * MIB / (5 * 16 * 4 * 64))
     x, kernel, recurrent = (np.zeros(shape, np.float32) for shape in ((rows, 64, 1), (1, 64), (16, 64)))
     none = [None]
@@ -260,7 +260,7 @@ def test_arrays_live_as_long_as_the_call_that_reads_them() -> None:
 
 
 def test_modules_do_not_ask_for_the_lock_of_the_interpreter() -> None:
-    """What a Python without that lock reads: Py_mod_gil among the slots of the module's definition."""
+    """Py_mod_gil is among the slots of the module's definition. A Python without that lock reads it."""
     source = Path(__file__).resolve().parents[1] / "csrc" / "bindings"
     for name in ("python.cc", "cuda.cc"):
         assert "py::mod_gil_not_used()" in (source / name).read_text()

@@ -1,4 +1,4 @@
-"""What must hold for any shape, mask and option (hypothesis): the reference, and symmetries to the bit."""
+"""Properties for every shape, mask and option (hypothesis): agreement with the reference, and symmetries to the bit."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -22,7 +22,7 @@ def spread(array: np.ndarray) -> np.ndarray:
     return room[..., 0]
 
 
-# Copies of an array that lie in memory in other ways.
+# Copies of an array with another layout in memory.
 LAYOUTS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
     "dense": np.copy,
     "spread": spread,
@@ -33,7 +33,7 @@ LAYOUTS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
 
 @st.composite
 def problems(draw: st.DrawFn, directions: Sequence[int] = (1, 2)) -> Problem:
-    """A problem with any mask whatever."""
+    """A problem with any mask."""
     flags = ("bias", "states", "input_dropout", "recurrent_dropout", "go_backwards", "zero_output_for_mask")
     problem = make_problem(
         batch=draw(st.integers(0, 20)),

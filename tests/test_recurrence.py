@@ -1,5 +1,5 @@
 """The recurrence alone, on inputs that are projected already: the compiled kernels, and `lstm_fast.recurrence` with
-each of Keras's backends. More of JAX and of `jit_compile=True` is in their own tests.
+each of Keras's backends. There is more about JAX and `jit_compile=True` in their own tests.
 """
 
 from dataclasses import replace
@@ -141,7 +141,7 @@ def test_bad_input_is_named(argument, value, message):
 
 
 def solve_by_function(problem: Problem, mode: str, reserve: str) -> Solution:
-    """Outputs and gradients by the function under `lstm_fast.recurrence`, which takes two directions as well."""
+    """Outputs and gradients by the function under `lstm_fast.recurrence`, which also takes two directions."""
     n = len(problem.recurrent_kernels)
     columns = (problem.recurrent_kernels, problem.biases, problem.h0, problem.c0)
     lists = [value for column in columns for value in column]

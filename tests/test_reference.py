@@ -1,4 +1,4 @@
-"""The float64 reference against Keras in float64, against finite differences, and on what Keras cannot run."""
+"""The float64 reference against Keras in float64, against finite differences, and on problems that Keras cannot run."""
 
 import keras
 import numpy as np

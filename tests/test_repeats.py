@@ -25,7 +25,7 @@ from lstm_fast import _core
 every_isa = pytest.mark.usefixtures("isa")
 
 TIME = 330
-# Where a row repeats its input, in parts of the sequence.
+# Where a row repeats its input, as fractions of the sequence.
 RUNS: dict[str, list[tuple[float, float]]] = {
     "end": [(0.1, 1.0)],
     "beginning": [(0.0, 0.9)],
@@ -43,7 +43,7 @@ def setting() -> Iterator[None]:
 
 
 def with_runs(problem: Problem, runs: list[tuple[float, float]], *, weight: float = 0.4) -> Problem:
-    """The problem with inputs that repeat, in every row a bit later, and with weights that let states come to rest."""
+    """The problem with inputs that repeat, a bit later in every row, and with weights that let states come to rest."""
     x = problem.x.copy()
     batch, time, _ = x.shape
     for row, (begin, end) in itertools.product(range(batch), runs):
@@ -54,7 +54,7 @@ def with_runs(problem: Problem, runs: list[tuple[float, float]], *, weight: floa
 
 
 def solve(problem: Problem, *, skips: bool, **options: Any) -> tuple[Solution, int]:
-    """What the kernels compute, and how many timesteps they left out in both passes together."""
+    """The kernels' results, and the number of timesteps that both passes left out."""
     _core.set_skips_repeats(skips)
     before = _core.timesteps()
     solution = solve_by_kernel(problem, **options)
@@ -68,7 +68,7 @@ def forward(solution: Solution) -> Solution:
 
 
 def assert_skipped(problem: Problem, reserve: str, least: float = 0.3) -> None:
-    """Asserts that the problem is solved right, in fewer steps, with the bits that it has when all are computed."""
+    """Asserts that the solution is right, takes fewer steps, and has the same bits as if all steps were computed."""
     found, skipped = solve(problem, skips=True, reserve=reserve)
     every, none = solve(problem, skips=False, reserve=reserve)
     assert none == 0
@@ -119,7 +119,7 @@ def test_every_option(options: dict[str, Any], reserve: str) -> None:
 
 
 def rotating(period: int, batch: int = 3) -> Problem:
-    """States that go round: each unit takes on, almost, the last state of the one before it, and forgets its own."""
+    """States that rotate: each unit takes nearly the last state of the unit before it, and forgets its own."""
     problem = make_problem(batch, TIME, 4, period, dtype="float32")
     kernel, recurrent_kernel = np.zeros((4, 4 * period), np.float32), np.zeros((period, 4 * period), np.float32)
     bias = np.zeros(4 * period, np.float32)
@@ -167,7 +167,7 @@ def test_states_that_come_to_no_rest(reserve: str) -> None:
 @pytest.mark.usefixtures("threads")
 @every_isa
 def test_units_of_one_thread_at_rest_while_those_of_another_move(start: int) -> None:
-    """A 1 that goes round all units: for some steps a thread's own stay what they are, and no thread's in all steps."""
+    """A 1 goes round all units. A thread's own units rest for some steps, but never in all steps."""
     units, wide = 128, 100.0
     problem = make_problem(1, 200, 4, units)
     kernel, bias = np.zeros((4, 4 * units), np.float32), np.zeros(4 * units, np.float32)
@@ -214,7 +214,7 @@ def test_numbers_that_are_not_finite(value: float, where: str) -> None:
 
 @pytest.mark.fast
 def test_zeros_that_flow_back_meet_infinite_weights() -> None:
-    """What no gradient flows through is passed over, but not where zero times a weight is not zero."""
+    """Timesteps without a gradient are skipped, but not if zero times a weight is not zero."""
     problem = with_runs(make_problem(2, 4 * TIME, 3, 4, return_sequences=False), RUNS["end"], weight=0.1)
     kernel = problem.kernels[0].copy()
     kernel[1, 2] = np.inf

@@ -1,4 +1,4 @@
-"""An exported model runs where this package is not: as it is, by `to_keras`, and inside of `as_keras`."""
+"""An exported model runs without this package: as it is, after `to_keras`, and inside `as_keras`."""
 
 import contextlib
 import pathlib
@@ -39,7 +39,7 @@ pytestmark = [
 
 @pytest.fixture(autouse=True)
 def fallbacks_are_no_errors(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What counts the calls of the kernels is `fused`."""
+    """Lets layers fall back: here `fused` proves that the kernels run."""
     monkeypatch.setenv("LSTM_FAST_KERNEL", "auto")
 
 
@@ -56,7 +56,7 @@ def make_model() -> keras.Model:
 
 
 def assert_serves(folder: pathlib.Path, x: np.ndarray, expected: np.ndarray) -> None:
-    """Asserts that the SavedModel in a folder computes what is expected, in a process without this package."""
+    """Asserts that the SavedModel in a folder gives the expected result, in a process without this package."""
     np.save(folder / "x.npy", x)
     subprocess.run([sys.executable, "-c", SERVE, str(folder)], check=True, timeout=120)
     tolerance = tolerances.between_layers("float32", x.size, expected)
@@ -107,7 +107,7 @@ def test_onnx_file_runs_without_this_package(tmp_path: pathlib.Path) -> None:
 
 
 def test_tensorflow_saves_as_keras(tmp_path: pathlib.Path) -> None:
-    """A function that is traced when it is saved; one that was traced before stays as it was traced."""
+    """A function is traced when it is saved. One that was traced before does not change."""
     import tensorflow as tf
 
     model = make_model()

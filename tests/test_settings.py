@@ -1,4 +1,4 @@
-"""lstm_fast.config: what a program asks for comes before the environment, and is put back."""
+"""lstm_fast.config: the settings of a program come before the environment, and are restored."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""stateful=True: states go from batch to batch, as in a loop by hand that hands them over, with every Keras backend."""
+"""stateful=True: states go from batch to batch, as in a loop that passes them by hand, with every Keras backend."""
 
 import os
 import pathlib
@@ -46,7 +46,7 @@ def stateful_model(name: str = "lstm", **options: Any) -> keras.Sequential:
 
 
 class ByHand:
-    """The same model of Keras's layers, without `stateful`: whoever calls it hands the states over."""
+    """The same model with Keras's layers, without `stateful`: its caller passes the states."""
 
     def __init__(self, name: str, model: keras.Model) -> None:
         x = y = keras.Input((None, FEATURES), batch_size=BATCH)
@@ -124,7 +124,7 @@ def test_predict_goes_on(name: str, x: np.ndarray) -> None:
     assert np.abs(expected - np.concatenate([ByHand(name, model).predict(part) for part in batches(x)])).max() > 1e-3
     with fused(forward=BATCHES * STACKS[name][1]):
         assert_close(model.predict(x, batch_size=BATCH, verbose=0), expected)
-    # From call to call, whichever it is.
+    # From call to call, in every order.
     for predict in (lambda part: model.predict(part, batch_size=BATCH, verbose=0), model.predict_on_batch, model):
         assert_close(predict(x[:BATCH]), by_hand.predict(x[:BATCH]))
     for layer in model.layers[:-1]:
@@ -185,7 +185,7 @@ def test_dtypes_go_on(policy: str, x: np.ndarray) -> None:
 
 
 def test_masks_go_on(x: np.ndarray) -> None:
-    """A batch that is wholly masked for a row leaves the states of this row."""
+    """A batch in which a row is wholly masked does not change the states of this row."""
     x[BATCH, :] = 0.0
     layer = FastLSTM(UNITS, stateful=True)
     model = keras.Sequential([keras.Input((TIME, FEATURES), batch_size=BATCH), keras.layers.Masking(), layer])
@@ -199,7 +199,7 @@ def test_masks_go_on(x: np.ndarray) -> None:
 
 @pytest.mark.parametrize("wrap", [lambda layer: layer, FastBidirectional, Bidirectional])
 def test_initial_states_are_for_one_call(wrap: Callable[[Any], Any], x: np.ndarray) -> None:
-    """They take the place of the kept ones, and what comes of them is kept."""
+    """They replace the stored states, and the states after the call are stored."""
     layer = wrap(FastLSTM(UNITS, stateful=True))
     layer(x[:BATCH])
     last = [to_numpy(state) for state in layer.states]
@@ -268,7 +268,7 @@ class ResetByModel(Reset):
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self.recurrent = self.model.layers[
             :-1
-        ]  # asking for the model makes Keras's trainer on JAX give its values back
+        ]  # access to the model makes Keras's trainer on JAX give its values back
         super().on_train_batch_end(batch, logs)
 
 
@@ -319,7 +319,7 @@ def fast_layers_without_states(name: str) -> list[keras.Layer]:
 
 @pytest.mark.backends("jax")
 def test_state_tree(x: np.ndarray, y: np.ndarray) -> None:
-    """The whole state of a model, with the states of its layers, which need names of their own there."""
+    """The whole state of a model, with the states of its layers. They need different names there."""
     models = [compiled(stateful_model("bidirectional")) for _ in range(2)]
     models[0].fit(x, y, batch_size=BATCH, verbose=0)
     models[1].fit(x, y, batch_size=BATCH, verbose=0)
@@ -420,7 +420,7 @@ def test_accelerated_after_it_ran_as_keras(name: str, x: np.ndarray, y: np.ndarr
 def test_bidirectional_returns_its_states(
     merge_mode: str | None, return_sequences: bool, masked: bool, x: np.ndarray
 ) -> None:
-    """keras.layers.Bidirectional raises a TypeError here, out of its compute_mask."""
+    """keras.layers.Bidirectional raises a TypeError here, in its compute_mask."""
     options = {"return_sequences": return_sequences, "return_state": True}
     layer = FastBidirectional(FastLSTM(UNITS, stateful=True, **options), merge_mode=merge_mode)
     plain = Bidirectional(LSTM(UNITS, **options), merge_mode=merge_mode)
@@ -443,7 +443,7 @@ def test_bidirectional_returns_its_states(
             state.assign(b)
         for a, b in zip(layer(part, mask=mask), expected, strict=True):
             assert_close(a, b)
-    # The outputs hand on the mask, the states have none.
+    # The outputs pass on the mask, the states have none.
     handed_on = [getattr(output, "_keras_mask", None) is not None for output in outputs]
     sequences = len(outputs) - 4
     assert handed_on == [masked and return_sequences] * sequences + [False] * 4
@@ -481,7 +481,7 @@ ERRORS: dict[str, tuple[type[Exception], str]] = {
 def test_last_batch_of_another_size(
     wrap: Callable[[Any], Any], mode: str, activation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """TensorFlow's predict spread one sequence over the states, and returned too many rows."""
+    """TensorFlow's predict repeated one sequence for all states, and returned too many rows."""
     monkeypatch.setenv("LSTM_FAST_KERNEL", "auto")
     layer = wrap(FastLSTM(UNITS, stateful=True, activation=activation))
     model = keras.Sequential([keras.Input((TIME, FEATURES), batch_size=BATCH), layer])
@@ -560,4 +560,4 @@ def test_fit_of_a_model_spread_over_devices(tmp_path: pathlib.Path) -> None:
     data_parallel.run_script(SPREAD, tmp_path, KERAS_BACKEND="jax", XLA_FLAGS=devices)
     data_parallel.check(tmp_path, "spread", "whole", 2 * data_parallel.STEPS)
     forgetful, whole = (np.load(tmp_path / f"{name}.npz") for name in ("forgetful", "whole"))
-    assert any(np.abs(forgetful[key] - whole[key]).max() > 1e-3 for key in whole.files)  # that this can fail
+    assert any(np.abs(forgetful[key] - whole[key]).max() > 1e-3 for key in whole.files)  # this comparison can fail

@@ -116,7 +116,7 @@ def test_what_decides_the_number_of_threads(
 
 
 class Cuda:
-    """As much of `lstm_fast._cuda` as status() asks, with two devices of which one is too old."""
+    """The part of `lstm_fast._cuda` that status() uses, with two devices. One of them is too old."""
 
     problem = ""
 
@@ -133,7 +133,7 @@ class Cuda:
 
 
 def test_status_of_cuda(monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder) -> None:
-    gc.collect()  # what other tests have left behind may complain while it is collected
+    gc.collect()  # objects of other tests may warn while they are collected
     recwarn.clear()
     module = Cuda()
     monkeypatch.setattr(diagnosis, "cuda_state", lambda: "built for sm_80, sm_90")

@@ -1,6 +1,7 @@
 """The types of the compiled modules, lstm_fast/_core.pyi and _cuda.pyi, against the modules themselves.
 
-`make lint` runs mypy's stubtest, too. That sees no parameters of compiled functions: the first line of their help does.
+`make lint` runs mypy's stubtest, too. It does not see the parameters of compiled functions. The first line of their
+help has them.
 """
 
 import ast
@@ -30,7 +31,7 @@ def stub_of(module: ModuleType) -> list[ast.stmt]:
 
 
 def parameters(function: ast.FunctionDef) -> list[tuple[str, str | None]]:
-    """Names, with the defaults as they are written."""
+    """Names of parameters, with their defaults as text."""
     arguments = function.args
     names = [argument.arg for argument in arguments.args]
     defaults = [None] * (len(names) - len(arguments.defaults)) + [ast.unparse(value) for value in arguments.defaults]

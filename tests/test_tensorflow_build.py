@@ -1,6 +1,6 @@
-"""Where TensorFlow's ops on GPUs are compiled when they are first needed, mostly by a script that is no compiler.
+"""TensorFlow's ops on GPUs are compiled when they are first needed: here mostly by a script instead of a compiler.
 
-A compiler and TensorFlow's headers make them in test_cuda_build.py, and for the emulated device in emulated.py.
+A real compiler with TensorFlow's headers is in test_cuda_build.py, and for the emulated device in emulated.py.
 """
 
 import errno
@@ -28,7 +28,7 @@ from lstm_fast.backends import tensorflow_cuda
 
 PACKAGE = Path(lstm_fast.__file__).parent
 
-# Takes a while, so that two of them would run at once.
+# It is slow, so that two of them would run at the same time.
 COMPILER = """#!/bin/sh
 echo called >> "{calls}"
 while [ "$1" != -o ]; do shift; done
@@ -58,7 +58,7 @@ def recipe(tmp_path: Path) -> Recipe:
 
 @pytest.fixture
 def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What the compiler has written, a line for each call."""
+    """The lines that the compiler has written, one for each call."""
     file = tmp_path / "calls"
     pretend(COMPILER.format(calls=file), tmp_path, monkeypatch)
     return file
@@ -202,7 +202,7 @@ def test_a_compiler_that_fails(
     with pytest.raises(LibraryError, match=rf"failed \({message}.*\): see {cache}/.*\.log"):
         tensorflow_build.library(recipe)
     (log,) = cache.glob("*.log")
-    assert "ops.cc" in log.read_text()  # of the command
+    assert "ops.cc" in log.read_text()  # from the command
     pretend(COMPILER.format(calls=tmp_path / "calls"), tmp_path, monkeypatch)
     assert tensorflow_build.library(recipe).exists()
     assert not log.exists()
@@ -225,7 +225,7 @@ def test_no_sources(recipe: Recipe, tmp_path: Path) -> None:
 
 @pytest.fixture
 def no_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home that cannot be written; the folder that takes its place."""
+    """A home folder that cannot be written, and the folder that is used instead."""
     monkeypatch.delenv("LSTM_FAST_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -275,12 +275,12 @@ def test_a_chosen_folder_is_the_only_one(
     assert not calls.exists()
 
 
-# What the package makes of it
+# The package around it
 
 
 @pytest.fixture
 def needed(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A GPU and the kernels for it, while the package was built without the ops."""
+    """A GPU and its kernels, in a package that was built without the ops."""
     monkeypatch.setattr(backend, "gpus", lambda: ("/physical_device:GPU:0",))
     monkeypatch.setattr(tensorflow_cuda, "cuda", lambda: None)
     monkeypatch.setattr(tensorflow_cuda, "tensorflow_ops_state", lambda: "not built: because")
@@ -310,7 +310,7 @@ def test_status_says_why_it_is_not_there(
             status.tensorflow_gpu,
         )
         assert status.problems == ()
-    _, said = caplog.records  # that it is compiled, and that this failed
+    _, said = caplog.records  # the compilation, and its failure
     assert said.getMessage() == f"TensorFlow's ops on GPUs: {status.tensorflow_gpu}"
 
 

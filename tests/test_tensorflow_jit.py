@@ -1,5 +1,5 @@
 """TensorFlow with `jit_compile=True`: functions, layers and models that XLA compiles, against the reference and against
-themselves outside of it. Every test proves that the fused kernels ran.
+themselves without XLA. Every test proves that the fused kernels ran.
 """
 
 from typing import Any
@@ -73,7 +73,7 @@ def sequences(batch: int = BATCH, time: int = TIME) -> tf.Tensor:
 
 
 def operations(function: Any, *arguments: Any) -> set[str]:
-    """The types of the operations in a traced function, and in those that it calls."""
+    """The types of the operations in a traced function, and in the functions that it calls."""
     definition = function.get_concrete_function(*arguments).graph.as_graph_def()
     nodes = [*definition.node, *(node for called in definition.library.function for node in called.node_def)]
     return {node.op for node in nodes}

@@ -76,7 +76,7 @@ def test_sample_has_the_lengths_of_imdb() -> None:
 
 
 def test_sample_verdict_follows_the_rule() -> None:
-    """The verdict, read from the text by the rule that the module states."""
+    """The verdict, read from the text by the rule in the module's docstring."""
     for text, label in zip(*sample.generate(400, seed=2), strict=True):
         words = text.split()
         (turn,) = (index for index, word in enumerate(words) if word in sample.TURNS)
@@ -89,7 +89,7 @@ def test_sample_verdict_follows_the_rule() -> None:
                 scores["after" if index > turn else "before"] += 1 if (word in sample.PRAISE) != negated else -1
                 negated = False
         assert (scores["after"] > 0) == (label == 1)
-        assert (scores["before"] < 0) == (label == 1)  # and others always said the opposite
+        assert (scores["before"] < 0) == (label == 1)  # the other people always say the opposite
 
 
 def test_sample_twins_have_the_same_words_and_phrases() -> None:
@@ -109,7 +109,7 @@ def test_sample_twins_have_the_same_words_and_phrases() -> None:
 
 
 def test_bag_of_words_does_not_solve_the_sample() -> None:
-    """Logistic regression on word counts, where chance is 0.5."""
+    """Logistic regression on word counts is no better than chance, which is 0.5."""
     keras.utils.set_random_seed(0)
     texts, labels = sample.generate(1000, seed=0, median_length=60)
     test_texts, test_labels = sample.generate(400, seed=1, median_length=60)
@@ -176,7 +176,7 @@ def test_load_path(tmp_path: Path, vocabulary: Path, nested: bool, packed: bool)
 
 
 def test_archive_members_cannot_leave_it(tmp_path: Path, vocabulary: Path) -> None:
-    """Nothing is extracted: a member that points outside is read as a review, and links are passed over."""
+    """Nothing is extracted: a member with a path outside is read as a review, and links are left out."""
     archive_path = tmp_path / "a.tar.gz"
     with tarfile.open(archive_path, "w:gz") as archive:
         for split in ("train", "test"):
@@ -286,7 +286,7 @@ def test_sizes_must_be_positive(name: str) -> None:
 
 
 def batched(lengths: list[int], batch_size: int, bucket: bool = False, seed: int = 1) -> batches.Data:
-    """Reviews of given lengths; the label is the review's index, and each of its ids that plus 1."""
+    """Reviews of given lengths. The label is the review's index, and each of its ids is the index plus 1."""
     ids = tf.ragged.constant([[index + 1] * length for index, length in enumerate(lengths)], dtype=tf.int64)
     reviews = batches.Encoded(ids, tf.range(len(lengths), dtype=tf.int64))
     return batches.Data("", (), None, reviews, reviews, batch_size, seed, bucket)
@@ -335,12 +335,12 @@ def test_the_order_depends_on_seed_and_epoch_alone(bucket: bool) -> None:
     assert epoch_orders(batched([1] * 100, 8, bucket, seed=2), 3) != orders
 
 
-# TensorFlow Datasets, its real builder, nothing replaced
+# TensorFlow Datasets, with its real builder
 
 
 @pytest.fixture
 def download_cache(tmp_path: Path) -> Path:
-    """A data_dir in which TFDS finds the archive as if it had downloaded it."""
+    """A data_dir with the archive in it, as if TFDS had downloaded it."""
     _, archive = tfds._archive(tmp_path)
     archive.parent.mkdir(parents=True)
     shutil.copy(shared_data.path(TINY), archive)
@@ -370,7 +370,7 @@ def test_tfds_prepares_a_downloaded_archive(download_cache: Path) -> None:
 
 
 def test_tfds_without_a_network_fails_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # A proxy that refuses every connection: as good as no network, and the same on every machine.
+    # A proxy that refuses every connection is like no network, and the same on every machine.
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     start = time.monotonic()
     with pytest.raises(DataError, match=r"data: expected http\S+ within reach.*use --data sample, or --data PATH"):

@@ -109,7 +109,7 @@ def test_comparison_fails_on_a_difference_or_a_fallback() -> None:
 
 
 def test_a_bidirectional_lstm_learns_the_sample() -> None:
-    """What counting words cannot do."""
+    """A count of words cannot solve the sample."""
     encoder = vocabulary.encoder_class()(list(sample.vocabulary()))
 
     def reviews(count: int, seed: int) -> batches.Encoded:

@@ -1,4 +1,4 @@
-"""lstm_fast.lstm on PyTorch tensors: what its users rely on beyond the numbers. Parity is in test_parity_layer.py."""
+"""lstm_fast.lstm on PyTorch tensors: requirements beyond the numbers. Parity is in test_parity_layer.py."""
 
 import concurrent.futures
 import math
@@ -44,7 +44,7 @@ def options(problem: Problem) -> dict[str, Any]:
 
 
 def test_same_bits_as_the_compiled_functions() -> None:
-    """Nothing but the kernel computes, in any dtype: bfloat16 goes through as its bits."""
+    """Only the kernel computes, in every dtype. bfloat16 is passed as its bits."""
     for dtype in DTYPES:
         problem = make_problem(dtype=dtype, mask="holes")
         given = arguments(problem)
@@ -66,7 +66,7 @@ def test_gradcheck() -> None:
 
 
 def test_no_copies(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The compiled module gets the tensors' own memory, and the results are what it has written."""
+    """The compiled module gets the tensors' own memory, and the results are the memory that it has written."""
     given = arguments(make_problem(states=False))
     seen = {}
 
@@ -148,7 +148,7 @@ def test_gradients_go_only_where_they_are_wanted(training: bool, monkeypatch: py
 
 
 def test_the_reserve_is_recycled() -> None:
-    """It goes when the backward pass is over, even while the outputs live, and the next step gets the same memory."""
+    """It is freed after the backward pass, even while the outputs live, and the next step gets the same memory."""
     given = arguments(make_problem(64, 64, 8, 64, states=False))
     places = set()
     kept = []
@@ -190,7 +190,7 @@ def test_parameters_from_other_libraries() -> None:
 
 @pytest.mark.fast
 def test_devices() -> None:
-    """PyTorch's device without memory stands for the ones that this machine has not."""
+    """PyTorch's device without memory stands for devices that this machine does not have."""
     x, kernel, *rest = arguments(make_problem(states=False), requires_grad=False)
     with pytest.raises(TypeError, match=r"`kernel`: .*expected a tensor on cpu, found one on meta"):
         lstm_fast.lstm(x, kernel.to("meta"), *rest)
@@ -232,8 +232,8 @@ def test_torch_export_is_told_so(strict: bool) -> None:
     with pytest.raises(RuntimeError) as error:
         torch.export.export(Module(), tuple(given), strict=strict)
     text = f"{error.value} {error.value.__cause__}"
-    # PyTorch before 2.10 does not say that it exports: then it is its tensors that the kernel cannot take, or, where it
-    # compiles first, that it may not follow the call.
+    # PyTorch before 2.10 does not say that it exports. Then the reason is that the kernel cannot take its tensors, or,
+    # if it compiles first, that it must not follow the call.
     told = ("torch.jit.trace or torch.export: an exported program", "type FakeTensor", "_dynamo.disable() wrapped")
     assert any(part in text for part in told[: 1 if TORCH >= (2, 10) else None]), text
 
@@ -254,11 +254,11 @@ def test_callers_in_several_threads() -> None:
                 assert torch.equal(a, b)
 
 
-# PyTorch warns of its own doings while it compiles.
+# PyTorch warns about its own code while it compiles.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf", "ignore:.*script_method")
 @pytest.mark.parametrize("compiler", ["eager", "aot_eager"])
 def test_compiled_functions(compiler: str) -> None:
-    """torch.compile leaves the kernel out of its graph, and what is around it in."""
+    """torch.compile leaves only the kernel out of its graph."""
 
     def loss(x: Any, *weights: Any) -> Any:
         output, h, _ = lstm_fast.lstm(torch.sin(x) * 2.0, *weights, return_sequences=True)
@@ -278,7 +278,7 @@ def test_compiled_functions(compiler: str) -> None:
 
 
 def test_no_other_framework_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch.compile would follow the question into TensorFlow, and warn of what it finds there."""
+    """torch.compile would follow the call into TensorFlow, and warn about the code there."""
     for name in ("tensorflow", "jax"):
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
     with fused(forward=1):
@@ -286,7 +286,7 @@ def test_no_other_framework_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_both_directions_at_once() -> None:
-    """What FastBidirectional calls."""
+    """As FastBidirectional calls it."""
     problem = make_problem(directions=2, mask="holes")
     columns = [problem.kernels, problem.recurrent_kernels, problem.biases, problem.h0, problem.c0]
     directions = [Direction(*(tensor(column[n]) for column in columns)) for n in range(2)]
@@ -359,13 +359,13 @@ in_processes({
 
 
 def test_distributed_data_parallel(tmp_path: Path) -> None:
-    """Two processes, each with half of a batch: the weights that one process has after the whole batches.
+    """Two processes, each with half of a batch: the weights are those of one process with the whole batches.
 
     Around a Keras model, masked and not, and around a module that calls the function under the layers.
     """
     if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
         pytest.skip("this PyTorch is built without gloo")
-    # One thread each of PyTorch's own: they would wait for each other, on the processors that all processes share.
+    # One PyTorch thread in each process: more would wait for each other, because all processes share the processors.
     data_parallel.run_script(DISTRIBUTED, tmp_path, OMP_NUM_THREADS="1")
     for kind, calls in (("True", 2), ("False", 2), ("module", 1)):
         for rank in range(2):

@@ -1,4 +1,4 @@
-"""FastLSTM and FastBidirectional under what PyTorch does to functions and tensors: they are what Keras's layers are."""
+"""FastLSTM and FastBidirectional under PyTorch's transforms of functions and tensors: the same results as Keras's."""
 
 import contextlib
 import importlib.util
@@ -30,7 +30,7 @@ from lstm_fast.backends import torch as backend
 
 pytestmark = [
     pytest.mark.backends("torch"),
-    # PyTorch warns of what it does itself in forward mode and in traces, and of what is new or deprecated.
+    # PyTorch warns about its own code in forward mode and in traces, and about new or deprecated features.
     pytest.mark.filterwarnings("ignore:.*torch.jit"),
     pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
     pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors"),
@@ -44,7 +44,7 @@ pytestmark = [
 
 BATCH, TIME, FEATURES, UNITS = 3, 4, 2, 3
 
-Transform = Callable[[Any], Any]  # of a layer
+Transform = Callable[[Any], Any]  # transforms a layer
 
 
 def values(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -57,7 +57,7 @@ MANY = values(5, BATCH, TIME, FEATURES, seed=2)
 
 
 class Pair(NamedTuple):
-    """A layer of Keras, and ours with its weights."""
+    """A layer of Keras, and ours with the same weights."""
 
     plain: Any
     fast: Any
@@ -97,7 +97,7 @@ def weights(layer: Any) -> list[torch.Tensor]:
 
 
 def by_weights(layer: Any, given: Any, x: torch.Tensor, **arguments: Any) -> torch.Tensor:
-    """What a layer returns with weights in the place of its own."""
+    """The results of a layer with other weights than its own."""
     others = [variable.value for variable in layer.non_trainable_variables]
     return layer.stateless_call(given, others, x, **arguments)[0]
 
@@ -118,7 +118,7 @@ def assert_same(found: Any, expected: Any) -> None:
 
 @contextlib.contextmanager
 def falls_back(reason: str, calls: int | None = None, forward: int = 0) -> Iterator[None]:
-    """Asserts that layers run as Keras's inside, for a reason that the status shows, and how often the kernel does."""
+    """Asserts that layers run as Keras's inside, for a reason in the status, and how often the kernel runs."""
     before = lstm_fast.status()
     yield
     after = lstm_fast.status()
@@ -130,7 +130,7 @@ def falls_back(reason: str, calls: int | None = None, forward: int = 0) -> Itera
     assert after.fused_calls["backward"] == before.fused_calls["backward"]
 
 
-# What runs fused: transform, and how often it runs the forward and the backward pass. OUTPUTS: for each output.
+# Transforms that run fused, and how often each runs the forward and the backward pass. OUTPUTS: once for each output.
 
 OUTPUTS = -1
 
@@ -257,7 +257,7 @@ def test_runs_fused(name: str, pair: Pair) -> None:
 
 @pytest.mark.parametrize("mapped", ["sequences", "mask", "states", "all"])
 def test_vmap_of_any_argument(mapped: str, pair: Pair) -> None:
-    """What is not mapped serves all rows of what is."""
+    """An argument that is not mapped is for all rows of the mapped ones."""
     arguments = [X, MASK, *pair.states]
     copies = [torch.stack([value, value.flip(0)], dim=1) for value in arguments]
     which = {"sequences": [0], "mask": [1], "states": range(2, len(arguments)), "all": range(len(arguments))}[mapped]
@@ -299,7 +299,7 @@ def test_no_samples_have_no_gradients(pair: Pair) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_vmap_has_the_bits_of_single_calls(dtype: str) -> None:
-    """Of both directions, with dropout; also where the memory of what is mapped is in another order."""
+    """In both directions, with dropout, also if the memory of a mapped argument has another order."""
     problem = make_problem(
         5, 4, 3, 6, dtype=dtype, directions=2, mask="holes", input_dropout=True, recurrent_dropout=True
     )
@@ -362,7 +362,7 @@ def test_compiled_vmap() -> None:
     assert_same(found, expected)
 
 
-# What runs as Keras's layer
+# Transforms that run as Keras's layer
 
 
 class Records(TorchDispatchMode):
@@ -383,11 +383,11 @@ class Replaces(TorchFunctionMode):
 
 
 class Marked(torch.Tensor):
-    """A type of a user's own."""
+    """A tensor type of a user."""
 
 
 class Wrapper(torch.Tensor):
-    """A type without memory of its own, as that of distributed tensors."""
+    """A tensor type without its own memory, like that of distributed tensors."""
 
     inner: torch.Tensor
 
@@ -490,7 +490,7 @@ def exported(layer: Any) -> Any:
 
 
 def jit_traced(layer: Any) -> Any:
-    layer.trainable = False  # whose weights may be constants
+    layer.trainable = False  # its weights may then be constants
     return torch.jit.trace(lambda x: layer(x), (X,), check_trace=False)(OTHER)  # noqa: PLW0108 (trace looks into modules)
 
 
@@ -532,7 +532,7 @@ FALLING_BACK: dict[str, tuple[Transform, str]] = {
     ),
 }
 
-BEFORE = {"linearize": 1}  # which calls the layer once without any transform
+BEFORE = {"linearize": 1}  # it calls the layer once without any transform
 
 
 @pytest.mark.usefixtures("auto")
@@ -558,7 +558,7 @@ def test_types_of_other_arguments(argument: str, pair: Pair) -> None:
 @pytest.mark.usefixtures("auto")
 @pytest.mark.parametrize("directions", [1, 2])
 def test_the_same_dropout_there(directions: int) -> None:
-    """What was drawn before the kernel turned out to be unavailable is what Keras's layer uses."""
+    """Dropout masks are drawn before the kernel turns out to be unavailable. Keras's layer uses the same ones."""
     pair = make_pair(directions, dropout=0.5, recurrent_dropout=0.5, seed=3)
     results = []
     for layer in (pair.plain, pair.fast):
@@ -624,7 +624,7 @@ def test_the_function_says_why(name: str) -> None:
 
 
 def test_compiled_whole() -> None:
-    """A graph without a break is not to be had, as PyTorch says with our reason, or before 2.7 with our function."""
+    """A graph without a break is impossible. PyTorch's error names our reason, or, before 2.7, our function."""
     torch._dynamo.reset()
     reason = r"kernels of lstm_fast are not part of a graph|function lstm"
     with pytest.raises(torch._dynamo.exc.Unsupported, match=reason):
@@ -645,7 +645,7 @@ def test_other_tensors() -> None:
 
 @pytest.mark.parametrize("kind", ["mode", "dual numbers"])
 def test_a_backward_pass_alone_is_refused(kind: str, pair: Pair) -> None:
-    """The forward pass has run fused, and Keras's backward pass is not there."""
+    """The forward pass has run fused, so there is no backward pass of Keras."""
     x = X.clone().requires_grad_()
     output = pair.fast(x)
     seed = torch.ones_like(output)
@@ -693,7 +693,7 @@ def test_gradients_of_gradients_that_show_late_are_refused(kind: str, pair: Pair
 
 
 def test_negative_views(pair: Pair) -> None:
-    """Of any argument, and of an incoming gradient: their memory holds the values with the other sign."""
+    """Views of any argument, and of an incoming gradient: their memory holds the values with the other sign."""
 
     def negative(value: torch.Tensor) -> torch.Tensor:
         view = torch._neg_view(-value)
@@ -766,7 +766,7 @@ def test_settings(setting: Any, pair: Pair) -> None:
 
 
 def test_lists_go_where_x_is() -> None:
-    """Not to the device that new tensors are made on."""
+    """Not to the default device for new tensors."""
     expected = lstm_fast.lstm(X, KERNEL, RECURRENT_KERNEL)
     lists = [KERNEL.tolist(), RECURRENT_KERNEL.tolist()]
     with fused(1), torch.device("meta"):
@@ -774,7 +774,7 @@ def test_lists_go_where_x_is() -> None:
     assert_same(found, expected)
 
 
-# Names that PyTorch may take away
+# Names that PyTorch may remove
 
 
 @pytest.mark.usefixtures("auto")
@@ -804,7 +804,7 @@ def test_without_what_tells_transforms(owner: Any, name: str, pair: Pair, monkey
     ("owner", "name"), [(torch.overrides, "_get_current_function_mode_stack"), (torch.utils._device, "DeviceContext")]
 )
 def test_without_what_tells_function_modes(owner: Any, name: str, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where there is no such mode nothing is needed to tell which it is."""
+    """Without such a mode, these names are not needed."""
     expected = pair.plain(X)
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.device("cpu"))
@@ -818,7 +818,7 @@ def test_without_what_tells_function_modes(owner: Any, name: str, pair: Pair, mo
 
 
 def test_without_what_tells_batched_gradients(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All else goes on as it was, and what needs it does not get past PyTorch."""
+    """Everything else works as before. PyTorch itself refuses batched gradients."""
     expected = leaf_gradient(pair.plain, pair.plain)
     monkeypatch.delattr(torch._C._functorch, "is_legacy_batchedtensor")
     with fused(1, 1):
@@ -846,7 +846,7 @@ def test_without_is_exporting(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_disable_without_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in PyTorch 2.6: the module can be imported, and what it leaves out of graphs is left out."""
+    """As in PyTorch 2.6: the module can be imported, and its functions are still left out of graphs."""
     disable, disabled = torch.compiler.disable, []
 
     def old(fn: Any = None, recursive: bool = True) -> Any:

@@ -1,4 +1,4 @@
-"""`lstm-fast train --distribute` on every backend: two processes leave what one process leaves."""
+"""`lstm-fast train --distribute` on every backend: two processes give the result of one process."""
 
 import contextlib
 import json
@@ -23,18 +23,18 @@ from lstm_fast.distribute.fit import fit
 pytest.importorskip("tensorflow")
 pytestmark = [
     pytest.mark.backends("tensorflow", "jax", "torch"),
-    # Keras's own, when it saves a model.
+    # Keras's own warnings, when it saves a model.
     pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept:DeprecationWarning"),
 ]
 
 BACKEND = keras.backend.backend()
-# 33 is no multiple of two processes; and of the last batch, which has one text, one of them gets none.
+# 33 is not a multiple of two. The last batch has one text, so one of the processes gets none of it.
 OPTIONS = ["--data", "sample", "--limit", "33", "--batch-size", "16", "--mask"]
 EPOCHS = 2
 
 
 def environments() -> list[dict[str, str]]:
-    """What a launcher of this backend sets for each of two processes."""
+    """The variables that a launcher of this backend sets for each of two processes."""
     first, second = (f"127.0.0.1:{port}" for port in free_ports(2))
     if BACKEND == "tensorflow":
         cluster = {"chief": [first], "worker": [second]}
@@ -49,9 +49,9 @@ def environments() -> list[dict[str, str]]:
 
 @contextlib.contextmanager
 def started(outputs: list[Path], epochs: int = EPOCHS) -> Iterator[list[subprocess.Popen[str]]]:
-    """Two processes, with an output each; killed in the end."""
+    """Two processes, each with its output. They are killed at the end."""
     local = {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "LSTM_FAST_KERNEL": "fused"}
-    # JAX takes it for a proxy's, and warns.
+    # JAX takes it for the variable of a proxy, and warns.
     inherited = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     command = [sys.executable, "-m", "lstm_fast", "train", "--distribute", "--epochs", str(epochs), *OPTIONS]
     with contextlib.ExitStack() as stack:
@@ -70,7 +70,7 @@ def started(outputs: list[Path], epochs: int = EPOCHS) -> Iterator[list[subproce
 
 
 def weights(output: Path) -> list[np.ndarray]:
-    """Those of the model and of its optimizer."""
+    """The weights of the model and of its optimizer."""
     model = keras.saving.load_model(output / "model.keras")
     variables = [*model.trainable_variables, *model.optimizer.variables]
     variables = [variable for variable in variables if variable.name != "learning_rate"]  # which stays
@@ -83,7 +83,7 @@ def history(output: Path) -> dict[str, list[float]]:
 
 
 def assert_same(found: Path, expected: Path, one_epoch: list[np.ndarray]) -> None:
-    """Two runs have come to the same; no weight may differ by more than a thousandth of what an epoch changes."""
+    """Asserts that two runs agree: no weight may differ by more than a thousandth of its change in an epoch."""
     for mine, theirs, before in zip(weights(found), weights(expected), one_epoch, strict=True):
         moved = np.linalg.norm(theirs.astype(np.float64) - before)
         assert moved > 0
@@ -95,7 +95,7 @@ def assert_same(found: Path, expected: Path, one_epoch: list[np.ndarray]) -> Non
 
 
 def test_two_processes_leave_what_one_leaves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """And a run that processes have begun together can be gone on with by one."""
+    """And one process can go on with a run that two processes have begun."""
     outputs = [tmp_path / "first", tmp_path / "second"]
     alone = tmp_path / "alone"
     with started(outputs) as processes:
@@ -121,7 +121,7 @@ def test_two_processes_leave_what_one_leaves(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_a_process_that_has_lost_the_others_says_so(tmp_path: Path) -> None:
-    """It ends, with one line and the epochs that it has kept."""
+    """It ends with one line, and its saved epochs stay."""
     with started([tmp_path / "first", tmp_path / "second"], epochs=1000) as (first, second):
         for line in first.stdout or ():
             if line.startswith("Epoch 1/"):
@@ -135,7 +135,7 @@ def test_a_process_that_has_lost_the_others_says_so(tmp_path: Path) -> None:
 
 
 class Others:
-    """A group of which only this process is real: the others say what the test says, and their steps fail or not."""
+    """A group in which only this process is real. The test decides what the others report, and whether steps fail."""
 
     rank, size, replicas, seed_offset = 0, 2, 2, 0
     errors = (RuntimeError,)
@@ -158,7 +158,7 @@ class Others:
 
 
 def digests(prepare: Any) -> np.ndarray:
-    """What a process gathers that prepares so."""
+    """The digests of a process that prepares this."""
     said: list[np.ndarray] = []
     others = Others(lambda mine: said.append(mine) or mine)
     with contextlib.suppress(ValueError):
@@ -214,7 +214,7 @@ def test_a_failed_step_names_its_reason() -> None:
 def test_an_environment_that_does_not_name_the_others(
     wrong: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The message names the variables that are missing; nothing is waited for."""
+    """The message names the missing variables, and there is no wait."""
     if BACKEND != "tensorflow" and wrong:
         pytest.skip("TensorFlow's variable")
     monkeypatch.setenv("TF_CONFIG", wrong)

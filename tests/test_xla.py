@@ -1,4 +1,4 @@
-"""The XLA handlers below JAX and TensorFlow: the interface declared for them, what they refuse, their threads."""
+"""The XLA handlers below JAX and TensorFlow: their declared interface, their errors, their threads."""
 
 import os
 import re
@@ -53,10 +53,10 @@ STRUCTS = {
     "register_handler=XLA_FFI_Handler_Register stream_get=XLA_FFI_Stream_Get "
     "schedule=XLA_FFI_ThreadPool_Schedule num_threads=XLA_FFI_ThreadPool_NumThreads",
 }
-# The interface grows at the end of these: runtimes hand out more than we declare, and never less.
+# The interface grows at the end of these: runtimes provide more than we declare, and never less.
 GROWING = ("Metadata", "CallFrame", "Api")
-# A word of the newest header; where a header lacks it, what to replace in the structs above, and by what. Where fields
-# are left out, our structs are the larger ones, and these runtimes do not look at the rest.
+# A word of the newest header, and the replacements in the structs above for a header without it. If these leave fields
+# out, our structs are larger, and the older runtimes do not read the other fields.
 OLDER = [
     ("XLA_FFI_InternalExtension", "XLA_FFI_InternalExtension", "XLA_FFI_Extension_Base"),
     ("XLA_FFI_Error_GetDetails", "XLA_FFI_Error_GetDetails", "XLA_FFI_Error_GetMessage"),
@@ -81,7 +81,7 @@ VALUES = {
 
 
 def comparison() -> str:
-    """A program that compiles if what we declare is what XLA declares."""
+    """A program that compiles if our declarations are XLA's."""
     header = (Path(jax.ffi.include_dir()) / "xla" / "ffi" / "api" / "c_api.h").read_text()
     older = {new: old for word, new, old in OLDER if word not in header}
     lines = ["#include <cstddef>", '#include "xla/ffi/api/c_api.h"', '#include "bindings/xla_ffi.h"']
@@ -99,7 +99,7 @@ def comparison() -> str:
             other = other or mine
             lines.append(f"SAME(offsetof(ours::{ours}, {mine}), offsetof({theirs}, {other}));")
             lines.append(f"SAME(sizeof(ours::{ours}::{mine}), sizeof((({theirs}*)0)->{other}));")
-        if ours in ("CreateError", "GetDetails", "Register"):  # whose sizes are told without padding
+        if ours in ("CreateError", "GetDetails", "Register"):  # their sizes are given without padding
             told = "==" if compare == "==" else ">"
             lines.append(f"static_assert(ours::k{ours}Size {told} {theirs}_STRUCT_SIZE);")
     if " record=bundle.record traits" in older:  # those runtimes read the traits from the null pointer
@@ -128,7 +128,7 @@ def compiles(program: str, folder: Path) -> bool:
 def test_declarations_are_those_of_xla(tmp_path):
     program = comparison()
     assert compiles(program, tmp_path)
-    # That the comparison can fail:
+    # The comparison can fail:
     assert not compiles(program.replace("context), offsetof(XLA_FFI_CallFrame, ctx)", "api), 0"), tmp_path)
 
 
@@ -185,7 +185,7 @@ OPERANDS = ("x", "mask", "kernels", "recurrent_kernels", "biases", "h0", "c0", "
 def test_wrong_shape_is_named(small, index, spoil):
     operands = operands_of(small)
     operands[index] = spoil(operands[index])
-    # Fewer rows or timesteps of x, or fewer features, are noticed in what is compared with x.
+    # Fewer rows, timesteps or features of x show in the operands that are compared with x.
     name = OPERANDS[index] if index else "x|mask"
     with fused(0), pytest.raises(Exception, match=rf"INVALID_ARGUMENT: ({name})\b.*expected .*found") as caught:
         call("lstm_fast_forward", operands, results_of(small), attributes_of(small))
@@ -306,7 +306,7 @@ def thread_counts() -> Iterator[tuple[int, ...]]:
     _core.set_threads(before)
 
 
-# With many rows the threads have tiles of their own; with few rows of many units they share a tile and wait for each
+# With many rows each thread has its own tiles. With few rows of many units the threads share a tile and wait for each
 # other at every step.
 @pytest.mark.parametrize("shape", [(37, 40, 24, 40), (2, 30, 150, 205)])
 def test_bits_are_those_of_the_kernels_on_their_own_threads(shape, thread_counts):
@@ -340,7 +340,7 @@ def test_many_calls_at_once_neither_wait_for_ever_nor_disturb_each_other(shape):
                 np.testing.assert_array_equal(y, y_expected)
 
 
-# Whether subnormal numbers are zero is a thread's own setting, which XLA makes for the thread that starts a program.
+# Each thread has its own setting for subnormal numbers. XLA makes it for the thread that starts a program.
 SUBNORMAL = """
 import jax, numpy as np
 from cases import make_problem
@@ -360,7 +360,7 @@ for y in found[1] + found[4]:
     np.testing.assert_array_equal(y, expected)
 """
 
-# TensorFlow and JAX each bring an XLA of their own.
+# TensorFlow and JAX each contain their own XLA.
 BOTH = """
 import sys
 import numpy as np

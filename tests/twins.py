@@ -1,4 +1,4 @@
-"""One model before and after `accelerate`, and back: what it is and what it computes."""
+"""One model before and after `accelerate`, and back: its attributes and its results."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +21,7 @@ def classes(model: keras.Layer) -> list[type]:
 
 
 def is_lstm(layer: Any) -> bool:
-    """Whether a layer of Keras's is to become fast, for layers that nobody has changed after they were made."""
+    """Whether a layer of Keras should become fast, if nobody has changed it after it was made."""
     if type(layer) is keras.layers.Bidirectional:
         return is_lstm(layer.forward_layer) and is_lstm(layer.backward_layer)
     if type(layer) is keras.layers.RNN:
@@ -31,7 +31,7 @@ def is_lstm(layer: Any) -> bool:
 
 
 def accelerated_classes(model: keras.Layer) -> list[type]:
-    """What `classes` is to be after `accelerate`."""
+    """The expected `classes` after `accelerate`."""
     return [FAST[type(part)] if is_lstm(part) else type(part) for part in model._flatten_layers()]
 
 
@@ -46,7 +46,7 @@ def seeded(call: Callable[[], Any]) -> Any:
 
 
 def computed(call: Callable[[], Any]) -> list[np.ndarray]:
-    """The results of a call, flattened, once they are there: JAX computes them later than it returns them."""
+    """The results of a call, flattened. It waits for JAX, which returns before it has computed."""
     return [np.array(to_numpy(value)) for value in keras.tree.flatten(call())]
 
 
@@ -61,7 +61,7 @@ def assert_close(found: Sequence[np.ndarray], expected: Sequence[np.ndarray], te
 
 
 def variables_of(model: Any) -> list[Any]:
-    """All variables of a model and of its optimizer, but for the states of stateful layers.
+    """All variables of a model and of its optimizer, without the states of stateful layers.
 
     On JAX those of this package's layers are among the variables, Keras's are not.
     """
@@ -71,7 +71,7 @@ def variables_of(model: Any) -> list[Any]:
 
 @contextlib.contextmanager
 def undone(model: Any) -> Iterator[None]:
-    """Gives all variables, those of random number generators too, the values back that they had."""
+    """Restores the values of all variables, also those of random number generators."""
     variables = variables_of(model)
     values = [np.array(to_numpy(variable)) for variable in variables]
     yield
@@ -80,7 +80,7 @@ def undone(model: Any) -> Iterator[None]:
 
 
 def described(model: Any) -> list[Any]:
-    """What `accelerate` must leave alone: variables by identity, names, flags, compiled parts."""
+    """The parts that `accelerate` must not change: variables by identity, names, flags, compiled parts."""
     variables = [(id(v), v.name, v.dtype, tuple(v.shape), v.trainable) for v in variables_of(model)]
     trained = [id(v) for v in model.trainable_variables]
     parts = [(id(part), part.name, part.trainable, part.built) for part in model._flatten_layers()]
@@ -95,10 +95,10 @@ def assert_changes_nothing(
 
     Args:
         model: The model, of Keras's layers.
-        *inputs: What it is called with.
+        *inputs: The arguments of a call.
         forward: How many forward passes of the kernel one call makes; nothing else may run in its place.
         changed: Names of the layers that become fast, wrappers included; all LSTMs by default.
-        **kwargs: Likewise.
+        **kwargs: Further arguments of a call, by name.
     """
 
     def run() -> list[np.ndarray]:
@@ -121,7 +121,7 @@ def assert_changes_nothing(
     assert to_keras(model) is model
     assert classes(model) == before
     assert described(model) == what
-    if BACKEND != "jax":  # which compiles Keras's loop anew for every call
+    if BACKEND != "jax":  # JAX compiles Keras's loop anew for every call
         with fused(forward=0):
             again = run()
         assert_close(again, expected)
