@@ -1,4 +1,4 @@
-"""Models to lstm_fast and back: their layers change class, where they stand."""
+"""Converts models to lstm_fast and back: their layers change class in place."""
 
 import contextlib
 import inspect

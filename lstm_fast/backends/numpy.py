@@ -39,7 +39,7 @@ def slower_than_keras(_dtype: str, _batch: int | None, _units: int) -> str | Non
 
 
 def array(value: Any, like: Any = None) -> np.ndarray:
-    """Returns a C-contiguous array, which is what the compiled module takes."""
+    """Returns a C-contiguous array, as the compiled module needs it."""
     typed = hasattr(value, "dtype")
     return np.ascontiguousarray(value, dtype=None if typed or like is None else like.dtype)
 

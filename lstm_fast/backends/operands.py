@@ -96,7 +96,7 @@ class Operands(NamedTuple):
 
     @classmethod
     def split(cls, values: Sequence[Any], directions: int) -> tuple["Operands", Sequence[Any]]:
-        """Returns the operands at the beginning of a list, and what follows them."""
+        """Returns the operands at the beginning of a list, and the values after them."""
         x, mask, *others = values
         count = len(Direction._fields) * directions
         each = [Direction(*others[n:count:directions]) for n in range(directions)]

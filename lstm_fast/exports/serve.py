@@ -1,6 +1,6 @@
 """Runs a written file: a script, for a process without this package and Keras.
 
-It is a process of its own also because some runtimes end their process on a file that they cannot read.
+Some runtimes end their process if they cannot read a file. This is another reason for a separate process.
 
 Usage: python serve.py FOLDER
 
