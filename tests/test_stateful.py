@@ -266,9 +266,7 @@ class Reset(keras.callbacks.Callback):
 
 class ResetByModel(Reset):
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self.recurrent = self.model.layers[
-            :-1
-        ]  # access to the model makes Keras's trainer on JAX give its values back
+        self.recurrent = self.model.layers[:-1]  # this makes Keras's trainer on JAX give the values back
         super().on_train_batch_end(batch, logs)
 
 
