@@ -46,8 +46,8 @@ def _choose_backend() -> None:
             )
         if not is_installed(_NEEDED[backend]):
             raise ImportError(
-                f"KERAS_BACKEND: found {backend!r}, but its package {_NEEDED[backend]} is not installed; installed of "
-                f"{', '.join(TRAINING)}: {found}"
+                f"KERAS_BACKEND: found {backend!r}, but the package {_NEEDED[backend]} that it needs is not installed; "
+                f"installed of {', '.join(TRAINING)}: {found}"
             )
         return
     configured = _configured()
