@@ -28,7 +28,7 @@ from cuda_side import (
 from keras_side import framework, fused
 
 import lstm_fast
-from lstm_fast import backends
+from lstm_fast import libraries
 from lstm_fast.backends import PRECISIONS, LibraryError
 
 jax = pytest.importorskip("jax")
@@ -265,7 +265,7 @@ def test_reasons_against(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(jax, "local_devices", lambda: [gpu])
     monkeypatch.setattr(jax_cuda, "library", lambda: True)
-    monkeypatch.setattr(backends, "cuda_state", lambda: "built for sm_80, sm_90")
+    monkeypatch.setattr(libraries, "cuda_state", lambda: "built for sm_80, sm_90")
     assert reason() == "gpu:0 has compute capability 7.5: the kernel needs 8.0 or later"
     gpu.compute_capability = "gfx90a"
     assert reason() == "gpu:0 is not a CUDA device: no kernel for it"

@@ -26,7 +26,7 @@ from cuda_side import (
 from keras_side import fused
 
 import lstm_fast
-from lstm_fast import backends, functional
+from lstm_fast import backends, functional, libraries
 from lstm_fast.backends import LibraryError
 
 tf = pytest.importorskip("tensorflow")
@@ -490,7 +490,7 @@ def test_reasons_against(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tensorflow_cuda, "cuda", lambda: None)
     monkeypatch.setattr(tensorflow_cuda, "_register", lambda: True)
     monkeypatch.setattr(tensorflow_cuda, "_load", lambda: (None, ""))
-    monkeypatch.setattr(backends, "cuda_state", lambda: "built for sm_80, sm_90")
+    monkeypatch.setattr(libraries, "cuda_state", lambda: "built for sm_80, sm_90")
     monkeypatch.setattr(tf.config, "get_visible_devices", lambda _: [Gpu()])
     monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda _: details)
 

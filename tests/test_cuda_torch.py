@@ -23,7 +23,7 @@ from cuda_side import (
 from keras_side import fused
 
 import lstm_fast
-from lstm_fast import backends
+from lstm_fast import libraries
 from lstm_fast.backends import PRECISIONS, LibraryError, core
 
 torch = pytest.importorskip("torch")
@@ -335,7 +335,7 @@ def test_reasons_against(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch_cuda, "cuda", missing)
     assert reason() == "a tensor on cuda:1: the CUDA kernels were not built: because"
     monkeypatch.setattr(torch_cuda, "cuda", lambda: None)
-    monkeypatch.setattr(backends, "cuda_state", lambda: "built for sm_80, sm_90")
+    monkeypatch.setattr(libraries, "cuda_state", lambda: "built for sm_80, sm_90")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
     assert reason() == "cuda:1 has compute capability 7.5: the kernel needs 8.0 or later"
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
