@@ -3,82 +3,30 @@
 #include "cuda/select.h"
 
 #include <algorithm>
-#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <stdexcept>
+#include <string>
 #include <tuple>
 #include <vector>
 
+#include "cuda/cost.h"
+#include "cuda/layout.h"
+#include "lstm_fast/lstm.h"
+
 namespace lstm_fast::cuda {
 namespace {
-
-int64_t CeilDivide(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-// The cost model: microseconds of a timestep, as a sum of what takes its time one after the other. The numbers are a
-// fit, of non-negative least squares, to what `benchmarks.tune` measured on an H100 of all cuts of nine problems in
-// three precisions. Of its choices among these cuts the worst takes 1.16 times as long as the best, all on average 1.01
-// times.
-struct Costs {
-  double exchange[3];  // by block, cluster, grid: of a timestep, whatever there is to do
-  double products;     // of a fragment for one row, by all warps of a multiprocessor
-  double kept;         // a fragment in shared memory, by one warp,
-  double streamed;     // or in global memory
-  double cell;         // a unit in a row, by one thread,
-  double anew;         // and more where the thread does not keep it from timestep to timestep
-  double narrow;  // kernels for blocks of 512 threads, whose registers do not suffice: a job for the rows of a pass,
-  double narrow_step;  // and a timestep
-  // Forward: 16 bytes that a thread receives through global memory, a cell that it sends to a block. Backward: a part
-  // of a sum that a thread adds, by block, cluster, grid; the rows that a warp passes on of a job, four at once.
-  double receive, send;
-  double add[3], put;
-  double traffic;  // a kilobyte that a block gets through global memory
-};
-// By pass, forward and backward; for multiply-add and for tensor cores.
-constexpr Costs kCosts[2][2] = {
-    {{{0.318, 0.788, 1.36}, 0.00137, 0.0103, 0.196, 0.548, 0.312, 0, 0, 0, 0.0117, {0, 0, 0}, 0, 0.0159},
-     {{0.721, 1.32, 1.61}, 0.000951, 0.0116, 0.321, 0.567, 0.641, 2.62, 0, 0.0575, 0.0186, {0, 0, 0}, 0, 0.00586}},
-    {{{0.156, 0.604, 1.08}, 0.00206, 0.0156, 0.822, 0.79, 1.21, 0.291, 2.07, 0, 0, {0, 0.0005, 0.0175}, 0.0539, 0},
-     {{0, 1.07, 1.49},
-      0.00151,
-      0.0213,
-      0.531,
-      0.797,
-      1.1,
-      0.367,
-      0.762,
-      0,
-      0,
-      {0.113, 0.0109, 0.0015},
-      0.0761,
-      0.0751}}};
-
-// Of the kernels whose blocks have everything of a row (single.h), microseconds of a timestep. No device has measured
-// them yet. `wait` is what kernels of one row took on an H100, by how many instructions of a warp a timestep now has
-// (for sm_90, with 64 and 128 units: 166 and 269 forward, 212 and 294 backward; it had 466 and 570), and with two
-// blocks what a cluster's exchange takes more than a block's in the table above. The others are instructions, one a
-// cycle on each of a multiprocessor's four schedulers, at 1.7 GHz.
-struct SingleCosts {
-  double wait[2];  // of a timestep for the one before, by blocks
-  double warp;     // of the multiprocessor,
-  double product;  // and more for each unit of the sum
-};
-constexpr SingleCosts kSingleCosts[2] = {{{0.44, 1.19}, 0.015, 0.00015}, {{0.58, 1.25}, 0.022, 0.00015}};
-
-// Of a backward job, as in layout.h, which is compiled for the device.
-int UnitsOfJob(const Variant& variant) { return variant.tensor_cores ? 16 : 32; }
 
 class Selection {
  public:
   Selection(const Problem& problem, bool dropout, Pass pass, const Device& device, const ResidentQuery& resident,
             const Forced& forced)
-      : problem_(problem),
-        dropout_(dropout),
-        backward_(pass == Pass::kBackward),
-        device_(device),
-        resident_(resident),
-        forced_(forced) {}
+      : problem_(problem), dropout_(dropout), pass_(pass), device_(device), resident_(resident), forced_(forced) {}
 
   std::optional<Choice> Best() {
     VisitCuts([this](const Variant& variant, const Cut& cut) { Consider(variant, cut); });
@@ -91,7 +39,7 @@ class Selection {
     VisitCuts([&](const Variant& variant, const Cut& cut) {
       if (cut.exchange != Exchange::kGrid) return;
       if (const std::optional<Choice> choice = Complete(variant, cut)) {
-        const int64_t group = ExchangeBytes(problem_, variant, choice->cut, backward_) + int64_t{sizeof(unsigned)};
+        const int64_t group = ExchangeBytes(problem_, variant, choice->cut, pass_) + int64_t{sizeof(unsigned)};
         most = std::max(most, Resident(variant, choice->cut) * group);
       }
     });
@@ -128,7 +76,7 @@ class Selection {
   bool Fits(const Variant& variant) const {
     const bool has_tensor_cores = device_.code >= 80;
     if (variant.dtype != problem_.dtype || variant.dropout != dropout_) return false;
-    if (!backward_ && !variant.forward) return false;
+    if (pass_ == Pass::kForward && !variant.forward) return false;
     if (variant.row_blocks > 0 && problem_.units > variant.most_units) return false;
     switch (problem_.dtype) {
       case DType::kFloat64:
@@ -149,10 +97,10 @@ class Selection {
 
   // Numbers of units that a block may own, each of which leads to another number of blocks.
   std::vector<int> UnitsOfBlocks(const Variant& variant, Exchange exchange) const {
-    // Tensor cores take 16 terms of a half type at once, which in the backward pass are units of the block.
-    const int step = variant.tensor_cores && problem_.dtype != DType::kFloat32 ? 16 : kWarpUnits;
+    // In the backward pass units of the block are terms: tensor cores take 16 of a half type at once.
+    const int step = std::max(kWarpUnits, ProductSizesOf(problem_.dtype, variant.tensor_cores).depth);
     const auto units_of = [&](int64_t blocks) {
-      return static_cast<int>(CeilDivide(CeilDivide(problem_.units, blocks), step) * step);
+      return static_cast<int>(RoundUp(CeilDivide(problem_.units, blocks), step));
     };
     std::vector<int64_t> wanted;
     if (variant.row_blocks > 0) {
@@ -199,15 +147,15 @@ class Selection {
     if (problem_.units > 65536 || cut.rows * std::max<int64_t>(64, problem_.units) > 1 << 22) return std::nullopt;
     if (cut.exchange == Exchange::kCluster && (device_.code < 90 || cut.blocks > 16)) return std::nullopt;
     SetWarps(variant, cut);
-    cut.shared_bytes = SharedBytes(problem_, variant, cut, backward_);
+    cut.shared_bytes = SharedBytes(problem_, variant, cut, pass_);
     if (cut.shared_bytes > device_.shared_bytes) return std::nullopt;
     Choice choice{};
-    const Work work = WorkOfWarp(problem_, variant, cut, backward_);
+    const WarpWork work = WorkOfWarp(problem_, variant, cut, pass_);
     choice.fragments = work.jobs * work.fragments_of_job;
     const int64_t elsewhere = choice.fragments - std::min<int64_t>(variant.registers, work.fragments_of_job);
     const int64_t room = (device_.shared_bytes - cut.shared_bytes) / (int64_t{cut.warps} * kFragmentBytes);
     cut.fragments_shared = static_cast<int>(std::min(elsewhere, room));
-    cut.shared_bytes = SharedBytes(problem_, variant, cut, backward_);
+    cut.shared_bytes = SharedBytes(problem_, variant, cut, pass_);
     choice.fragments_streamed = elsewhere - cut.fragments_shared;
     choice.cut = cut;
     return choice;
@@ -220,11 +168,11 @@ class Selection {
     const int64_t sets = problem_.directions * CeilDivide(problem_.batch, cut.rows);
     // The device is asked only about what could be the best if it held everything at once.
     choice.cut.groups = static_cast<int>(std::min<int64_t>(sets, device_.multiprocessors));
-    if (best_ && StepMicroseconds(variant, choice) >= best_->microseconds) return;
+    if (best_ && Microseconds(variant, choice) >= best_->microseconds) return;
     const int64_t groups = Groups(sets, Resident(variant, choice.cut));
     if (groups == 0) return;
     choice.cut.groups = static_cast<int>(groups);
-    choice.microseconds = static_cast<double>(CeilDivide(sets, groups)) * StepMicroseconds(variant, choice);
+    choice.microseconds = static_cast<double>(CeilDivide(sets, groups)) * Microseconds(variant, choice);
     if (!best_ || choice.microseconds < best_->microseconds) best_ = choice;
   }
 
@@ -239,10 +187,11 @@ class Selection {
       cut.warps = static_cast<int>(jobs);
       return;
     }
-    if (backward_) {
-      const int64_t tiles = CeilDivide(problem_.units, UnitsOfJob(variant));
-      while (cut.splits < 4 && (dropout_ || tiles * cut.splits < kEnoughWarps)) cut.splits *= 2;
-      jobs = tiles * cut.splits;
+    if (pass_ == Pass::kBackward) {
+      const ProductSizes sizes = ProductSizesOf(problem_.dtype, variant.tensor_cores);
+      const int64_t whole = CeilDivide(problem_.units, sizes.backward_units);
+      while (cut.splits < 4 && (dropout_ || whole * cut.splits < kEnoughWarps)) cut.splits *= 2;
+      jobs = whole * cut.splits;
     } else if (variant.split) {
       while (jobs * cut.splits * 2 <= most && problem_.units >= 32 * cut.splits) cut.splits *= 2;
       jobs *= cut.splits;
@@ -259,70 +208,19 @@ class Selection {
     return known->second;
   }
 
+  double Microseconds(const Variant& variant, const Choice& choice) const {
+    return StepMicroseconds(problem_, pass_, variant, choice.cut, choice.fragments_streamed, device_);
+  }
+
   // A group keeps its direction, and with it its share of the recurrent kernel, if their number is even.
   int64_t Groups(int64_t sets, int64_t resident) const {
     const int64_t groups = std::min(sets, resident);
     return groups < sets && groups > 1 ? groups - groups % problem_.directions : groups;
   }
 
-  double StepMicroseconds(const Variant& variant, const Choice& choice) const {
-    const Cut& cut = choice.cut;
-    if (variant.row_blocks > 0) return SingleStepMicroseconds(variant, cut);
-    const Costs& costs = kCosts[backward_][variant.tensor_cores];
-    const int exchange = static_cast<int>(cut.exchange), threads = cut.warps * 32, cells = cut.rows * cut.units;
-    const bool grid = cut.exchange == Exchange::kGrid, cluster = cut.exchange == Exchange::kCluster;
-    const bool narrow = variant.most_threads > 256;
-    // As layout.h has it, which is compiled for the device.
-    const double operand_bytes = problem_.dtype == DType::kFloat64                           ? 8
-                                 : variant.tensor_cores && problem_.dtype != DType::kFloat32 ? 2
-                                                                                             : 4;
-    // float64 takes twice as long, a product of three parts three times; tensor cores take four rows in the time of
-    // one.
-    const double size = problem_.dtype == DType::kFloat64                                 ? 2
-                        : variant.tensor_cores && variant.precision == Precision::kTf32x3 ? 3
-                                                                                          : 1;
-    const double rows = size * (variant.tensor_cores ? variant.rows / 4.0 : variant.rows);
-    const Work work = WorkOfWarp(problem_, variant, cut, backward_);
-    const auto jobs = static_cast<double>(work.jobs), of_job = static_cast<double>(work.fragments_of_job);
-    // Of its first job a warp multiplies some more fragments, if it has registers for them.
-    const int64_t rounded = CeilDivide(work.fragments_of_job, kFragmentsAtOnce) * kFragmentsAtOnce;
-    const double multiplied =
-        std::max<double>(static_cast<double>(std::min<int64_t>(variant.registers, rounded)), of_job) +
-        (jobs - 1) * of_job;
-    const double passes = cut.rows / variant.rows;
-    // Blocks that share a multiprocessor.
-    const auto share = static_cast<double>(CeilDivide(int64_t{cut.groups} * cut.blocks, device_.multiprocessors));
-    double time =
-        costs.exchange[exchange] + share * passes * cut.warps * multiplied * rows * costs.products +
-        passes * (cut.fragments_shared * costs.kept + static_cast<double>(choice.fragments_streamed) * costs.streamed);
-    // Cells of a thread: of all threads of the block, or, of a warp, of the lanes that finish a job.
-    const bool spread = variant.split || backward_;
-    const double of_thread =
-        spread ? static_cast<double>(CeilDivide(cells, threads)) : passes * std::max(1, variant.rows / 4) * jobs;
-    const double keeps = spread ? (narrow ? 1 : 2) : (passes * jobs == 1 ? of_thread : 0);
-    const double real = std::min(1.0, static_cast<double>(problem_.batch) / cut.rows);  // others take no time
-    time += real * (of_thread * costs.cell + std::max(0.0, of_thread - keeps) * costs.anew);
-    if (narrow) time += passes * (backward_ ? jobs : 1) * costs.narrow + costs.narrow_step;
-    if (backward_) {
-      const double sources = double(cut.blocks) * cut.splits;
-      time += of_thread * sources * costs.add[exchange] + passes * jobs * std::max(1.0, variant.rows / 4.0) * costs.put;
-      if (grid) time += share * 4e-3 * cells * sources * costs.traffic;
-    } else {
-      const double received = cut.rows * double(problem_.units) * operand_bytes;
-      if (grid) time += std::ceil(received / 16 / threads) * costs.receive + share * 1e-3 * received * costs.traffic;
-      if (cluster) time += of_thread * cut.blocks * costs.send;
-    }
-    return time;
-  }
-
-  double SingleStepMicroseconds(const Variant& variant, const Cut& cut) const {
-    const SingleCosts& costs = kSingleCosts[backward_];
-    const auto share = static_cast<double>(CeilDivide(int64_t{cut.groups} * cut.blocks, device_.multiprocessors));
-    return std::max(costs.wait[cut.blocks - 1], share * cut.warps * (costs.warp + costs.product * variant.most_units));
-  }
-
   const Problem& problem_;
-  const bool dropout_, backward_;
+  const bool dropout_;
+  const Pass pass_;
   const Device& device_;
   const ResidentQuery& resident_;
   const Forced& forced_;
@@ -350,20 +248,6 @@ std::string Text(const Forced& forced) {
 }
 
 }  // namespace
-
-const char* NameOf(DType dtype) {
-  switch (dtype) {
-    case DType::kFloat32:
-      return "float32";
-    case DType::kFloat64:
-      return "float64";
-    case DType::kFloat16:
-      return "float16";
-    case DType::kBFloat16:
-      return "bfloat16";
-  }
-  return "";
-}
 
 const char* NameOf(Precision precision) {
   switch (precision) {
