@@ -13,8 +13,6 @@ constexpr int64_t kSlots = 8;
 // Of any tile.
 constexpr int64_t kMostRows = 128;
 
-int64_t CeilDivide(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 int64_t AtLeast1(int64_t value) { return std::max<int64_t>(1, value); }
 
 // Whether threads may share the units of rows, and wait for each other in every timestep: the recurrent kernel does not

@@ -19,6 +19,9 @@
 
 namespace lstm_fast {
 
+// Static: each object has its own.
+static constexpr int64_t CeilDivide(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
 // So many timesteps that repeat others are skipped at once, or none: they leave room in the reserve for the note of it,
 // and for a checkpoint.
 constexpr int64_t kLeastSkip = 64;

@@ -42,8 +42,6 @@ std::atomic<bool>& SkipsRepeatsSetting() {
   return setting;
 }
 
-int64_t CeilDivide(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 // Consecutive sorted rows.
 struct Tile {
   int64_t first, rows;

@@ -1,4 +1,15 @@
-// Packing of weights into panels, unpacking of their gradients, and elementwise functions over arrays.
+// Packing of weights into panels, and unpacking of their gradients.
+#ifndef LSTM_FAST_CPU_PACK_INL_
+#define LSTM_FAST_CPU_PACK_INL_
+
+#include <cstddef>
+#include <cstdint>
+
+#include "cpu/convert.inl"
+#include "cpu/kernel.h"
+#include "cpu/simd.inl"
+#include "lstm_fast/lstm.h"
+
 namespace lstm_fast {
 namespace {
 
@@ -95,22 +106,7 @@ void UnpackGates(DType dtype, const Real* packed, int64_t count, int64_t stride,
   }
 }
 
-template <class Real>
-void ConvertArray(DType dtype, const Real* from, void* to, int64_t count) {
-  StoreRow(dtype, to, 0, count, from);
-}
-
-template <class Real, class Function>
-void ApplyToArray(const Real* x, Real* y, int64_t count, const Function& function) {
-  constexpr int64_t kL = kLanes<Real>;
-  for (int64_t i = 0; i < count; i += kL) {
-    const int64_t valid = count - i < kL ? count - i : kL;
-    Real values[kL] = {};
-    for (int64_t lane = 0; lane < valid; ++lane) values[lane] = x[i + lane];
-    Store(values, function(Load(values)));
-    for (int64_t lane = 0; lane < valid; ++lane) y[i + lane] = values[lane];
-  }
-}
-
 }  // namespace
 }  // namespace lstm_fast
+
+#endif  // LSTM_FAST_CPU_PACK_INL_

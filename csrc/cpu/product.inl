@@ -1,11 +1,17 @@
 // The register tile: a few rows times a packed panel of a few vectors. Every product of the layer is made of it, and
 // each output is summed in one fixed order, whatever the tile, so that a row's bits do not depend on its neighbours.
+#ifndef LSTM_FAST_CPU_PRODUCT_INL_
+#define LSTM_FAST_CPU_PRODUCT_INL_
+
+#include <cstdint>
+
+#include "cpu/kernel.h"
+#include "cpu/simd.inl"
+
 namespace lstm_fast {
 namespace {
 
 constexpr int kMicroRows = LSTM_FAST_MICRO_ROWS;
-
-constexpr int64_t CeilDivide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 template <int kValue>
 struct Constant {
@@ -113,5 +119,46 @@ struct Operand {
   bool per_gate;
 };
 
+// z += left * matrix, for the unit panels [first_panel, last_panel), for `count` rows. The matrix [K, 4H] is read as it
+// was given, a few of its rows at a time: column after column would touch a page for each part of a line. z is kept in
+// between, and so summed in the order of the packed panels, to the bit. left_of(i, gate) is row i of the left operand.
+template <class Real, class LeftOf>
+void MultiplyInPlace(int64_t first_panel, int64_t last_panel, int64_t units, const Real* matrix, int64_t k,
+                     int64_t count, const LeftOf& left_of, Real* z, int64_t z_stride) {
+  constexpr int64_t kL = kLanes<Real>, kTerms = 16;
+  for (int64_t term = 0; term < k; term += kTerms) {
+    const Extent extent = {1, k - term < kTerms ? k - term : kTerms, 0, 0, 4 * units};
+    for (int64_t gate = 0; gate < 4; ++gate) {
+      for (int64_t p = first_panel; p < last_panel; p += 4) {
+        ForRowTiles(count, [&](auto tile, int64_t first) {
+          constexpr int kRows = decltype(tile)::value;
+          const Real* left[kRows];
+          LSTM_FAST_UNROLL
+          for (int i = 0; i < kRows; ++i) left[i] = left_of(first + i, gate) + term;
+          CallWithVectors(last_panel - p, [&](auto vectors) {
+            constexpr int kVectors = decltype(vectors)::value;
+            Real* to = z + p * z_stride + first * 4 * kL + gate * kL;
+            Vector<Real> sums[kRows][kVectors];
+            LSTM_FAST_UNROLL
+            for (int i = 0; i < kRows; ++i) {
+              LSTM_FAST_UNROLL
+              for (int v = 0; v < kVectors; ++v) sums[i][v] = Load(to + v * z_stride + i * 4 * kL);
+            }
+            MultiplyPanel<Real, kRows, kVectors, 1, false>(left, 0, extent, matrix + (term * 4 + gate) * units + p * kL,
+                                                           sums);
+            LSTM_FAST_UNROLL
+            for (int i = 0; i < kRows; ++i) {
+              LSTM_FAST_UNROLL
+              for (int v = 0; v < kVectors; ++v) Store(to + v * z_stride + i * 4 * kL, sums[i][v]);
+            }
+          });
+        });
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace lstm_fast
+
+#endif  // LSTM_FAST_CPU_PRODUCT_INL_

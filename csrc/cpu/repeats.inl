@@ -4,6 +4,20 @@
 //
 // Rows skip between chunks only, and the chunks of a problem with repeats have one length: where they skip follows from
 // their own numbers, and neither from the other rows nor from the threads.
+#ifndef LSTM_FAST_CPU_REPEATS_INL_
+#define LSTM_FAST_CPU_REPEATS_INL_
+
+#include <cstddef>
+#include <cstdint>
+
+#include "cpu/chunk.inl"
+#include "cpu/kernel.h"
+#include "cpu/reserve.inl"
+#include "cpu/scratch.inl"
+#include "cpu/simd.inl"
+#include "cpu/tile.inl"
+#include "lstm_fast/lstm.h"
+
 namespace lstm_fast {
 namespace {
 
@@ -181,3 +195,5 @@ class Orbits {
 
 }  // namespace
 }  // namespace lstm_fast
+
+#endif  // LSTM_FAST_CPU_REPEATS_INL_

@@ -3,6 +3,15 @@
 //
 // Where no row repeats its inputs, slots follow each other. Otherwise nobody knows how many there will be: they go into
 // blocks, which tiles take from the front of the memory as they need them, and a row has a table of its blocks.
+#ifndef LSTM_FAST_CPU_RESERVE_INL_
+#define LSTM_FAST_CPU_RESERVE_INL_
+
+#include <cstdint>
+
+#include "cpu/kernel.h"
+#include "cpu/tile.inl"
+#include "lstm_fast/lstm.h"
+
 namespace lstm_fast {
 namespace {
 
@@ -99,5 +108,17 @@ class Skips {
   char* end_ = nullptr;
 };
 
+template <class Real>
+void KeepCheckpoint(const Direction<Real>& d, const Row& row, int64_t slot, const Real* h, const Real* c) {
+  const int64_t padded = Sizes<Real>(d).units;
+  Real* kept = SlotsOf(d, row).At(slot / kCheckpointInterval);
+  for (int64_t j = 0; j < padded; ++j) {
+    kept[j] = h[j];
+    kept[padded + j] = c[j];
+  }
+}
+
 }  // namespace
 }  // namespace lstm_fast
+
+#endif  // LSTM_FAST_CPU_RESERVE_INL_
