@@ -68,32 +68,28 @@ LSTM_FAST_INLINE void StepBack(const Sizes<Real>& sizes, const Share& share, int
 // it off what they have to do. Rows that go through skips by themselves do so here.
 template <class Real>
 void NextBackwardChunk(const Direction<Real>& d, const Row* rows, int64_t row_count, BackwardScratch<Real>& s,
-                       bool& fresh, const WeightGradient<Real>& gradient) {
+                       Gradients<Real>& gradients) {
   const bool recompute = d.reserve_mode == Reserve::kRecompute;
-  const auto least = [](int64_t a, int64_t b) { return a < b ? a : b; };
   Chunk& chunk = s.chunk;
   chunk.Clear();
   for (int64_t r = 0; r < row_count; ++r) {
     const Row& row = rows[r];
     Remaining& left = s.remaining[r];
-    if (left.InSkip() && d.skips_by_row) {
-      BackThroughSkip(d, rows, r, s, fresh, gradient);
-      fresh = false;
-    }
+    if (left.InSkip() && d.skips_by_row) BackThroughSkip(d, rows, r, s, gradients);
     PassZeros(d, row, r, s);
     if (left.timesteps == 0) continue;
     BackwardPart<Real>& part = s.part[r];
     const int64_t timesteps = left.timesteps;
     part = {recompute ? s.RecomputedSlots(d, r) : SlotsOf(d, row), 0, left.slots, 0, 0};
     if (left.InSkip()) {
-      const int64_t count = least(d.chunk_steps, left.skipped);
+      const int64_t count = Least(d.chunk_steps, left.skipped);
       part.period = left.skip.period;
       part.phase = (left.skipped - count) % part.period;
       if (!recompute) part.first = left.slots - part.period;
       TakeSkipped(d, row, count, left);
     } else {
-      int64_t count = least(d.chunk_steps, left.slots - left.skip.slot);
-      if (recompute) count = least(count, (left.slots - 1) % kCheckpointInterval + 1);
+      int64_t count = Least(d.chunk_steps, left.slots - left.skip.slot);
+      if (recompute) count = Least(count, (left.slots - 1) % kCheckpointInterval + 1);
       left.timesteps -= count;
       left.slots -= count;
       part.slot = left.slots;
@@ -125,19 +121,12 @@ void PrepareStart(const Direction<Real>& d, const Row* rows, int64_t begin, int6
       continue;
     }
     if (recompute && part.period == 0) {
-      const Real* kept = SlotsOf(d, rows[r]).At(part.slot / kCheckpointInterval);
-      for (int64_t j = 0; j < sizes.units; ++j) {
-        h[j] = kept[j];
-        c[j] = kept[sizes.units + j];
-      }
+      ReadCheckpoint(d, rows[r], part.slot, h, c);
       continue;
     }
     const Real* gates = part.GatesBefore(0);
-    for (int64_t p = 0; p < sizes.panels; ++p) {
-      const Vector<Real> c_p = Load(gates + (p * 5 + 4) * kL);
-      Store(c + p * kL, c_p);
-      Store(h + p * kL, Load(gates + (p * 5 + 3) * kL) * TanhOf<Real>(c_p));
-    }
+    StateAfter(sizes, gates, h);
+    for (int64_t p = 0; p < sizes.panels; ++p) Store(c + p * kL, Load(gates + (p * 5 + 4) * kL));
   }
 }
 
@@ -157,7 +146,7 @@ void PrepareChunk(const Direction<Real>& d, const Row* rows, BackwardScratch<Rea
   if (!recompute || d.repeats) s.input.Gather(s.chunk, rows, begin, end);
   ForPairsByRow(s.chunk, begin, d.dx.data && !d.projected ? end : begin, [&](int64_t r, int64_t k, int64_t pair) {
     s.pair_row[pair] = r;
-    s.pair_offset[pair] = rows[r].batch * d.dx.batch_stride + TimeOf(d, rows[r], k) * d.dx.time_stride;
+    s.pair_offset[pair] = OffsetOf(d.dx, rows[r], TimeOf(d, rows[r], k));
   });
   if (team.groups < team.size) team.Wait();  // the members of a group go on with what others have made
 }
@@ -173,33 +162,25 @@ void PropagateState(const Direction<Real>& d, const Share& share, int64_t step, 
     Real* to = s.dh + row[n] * padded + column;
     for (int64_t j = 0; j < valid; ++j) to[j] = values[j];
   };
-  const int64_t first = s.chunk.Pair(step, begin);
-  if (d.recurrent_dropout) {
-    ForTransposedProduct<Real, true>(d, s.dz, s.chunk.total, first, end - begin, d.recurrent_kernel_transposed, d.units,
-                                     share.first_unit, share.first_unit + share.units, mask_of, padded, store);
-  } else {
-    ForTransposedProduct<Real, false>(d, s.dz, s.chunk.total, first, end - begin, d.recurrent_kernel_transposed,
-                                      d.units, share.first_unit, share.first_unit + share.units, mask_of, padded,
-                                      store);
-  }
+  ForTransposedProduct(d, d.recurrent_kernel_transposed, d.recurrent_dropout != nullptr,
+                       {s.dz, s.chunk.total, s.chunk.Pair(step, begin), end - begin, d.units, share.first_unit,
+                        share.first_unit + share.units, padded},
+                       mask_of, store);
 }
 
 // h before each pair of the rows at the positions [begin, end), times the dropout masks, becomes the left operand of
 // the recurrent kernel's gradient.
 template <class Real>
 void PrepareStates(const Direction<Real>& d, int64_t begin, int64_t end, BackwardScratch<Real>& s) {
-  const int64_t padded = Sizes<Real>(d).units;
+  const Sizes<Real> sizes(d);
   for (int64_t step = 0; step < s.chunk.steps; ++step) {
     for (int64_t position = begin; position < end && position < s.chunk.active[step]; ++position) {
       const int64_t r = s.chunk.row[position], period = s.part[r].period;
       if (period > 0 && step >= period) continue;  // a state that the row has had in this chunk
       const int64_t n = s.chunk.StateOf(s.chunk.Pair(step, position));
-      Real* h = s.h_rows + n * padded;
+      Real* h = s.h_rows + n * sizes.units;
       s.h_before.rows[n] = h;
-      for (int64_t gate = 3; gate >= 0 && d.recurrent_dropout; --gate) {  // gate 0, which overwrites h, last
-        const Real* mask = s.masks + (r * 4 + gate) * padded;
-        for (int64_t j = 0; j < padded; ++j) h[gate * s.h_before.gate_stride + j] = h[j] * mask[j];
-      }
+      if (d.recurrent_dropout) MaskState(sizes, s.masks + r * 4 * sizes.units, s.h_before.gate_stride, h);
     }
   }
 }
@@ -251,12 +232,14 @@ void StepsBack(const Direction<Real>& d, const Row* rows, BackwardScratch<Real>&
 
 // Adds the chunk's part of the gradients of the weights. `any_state`: a step of it has a state before it.
 template <class Real>
-void AccumulateWeights(const Direction<Real>& d, BackwardScratch<Real>& s, bool any_state, bool fresh,
-                       const WeightGradient<Real>& gradient, const Team& team) {
+void AccumulateWeights(const Direction<Real>& d, BackwardScratch<Real>& s, bool any_state, Gradients<Real>& gradients,
+                       const Team& team) {
   const Sizes<Real> sizes(d);
   const Share share(d, team);
   const Chunk& chunk = s.chunk;
   const Operand<Real>& inputs = s.input.operand();
+  const bool fresh = gradients.fresh;
+  gradients.fresh = false;
   // A team packs both operands before it meets. A single thread has the second in a cache when it needs it.
   const bool both = team.size > 1 && !chunk.SharesStates();
   Real* packed_states = both ? s.packed_states : s.packed;
@@ -264,11 +247,10 @@ void AccumulateWeights(const Direction<Real>& d, BackwardScratch<Real>& s, bool 
   PackOperand(inputs, d.input, chunk.inputs, s.packed, team);
   if (any_state && both) PackOperand(s.h_before, d.units, chunk.states, packed_states, team);
   team.Wait();
-  AccumulateMatrix(d, inputs.per_gate, d.input, of_inputs, chunk.inputs, s.packed, fresh, gradient.in_place,
-                   gradient.kernel, team);
-  AccumulateBias(sizes, share, of_inputs, chunk.inputs, fresh, gradient.in_place, gradient.bias);
+  AccumulateMatrix(d, inputs.per_gate, s.packed, of_inputs, chunk.inputs, fresh, gradients.kernel, team);
+  AccumulateBias(sizes, share, of_inputs, chunk.inputs, fresh, gradients.bias);
   if (!any_state) {  // a single step, from no state
-    if (fresh) ClearGradient(sizes, share, d.units, gradient.recurrent_kernel);
+    if (fresh) ClearGradient(sizes, share, gradients.recurrent_kernel);
     return;
   }
   const Real* of_states = s.dz;
@@ -278,8 +260,8 @@ void AccumulateWeights(const Direction<Real>& d, BackwardScratch<Real>& s, bool 
     PackOperand(s.h_before, d.units, chunk.states, packed_states, team);
     team.Wait();
   }
-  AccumulateMatrix(d, s.h_before.per_gate, d.units, of_states, chunk.states, packed_states, fresh, gradient.in_place,
-                   gradient.recurrent_kernel, team);
+  AccumulateMatrix(d, s.h_before.per_gate, packed_states, of_states, chunk.states, fresh, gradients.recurrent_kernel,
+                   team);
 }
 
 template <class Real>
@@ -307,9 +289,9 @@ void BackwardTile(const Direction<Real>& d, const Row* rows, int64_t row_count, 
   }
   team.Wait();
 
-  bool fresh = gradient.fresh;
+  Gradients<Real> gradients(d, gradient);
   for (;;) {
-    if (team.rank == 0) NextBackwardChunk(d, rows, row_count, s, fresh, gradient);
+    if (team.rank == 0) NextBackwardChunk(d, rows, row_count, s, gradients);
     team.Wait();
     chunk.Read();
     if (chunk.rows == 0) break;
@@ -317,16 +299,15 @@ void BackwardTile(const Direction<Real>& d, const Row* rows, int64_t row_count, 
     StepsBack(d, rows, s, team);
     const bool any_state = chunk.steps > 1 || d.h0 || AnyFollows(chunk, 0, 0, chunk.active[0]);
     team.Wait();  // for dz and h; the leader may overwrite the chunk's lists from here on
-    AccumulateWeights(d, s, any_state, fresh, gradient, team);
-    fresh = false;
+    AccumulateWeights(d, s, any_state, gradients, team);
     if (d.dx.data && !d.projected) StoreInputGradient(d, s, team);
     if (d.repeats) team.Wait();  // the leader may then write more: see PassZeros(), and the chunk's numbers
   }
-  if (fresh) {  // no row has a timestep
+  if (gradients.fresh) {  // no row has a timestep
     const Share share(d, team);
-    ClearGradient(sizes, share, d.input, gradient.kernel);
-    ClearGradient(sizes, share, d.units, gradient.recurrent_kernel);
-    ClearGradient(sizes, share, 1, gradient.bias);
+    ClearGradient(sizes, share, gradients.kernel);
+    ClearGradient(sizes, share, gradients.recurrent_kernel);
+    ClearGradient(sizes, share, gradients.bias);
   }
 
   for (int64_t r = begin; r < end; ++r) {

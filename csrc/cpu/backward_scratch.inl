@@ -118,18 +118,18 @@ struct BackwardScratch {
     h_before.per_gate = d.recurrent_dropout != nullptr;
     h_rows = scratch.template Take<Real>(h_gates * h_before.gate_stride);
     if (d.recurrent_dropout) masks = scratch.template Take<Real>(row_count * 4 * sizes.units);
-    const int64_t packed_x = CeilDivide(d.input, kGroup) * (d.input_dropout ? 4 : 1);
-    const int64_t packed_h = CeilDivide(d.units, kGroup) * h_gates;
+    const int64_t packed_x = CeilDivide(d.input, kStrip) * (d.input_dropout ? 4 : 1);
+    const int64_t packed_h = CeilDivide(d.units, kStrip) * h_gates;
     pair_row = scratch.template Take<int64_t>(pairs);
     pair_offset = scratch.template Take<int64_t>(pairs);
-    packed = scratch.template Take<Real>((packed_x > packed_h ? packed_x : packed_h) * pairs * kGroup);
+    packed = scratch.template Take<Real>((packed_x > packed_h ? packed_x : packed_h) * pairs * kStrip);
     if (d.repeats) dz_sums = scratch.template Take<Real>(pairs * sizes.panels * sizes.width);
     if (d.reserve_mode == Reserve::kRecompute) {
       recomputed = scratch.template Take<Real>(pairs * 5 * sizes.units);
     }
     if (d.repeats) again = TakeChunk(scratch, d, row_count);
     dy = scratch.template Take<Real>(row_count * sizes.units);
-    packed_states = scratch.template Take<Real>(packed_h * pairs * kGroup);
+    packed_states = scratch.template Take<Real>(packed_h * pairs * kStrip);
   }
 
   Scratch<Real> scratch;
@@ -148,7 +148,7 @@ struct BackwardScratch {
   Real* h_rows;
   Real* masks = nullptr;            // [rows][4][Hp]
   int64_t *pair_row, *pair_offset;  // the row of each pair, and where its dx goes
-  Real* packed;                     // [gates][groups][pairs][kGroup]: of x, then of h
+  Real* packed;                     // [gates][strips][pairs][kStrip]: of x, then of h
   Real* packed_states;              // of h, where a team packs both at once
   int kernel_is_finite = -1;        // of W; -1: nobody has looked
   Real* dz_sums = nullptr;          // gate rows: dz, summed over the pairs with one input or state

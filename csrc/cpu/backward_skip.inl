@@ -181,7 +181,7 @@ void PrepareSkip(const Direction<Real>& d, const Row* rows, int64_t r, BackwardS
   s.again.Add(r, left.timesteps - left.skipped, period);
   s.again.Close();
   if (recompute) {
-    RecomputeGates(d, s.again, rows, s, {0, 1, nullptr, nullptr});
+    RecomputeGates(d, s.again, rows, s, kAlone);
   } else {
     s.input.Gather(s.again, rows, 0, 1);
   }
@@ -197,15 +197,9 @@ void PrepareSkip(const Direction<Real>& d, const Row* rows, int64_t r, BackwardS
                    skip.of_input + phase * skip.MatrixSize(d, d.input));
     }
     Real* h = skip.states + phase * padded;
-    for (int64_t p = 0; p < sizes.panels; ++p) {
-      const Real* kept = before + p * 5 * kLanes<Real>;
-      Store(h + p * kLanes<Real>, Load(kept + 3 * kLanes<Real>) * TanhOf<Real>(Load(kept + 4 * kLanes<Real>)));
-    }
+    StateAfter(sizes, before, h);
     s.h_before.rows[phase] = h;
-    for (int64_t gate = 3; gate >= 0 && d.recurrent_dropout; --gate) {  // gate 0, which overwrites h, last
-      const Real* mask = s.masks + (r * 4 + gate) * padded;
-      for (int64_t j = 0; j < padded; ++j) h[gate * kMostPeriod * padded + j] = h[j] * mask[j];
-    }
+    if (d.recurrent_dropout) MaskState(sizes, s.masks + r * 4 * padded, kMostPeriod * padded, h);
   }
   for (int64_t j = 0; j < period * 2 * padded; ++j) skip.sums[j] = 0;
 }
@@ -226,7 +220,7 @@ void StepsBackInSkip(const Direction<Real>& d, const Row& row, int64_t r, int64_
     const Real* factors = factors_of(phase);
     Real *flow = skip.flow + n * 2 * padded, *sums = skip.sums + phase * 2 * padded;
     AddOutputGradient(d, row, k, 0, d.units, s.dy, dh);
-    if (k > 0) PrefetchOutputGradient(d, row, k - 1, Share(d, {0, 1, nullptr, nullptr}));
+    if (k > 0) PrefetchOutputGradient(d, row, k - 1, Share(d, kAlone));
     for (int64_t j = 0; j < padded; j += kLanes<Real>) {
       const Vector<Real> dh_j = Load(dh + j);
       const Vector<Real> dc_j = MultiplyAdd(dh_j, Load(factors + S::kCell * padded + j), Load(dc + j));
@@ -239,9 +233,7 @@ void StepsBackInSkip(const Direction<Real>& d, const Row& row, int64_t r, int64_
     FlowBack(d, flow, skip.of_state + phase * skip.MatrixSize(d, d.units), dh);
   }
   if (!d.dx.data) return;
-  const auto offset_of = [&](int64_t n) {
-    return row.batch * d.dx.batch_stride + TimeOf(d, row, left.timesteps - count + n) * d.dx.time_stride;
-  };
+  const auto offset_of = [&](int64_t n) { return OffsetOf(d.dx, row, TimeOf(d, row, left.timesteps - count + n)); };
   for (int64_t n = 0; n < count && d.projected; ++n) {
     FlowToProjected(d, skip.flow + n * 2 * padded, factors_of(phase_of(n)),
                     [&](int64_t column, const Real* values, int64_t valid) {
@@ -259,12 +251,11 @@ void StepsBackInSkip(const Direction<Real>& d, const Row& row, int64_t r, int64_
 
 // Takes a row back through a skip, and adds its part of the gradients of the weights.
 template <class Real>
-void BackThroughSkip(const Direction<Real>& d, const Row* rows, int64_t r, BackwardScratch<Real>& s, bool fresh,
-                     const WeightGradient<Real>& gradient) {
+void BackThroughSkip(const Direction<Real>& d, const Row* rows, int64_t r, BackwardScratch<Real>& s,
+                     Gradients<Real>& gradients) {
   constexpr int64_t kL = kLanes<Real>;
   const Sizes<Real> sizes(d);
-  const Team alone = {0, 1, nullptr, nullptr};
-  const Share share(d, alone);
+  const Share share(d, kAlone);
   PrepareSkip(d, rows, r, s);
   SkipScratch<Real>& skip = s.skip;
   Remaining& left = s.remaining[r];
@@ -290,13 +281,12 @@ void BackThroughSkip(const Direction<Real>& d, const Row* rows, int64_t r, Backw
     }
   }
   const Operand<Real> states = {s.h_before.rows, kMostPeriod * sizes.units, s.h_before.per_gate};
-  PackOperand(s.input.operand(), d.input, period, s.packed, alone);
-  AccumulateMatrix(d, s.input.operand().per_gate, d.input, skip.dz, period, s.packed, fresh, gradient.in_place,
-                   gradient.kernel, alone);
-  PackOperand(states, d.units, period, s.packed, alone);
-  AccumulateMatrix(d, states.per_gate, d.units, skip.dz, period, s.packed, fresh, gradient.in_place,
-                   gradient.recurrent_kernel, alone);
-  AccumulateBias(sizes, share, skip.dz, period, fresh, gradient.in_place, gradient.bias);
+  PackOperand(s.input.operand(), d.input, period, s.packed, kAlone);
+  AccumulateMatrix(d, s.input.operand().per_gate, s.packed, skip.dz, period, gradients.fresh, gradients.kernel, kAlone);
+  PackOperand(states, d.units, period, s.packed, kAlone);
+  AccumulateMatrix(d, states.per_gate, s.packed, skip.dz, period, gradients.fresh, gradients.recurrent_kernel, kAlone);
+  AccumulateBias(sizes, share, skip.dz, period, gradients.fresh, gradients.bias);
+  gradients.fresh = false;
 }
 
 }  // namespace

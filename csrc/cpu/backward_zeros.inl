@@ -9,6 +9,7 @@
 #include "cpu/input_gradient.inl"
 #include "cpu/kernel.h"
 #include "cpu/output_gradient.inl"
+#include "cpu/placement.inl"
 #include "cpu/tile.inl"
 
 namespace lstm_fast {
@@ -39,15 +40,15 @@ bool AllFinite(const Real* values, int64_t count) {
 template <class Real>
 bool ProductsAreFinite(const Direction<Real>& d, const Row& row, int64_t k, BackwardScratch<Real>& s) {
   if (d.projected) return true;
-  const int64_t offset = row.batch * d.x.batch_stride + TimeOf(d, row, k) * d.x.time_stride;
+  const int64_t offset = OffsetOf(d.x, row, TimeOf(d, row, k));
   Real* x = s.packed;  // which is not in use between chunks, and has room for a row
   LoadRow(d.dtype, d.x.data, offset, d.input, x);
   if (!AllFinite(x, d.input)) return false;
   if (s.kernel_is_finite < 0) {
-    const Sizes<Real> sizes(d);
-    const int64_t columns = d.in_place ? d.input : CeilDivide(d.input, kLanes<Real>) * kLanes<Real>;
-    const int64_t count = columns * (d.in_place ? 4 * d.units : sizes.panels * sizes.width);
-    s.kernel_is_finite = !d.dx.data || AllFinite(d.kernel_transposed, count) ? 1 : 0;
+    WithWeights<TransposedPanels>(d, d.kernel_transposed, [&](const auto& kernel) {
+      const int64_t count = kernel.Elements(Sizes<Real>(d), d.input);
+      s.kernel_is_finite = !d.dx.data || AllFinite(kernel.data, count) ? 1 : 0;
+    });
   }
   return s.kernel_is_finite > 0;
 }

@@ -28,7 +28,7 @@ void FillMaskedOutputs(const Direction<Real>& d, const Row& row) {
   int64_t k = 0, previous = -1;
   for (int64_t position = 0; position < d.time; ++position) {
     const int64_t t = d.reversed ? d.time - 1 - position : position;
-    const int64_t offset = row.batch * d.y.batch_stride + OutputTime(d, t) * d.y.time_stride;
+    const int64_t offset = OffsetOf(d.y, row, OutputTime(d, t));
     if (k < row.count && TimeOf(d, row, k) == t) {
       previous = offset;
       ++k;
@@ -51,9 +51,9 @@ void StoreFinal(const Direction<Real>& d, const Row& row, const Real* h, const R
   if (d.return_sequences) {
     if (row.count < d.time) FillMaskedOutputs(d, row);
   } else if (LastStepIsReal(d, row) || (row.count > 0 && !d.zero_output_for_mask)) {
-    StoreRow(d.dtype, d.y.data, row.batch * d.y.batch_stride, d.units, h);
+    StoreRow(d.dtype, d.y.data, OffsetOf(d.y, row, 0), d.units, h);
   } else {
-    ZeroRow(d.dtype, d.y.data, row.batch * d.y.batch_stride, d.units);
+    ZeroRow(d.dtype, d.y.data, OffsetOf(d.y, row, 0), d.units);
   }
 }
 
@@ -156,7 +156,7 @@ void ForwardTile(const Direction<Real>& d, const Row* rows, int64_t row_count, R
       for (int64_t position = 0; position < active && d.return_sequences && d.y.data; ++position) {
         const int64_t r = chunk.row[position];
         const int64_t time = OutputTime(d, TimeOf(d, rows[r], chunk.from[position] + step));
-        const int64_t offset = rows[r].batch * d.y.batch_stride + time * d.y.time_stride + share.first_unit;
+        const int64_t offset = OffsetOf(d.y, rows[r], time) + share.first_unit;
         StoreRow(d.dtype, d.y.data, offset, share.units, state.h_next + r * padded + share.first_unit);
       }
       scratch.orbits.Compare(chunk, step, state.h_next, state.c, share, team);

@@ -14,21 +14,22 @@
 namespace lstm_fast {
 namespace {
 
-// Columns of a left operand that are packed side by side: a few register tiles, so that packing copies vectors.
-constexpr int64_t kGroup = 12;
-static_assert(kGroup % kMicroRows == 0);
+// Columns of a left operand that are packed side by side, a strip: a few register tiles, so that packing copies
+// vectors.
+constexpr int64_t kStrip = 12;
+static_assert(kStrip % kMicroRows == 0);
 
-// Turns the rows of an operand into groups of columns: [groups][pairs][kGroup].
+// Turns the rows of an operand into strips of columns: [strips][pairs][kStrip].
 template <class Real>
 void PackColumns(const Operand<Real>& rows, int64_t gate, int64_t total, int64_t columns, Real* packed,
                  const Team& team) {
-  const int64_t whole = columns / kGroup * kGroup;
+  const int64_t whole = columns / kStrip * kStrip;
   for (int64_t pair = team.First(total); pair < team.Last(total); ++pair) {
     const Real* from = rows.rows[pair] + gate * rows.gate_stride;
-    Real* to = packed + pair * kGroup;
-    for (int64_t column = 0; column < whole; column += kGroup) {
-      __builtin_memcpy(to, from + column, sizeof(Real) * kGroup);
-      to += total * kGroup;
+    Real* to = packed + pair * kStrip;
+    for (int64_t column = 0; column < whole; column += kStrip) {
+      __builtin_memcpy(to, from + column, sizeof(Real) * kStrip);
+      to += total * kStrip;
     }
     for (int64_t i = whole; i < columns; ++i) to[i - whole] = from[i];
   }
@@ -36,67 +37,91 @@ void PackColumns(const Operand<Real>& rows, int64_t gate, int64_t total, int64_t
 
 template <class Real>
 void PackOperand(const Operand<Real>& rows, int64_t columns, int64_t total, Real* packed, const Team& team) {
-  const int64_t gate_stride = CeilDivide(columns, kGroup) * total * kGroup;
+  const int64_t gate_stride = CeilDivide(columns, kStrip) * total * kStrip;
   for (int64_t gate = 0; gate < (rows.per_gate ? 4 : 1); ++gate) {
     PackColumns(rows, gate, total, columns, packed + gate * gate_stride, team);
   }
 }
 
-// Where element (k, gate, unit) of a gradient lies, in gate panels of `columns` rows or in a matrix [columns, 4H].
-struct Placement {
-  template <class Real>
-  Placement(const Sizes<Real>& sizes, bool in_place, int64_t columns)
-      : panel(in_place ? kLanes<Real> : columns * sizes.width),
-        column(in_place ? 4 * sizes.units : sizes.width),
-        gate(in_place ? sizes.units : kLanes<Real>) {}
+// Pairs that are summed at once: their dz stays in L1 while all columns pass.
+constexpr int64_t kPairsAtOnce = 128;
+
+// The gradient of a matrix of weights, and where its element (column, gate, unit) lies: in gate panels or in place. Its
+// rows are the columns of the left operand. These are two kinds of value, not two types: products, which are the same
+// for both, would be compiled twice.
+template <class Real>
+struct MatrixGradient {
+  MatrixGradient(const Sizes<Real>& sizes, bool is_in_place, int64_t column_count, Real* sums)
+      : data(sums),
+        columns(column_count),
+        panel(is_in_place ? kLanes<Real> : column_count * sizes.width),
+        column(is_in_place ? 4 * sizes.units : sizes.width),
+        gate(is_in_place ? sizes.units : kLanes<Real>),
+        in_place(is_in_place) {}
+
+  // In place, the columns pass over several panels at once: a part of a line in a page of its own is slow to write.
+  int64_t PanelsAtOnce(int64_t total) const { return in_place ? 1 + kPairsAtOnce / total : 1; }
+
+  Real* data;
+  int64_t columns;
   int64_t panel, column, gate;  // elements from one to the next
+  bool in_place;
 };
 
-// gradient += left^T dz for some columns and panels, where `packed` holds the columns of left. Each block of pairs is
-// summed by itself and then added: one running sum over thousands of timesteps would lose digits that Keras, which adds
-// a product per timestep, keeps. The first column is a multiple of kMicroRows.
+// The gradients of all weights of a direction.
+template <class Real>
+struct Gradients {
+  Gradients(const Direction<Real>& d, const WeightGradient<Real>& of)
+      : kernel(Sizes<Real>(d), of.in_place, d.input, of.kernel),
+        recurrent_kernel(Sizes<Real>(d), of.in_place, d.units, of.recurrent_kernel),
+        bias(Sizes<Real>(d), of.in_place, 1, of.bias),
+        fresh(of.fresh) {}
+
+  MatrixGradient<Real> kernel, recurrent_kernel, bias;
+  bool fresh;  // nothing has been added yet: what is there is overwritten
+};
+
+// gradient += left^T dz for some columns and panels, where `packed` holds the columns of left. So many pairs at once
+// are summed by themselves and then added: one running sum over thousands of timesteps would lose digits that Keras,
+// which adds a product per timestep, keeps. The first column is a multiple of kMicroRows.
 template <class Real, bool kPerGate>
-void AccumulateBlock(const Direction<Real>& d, const Real* packed, int64_t columns, int64_t first_column,
-                     int64_t last_column, int64_t first_panel, int64_t last_panel, const Real* dz, int64_t total,
-                     bool fresh, bool in_place, Real* gradient) {
-  // Pairs summed at once: dz of so many pairs stays in L1 while all columns pass.
-  constexpr int64_t kBlock = 128;
+void AccumulatePanels(const Direction<Real>& d, const Real* packed, int64_t first_column, int64_t last_column,
+                      int64_t first_panel, int64_t last_panel, const Real* dz, int64_t total, bool fresh,
+                      const MatrixGradient<Real>& gradient) {
   const Sizes<Real> sizes(d);
-  const Placement at(sizes, in_place, columns);
-  const int64_t gate_stride = CeilDivide(columns, kGroup) * total * kGroup;
-  // In place, the columns pass over so many panels at once: a part of a line in a page of its own is slow to write.
-  const int64_t panels = in_place ? 1 + kBlock / total : 1;
-  for (int64_t group = first_panel; group < last_panel; group += panels) {
-    const int64_t group_end = group + panels < last_panel ? group + panels : last_panel;
-    for (int64_t begin = 0; begin < total; begin += kBlock) {
-      const Extent extent = {1, total - begin < kBlock ? total - begin : kBlock, 0, 0, sizes.width};
+  const int64_t gate_stride = CeilDivide(gradient.columns, kStrip) * total * kStrip;
+  const int64_t panels = gradient.PanelsAtOnce(total);
+  for (int64_t panel_begin = first_panel; panel_begin < last_panel; panel_begin += panels) {
+    const int64_t panel_end = Least(panel_begin + panels, last_panel);
+    for (int64_t begin = 0; begin < total; begin += kPairsAtOnce) {
+      const Extent extent = {1, Least(total - begin, kPairsAtOnce), 0, 0, sizes.width};
       for (int64_t column = first_column; column < last_column; column += kMicroRows) {
-        const int64_t offset = column % kGroup;
-        const Real* block = packed + (column - offset) * total + begin * kGroup + offset;
-        for (int64_t p = group; p < group_end; ++p) {
+        const int64_t offset = column % kStrip;
+        const Real* strip = packed + (column - offset) * total + begin * kStrip + offset;
+        for (int64_t p = panel_begin; p < panel_end; ++p) {
           const Real* panel = dz + (p * total + begin) * sizes.width;
-          Real* to = gradient + p * at.panel + column * at.column;
+          Real* to = gradient.data + p * gradient.panel + column * gradient.column;
           const auto accumulate = [&](auto tile, int64_t first) {
             constexpr int kRows = decltype(tile)::value;
             const Real* left[kRows];
             Vector<Real> sums[kRows][4];
             LSTM_FAST_UNROLL
             for (int i = 0; i < kRows; ++i) {
-              left[i] = block + first + i;
+              left[i] = strip + first + i;
               LSTM_FAST_UNROLL
               for (int v = 0; v < 4; ++v) sums[i][v] = Vector<Real>{};
             }
-            MultiplyPanel<Real, kRows, 4, kGroup, kPerGate>(left, gate_stride, extent, panel, sums);
+            MultiplyPanel<Real, kRows, 4, kStrip, kPerGate>(left, gate_stride, extent, panel, sums);
             LSTM_FAST_UNROLL
             for (int i = 0; i < kRows; ++i) {
               LSTM_FAST_UNROLL
               for (int v = 0; v < 4; ++v) {
-                Real* sum = to + (first + i) * at.column + v * at.gate;
+                Real* sum = to + (first + i) * gradient.column + v * gradient.gate;
                 Store(sum, fresh && begin == 0 ? sums[i][v] : Load(sum) + sums[i][v]);
               }
             }
           };
-          ForRowTiles(last_column - column < kMicroRows ? last_column - column : kMicroRows, accumulate);
+          ForRowTiles(Least(last_column - column, kMicroRows), accumulate);
         }
       }
     }
@@ -106,37 +131,34 @@ void AccumulateBlock(const Direction<Real>& d, const Real* packed, int64_t colum
 // The same for this member's part: whole panels in place, and otherwise register tiles of panels, of which there are
 // more.
 template <class Real, bool kPerGate>
-void AccumulateGradient(const Direction<Real>& d, const Real* packed, int64_t columns, const Real* dz, int64_t total,
-                        bool fresh, bool in_place, Real* gradient, const Team& team) {
-  if (in_place || team.size == 1) {
+void AccumulatePart(const Direction<Real>& d, const Real* packed, const Real* dz, int64_t total, bool fresh,
+                    const MatrixGradient<Real>& gradient, const Team& team) {
+  const int64_t columns = gradient.columns;
+  if (gradient.in_place || team.size == 1) {
     const Share share(d, team);
-    AccumulateBlock<Real, kPerGate>(d, packed, columns, 0, columns, share.first, share.last, dz, total, fresh, in_place,
-                                    gradient);
+    AccumulatePanels<Real, kPerGate>(d, packed, 0, columns, share.first, share.last, dz, total, fresh, gradient);
     return;
   }
   const int64_t tiles = CeilDivide(columns, kMicroRows), all = Sizes<Real>(d).panels * tiles, last = team.Last(all);
   for (int64_t tile = team.First(all); tile < last;) {
-    const int64_t panel = tile / tiles, begin = tile % tiles;
-    const int64_t end = begin + last - tile < tiles ? begin + last - tile : tiles;
-    AccumulateBlock<Real, kPerGate>(d, packed, columns, begin * kMicroRows,
-                                    end * kMicroRows < columns ? end * kMicroRows : columns, panel, panel + 1, dz,
-                                    total, fresh, in_place, gradient);
+    const int64_t panel = tile / tiles, begin = tile % tiles, end = Least(begin + last - tile, tiles);
+    AccumulatePanels<Real, kPerGate>(d, packed, begin * kMicroRows, Least(end * kMicroRows, columns), panel, panel + 1,
+                                     dz, total, fresh, gradient);
     tile += end - begin;
   }
 }
 
 template <class Real>
-void AccumulateMatrix(const Direction<Real>& d, bool per_gate, int64_t columns, const Real* dz, int64_t total,
-                      const Real* packed, bool fresh, bool in_place, Real* gradient, const Team& team) {
-  per_gate ? AccumulateGradient<Real, true>(d, packed, columns, dz, total, fresh, in_place, gradient, team)
-           : AccumulateGradient<Real, false>(d, packed, columns, dz, total, fresh, in_place, gradient, team);
+void AccumulateMatrix(const Direction<Real>& d, bool per_gate, const Real* packed, const Real* dz, int64_t total,
+                      bool fresh, const MatrixGradient<Real>& gradient, const Team& team) {
+  per_gate ? AccumulatePart<Real, true>(d, packed, dz, total, fresh, gradient, team)
+           : AccumulatePart<Real, false>(d, packed, dz, total, fresh, gradient, team);
 }
 
 template <class Real>
 void AccumulateBias(const Sizes<Real>& sizes, const Share& share, const Real* dz, int64_t total, bool fresh,
-                    bool in_place, Real* gradient) {
+                    const MatrixGradient<Real>& gradient) {
   constexpr int64_t kL = kLanes<Real>;
-  const Placement at(sizes, in_place, 1);
   for (int64_t p = share.first; p < share.last; ++p) {
     Vector<Real> sums[4];
     LSTM_FAST_UNROLL
@@ -147,18 +169,18 @@ void AccumulateBias(const Sizes<Real>& sizes, const Share& share, const Real* dz
     }
     LSTM_FAST_UNROLL
     for (int v = 0; v < 4; ++v) {
-      Real* sum = gradient + p * at.panel + v * at.gate;
+      Real* sum = gradient.data + p * gradient.panel + v * gradient.gate;
       Store(sum, fresh ? sums[v] : Load(sum) + sums[v]);
     }
   }
 }
 
-// Zeros this member's share of the gradient of `columns` rows of weights: of either layout an even part.
+// Zeros this member's share of a gradient: wherever it lies, an even part.
 template <class Real>
-void ClearGradient(const Sizes<Real>& sizes, const Share& share, int64_t columns, Real* gradient) {
-  const int64_t size = columns * sizes.width;
+void ClearGradient(const Sizes<Real>& sizes, const Share& share, const MatrixGradient<Real>& gradient) {
+  const int64_t size = gradient.columns * sizes.width;
   if (size == 0) return;  // then there may be no memory for it, which memset() must not be given
-  __builtin_memset(gradient + share.first * size, 0,
+  __builtin_memset(gradient.data + share.first * size, 0,
                    static_cast<size_t>((share.last - share.first) * size) * sizeof(Real));
 }
 

@@ -51,7 +51,7 @@ class InputRows {
         const int64_t index = chunk.InputOf(chunk.Pair(step, position));
         if (step > 0 && chunk.InputOf(chunk.Pair(step - 1, position)) == index) continue;
         const int64_t r = chunk.row[position], time = TimeOf(d_, rows[r], chunk.from[position] + step);
-        const int64_t offset = rows[r].batch * d_.x.batch_stride + time * d_.x.time_stride;
+        const int64_t offset = OffsetOf(d_.x, rows[r], time);
         if (!copies_) {
           operand_.rows[index] = static_cast<const Real*>(d_.x.data) + offset;
           continue;

@@ -29,8 +29,7 @@ LSTM_FAST_INLINE void StoreInputGradientPart(const Direction<Real>& d, int64_t o
 
 template <class Real>
 void ZeroInputGradient(const Direction<Real>& d, const Row& row, int64_t time) {
-  ZeroRow(d.dx_dtype, d.dx.data, row.batch * d.dx.batch_stride + time * d.dx.time_stride,
-          d.projected ? 4 * d.units : d.input);
+  ZeroRow(d.dx_dtype, d.dx.data, OffsetOf(d.dx, row, time), d.projected ? 4 * d.units : d.input);
 }
 
 template <class Real>
@@ -53,13 +52,8 @@ void StoreInputGradient(const Direction<Real>& d, BackwardScratch<Real>& s, cons
   const auto store = [&](int64_t pair, int64_t column, const Real* values, int64_t valid) {
     StoreInputGradientPart(d, s.pair_offset[first + pair] + column, valid, values);
   };
-  if (d.input_dropout) {
-    ForTransposedProduct<Real, true>(d, s.dz, s.chunk.total, first, count, d.kernel_transposed, d.input, 0, d.input,
-                                     mask_of, d.input, store);
-  } else {
-    ForTransposedProduct<Real, false>(d, s.dz, s.chunk.total, first, count, d.kernel_transposed, d.input, 0, d.input,
-                                      mask_of, d.input, store);
-  }
+  ForTransposedProduct(d, d.kernel_transposed, d.input_dropout != nullptr,
+                       {s.dz, s.chunk.total, first, count, d.input, 0, d.input, d.input}, mask_of, store);
 }
 
 // dx = dz, for the rows at the positions [begin, end), each member of their group for its own units.
@@ -69,7 +63,7 @@ void StoreProjectedGradient(const Direction<Real>& d, const Row* rows, int64_t b
   constexpr int64_t kL = kLanes<Real>;
   const Sizes<Real> sizes(d);
   ForPairsByRow(s.chunk, begin, end, [&](int64_t r, int64_t k, int64_t pair) {
-    const int64_t offset = rows[r].batch * d.dx.batch_stride + TimeOf(d, rows[r], k) * d.dx.time_stride;
+    const int64_t offset = OffsetOf(d.dx, rows[r], TimeOf(d, rows[r], k));
     ForGateRuns<Real>(share, [&](int64_t gate, int64_t unit, int64_t count) {
       alignas(64) Real gathered[kRun<Real>];
       const Real* from = s.dz + (unit / kL * s.chunk.total + pair) * sizes.width + gate * kL;

@@ -21,6 +21,7 @@ namespace lstm_fast {
 
 // Static: each object has its own.
 static constexpr int64_t CeilDivide(int64_t a, int64_t b) { return (a + b - 1) / b; }
+static constexpr int64_t Least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // So many timesteps that repeat others are skipped at once, or none: they leave room in the reserve for the note of it,
 // and for a checkpoint.
@@ -125,6 +126,9 @@ struct Team {
     return {rank - first, end - first, wait, barriers, 1, 1 + group()};
   }
 };
+
+// The team of a thread that has a tile for itself.
+constexpr Team kAlone = {0, 1, nullptr, nullptr};
 
 template <class Real>
 struct Kernels {

@@ -69,8 +69,7 @@ template <class GroupsOf, class Task>
 void ForEachByTeams(Parallel& parallel, int64_t workers, int64_t members, int64_t count, const GroupsOf& groups_of,
                     const Task& task) {
   if (members == 1) {
-    const Team alone = {0, 1, nullptr, nullptr};
-    ForEach(parallel, workers, count, [&](int64_t index, int64_t worker) { task(index, worker, alone); });
+    ForEach(parallel, workers, count, [&](int64_t index, int64_t worker) { task(index, worker, kAlone); });
     return;
   }
   // Of each team, one for all and one for each group.

@@ -35,7 +35,7 @@ void AddOutputGradient(const Direction<Real>& d, const Row& row, int64_t k, int6
                        Real* scratch, Real* dh) {
   if (!d.dy.data) return;
   ForOutputs(d, row, k, [&](int64_t time) {
-    const int64_t offset = row.batch * d.dy.batch_stride + time * d.dy.time_stride + first_unit;
+    const int64_t offset = OffsetOf(d.dy, row, time) + first_unit;
     const Real* values = scratch;
     if (IsReal<Real>(d.dtype)) {
       values = static_cast<const Real*>(d.dy.data) + offset;
@@ -52,7 +52,7 @@ bool HasOutputGradient(const Direction<Real>& d, const Row& row, int64_t k, Real
   bool found = false;
   if (!d.dy.data) return found;
   ForOutputs(d, row, k, [&](int64_t time) {
-    LoadRow(d.dtype, d.dy.data, row.batch * d.dy.batch_stride + time * d.dy.time_stride, d.units, scratch);
+    LoadRow(d.dtype, d.dy.data, OffsetOf(d.dy, row, time), d.units, scratch);
     for (int64_t j = 0; j < d.units; ++j) found = found || scratch[j] != 0;  // NaN is not zero
   });
   return found;
@@ -63,7 +63,7 @@ template <class Real>
 LSTM_FAST_INLINE void PrefetchOutputGradient(const Direction<Real>& d, const Row& row, int64_t k, const Share& share) {
   if (!d.dy.data || !d.return_sequences || !IsReal<Real>(d.dtype)) return;
   const int64_t time = OutputTime(d, TimeOf(d, row, k));
-  const int64_t offset = row.batch * d.dy.batch_stride + time * d.dy.time_stride + share.first_unit;
+  const int64_t offset = OffsetOf(d.dy, row, time) + share.first_unit;
   Prefetch(static_cast<const Real*>(d.dy.data), offset, share.units);
 }
 

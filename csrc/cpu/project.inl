@@ -7,6 +7,7 @@
 #include "cpu/chunk.inl"
 #include "cpu/convert.inl"
 #include "cpu/kernel.h"
+#include "cpu/placement.inl"
 #include "cpu/product.inl"
 #include "cpu/simd.inl"
 #include "cpu/tile.inl"
@@ -16,13 +17,13 @@ namespace {
 
 // z = x W + b, for the inputs [begin, end) of `total`.
 template <class Real, bool kPerGate>
-void Project(const Direction<Real>& d, const Operand<Real>& x, int64_t begin, int64_t end, int64_t total, Real* z,
-             const Share& share) {
+void Project(const Direction<Real>& d, GatePanels<Real> kernel, const Operand<Real>& x, int64_t begin, int64_t end,
+             int64_t total, Real* z, const Share& share) {
   const Sizes<Real> sizes(d);
-  const Extent extent = {1, d.in_place ? 0 : d.input, 0, 0, sizes.width};
+  const Extent extent = {1, d.input, 0, 0, sizes.width};
   for (int64_t p = share.first; p < share.last; ++p) {
     const Real* bias = d.bias + p * sizes.width;
-    const Real* panel = d.kernel + p * d.input * sizes.width;
+    const Real* panel = kernel.data + p * d.input * sizes.width;
     ForRowTiles(end - begin, [&](auto tile, int64_t offset) {
       constexpr int kRows = decltype(tile)::value;
       const int64_t first = begin + offset;
@@ -43,11 +44,24 @@ void Project(const Direction<Real>& d, const Operand<Real>& x, int64_t begin, in
       }
     });
   }
-  if (!d.in_place) return;
+}
+
+template <class Real, bool kPerGate>
+void Project(const Direction<Real>& d, Matrix<Real> kernel, const Operand<Real>& x, int64_t begin, int64_t end,
+             int64_t total, Real* z, const Share& share) {
+  constexpr int64_t kL = kLanes<Real>;
+  const Sizes<Real> sizes(d);
+  for (int64_t p = share.first; p < share.last; ++p) {
+    const Real* bias = d.bias + p * sizes.width;
+    for (int64_t input = begin; input < end; ++input) {
+      Real* out = z + (p * total + input) * sizes.width;
+      for (int64_t gate = 0; gate < 4; ++gate) Store(out + gate * kL, Load(bias + gate * kL));
+    }
+  }
   const auto left_of = [&](int64_t i, int64_t gate) {
     return x.rows[begin + i] + (kPerGate ? gate * x.gate_stride : 0);
   };
-  MultiplyInPlace(share.first, share.last, d.units, d.kernel, d.input, end - begin, left_of, z + begin * sizes.width,
+  MultiplyInPlace(share.first, share.last, d.units, kernel.data, d.input, end - begin, left_of, z + begin * sizes.width,
                   total * sizes.width);
 }
 
@@ -61,7 +75,7 @@ void CopyProjected(const Direction<Real>& d, const Chunk& chunk, const Row* rows
   ForPairsByRow(chunk, begin, end, [&](int64_t r, int64_t k, int64_t pair) {
     if (chunk.InputOf(pair) == input) return;
     input = chunk.InputOf(pair);
-    const int64_t offset = rows[r].batch * d.x.batch_stride + TimeOf(d, rows[r], k) * d.x.time_stride;
+    const int64_t offset = OffsetOf(d.x, rows[r], TimeOf(d, rows[r], k));
     ForGateRuns<Real>(share, [&](int64_t gate, int64_t unit, int64_t count) {
       alignas(64) Real converted[kRun<Real>];
       const Real* from = converted;
@@ -89,8 +103,10 @@ LSTM_FAST_INLINE void ProjectChunk(const Direction<Real>& d, const Chunk& chunk,
   if (d.projected) {
     CopyProjected(d, chunk, rows, first, last, z, share);
   } else {
-    x.per_gate ? Project<Real, true>(d, x, first_input, last_input, chunk.inputs, z, share)
-               : Project<Real, false>(d, x, first_input, last_input, chunk.inputs, z, share);
+    WithWeights<GatePanels>(d, d.kernel, [&](const auto& kernel) {
+      x.per_gate ? Project<Real, true>(d, kernel, x, first_input, last_input, chunk.inputs, z, share)
+                 : Project<Real, false>(d, kernel, x, first_input, last_input, chunk.inputs, z, share);
+    });
   }
 }
 

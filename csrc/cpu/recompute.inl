@@ -21,16 +21,12 @@ template <class Real>
 void RecomputeGates(const Direction<Real>& d, const Chunk& chunk, const Row* rows, BackwardScratch<Real>& s,
                     const Team& team) {
   const Sizes<Real> sizes(d);
-  const Share all_units(d, {0, 1, nullptr, nullptr});
+  const Share all_units(d, kAlone);
   Recurrence<Real>& state = s.state;
   const int64_t begin = team.First(chunk.rows), end = team.Last(chunk.rows);
   for (int64_t position = begin; position < end; ++position) {
     const int64_t r = chunk.row[position];
-    const Real* kept = SlotsOf(d, rows[r]).At(s.part[r].slot / kCheckpointInterval);
-    for (int64_t j = 0; j < sizes.units; ++j) {
-      state.h[r * sizes.units + j] = kept[j];
-      state.c[r * sizes.units + j] = kept[sizes.units + j];
-    }
+    ReadCheckpoint(d, rows[r], s.part[r].slot, state.h + r * sizes.units, state.c + r * sizes.units);
     for (int64_t step = 0; step < chunk.count[position]; ++step) {
       state.kept[chunk.Pair(step, position)] = s.part[r].slots.At(step);
     }

@@ -8,6 +8,7 @@
 #include "cpu/chunk.inl"
 #include "cpu/kernel.h"
 #include "cpu/math.inl"
+#include "cpu/placement.inl"
 #include "cpu/product.inl"
 #include "cpu/scratch.inl"
 #include "cpu/simd.inl"
@@ -40,24 +41,18 @@ struct Recurrence {
   Real* h_masked = nullptr;  // [4][rows][Hp]
 };
 
-// One step of the rows at the positions [begin, end): h -> h_next, c in place. `terms` of h count: all or none.
+// One step of the rows at the positions [begin, end): h -> h_next, c in place. `terms` of h are multiplied: all, or
+// none where there is no state or z holds their product already; then U is not read.
 template <class Real, bool kPerGate>
-void StepRows(const Direction<Real>& d, const Chunk& chunk, int64_t step, int64_t begin, int64_t end, int64_t terms,
-              Recurrence<Real>& state, const Share& share) {
+void StepRows(const Direction<Real>& d, GatePanels<Real> recurrent_kernel, const Chunk& chunk, int64_t step,
+              int64_t begin, int64_t end, int64_t terms, Recurrence<Real>& state, const Share& share) {
   constexpr int64_t kL = kLanes<Real>;
   const Sizes<Real> sizes(d);
-  const Extent extent = {1, d.in_place ? 0 : terms, 0, 0, sizes.width};
+  const Extent extent = {1, terms, 0, 0, sizes.width};
   const int64_t gate_stride = state.rows * sizes.units, first_pair = chunk.first[step];
   const Real* h = kPerGate ? state.h_masked : state.h;
-  if (d.in_place) {
-    const auto left_of = [&](int64_t i, int64_t gate) {
-      return h + (kPerGate ? gate * gate_stride : 0) + chunk.row[begin + i] * sizes.units;
-    };
-    MultiplyInPlace(share.first, share.last, d.units, d.recurrent_kernel, terms, end - begin, left_of,
-                    state.z + (first_pair + begin) * sizes.width, chunk.inputs * sizes.width);
-  }
   for (int64_t p = share.first; p < share.last; ++p) {
-    const Real* panel = d.recurrent_kernel + p * d.units * sizes.width;
+    const Real* panel = terms > 0 ? recurrent_kernel.data + p * d.units * sizes.width : nullptr;
     ForRowTiles(end - begin, [&](auto tile, int64_t offset) {
       constexpr int kRows = decltype(tile)::value;
       const int64_t first = begin + offset;
@@ -98,6 +93,21 @@ void StepRows(const Direction<Real>& d, const Chunk& chunk, int64_t step, int64_
   }
 }
 
+// The same: h U is added to z first.
+template <class Real, bool kPerGate>
+void StepRows(const Direction<Real>& d, Matrix<Real> recurrent_kernel, const Chunk& chunk, int64_t step, int64_t begin,
+              int64_t end, int64_t terms, Recurrence<Real>& state, const Share& share) {
+  const Sizes<Real> sizes(d);
+  const int64_t gate_stride = state.rows * sizes.units, first_pair = chunk.first[step];
+  const Real* h = kPerGate ? state.h_masked : state.h;
+  const auto left_of = [&](int64_t i, int64_t gate) {
+    return h + (kPerGate ? gate * gate_stride : 0) + chunk.row[begin + i] * sizes.units;
+  };
+  MultiplyInPlace(share.first, share.last, d.units, recurrent_kernel.data, terms, end - begin, left_of,
+                  state.z + (first_pair + begin) * sizes.width, chunk.inputs * sizes.width);
+  StepRows<Real, kPerGate>(d, GatePanels<Real>{nullptr}, chunk, step, begin, end, 0, state, share);
+}
+
 // One step of those rows at the positions [first, last) that are active in it.
 template <class Real, bool kPerGate>
 void Step(const Direction<Real>& d, const Chunk& chunk, int64_t step, int64_t first, int64_t last,
@@ -117,7 +127,9 @@ void Step(const Direction<Real>& d, const Chunk& chunk, int64_t step, int64_t fi
   for (int64_t begin = first; begin < active;) {
     int64_t end = step == 0 ? begin + 1 : active;
     while (end < active && starts(end) == starts(begin)) ++end;
-    StepRows<Real, kPerGate>(d, chunk, step, begin, end, starts(begin) ? 0 : d.units, state, share);
+    WithWeights<GatePanels>(d, d.recurrent_kernel, [&](const auto& recurrent_kernel) {
+      StepRows<Real, kPerGate>(d, recurrent_kernel, chunk, step, begin, end, starts(begin) ? 0 : d.units, state, share);
+    });
     begin = end;
   }
 }

@@ -31,8 +31,7 @@ bool RepeatsInput(const Direction<Real>& d, const Row& row, int64_t k) {
   if (k == 0) return false;
   const int64_t size = SizeOf(d.dtype), features = d.projected ? 4 * d.units : d.input;
   const auto at = [&](int64_t step) {
-    return static_cast<const char*>(d.x.data) +
-           (row.batch * d.x.batch_stride + TimeOf(d, row, step) * d.x.time_stride) * size;
+    return static_cast<const char*>(d.x.data) + OffsetOf(d.x, row, TimeOf(d, row, step)) * size;
   };
   return __builtin_memcmp(at(k), at(k - 1), static_cast<size_t>(features * size)) == 0;
 }
@@ -178,8 +177,7 @@ class Orbits {
   void CopyOutput(const Row& row, int64_t from, int64_t to) const {
     const int64_t size = SizeOf(d_.dtype);
     const auto at = [&](int64_t k) {
-      return static_cast<char*>(d_.y.data) +
-             (row.batch * d_.y.batch_stride + OutputTime(d_, TimeOf(d_, row, k)) * d_.y.time_stride) * size;
+      return static_cast<char*>(d_.y.data) + OffsetOf(d_.y, row, OutputTime(d_, TimeOf(d_, row, k))) * size;
     };
     __builtin_memcpy(at(to), at(from), static_cast<size_t>(d_.units * size));
   }

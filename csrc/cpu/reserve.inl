@@ -9,6 +9,8 @@
 #include <cstdint>
 
 #include "cpu/kernel.h"
+#include "cpu/math.inl"
+#include "cpu/simd.inl"
 #include "cpu/tile.inl"
 #include "lstm_fast/lstm.h"
 
@@ -108,6 +110,7 @@ class Skips {
   char* end_ = nullptr;
 };
 
+// The states before a row's slot of that number, of which only every kCheckpointInterval-th is kept.
 template <class Real>
 void KeepCheckpoint(const Direction<Real>& d, const Row& row, int64_t slot, const Real* h, const Real* c) {
   const int64_t padded = Sizes<Real>(d).units;
@@ -115,6 +118,26 @@ void KeepCheckpoint(const Direction<Real>& d, const Row& row, int64_t slot, cons
   for (int64_t j = 0; j < padded; ++j) {
     kept[j] = h[j];
     kept[padded + j] = c[j];
+  }
+}
+
+template <class Real>
+void ReadCheckpoint(const Direction<Real>& d, const Row& row, int64_t slot, Real* h, Real* c) {
+  const int64_t padded = Sizes<Real>(d).units;
+  const Real* kept = SlotsOf(d, row).At(slot / kCheckpointInterval);
+  for (int64_t j = 0; j < padded; ++j) {
+    h[j] = kept[j];
+    c[j] = kept[padded + j];
+  }
+}
+
+// h after a step, from the gates of it that were kept.
+template <class Real>
+void StateAfter(const Sizes<Real>& sizes, const Real* gates, Real* h) {
+  constexpr int64_t kL = kLanes<Real>;
+  for (int64_t p = 0; p < sizes.panels; ++p) {
+    const Real* kept = gates + p * 5 * kL;
+    Store(h + p * kL, Load(kept + 3 * kL) * TanhOf<Real>(Load(kept + 4 * kL)));
   }
 }
 

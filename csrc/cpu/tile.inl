@@ -46,6 +46,11 @@ LSTM_FAST_INLINE int64_t OutputTime(const Direction<Real>& d, int64_t t) {
   return d.reversed && !d.input_order ? d.time - 1 - t : t;
 }
 
+// Where a row is in a sequence at such a time, in elements.
+LSTM_FAST_INLINE int64_t OffsetOf(const Sequence& sequence, const Row& row, int64_t time) {
+  return row.batch * sequence.batch_stride + time * sequence.time_stride;
+}
+
 template <class Real>
 LSTM_FAST_INLINE bool LastStepIsReal(const Direction<Real>& d, const Row& row) {
   return row.count > 0 && TimeOf(d, row, row.count - 1) == (d.reversed ? 0 : d.time - 1);
@@ -87,6 +92,15 @@ void LoadRecurrentMasks(const Direction<Real>& d, const Row* rows, int64_t row_c
       for (int64_t j = 0; j < padded; ++j) row[j] = 0;
       LoadRow(d.dtype, d.recurrent_dropout, (gate * d.batch + rows[r].batch) * d.units, d.units, row);
     }
+  }
+}
+
+// Multiplies a state by a row's recurrent dropout multipliers: the one for each gate is gate_stride elements on.
+template <class Real>
+void MaskState(const Sizes<Real>& sizes, const Real* masks, int64_t gate_stride, Real* h) {
+  for (int64_t gate = 3; gate >= 0; --gate) {  // gate 0, which overwrites h, last
+    const Real* mask = masks + gate * sizes.units;
+    for (int64_t j = 0; j < sizes.units; ++j) h[gate * gate_stride + j] = h[j] * mask[j];
   }
 }
 

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "cpu/kernel.h"
+#include "cpu/placement.inl"
 #include "cpu/product.inl"
 #include "cpu/simd.inl"
 #include "cpu/tile.inl"
@@ -119,70 +120,105 @@ LSTM_FAST_INLINE void MultiplyTransposedInPlace(const Sizes<Real>& sizes, const 
   }
 }
 
-// For `count` pairs from gate row `first` on: dz times columns [first_column, last_column) of a transposed matrix with
-// `columns` columns, in transposed panels or in place; first_column is a multiple of L. store(pair, column, values,
-// valid) takes up to 4L values of a pair. mask_of(pair) gives its [4][mask_stride] masks.
-template <class Real, bool kMasked, class MaskOf, class StoreValues>
-LSTM_FAST_INLINE void ForTransposedProduct(const Direction<Real>& d, const Real* dz, int64_t total, int64_t first,
-                                           int64_t count, const Real* transposed, int64_t columns, int64_t first_column,
-                                           int64_t last_column, const MaskOf& mask_of, int64_t mask_stride,
-                                           const StoreValues& store) {
+// The pairs and columns of such a product. Columns are those of the transpose, rows of the matrix.
+template <class Real>
+struct TransposedProduct {
+  const Real* dz;                     // gate rows
+  int64_t total;                      // of so many pairs
+  int64_t first, count;               // the pairs that are multiplied
+  int64_t columns;                    // of the whole transpose
+  int64_t first_column, last_column;  // those that are wanted; the first is a multiple of L
+  int64_t mask_stride;                // of the masks, [4][mask_stride] for each pair
+};
+
+// out = dz times the columns [column, column + valid), of one column panel, for some of the pairs. operands(offset,
+// column, left, mask) gives the dz of those from `offset` on, and their masks from a column on.
+template <bool kMasked, class Real, class OperandsOf>
+LSTM_FAST_INLINE void MultiplyColumns(const Sizes<Real>& sizes, TransposedPanels<Real> weights,
+                                      const TransposedProduct<Real>& product, int64_t column, int64_t valid,
+                                      int64_t pairs, const OperandsOf& operands, Real* out) {
   constexpr int64_t kL = kLanes<Real>;
-  // The sums of so many pairs are kept at once, and so many gate panels of the matrix stay in L1 while they pass.
-  constexpr int64_t kPairs = 8 * kMicroRows, kPanels = 128 / (4 * kL);
-  const Sizes<Real> sizes(d);
-  const int64_t depth = sizes.panels * sizes.width, stride = total * sizes.width;
-  const int64_t step = kMasked ? sizes.panels : kPanels;
-  const auto least = [](int64_t a, int64_t b) { return a < b ? a : b; };
-  for (int64_t column = first_column; column < last_column;) {
-    const int64_t panel_begin = column / sizes.width * sizes.width;
-    const int64_t valid = least(panel_begin + sizes.width, last_column) - column;
-    const int64_t width = least(sizes.width, CeilDivide(columns - panel_begin, kL) * kL);
-    const Real* panel = transposed + panel_begin * depth + (column - panel_begin);
-    for (int64_t begin = 0; begin < count; begin += kPairs) {
-      const int64_t pairs = least(kPairs, count - begin);
+  // So many gate panels stay in L1 while all pairs pass.
+  constexpr int64_t kPanels = 128 / (4 * kL);
+  const int64_t step = kMasked ? sizes.panels : kPanels, stride = product.total * sizes.width;
+  const int64_t panel_begin = column / sizes.width * sizes.width;
+  const int64_t width = Least(sizes.width, CeilDivide(product.columns - panel_begin, kL) * kL);
+  const Real* panel = weights.data + panel_begin * sizes.panels * sizes.width + (column - panel_begin);
+  for (int64_t p = 0; p < sizes.panels; p += step) {
+    ForRowTiles(pairs, [&](auto tile, int64_t offset) {
+      constexpr int kRows = decltype(tile)::value;
+      const Real *left[kRows], *mask[kRows];
+      operands(offset, column, left, mask);
+      Real* sums = out + offset * 4 * kL;
+      CallWithVectors(CeilDivide(valid, kL), [&](auto vectors) {
+        constexpr int kVectors = decltype(vectors)::value;
+        if constexpr (kMasked) {
+          MultiplyTransposedMasked<Real, kRows, kVectors>(sizes, left, stride, panel, width, mask, product.mask_stride,
+                                                          valid, sums);
+        } else {
+          MultiplyTransposed<Real, kRows, kVectors>(sizes, p, Least(p + step, sizes.panels), left, stride, panel, width,
+                                                    sums);
+        }
+      });
+    });
+  }
+}
+
+template <bool kMasked, class Real, class OperandsOf>
+LSTM_FAST_INLINE void MultiplyColumns(const Sizes<Real>& sizes, Matrix<Real> weights,
+                                      const TransposedProduct<Real>& product, int64_t column, int64_t valid,
+                                      int64_t pairs, const OperandsOf& operands, Real* out) {
+  constexpr int64_t kL = kLanes<Real>;
+  for (int64_t j = 0; j < valid; j += 4) {
+    ForRowTiles(pairs, [&](auto tile, int64_t offset) {
+      constexpr int kRows = decltype(tile)::value;
+      const Real *left[kRows], *mask[kRows];
+      operands(offset, column + j, left, mask);
+      CallWithVectors(valid - j, [&](auto vectors) {
+        MultiplyTransposedInPlace<Real, kRows, decltype(vectors)::value>(
+            sizes, left, product.total * sizes.width, weights.data + (column + j) * 4 * sizes.units, mask,
+            product.mask_stride, out + offset * 4 * kL + j);
+      });
+    });
+  }
+}
+
+// store(n, column, values, valid) takes up to 4L values of the n-th of the pairs. mask_of(n) gives its masks.
+template <bool kMasked, class Real, class Weights, class MaskOf, class StoreValues>
+LSTM_FAST_INLINE void ForColumns(const Sizes<Real>& sizes, const Weights& weights,
+                                 const TransposedProduct<Real>& product, const MaskOf& mask_of,
+                                 const StoreValues& store) {
+  constexpr int64_t kL = kLanes<Real>;
+  constexpr int64_t kPairs = 8 * kMicroRows;  // whose sums are kept at once
+  for (int64_t column = product.first_column; column < product.last_column;) {
+    const int64_t panel_end = (column / sizes.width + 1) * sizes.width;
+    const int64_t valid = Least(panel_end, product.last_column) - column;
+    for (int64_t begin = 0; begin < product.count; begin += kPairs) {
+      const int64_t pairs = Least(kPairs, product.count - begin);
       alignas(64) Real out[kPairs * 4 * kL];
       const auto operands = [&](int64_t offset, int64_t from_column, auto& left, auto& mask) {
         int64_t pair = begin + offset;
-        for (auto& row : left) row = dz + (first + pair++) * sizes.width;
+        for (auto& row : left) row = product.dz + (product.first + pair++) * sizes.width;
         pair = begin + offset;
         for (auto& row : mask) row = kMasked ? mask_of(pair++) + from_column : nullptr;
       };
-      for (int64_t j = 0; d.in_place && j < valid; j += 4) {
-        ForRowTiles(pairs, [&](auto tile, int64_t offset) {
-          constexpr int kRows = decltype(tile)::value;
-          const Real *left[kRows], *mask[kRows];
-          operands(offset, column + j, left, mask);
-          CallWithVectors(valid - j, [&](auto vectors) {
-            MultiplyTransposedInPlace<Real, kRows, decltype(vectors)::value>(
-                sizes, left, stride, transposed + (column + j) * 4 * d.units, mask, mask_stride,
-                out + offset * 4 * kL + j);
-          });
-        });
-      }
-      for (int64_t p = 0; !d.in_place && p < sizes.panels; p += step) {
-        ForRowTiles(pairs, [&](auto tile, int64_t offset) {
-          constexpr int kRows = decltype(tile)::value;
-          const Real *left[kRows], *mask[kRows];
-          operands(offset, column, left, mask);
-          Real* sums = out + offset * 4 * kL;
-          const auto multiply = [&](auto vectors) {
-            constexpr int kVectors = decltype(vectors)::value;
-            if constexpr (kMasked) {
-              MultiplyTransposedMasked<Real, kRows, kVectors>(sizes, left, stride, panel, width, mask, mask_stride,
-                                                              valid, sums);
-            } else {
-              MultiplyTransposed<Real, kRows, kVectors>(sizes, p, least(p + step, sizes.panels), left, stride, panel,
-                                                        width, sums);
-            }
-          };
-          CallWithVectors(CeilDivide(valid, kL), multiply);
-        });
-      }
+      MultiplyColumns<kMasked>(sizes, weights, product, column, valid, pairs, operands, out);
       for (int64_t i = 0; i < pairs; ++i) store(begin + i, column, out + i * 4 * kL, valid);
     }
     column += valid;
   }
+}
+
+// The same with `transposed`, in transposed panels or in place.
+template <class Real, class MaskOf, class StoreValues>
+LSTM_FAST_INLINE void ForTransposedProduct(const Direction<Real>& d, const Real* transposed, bool masked,
+                                           const TransposedProduct<Real>& product, const MaskOf& mask_of,
+                                           const StoreValues& store) {
+  const Sizes<Real> sizes(d);
+  WithWeights<TransposedPanels>(d, transposed, [&](const auto& weights) {
+    masked ? ForColumns<true>(sizes, weights, product, mask_of, store)
+           : ForColumns<false>(sizes, weights, product, mask_of, store);
+  });
 }
 
 }  // namespace
