@@ -80,20 +80,20 @@ void NextBackwardChunk(const Direction<Real>& d, const Row* rows, int64_t row_co
     if (left.timesteps == 0) continue;
     BackwardPart<Real>& part = s.part[r];
     const int64_t timesteps = left.timesteps;
-    part = {recompute ? s.RecomputedSlots(d, r) : SlotsOf(d, row), 0, left.slots, 0, 0};
+    part = {recompute ? s.RecomputedEntries(d, r) : EntriesOf(d, row), 0, left.entries, 0, 0};
     if (left.InSkip()) {
       const int64_t count = Least(d.chunk_steps, left.skipped);
       part.period = left.skip.period;
       part.phase = (left.skipped - count) % part.period;
-      if (!recompute) part.first = left.slots - part.period;
+      if (!recompute) part.first = left.entries - part.period;
       TakeSkipped(d, row, count, left);
     } else {
-      int64_t count = Least(d.chunk_steps, left.slots - left.skip.slot);
-      if (recompute) count = Least(count, (left.slots - 1) % kCheckpointInterval + 1);
+      int64_t count = Least(d.chunk_steps, left.entries - left.skip.entry);
+      if (recompute) count = Least(count, (left.entries - 1) % kCheckpointInterval + 1);
       left.timesteps -= count;
-      left.slots -= count;
-      part.slot = left.slots;
-      if (!recompute) part.first = part.slot;
+      left.entries -= count;
+      part.entry = left.entries;
+      if (!recompute) part.first = part.entry;
     }
     chunk.Add(r, left.timesteps, timesteps - left.timesteps);
   }
@@ -115,13 +115,13 @@ void PrepareStart(const Direction<Real>& d, const Row* rows, int64_t begin, int6
     const int64_t r = s.chunk.row[position];
     const BackwardPart<Real>& part = s.part[r];
     Real *h = s.h_rows + s.chunk.StateOf(position) * sizes.units, *c = s.c_start + r * sizes.units;
-    if (part.period == 0 && part.slot == 0) {
+    if (part.period == 0 && part.entry == 0) {
       LoadState(d, d.h0, rows + r, 1, h);
       LoadState(d, d.c0, rows + r, 1, c);
       continue;
     }
     if (recompute && part.period == 0) {
-      ReadCheckpoint(d, rows[r], part.slot, h, c);
+      ReadCheckpoint(d, rows[r], part.entry, h, c);
       continue;
     }
     const Real* gates = part.GatesBefore(0);
@@ -283,7 +283,7 @@ void BackwardTile(const Direction<Real>& d, const Row* rows, int64_t row_count, 
   for (int64_t r = begin; r < end; ++r) {
     Remaining& left = s.remaining[r];
     left = {rows[r].count, rows[r].count, Skips<Real>(d, rows[r]).Count(), {}, 0, false};
-    for (int64_t n = 0; n < left.skips; ++n) left.slots -= Skips<Real>(d, rows[r]).Get(n).steps;
+    for (int64_t n = 0; n < left.skips; ++n) left.entries -= Skips<Real>(d, rows[r]).Get(n).steps;
     LoadSkip(d, rows[r], left);
     if (d.dx.data && !d.dx_accumulates && rows[r].count < d.time) ZeroMaskedInputGradient(d, rows[r]);
   }

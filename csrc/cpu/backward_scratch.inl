@@ -23,13 +23,13 @@ namespace {
 // How far the backward pass has come in a row.
 struct Remaining {
   int64_t timesteps;  // real ones, from the first on
-  int64_t slots;      // those of them that were computed
+  int64_t entries;    // those of them that were computed
   int64_t skips;      // where others were not
   Skip skip;          // the last of these; {} if there is none
   int64_t skipped;    // how many of its timesteps are left
   bool covered;       // a whole period of them has been gone through
 
-  bool InSkip() const { return skipped > 0 && slots == skip.slot; }
+  bool InSkip() const { return skipped > 0 && entries == skip.entry; }
 };
 
 template <class Real>
@@ -53,22 +53,22 @@ void TakeSkipped(const Direction<Real>& d, const Row& row, int64_t count, Remain
 // A row's part of a chunk.
 template <class Real>
 struct BackwardPart {
-  Slots<Real> slots;  // its row's, or those recomputed for the chunk
-  int64_t first;      // slot of its first step; in a skip, of the first step of the period
-  int64_t slot;       // slot of its row; in a skip, of the step that would come next if nothing were skipped
-  int64_t period;     // of the skip that it is in; 0: it is in none
-  int64_t phase;      // of its first step in the period
+  Entries<Real> entries;  // its row's, or those recomputed for the chunk
+  int64_t first;          // entry of its first step; in a skip, of the first step of the period
+  int64_t entry;          // entry of its row; in a skip, of the step that would come next if nothing were skipped
+  int64_t period;         // of the skip that it is in; 0: it is in none
+  int64_t phase;          // of its first step in the period
 
-  const Real* Gates(int64_t step) const { return slots.At(first + (period > 0 ? (phase + step) % period : step)); }
+  const Real* Gates(int64_t step) const { return entries.At(first + (period > 0 ? (phase + step) % period : step)); }
   // Of the step before; in a skip, or from its second step on.
   const Real* GatesBefore(int64_t step) const {
-    return slots.At(first + (period > 0 ? (phase + step + period - 1) % period : step - 1));
+    return entries.At(first + (period > 0 ? (phase + step + period - 1) % period : step - 1));
   }
 };
 
 template <class Real>
 struct SkipScratch {
-  static constexpr int64_t kBlock = 64;  // timesteps between two products with V
+  static constexpr int64_t kStepsAtOnce = 64;  // timesteps between two products with V
 
   SkipScratch(Scratch<Real>& scratch, const Direction<Real>& d) {
     if (!d.repeats || !d.skips_by_row) return;
@@ -76,7 +76,7 @@ struct SkipScratch {
     factors = scratch.template Take<Real>(kMostPeriod * kFactors * sizes.units);
     of_state = scratch.template Take<Real>(kMostPeriod * MatrixSize(d, d.units));
     of_input = scratch.template Take<Real>(kMostPeriod * MatrixSize(d, d.input));
-    flow = scratch.template Take<Real>(kBlock * 2 * sizes.units);
+    flow = scratch.template Take<Real>(kStepsAtOnce * 2 * sizes.units);
     sums = scratch.template Take<Real>(kMostPeriod * 2 * sizes.units);
     dz = scratch.template Take<Real>(kMostPeriod * sizes.panels * sizes.width);
     states = scratch.template Take<Real>(4 * kMostPeriod * sizes.units);
@@ -90,7 +90,7 @@ struct SkipScratch {
 
   Real* factors = nullptr;                        // [period][kFactors][Hp]
   Real *of_state = nullptr, *of_input = nullptr;  // G and V: [period][column panels][2][Hp][width]
-  Real* flow = nullptr;                           // [kBlock][2][Hp]: dc' and dh
+  Real* flow = nullptr;                           // [kStepsAtOnce][2][Hp]: dc' and dh
   Real* sums = nullptr;                           // [period][2][Hp]: of dc' and dh
   Real* dz = nullptr;                             // gate rows of a period: its sums
   Real* states = nullptr;                         // [4][period][Hp]: h before, times the dropout masks
@@ -154,7 +154,7 @@ struct BackwardScratch {
   Real* dz_sums = nullptr;          // gate rows: dz, summed over the pairs with one input or state
   Real* recomputed = nullptr;       // [rows][chunk_steps][P][5][L]
 
-  Slots<Real> RecomputedSlots(const Direction<Real>& d, int64_t r) const {
+  Entries<Real> RecomputedEntries(const Direction<Real>& d, int64_t r) const {
     const int64_t size = 5 * Sizes<Real>(d).units;
     return {recomputed + r * d.chunk_steps * size, nullptr, size};
   }

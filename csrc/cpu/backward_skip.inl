@@ -124,8 +124,8 @@ void FlowToInput(const Direction<Real>& d, const Real* flow, int64_t period, int
     const int64_t padded = CeilDivide(d.input - column, kL) * kL, width = padded < sizes.width ? padded : sizes.width;
     const int64_t valid = d.input - column < width ? d.input - column : width;
     const Extent extent = {2, d.units, sizes.units, sizes.units * width, width};
-    ForRowTiles(count, [&](auto tile, int64_t first) {
-      constexpr int kRows = decltype(tile)::value;
+    ForRegisterTiles(count, [&](auto register_tile, int64_t first) {
+      constexpr int kRows = decltype(register_tile)::value;
       const Real* left[kRows];
       LSTM_FAST_UNROLL
       for (int i = 0; i < kRows; ++i) left[i] = flow + (first + i) * period * 2 * sizes.units;
@@ -175,8 +175,8 @@ void PrepareSkip(const Direction<Real>& d, const Row* rows, int64_t r, BackwardS
   SkipScratch<Real>& skip = s.skip;
   const bool recompute = d.reserve_mode == Reserve::kRecompute;
   BackwardPart<Real>& part = s.part[r];
-  part = {recompute ? s.RecomputedSlots(d, r) : SlotsOf(d, rows[r]), recompute ? 0 : left.slots - period, left.slots,
-          period, 0};
+  part = {recompute ? s.RecomputedEntries(d, r) : EntriesOf(d, rows[r]), recompute ? 0 : left.entries - period,
+          left.entries, period, 0};
   s.again.Clear();
   s.again.Add(r, left.timesteps - left.skipped, period);
   s.again.Close();
@@ -263,7 +263,7 @@ void BackThroughSkip(const Direction<Real>& d, const Row* rows, int64_t r, Backw
   while (left.skips == skips) {
     PassZeros(d, rows[r], r, s);
     if (left.skips != skips) break;
-    const int64_t count = left.skipped < skip.kBlock ? left.skipped : skip.kBlock;
+    const int64_t count = Least(left.skipped, skip.kStepsAtOnce);
     StepsBackInSkip(d, rows[r], r, count, s);
     TakeSkipped(d, rows[r], count, left);
   }

@@ -26,8 +26,8 @@ namespace {
 template <class Real>
 void FillMaskedOutputs(const Direction<Real>& d, const Row& row) {
   int64_t k = 0, previous = -1;
-  for (int64_t position = 0; position < d.time; ++position) {
-    const int64_t t = d.reversed ? d.time - 1 - position : position;
+  for (int64_t n = 0; n < d.time; ++n) {
+    const int64_t t = d.reversed ? d.time - 1 - n : n;
     const int64_t offset = OffsetOf(d.y, row, OutputTime(d, t));
     if (k < row.count && TimeOf(d, row, k) == t) {
       previous = offset;
@@ -66,15 +66,15 @@ struct ForwardScratch {
         state(scratch, d, row_count),
         orbits(scratch, d, row_count) {
     done = scratch.template Take<int64_t>(row_count);
-    slot = scratch.template Take<int64_t>(row_count);
+    entry = scratch.template Take<int64_t>(row_count);
   }
   Scratch<Real> scratch;
   Chunk chunk;
   InputRows<Real> input;
   Recurrence<Real> state;
   Orbits<Real> orbits;
-  int64_t* done;  // by row: real timesteps that are done
-  int64_t* slot;  // by row: those of them that were computed
+  int64_t* done;   // by row: real timesteps that are done
+  int64_t* entry;  // by row: those of them that were computed
 };
 
 template <class Real>
@@ -93,30 +93,30 @@ void NextForwardChunk(const Direction<Real>& d, const Row* rows, int64_t row_cou
     const Row& row = rows[r];
     if (s.done[r] == row.count) continue;
     const Real *h = s.state.h + r * padded, *c = s.state.c + r * padded;
-    if (const int64_t skipped = s.orbits.Leave(row, r, s.done[r], s.slot[r], team)) {
+    if (const int64_t skipped = s.orbits.Leave(row, r, s.done[r], s.entry[r], team)) {
       s.done[r] += skipped;
-      if (d.reserve_mode == Reserve::kRecompute) KeepCheckpoint(d, row, s.slot[r], h, c);
+      if (d.reserve_mode == Reserve::kRecompute) KeepCheckpoint(d, row, s.entry[r], h, c);
       if (s.done[r] == row.count) {
         StoreFinal(d, row, h, c);
         continue;
       }
     }
     const int64_t left = row.count - s.done[r], count = left < d.chunk_steps ? left : d.chunk_steps;
-    if (d.reserve_mode == Reserve::kRecompute) KeepCheckpoint(d, row, s.slot[r], h, c);  // chunks lie between two
+    if (d.reserve_mode == Reserve::kRecompute) KeepCheckpoint(d, row, s.entry[r], h, c);  // chunks lie between two
     chunk.Add(r, s.done[r], count);
     s.done[r] += count;
-    s.slot[r] += count;
+    s.entry[r] += count;
   }
   chunk.Close();
   NumberInputs(d, rows, chunk, [](int64_t) { return false; });
   s.orbits.Watch(rows, chunk, s.state.h, s.state.c);
   for (int64_t position = 0; position < chunk.rows; ++position) {
-    const int64_t r = chunk.row[position], slot = s.slot[r] - chunk.count[position];
+    const int64_t r = chunk.row[position], entry = s.entry[r] - chunk.count[position];
     const bool keeps = d.reserve_mode == Reserve::kGates;
-    if (keeps) TakeBlocks(d, rows[r], slot, s.slot[r]);
-    const Slots<Real> slots = SlotsOf(d, rows[r]);
+    if (keeps) TakeBlocks(d, rows[r], entry, s.entry[r]);
+    const Entries<Real> entries = EntriesOf(d, rows[r]);
     for (int64_t step = 0; step < chunk.count[position]; ++step) {
-      s.state.kept[chunk.Pair(step, position)] = keeps ? slots.At(slot + step) : nullptr;
+      s.state.kept[chunk.Pair(step, position)] = keeps ? entries.At(entry + step) : nullptr;
     }
   }
   s.input.Gather(chunk, rows, 0, chunk.rows);
@@ -139,7 +139,7 @@ void ForwardTile(const Direction<Real>& d, const Row* rows, int64_t row_count, R
     LoadState(d, d.c0, rows, row_count, state.c);
     scratch.orbits.Start();
     for (int64_t r = 0; r < row_count; ++r) {
-      scratch.done[r] = scratch.slot[r] = 0;
+      scratch.done[r] = scratch.entry[r] = 0;
       if (rows[r].table_elements > 0) Skips<Real>(d, rows[r]).PutCount(0);
       if (rows[r].count == 0) StoreFinal(d, rows[r], state.h + r * padded, state.c + r * padded);
     }

@@ -101,8 +101,8 @@ void AccumulatePanels(const Direction<Real>& d, const Real* packed, int64_t firs
         for (int64_t p = panel_begin; p < panel_end; ++p) {
           const Real* panel = dz + (p * total + begin) * sizes.width;
           Real* to = gradient.data + p * gradient.panel + column * gradient.column;
-          const auto accumulate = [&](auto tile, int64_t first) {
-            constexpr int kRows = decltype(tile)::value;
+          const auto accumulate = [&](auto register_tile, int64_t first) {
+            constexpr int kRows = decltype(register_tile)::value;
             const Real* left[kRows];
             Vector<Real> sums[kRows][4];
             LSTM_FAST_UNROLL
@@ -121,7 +121,7 @@ void AccumulatePanels(const Direction<Real>& d, const Real* packed, int64_t firs
               }
             }
           };
-          ForRowTiles(Least(last_column - column, kMicroRows), accumulate);
+          ForRegisterTiles(Least(last_column - column, kMicroRows), accumulate);
         }
       }
     }
@@ -139,12 +139,14 @@ void AccumulatePart(const Direction<Real>& d, const Real* packed, const Real* dz
     AccumulatePanels<Real, kPerGate>(d, packed, 0, columns, share.first, share.last, dz, total, fresh, gradient);
     return;
   }
-  const int64_t tiles = CeilDivide(columns, kMicroRows), all = Sizes<Real>(d).panels * tiles, last = team.Last(all);
-  for (int64_t tile = team.First(all); tile < last;) {
-    const int64_t panel = tile / tiles, begin = tile % tiles, end = Least(begin + last - tile, tiles);
+  const int64_t of_panel = CeilDivide(columns, kMicroRows), all = Sizes<Real>(d).panels * of_panel;
+  const int64_t last = team.Last(all);
+  for (int64_t register_tile = team.First(all); register_tile < last;) {
+    const int64_t panel = register_tile / of_panel, begin = register_tile % of_panel;
+    const int64_t end = Least(begin + last - register_tile, of_panel);
     AccumulatePanels<Real, kPerGate>(d, packed, begin * kMicroRows, Least(end * kMicroRows, columns), panel, panel + 1,
                                      dz, total, fresh, gradient);
-    tile += end - begin;
+    register_tile += end - begin;
   }
 }
 

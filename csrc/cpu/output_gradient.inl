@@ -29,18 +29,19 @@ LSTM_FAST_INLINE void ForOutputs(const Direction<Real>& d, const Row& row, int64
   for (int64_t s = t; s != end; s += direction) body(OutputTime(d, s));
 }
 
-// Adds the gradient that y's consumers send to a row's step k, for `units` units from first_unit on, where dh points.
+// Adds the gradient that y's consumers send to a row's step k, for `units` units from first_unit on, where dh points;
+// the buffer has room for them.
 template <class Real>
 void AddOutputGradient(const Direction<Real>& d, const Row& row, int64_t k, int64_t first_unit, int64_t units,
-                       Real* scratch, Real* dh) {
+                       Real* buffer, Real* dh) {
   if (!d.dy.data) return;
   ForOutputs(d, row, k, [&](int64_t time) {
     const int64_t offset = OffsetOf(d.dy, row, time) + first_unit;
-    const Real* values = scratch;
+    const Real* values = buffer;
     if (IsReal<Real>(d.dtype)) {
       values = static_cast<const Real*>(d.dy.data) + offset;
     } else {
-      LoadRow(d.dtype, d.dy.data, offset, units, scratch);
+      LoadRow(d.dtype, d.dy.data, offset, units, buffer);
     }
     for (int64_t j = 0; j < units; ++j) dh[j] += values[j];
   });
@@ -48,12 +49,12 @@ void AddOutputGradient(const Direction<Real>& d, const Row& row, int64_t k, int6
 
 // Whether y's consumers send anything but zero to a row's step k.
 template <class Real>
-bool HasOutputGradient(const Direction<Real>& d, const Row& row, int64_t k, Real* scratch) {
+bool HasOutputGradient(const Direction<Real>& d, const Row& row, int64_t k, Real* buffer) {
   bool found = false;
   if (!d.dy.data) return found;
   ForOutputs(d, row, k, [&](int64_t time) {
-    LoadRow(d.dtype, d.dy.data, OffsetOf(d.dy, row, time), d.units, scratch);
-    for (int64_t j = 0; j < d.units; ++j) found = found || scratch[j] != 0;  // NaN is not zero
+    LoadRow(d.dtype, d.dy.data, OffsetOf(d.dy, row, time), d.units, buffer);
+    for (int64_t j = 0; j < d.units; ++j) found = found || buffer[j] != 0;  // NaN is not zero
   });
   return found;
 }

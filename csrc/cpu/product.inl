@@ -18,7 +18,7 @@ struct Constant {
   static constexpr int value = kValue;
 };
 
-// The summed dimension: `segments` runs of `length` terms. Strides lead from one run to the next, panel_step from one
+// The summed dimension: `segments` of `length` terms. Strides lead from one segment to the next, panel_step from one
 // term of the panel to the next, all in elements.
 struct Extent {
   int64_t segments, length, left_stride, panel_stride, panel_step;
@@ -66,7 +66,7 @@ LSTM_FAST_INLINE void MultiplyPanel(const Real* const (&left)[kRows], int64_t ga
 // Not inlined: within the loops around it the compiler runs out of registers and spills the sums, up to 1.4 times
 // slower.
 template <int kRows, class Body>
-__attribute__((noinline)) void CallTile(int64_t first, const Body& body) {
+__attribute__((noinline)) void CallRegisterTile(int64_t first, const Body& body) {
   body(Constant<kRows>{}, first);
 }
 
@@ -74,7 +74,7 @@ __attribute__((noinline)) void CallTile(int64_t first, const Body& body) {
 template <int kMost, class Body>
 LSTM_FAST_INLINE void CallWithRows(int64_t rows, int64_t first, const Body& body) {
   if (kMost == 1 || rows == kMost) {
-    CallTile<kMost>(first, body);
+    CallRegisterTile<kMost>(first, body);
   } else if constexpr (kMost > 1) {
     CallWithRows<kMost - 1>(rows, first, body);
   }
@@ -98,10 +98,10 @@ LSTM_FAST_INLINE void CallWithVectors(int64_t vectors, const Body& body) {
   }
 }
 
-// Cuts `count` rows into full register tiles and two of nearly equal size for the rest: a tile of one row waits for its
-// own sums.
+// Cuts `count` rows into full register tiles and two of nearly equal size for the rest: one of a single row waits for
+// its own sums.
 template <class Body>
-LSTM_FAST_INLINE void ForRowTiles(int64_t count, const Body& body) {
+LSTM_FAST_INLINE void ForRegisterTiles(int64_t count, const Body& body) {
   int64_t first = 0;
   while (first < count) {
     const int64_t left = count - first;
@@ -130,8 +130,8 @@ void MultiplyInPlace(int64_t first_panel, int64_t last_panel, int64_t units, con
     const Extent extent = {1, k - term < kTerms ? k - term : kTerms, 0, 0, 4 * units};
     for (int64_t gate = 0; gate < 4; ++gate) {
       for (int64_t p = first_panel; p < last_panel; p += 4) {
-        ForRowTiles(count, [&](auto tile, int64_t first) {
-          constexpr int kRows = decltype(tile)::value;
+        ForRegisterTiles(count, [&](auto register_tile, int64_t first) {
+          constexpr int kRows = decltype(register_tile)::value;
           const Real* left[kRows];
           LSTM_FAST_UNROLL
           for (int i = 0; i < kRows; ++i) left[i] = left_of(first + i, gate) + term;

@@ -24,8 +24,8 @@ void Project(const Direction<Real>& d, GatePanels<Real> kernel, const Operand<Re
   for (int64_t p = share.first; p < share.last; ++p) {
     const Real* bias = d.bias + p * sizes.width;
     const Real* panel = kernel.data + p * d.input * sizes.width;
-    ForRowTiles(end - begin, [&](auto tile, int64_t offset) {
-      constexpr int kRows = decltype(tile)::value;
+    ForRegisterTiles(end - begin, [&](auto register_tile, int64_t offset) {
+      constexpr int kRows = decltype(register_tile)::value;
       const int64_t first = begin + offset;
       const Real* left[kRows];
       Vector<Real> sums[kRows][4];

@@ -26,9 +26,9 @@ void RecomputeGates(const Direction<Real>& d, const Chunk& chunk, const Row* row
   const int64_t begin = team.First(chunk.rows), end = team.Last(chunk.rows);
   for (int64_t position = begin; position < end; ++position) {
     const int64_t r = chunk.row[position];
-    ReadCheckpoint(d, rows[r], s.part[r].slot, state.h + r * sizes.units, state.c + r * sizes.units);
+    ReadCheckpoint(d, rows[r], s.part[r].entry, state.h + r * sizes.units, state.c + r * sizes.units);
     for (int64_t step = 0; step < chunk.count[position]; ++step) {
-      state.kept[chunk.Pair(step, position)] = s.part[r].slots.At(step);
+      state.kept[chunk.Pair(step, position)] = s.part[r].entries.At(step);
     }
   }
   s.input.Gather(chunk, rows, begin, end);

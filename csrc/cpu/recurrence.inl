@@ -53,8 +53,8 @@ void StepRows(const Direction<Real>& d, GatePanels<Real> recurrent_kernel, const
   const Real* h = kPerGate ? state.h_masked : state.h;
   for (int64_t p = share.first; p < share.last; ++p) {
     const Real* panel = terms > 0 ? recurrent_kernel.data + p * d.units * sizes.width : nullptr;
-    ForRowTiles(end - begin, [&](auto tile, int64_t offset) {
-      constexpr int kRows = decltype(tile)::value;
+    ForRegisterTiles(end - begin, [&](auto register_tile, int64_t offset) {
+      constexpr int kRows = decltype(register_tile)::value;
       const int64_t first = begin + offset;
       const Real* left[kRows];
       Vector<Real> sums[kRows][4];

@@ -129,9 +129,9 @@ class Orbits {
     }
   }
 
-  // After a chunk: how many of the timesteps from `step` on a row may skip, after `slot` computed ones. Copies their
+  // After a chunk: how many of the timesteps from `step` on a row may skip, after `entry` computed ones. Copies their
   // outputs, and makes a note in the reserve.
-  int64_t Leave(const Row& row, int64_t r, int64_t step, int64_t slot, const Team& team) {
+  int64_t Leave(const Row& row, int64_t r, int64_t step, int64_t entry, const Team& team) {
     if (!d_.repeats || !watched_[r]) return 0;
     uint32_t returns = ~0u;
     for (int64_t member = 0; member < team.size; ++member) returns &= returns_[member * row_count_ + r];
@@ -143,7 +143,7 @@ class Orbits {
     const int64_t steps = (end - step) / period * period;
     if (steps < kLeastSkip) return 0;
     Skips<Real>(d_, row).Put(skips_[r]++,
-                             {static_cast<int32_t>(slot), static_cast<int32_t>(period), static_cast<int32_t>(steps)});
+                             {static_cast<int32_t>(entry), static_cast<int32_t>(period), static_cast<int32_t>(steps)});
     __atomic_fetch_add(d_.skipped_steps, steps, __ATOMIC_RELAXED);
     for (int64_t k = step; k < step + steps && d_.return_sequences && d_.y.data; ++k) CopyOutput(row, k - period, k);
     return steps;

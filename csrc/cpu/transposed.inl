@@ -20,21 +20,21 @@ LSTM_FAST_INLINE void MultiplyTransposed(const Sizes<Real>& sizes, int64_t first
                                          const Real* const (&left)[kRows], int64_t left_stride, const Real* panel,
                                          int64_t width, Real* out) {
   constexpr int64_t kL = kLanes<Real>;
-  // Summed in blocks of at most 32 terms. One running sum over all gates gave the gradient of h0 1.3 times the error
-  // that Keras's has; blocks of 64 gave 1.15.
-  constexpr int64_t kBlock = 4 * kL < 32 ? 4 * kL : 32;
-  const Extent extent = {1, kBlock, 0, 0, width};
+  // At most 32 terms are summed at once. One running sum over all gates gave the gradient of h0 1.3 times the error
+  // that Keras's has; 64 at once gave 1.15.
+  constexpr int64_t kTermsAtOnce = 4 * kL < 32 ? 4 * kL : 32;
+  const Extent extent = {1, kTermsAtOnce, 0, 0, width};
   for (int64_t p = first; p < last; ++p) {
-    for (int64_t term = 0; term < sizes.width; term += kBlock) {
-      const Real* block[kRows];
+    for (int64_t term = 0; term < sizes.width; term += kTermsAtOnce) {
+      const Real* terms[kRows];
       Vector<Real> sums[kRows][kVectors];
       LSTM_FAST_UNROLL
       for (int i = 0; i < kRows; ++i) {
-        block[i] = left[i] + p * left_stride + term;
+        terms[i] = left[i] + p * left_stride + term;
         LSTM_FAST_UNROLL
         for (int v = 0; v < kVectors; ++v) sums[i][v] = Vector<Real>{};
       }
-      MultiplyPanel<Real, kRows, kVectors, 1, false>(block, 0, extent, panel + (p * sizes.width + term) * width, sums);
+      MultiplyPanel<Real, kRows, kVectors, 1, false>(terms, 0, extent, panel + (p * sizes.width + term) * width, sums);
       LSTM_FAST_UNROLL
       for (int i = 0; i < kRows; ++i) {
         LSTM_FAST_UNROLL
@@ -145,8 +145,8 @@ LSTM_FAST_INLINE void MultiplyColumns(const Sizes<Real>& sizes, TransposedPanels
   const int64_t width = Least(sizes.width, CeilDivide(product.columns - panel_begin, kL) * kL);
   const Real* panel = weights.data + panel_begin * sizes.panels * sizes.width + (column - panel_begin);
   for (int64_t p = 0; p < sizes.panels; p += step) {
-    ForRowTiles(pairs, [&](auto tile, int64_t offset) {
-      constexpr int kRows = decltype(tile)::value;
+    ForRegisterTiles(pairs, [&](auto register_tile, int64_t offset) {
+      constexpr int kRows = decltype(register_tile)::value;
       const Real *left[kRows], *mask[kRows];
       operands(offset, column, left, mask);
       Real* sums = out + offset * 4 * kL;
@@ -170,8 +170,8 @@ LSTM_FAST_INLINE void MultiplyColumns(const Sizes<Real>& sizes, Matrix<Real> wei
                                       int64_t pairs, const OperandsOf& operands, Real* out) {
   constexpr int64_t kL = kLanes<Real>;
   for (int64_t j = 0; j < valid; j += 4) {
-    ForRowTiles(pairs, [&](auto tile, int64_t offset) {
-      constexpr int kRows = decltype(tile)::value;
+    ForRegisterTiles(pairs, [&](auto register_tile, int64_t offset) {
+      constexpr int kRows = decltype(register_tile)::value;
       const Real *left[kRows], *mask[kRows];
       operands(offset, column + j, left, mask);
       CallWithVectors(valid - j, [&](auto vectors) {
