@@ -5,7 +5,7 @@
 // of the gates (multiply-add) or for 16 (tensor cores). Forward, a warp's job is the four gates of 8 units: with tensor
 // cores that takes two fragments for each `depth` units of h. Kernels of the split kind give a job one piece ("split")
 // of the sum only, so that there is one for every warp. Backward, all do: a job is a split of the sum over the block's
-// own gate columns, for `backward_units` units of dh.
+// own gate columns, for `backward_units` units of dh. Other words are explained in csrc/README.md.
 #ifndef LSTM_FAST_CUDA_LAYOUT_H_
 #define LSTM_FAST_CUDA_LAYOUT_H_
 
