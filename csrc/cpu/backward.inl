@@ -204,7 +204,7 @@ void StepsBack(const Direction<Real>& d, const Row* rows, BackwardScratch<Real>&
   const int64_t begin = team.FirstOfGroup(chunk.rows), end = team.LastOfGroup(chunk.rows);
   Real* dy = s.dy + begin * sizes.units + share.first_unit;
   for (int64_t step = chunk.steps - 1; step >= 0; --step) {
-    const int64_t active = chunk.active[step] < end ? chunk.active[step] : end;
+    const int64_t active = Least(chunk.active[step], end);
     if (active <= begin) continue;
     for (int64_t position = begin; position < active; ++position) {
       const int64_t r = chunk.row[position], k = chunk.from[position] + step;

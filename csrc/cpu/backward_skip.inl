@@ -64,7 +64,7 @@ void CombineGates(const Direction<Real>& d, const Real* factors, const Real* tra
   constexpr int64_t kL = kLanes<Real>;
   const Sizes<Real> sizes(d);
   for (int64_t first = 0; first < columns; first += sizes.width) {
-    const int64_t padded = CeilDivide(columns - first, kL) * kL, width = padded < sizes.width ? padded : sizes.width;
+    const int64_t padded = CeilDivide(columns - first, kL) * kL, width = Least(padded, sizes.width);
     for (int64_t k = 0; k < d.units; ++k) {
       const Real* rows = transposed + (k / kL * sizes.width + k % kL) * width;
       for (int64_t column = 0; column < width; column += kL) {
@@ -89,7 +89,7 @@ void FlowBack(const Direction<Real>& d, const Real* flow, const Real* of_state, 
   constexpr int64_t kL = kLanes<Real>;
   const Sizes<Real> sizes(d);
   for (int64_t first = 0; first < d.units; first += sizes.width) {
-    const int64_t width = sizes.units - first < sizes.width ? sizes.units - first : sizes.width;
+    const int64_t width = Least(sizes.units - first, sizes.width);
     CallWithVectors(width / kL, [&](auto vectors) {
       constexpr int kVectors = decltype(vectors)::value;
       Vector<Real> of_cell[kVectors], of_output[kVectors];
@@ -121,8 +121,8 @@ void FlowToInput(const Direction<Real>& d, const Real* flow, int64_t period, int
   constexpr int64_t kL = kLanes<Real>;
   const Sizes<Real> sizes(d);
   for (int64_t column = 0; column < d.input; column += sizes.width) {
-    const int64_t padded = CeilDivide(d.input - column, kL) * kL, width = padded < sizes.width ? padded : sizes.width;
-    const int64_t valid = d.input - column < width ? d.input - column : width;
+    const int64_t padded = CeilDivide(d.input - column, kL) * kL, width = Least(padded, sizes.width);
+    const int64_t valid = Least(d.input - column, width);
     const Extent extent = {2, d.units, sizes.units, sizes.units * width, width};
     ForRegisterTiles(count, [&](auto register_tile, int64_t first) {
       constexpr int kRows = decltype(register_tile)::value;
@@ -160,7 +160,7 @@ void FlowToProjected(const Direction<Real>& d, const Real* flow, const Real* fac
     const Real *from = flow + (gate == 3 ? padded : 0), *factor = factors + gate * padded;
     for (int64_t j = 0; j < d.units; j += kLanes<Real>) {
       Store(values, Load(from + j) * Load(factor + j));
-      store(gate * d.units + j, values, d.units - j < kLanes<Real> ? d.units - j : kLanes<Real>);
+      store(gate * d.units + j, values, Least(d.units - j, kLanes<Real>));
     }
   }
 }

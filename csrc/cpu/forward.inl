@@ -101,7 +101,7 @@ void NextForwardChunk(const Direction<Real>& d, const Row* rows, int64_t row_cou
         continue;
       }
     }
-    const int64_t left = row.count - s.done[r], count = left < d.chunk_steps ? left : d.chunk_steps;
+    const int64_t left = row.count - s.done[r], count = Least(left, d.chunk_steps);
     if (d.reserve_mode == Reserve::kRecompute) KeepCheckpoint(d, row, s.entry[r], h, c);  // chunks lie between two
     chunk.Add(r, s.done[r], count);
     s.done[r] += count;

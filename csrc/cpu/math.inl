@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "cpu/kernel.h"
 #include "cpu/simd.inl"
 
 namespace lstm_fast {
@@ -76,7 +77,7 @@ template <class Real, class Function>
 void ApplyToArray(const Real* x, Real* y, int64_t count, const Function& function) {
   constexpr int64_t kL = kLanes<Real>;
   for (int64_t i = 0; i < count; i += kL) {
-    const int64_t valid = count - i < kL ? count - i : kL;
+    const int64_t valid = Least(count - i, kL);
     Real values[kL] = {};
     for (int64_t lane = 0; lane < valid; ++lane) values[lane] = x[i + lane];
     Store(values, function(Load(values)));

@@ -127,7 +127,7 @@ void MultiplyInPlace(int64_t first_panel, int64_t last_panel, int64_t units, con
                      int64_t count, const LeftOf& left_of, Real* z, int64_t z_stride) {
   constexpr int64_t kL = kLanes<Real>, kTerms = 16;
   for (int64_t term = 0; term < k; term += kTerms) {
-    const Extent extent = {1, k - term < kTerms ? k - term : kTerms, 0, 0, 4 * units};
+    const Extent extent = {1, Least(k - term, kTerms), 0, 0, 4 * units};
     for (int64_t gate = 0; gate < 4; ++gate) {
       for (int64_t p = first_panel; p < last_panel; p += 4) {
         ForRegisterTiles(count, [&](auto register_tile, int64_t first) {

@@ -46,6 +46,7 @@ void Project(const Direction<Real>& d, GatePanels<Real> kernel, const Operand<Re
   }
 }
 
+// The same in place.
 template <class Real, bool kPerGate>
 void Project(const Direction<Real>& d, Matrix<Real> kernel, const Operand<Real>& x, int64_t begin, int64_t end,
              int64_t total, Real* z, const Share& share) {

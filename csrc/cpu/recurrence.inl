@@ -17,7 +17,7 @@
 namespace lstm_fast {
 namespace {
 
-// The recurrence's state and buffers; also used by the backward pass to compute gates again.
+// Its state and buffers.
 template <class Real>
 struct Recurrence {
   Recurrence(Scratch<Real>& scratch, const Direction<Real>& d, int64_t row_count) : rows(row_count) {
@@ -41,8 +41,9 @@ struct Recurrence {
   Real* h_masked = nullptr;  // [4][rows][Hp]
 };
 
-// One step of the rows at the positions [begin, end): h -> h_next, c in place. `terms` of h are multiplied: all, or
-// none where there is no state or z holds their product already; then U is not read.
+// One step of the rows at the positions [begin, end): from h and c to h_next and, in the place of c, the next c.
+// `terms` of h are multiplied: all, or none where there is no state or z holds their product already; then U is not
+// read.
 template <class Real, bool kPerGate>
 void StepRows(const Direction<Real>& d, GatePanels<Real> recurrent_kernel, const Chunk& chunk, int64_t step,
               int64_t begin, int64_t end, int64_t terms, Recurrence<Real>& state, const Share& share) {
@@ -93,7 +94,7 @@ void StepRows(const Direction<Real>& d, GatePanels<Real> recurrent_kernel, const
   }
 }
 
-// The same: h U is added to z first.
+// The same in place: h U is added to z first.
 template <class Real, bool kPerGate>
 void StepRows(const Direction<Real>& d, Matrix<Real> recurrent_kernel, const Chunk& chunk, int64_t step, int64_t begin,
               int64_t end, int64_t terms, Recurrence<Real>& state, const Share& share) {
@@ -112,7 +113,7 @@ void StepRows(const Direction<Real>& d, Matrix<Real> recurrent_kernel, const Chu
 template <class Real, bool kPerGate>
 void Step(const Direction<Real>& d, const Chunk& chunk, int64_t step, int64_t first, int64_t last,
           Recurrence<Real>& state, const Share& share) {
-  const int64_t active = chunk.active[step] < last ? chunk.active[step] : last, padded = Sizes<Real>(d).units;
+  const int64_t active = Least(chunk.active[step], last), padded = Sizes<Real>(d).units;
   for (int64_t position = first; position < active && kPerGate; ++position) {
     const int64_t r = chunk.row[position];
     for (int64_t gate = 0; gate < 4; ++gate) {

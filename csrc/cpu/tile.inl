@@ -28,7 +28,7 @@ struct Share {
     first = team.First(panels);
     last = team.Last(panels);
     first_unit = first * kLanes<Real>;
-    units = (last * kLanes<Real> < d.units ? last * kLanes<Real> : d.units) - first_unit;
+    units = Least(last * kLanes<Real>, d.units) - first_unit;
   }
   int64_t first, last;        // panels
   int64_t first_unit, units;  // real ones
@@ -66,7 +66,7 @@ LSTM_FAST_INLINE void ForGateRuns(const Share& share, const Body& body) {
   const int64_t end = share.first_unit + share.units;
   for (int64_t gate = 0; gate < 4; ++gate) {
     for (int64_t unit = share.first_unit; unit < end; unit += kRun<Real>) {
-      body(gate, unit, end - unit < kRun<Real> ? end - unit : kRun<Real>);
+      body(gate, unit, Least(end - unit, kRun<Real>));
     }
   }
 }

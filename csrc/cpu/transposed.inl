@@ -22,7 +22,7 @@ LSTM_FAST_INLINE void MultiplyTransposed(const Sizes<Real>& sizes, int64_t first
   constexpr int64_t kL = kLanes<Real>;
   // At most 32 terms are summed at once. One running sum over all gates gave the gradient of h0 1.3 times the error
   // that Keras's has; 64 at once gave 1.15.
-  constexpr int64_t kTermsAtOnce = 4 * kL < 32 ? 4 * kL : 32;
+  constexpr int64_t kTermsAtOnce = Least(4 * kL, 32);
   const Extent extent = {1, kTermsAtOnce, 0, 0, width};
   for (int64_t p = first; p < last; ++p) {
     for (int64_t term = 0; term < sizes.width; term += kTermsAtOnce) {
@@ -164,6 +164,7 @@ LSTM_FAST_INLINE void MultiplyColumns(const Sizes<Real>& sizes, TransposedPanels
   }
 }
 
+// The same in place.
 template <bool kMasked, class Real, class OperandsOf>
 LSTM_FAST_INLINE void MultiplyColumns(const Sizes<Real>& sizes, Matrix<Real> weights,
                                       const TransposedProduct<Real>& product, int64_t column, int64_t valid,
