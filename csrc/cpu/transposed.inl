@@ -48,15 +48,16 @@ LSTM_FAST_INLINE void MultiplyTransposed(const Sizes<Real>& sizes, int64_t first
 }
 
 // The same over all gate panels, each gate's part multiplied by its own row of mask, which starts at
-// mask[i] + gate * mask_stride.
+// masks[i] + column + gate * mask_stride.
 template <class Real, int kRows, int kVectors>
 LSTM_FAST_INLINE void MultiplyTransposedMasked(const Sizes<Real>& sizes, const Real* const (&left)[kRows],
                                                int64_t left_stride, const Real* panel, int64_t width,
-                                               const Real* const (&mask)[kRows], int64_t mask_stride, int64_t valid,
-                                               Real* out) {
+                                               const Real* const* masks, int64_t column, int64_t mask_stride,
+                                               int64_t valid, Real* out) {
   constexpr int64_t kL = kLanes<Real>;
   constexpr int64_t kWidth = kVectors * kL;
-  const Extent extent = {sizes.panels, kL, left_stride, sizes.width * width, width};
+  // Of as many terms as lanes. GCC 12 would unroll the loop over a number that it knows, and keep sums on the stack.
+  const Extent extent = {sizes.panels, sizes.width / 4, left_stride, sizes.width * width, width};
   for (int64_t gate = 0; gate < 4; ++gate) {
     const Real* gate_left[kRows];
     Vector<Real> sums[kRows][kVectors];
@@ -73,17 +74,18 @@ LSTM_FAST_INLINE void MultiplyTransposedMasked(const Sizes<Real>& sizes, const R
       LSTM_FAST_UNROLL
       for (int v = 0; v < kVectors; ++v) Store(part + v * kL, sums[i][v]);
       Real* to = out + i * 4 * kL;
-      for (int64_t j = 0; j < valid; ++j) to[j] = (gate == 0 ? 0 : to[j]) + mask[i][gate * mask_stride + j] * part[j];
+      const Real* mask = masks[i] + column + gate * mask_stride;
+      for (int64_t j = 0; j < valid; ++j) to[j] = (gate == 0 ? 0 : to[j]) + mask[j] * part[j];
     }
   }
 }
 
 // The same for kColumns columns of the transpose, which are rows of the matrix [K, 4H] as it was given. Each gate is
-// summed by itself, in the lanes of a vector; `mask` is null where there is none.
-template <class Real, int kRows, int kColumns>
+// summed by itself, in the lanes of a vector. Without kMasked there are no masks.
+template <class Real, int kRows, int kColumns, bool kMasked>
 LSTM_FAST_INLINE void MultiplyTransposedInPlace(const Sizes<Real>& sizes, const Real* const (&left)[kRows],
-                                                int64_t left_stride, const Real* matrix,
-                                                const Real* const (&mask)[kRows], int64_t mask_stride, Real* out) {
+                                                int64_t left_stride, const Real* matrix, const Real* const* masks,
+                                                int64_t column, int64_t mask_stride, Real* out) {
   constexpr int64_t kL = kLanes<Real>;
   for (int64_t gate = 0; gate < 4; ++gate) {
     Vector<Real> sums[kRows][kColumns];
@@ -114,7 +116,8 @@ LSTM_FAST_INLINE void MultiplyTransposedInPlace(const Sizes<Real>& sizes, const 
           for (int64_t lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
         }
         Real& to = out[i * 4 * kL + v];
-        to = (gate == 0 ? 0 : to) + (mask[i] ? mask[i][gate * mask_stride + v] * lanes[0] : lanes[0]);
+        const Real sum = kMasked ? masks[i][column + gate * mask_stride + v] * lanes[0] : lanes[0];
+        to = (gate == 0 ? 0 : to) + sum;
       }
     }
   }
@@ -131,30 +134,31 @@ struct TransposedProduct {
   int64_t mask_stride;                // of the masks, [4][mask_stride] for each pair
 };
 
-// out = dz times the columns [column, column + valid), of one column panel, for some of the pairs. operands(offset,
-// column, left, mask) gives the dz of those from `offset` on, and their masks from a column on.
-template <bool kMasked, class Real, class OperandsOf>
-LSTM_FAST_INLINE void MultiplyColumns(const Sizes<Real>& sizes, TransposedPanels<Real> weights,
-                                      const TransposedProduct<Real>& product, int64_t column, int64_t valid,
-                                      int64_t pairs, const OperandsOf& operands, Real* out) {
+// out = dz times the columns [column, column + valid), of one column panel, for `pairs` pairs: those of the gate rows
+// from dz on. With kMasked each has masks.
+template <bool kMasked, class Real>
+void MultiplyColumns(const Sizes<Real>& sizes, TransposedPanels<Real> weights, const TransposedProduct<Real>& product,
+                     int64_t column, int64_t valid, const Real* dz, const Real* const* masks, int64_t pairs,
+                     Real* out) {
   constexpr int64_t kL = kLanes<Real>;
   // So many gate panels stay in L1 while all pairs pass.
   constexpr int64_t kPanels = 128 / (4 * kL);
   const int64_t step = kMasked ? sizes.panels : kPanels, stride = product.total * sizes.width;
-  const int64_t panel_begin = column / sizes.width * sizes.width;
+  const int64_t panel_begin = column / sizes.width * sizes.width, mask_stride = product.mask_stride;
   const int64_t width = Least(sizes.width, CeilDivide(product.columns - panel_begin, kL) * kL);
   const Real* panel = weights.data + panel_begin * sizes.panels * sizes.width + (column - panel_begin);
   for (int64_t p = 0; p < sizes.panels; p += step) {
-    ForRegisterTiles(pairs, [&](auto register_tile, int64_t offset) {
+    ForRegisterTiles(pairs, [&](auto register_tile, int64_t first) {
       constexpr int kRows = decltype(register_tile)::value;
-      const Real *left[kRows], *mask[kRows];
-      operands(offset, column, left, mask);
-      Real* sums = out + offset * 4 * kL;
+      const Real* left[kRows];
+      LSTM_FAST_UNROLL
+      for (int i = 0; i < kRows; ++i) left[i] = dz + (first + i) * sizes.width;
+      Real* sums = out + first * 4 * kL;
       CallWithVectors(CeilDivide(valid, kL), [&](auto vectors) {
         constexpr int kVectors = decltype(vectors)::value;
         if constexpr (kMasked) {
-          MultiplyTransposedMasked<Real, kRows, kVectors>(sizes, left, stride, panel, width, mask, product.mask_stride,
-                                                          valid, sums);
+          MultiplyTransposedMasked<Real, kRows, kVectors>(sizes, left, stride, panel, width, masks + first, column,
+                                                          mask_stride, valid, sums);
         } else {
           MultiplyTransposed<Real, kRows, kVectors>(sizes, p, Least(p + step, sizes.panels), left, stride, panel, width,
                                                     sums);
@@ -165,20 +169,22 @@ LSTM_FAST_INLINE void MultiplyColumns(const Sizes<Real>& sizes, TransposedPanels
 }
 
 // The same in place.
-template <bool kMasked, class Real, class OperandsOf>
-LSTM_FAST_INLINE void MultiplyColumns(const Sizes<Real>& sizes, Matrix<Real> weights,
-                                      const TransposedProduct<Real>& product, int64_t column, int64_t valid,
-                                      int64_t pairs, const OperandsOf& operands, Real* out) {
+template <bool kMasked, class Real>
+void MultiplyColumns(const Sizes<Real>& sizes, Matrix<Real> weights, const TransposedProduct<Real>& product,
+                     int64_t column, int64_t valid, const Real* dz, const Real* const* masks, int64_t pairs,
+                     Real* out) {
   constexpr int64_t kL = kLanes<Real>;
+  const int64_t stride = product.total * sizes.width, mask_stride = product.mask_stride;
   for (int64_t j = 0; j < valid; j += 4) {
-    ForRegisterTiles(pairs, [&](auto register_tile, int64_t offset) {
+    const Real* matrix = weights.data + (column + j) * 4 * sizes.units;
+    ForRegisterTiles(pairs, [&](auto register_tile, int64_t first) {
       constexpr int kRows = decltype(register_tile)::value;
-      const Real *left[kRows], *mask[kRows];
-      operands(offset, column + j, left, mask);
+      const Real* left[kRows];
+      LSTM_FAST_UNROLL
+      for (int i = 0; i < kRows; ++i) left[i] = dz + (first + i) * sizes.width;
       CallWithVectors(valid - j, [&](auto vectors) {
-        MultiplyTransposedInPlace<Real, kRows, decltype(vectors)::value>(
-            sizes, left, product.total * sizes.width, weights.data + (column + j) * 4 * sizes.units, mask,
-            product.mask_stride, out + offset * 4 * kL + j);
+        MultiplyTransposedInPlace<Real, kRows, decltype(vectors)::value, kMasked>(
+            sizes, left, stride, matrix, masks + first, column + j, mask_stride, out + first * 4 * kL + j);
       });
     });
   }
@@ -196,14 +202,11 @@ LSTM_FAST_INLINE void ForColumns(const Sizes<Real>& sizes, const Weights& weight
     const int64_t valid = Least(panel_end, product.last_column) - column;
     for (int64_t begin = 0; begin < product.count; begin += kPairs) {
       const int64_t pairs = Least(kPairs, product.count - begin);
+      const Real* masks[kPairs];
+      for (int64_t i = 0; i < pairs && kMasked; ++i) masks[i] = mask_of(begin + i);
       alignas(64) Real out[kPairs * 4 * kL];
-      const auto operands = [&](int64_t offset, int64_t from_column, auto& left, auto& mask) {
-        int64_t pair = begin + offset;
-        for (auto& row : left) row = product.dz + (product.first + pair++) * sizes.width;
-        pair = begin + offset;
-        for (auto& row : mask) row = kMasked ? mask_of(pair++) + from_column : nullptr;
-      };
-      MultiplyColumns<kMasked>(sizes, weights, product, column, valid, pairs, operands, out);
+      MultiplyColumns<kMasked>(sizes, weights, product, column, valid,
+                               product.dz + (product.first + begin) * sizes.width, masks, pairs, out);
       for (int64_t i = 0; i < pairs; ++i) store(begin + i, column, out + i * 4 * kL, valid);
     }
     column += valid;
