@@ -11,16 +11,14 @@
 namespace lstm_fast {
 namespace {
 
-inline Vector<float> MultiplyAdd(Vector<float> a, Vector<float> b, Vector<float> c) { return _mm256_fmadd_ps(a, b, c); }
+template <>
+inline Vector<float> MultiplyAdd(Vector<float> a, Vector<float> b, Vector<float> c) {
+  return _mm256_fmadd_ps(a, b, c);
+}
+template <>
 inline Vector<double> MultiplyAdd(Vector<double> a, Vector<double> b, Vector<double> c) {
   return _mm256_fmadd_pd(a, b, c);
 }
-
-// Of two equal or unordered values, both give x.
-inline Vector<float> AtLeast(Vector<float> low, Vector<float> x) { return _mm256_max_ps(low, x); }
-inline Vector<double> AtLeast(Vector<double> low, Vector<double> x) { return _mm256_max_pd(low, x); }
-inline Vector<float> AtMost(Vector<float> high, Vector<float> x) { return _mm256_min_ps(high, x); }
-inline Vector<double> AtMost(Vector<double> high, Vector<double> x) { return _mm256_min_pd(high, x); }
 
 template <class V>
 inline void KeepInRegister(V& v) {

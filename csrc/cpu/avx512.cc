@@ -11,19 +11,13 @@
 namespace lstm_fast {
 namespace {
 
-inline Vector<float> MultiplyAdd(Vector<float> a, Vector<float> b, Vector<float> c) { return _mm512_fmadd_ps(a, b, c); }
+template <>
+inline Vector<float> MultiplyAdd(Vector<float> a, Vector<float> b, Vector<float> c) {
+  return _mm512_fmadd_ps(a, b, c);
+}
+template <>
 inline Vector<double> MultiplyAdd(Vector<double> a, Vector<double> b, Vector<double> c) {
   return _mm512_fmadd_pd(a, b, c);
-}
-
-// Of two equal or unordered values, both give x. Not by intrinsics: GCC 12 warns of its own header there.
-template <class V>
-inline V AtLeast(V low, V x) {
-  return x < low ? low : x;
-}
-template <class V>
-inline V AtMost(V high, V x) {
-  return x > high ? high : x;
 }
 
 template <class V>

@@ -6,38 +6,30 @@
 // b, f and the factors a in dz = (dc' a_i, dc' a_f, dc' a_c, dh a_o) come from the gates, and G from U^T, V from W^T by
 // a: half of the products of dz U^T and dz W^T, whatever else there is of dz only as a sum. A row reads matrices of its
 // own, which is worth it as long as they stay in a cache; elsewhere the rows of a tile go through skips together.
+#ifndef LSTM_FAST_CPU_BACKWARD_SKIP_INL_
+#define LSTM_FAST_CPU_BACKWARD_SKIP_INL_
+
+#include <cstdint>
+
+#include "cpu/backward_scratch.inl"
+#include "cpu/backward_zeros.inl"
+#include "cpu/chunk.inl"
+#include "cpu/gradient.inl"
+#include "cpu/input_gradient.inl"
+#include "cpu/kernel.h"
+#include "cpu/math.inl"
+#include "cpu/output_gradient.inl"
+#include "cpu/product.inl"
+#include "cpu/project.inl"
+#include "cpu/recompute.inl"
+#include "cpu/repeats.inl"
+#include "cpu/reserve.inl"
+#include "cpu/simd.inl"
+#include "cpu/tile.inl"
+#include "lstm_fast/lstm.h"
+
 namespace lstm_fast {
 namespace {
-
-template <class Real>
-struct SkipScratch {
-  static constexpr int64_t kBlock = 64;  // timesteps between two products with V
-
-  SkipScratch(Scratch<Real>& scratch, const Direction<Real>& d) {
-    if (!d.repeats || !d.skips_by_row) return;
-    const Sizes<Real> sizes(d);
-    factors = scratch.template Take<Real>(kMostPeriod * kFactors * sizes.units);
-    of_state = scratch.template Take<Real>(kMostPeriod * MatrixSize(d, d.units));
-    of_input = scratch.template Take<Real>(kMostPeriod * MatrixSize(d, d.input));
-    flow = scratch.template Take<Real>(kBlock * 2 * sizes.units);
-    sums = scratch.template Take<Real>(kMostPeriod * 2 * sizes.units);
-    dz = scratch.template Take<Real>(kMostPeriod * sizes.panels * sizes.width);
-    states = scratch.template Take<Real>(4 * kMostPeriod * sizes.units);
-  }
-
-  static int64_t MatrixSize(const Direction<Real>& d, int64_t columns) {
-    return 2 * Sizes<Real>(d).units * CeilDivide(columns, kLanes<Real>) * kLanes<Real>;
-  }
-
-  enum Factor { kIn, kForget, kCandidate, kOut, kCell, kKept, kFactors };  // a_i, a_f, a_c, a_o, b, f
-
-  Real* factors = nullptr;                        // [period][kFactors][Hp]
-  Real *of_state = nullptr, *of_input = nullptr;  // G and V: [period][column panels][2][Hp][width]
-  Real* flow = nullptr;                           // [kBlock][2][Hp]: dc' and dh
-  Real* sums = nullptr;                           // [period][2][Hp]: of dc' and dh
-  Real* dz = nullptr;                             // gate rows of a period: its sums
-  Real* states = nullptr;                         // [4][period][Hp]: h before, times the dropout masks
-};
 
 // The factors of one step from its gates and c before it. In padding lanes they are 0.
 template <class Real>
@@ -72,7 +64,7 @@ void CombineGates(const Direction<Real>& d, const Real* factors, const Real* tra
   constexpr int64_t kL = kLanes<Real>;
   const Sizes<Real> sizes(d);
   for (int64_t first = 0; first < columns; first += sizes.width) {
-    const int64_t padded = CeilDivide(columns - first, kL) * kL, width = padded < sizes.width ? padded : sizes.width;
+    const int64_t padded = CeilDivide(columns - first, kL) * kL, width = Least(padded, sizes.width);
     for (int64_t k = 0; k < d.units; ++k) {
       const Real* rows = transposed + (k / kL * sizes.width + k % kL) * width;
       for (int64_t column = 0; column < width; column += kL) {
@@ -97,7 +89,7 @@ void FlowBack(const Direction<Real>& d, const Real* flow, const Real* of_state, 
   constexpr int64_t kL = kLanes<Real>;
   const Sizes<Real> sizes(d);
   for (int64_t first = 0; first < d.units; first += sizes.width) {
-    const int64_t width = sizes.units - first < sizes.width ? sizes.units - first : sizes.width;
+    const int64_t width = Least(sizes.units - first, sizes.width);
     CallWithVectors(width / kL, [&](auto vectors) {
       constexpr int kVectors = decltype(vectors)::value;
       Vector<Real> of_cell[kVectors], of_output[kVectors];
@@ -129,11 +121,11 @@ void FlowToInput(const Direction<Real>& d, const Real* flow, int64_t period, int
   constexpr int64_t kL = kLanes<Real>;
   const Sizes<Real> sizes(d);
   for (int64_t column = 0; column < d.input; column += sizes.width) {
-    const int64_t padded = CeilDivide(d.input - column, kL) * kL, width = padded < sizes.width ? padded : sizes.width;
-    const int64_t valid = d.input - column < width ? d.input - column : width;
+    const int64_t padded = CeilDivide(d.input - column, kL) * kL, width = Least(padded, sizes.width);
+    const int64_t valid = Least(d.input - column, width);
     const Extent extent = {2, d.units, sizes.units, sizes.units * width, width};
-    ForRowTiles(count, [&](auto tile, int64_t first) {
-      constexpr int kRows = decltype(tile)::value;
+    ForRegisterTiles(count, [&](auto register_tile, int64_t first) {
+      constexpr int kRows = decltype(register_tile)::value;
       const Real* left[kRows];
       LSTM_FAST_UNROLL
       for (int i = 0; i < kRows; ++i) left[i] = flow + (first + i) * period * 2 * sizes.units;
@@ -168,10 +160,136 @@ void FlowToProjected(const Direction<Real>& d, const Real* flow, const Real* fac
     const Real *from = flow + (gate == 3 ? padded : 0), *factor = factors + gate * padded;
     for (int64_t j = 0; j < d.units; j += kLanes<Real>) {
       Store(values, Load(from + j) * Load(factor + j));
-      store(gate * d.units + j, values, d.units - j < kLanes<Real> ? d.units - j : kLanes<Real>);
+      store(gate * d.units + j, values, Least(d.units - j, kLanes<Real>));
     }
   }
 }
 
+// Makes what a row needs to go through a skip.
+template <class Real>
+void PrepareSkip(const Direction<Real>& d, const Row* rows, int64_t r, BackwardScratch<Real>& s) {
+  const Sizes<Real> sizes(d);
+  const int64_t padded = sizes.units;
+  const Remaining& left = s.remaining[r];
+  const int64_t period = left.skip.period;
+  SkipScratch<Real>& skip = s.skip;
+  const bool recompute = d.reserve_mode == Reserve::kRecompute;
+  BackwardPart<Real>& part = s.part[r];
+  part = {recompute ? s.RecomputedEntries(d, r) : EntriesOf(d, rows[r]), recompute ? 0 : left.entries - period,
+          left.entries, period, 0};
+  s.again.Clear();
+  s.again.Add(r, left.timesteps - left.skipped, period);
+  s.again.Close();
+  if (recompute) {
+    RecomputeGates(d, s.again, rows, s, kAlone);
+  } else {
+    s.input.Gather(s.again, rows, 0, 1);
+  }
+  for (int64_t phase = 0; phase < period; ++phase) {
+    const Real* before = part.GatesBefore(phase);
+    Real* factors = skip.factors + phase * SkipScratch<Real>::kFactors * padded;
+    MakeFactors(d, part.Gates(phase), before, factors);
+    CombineGates(d, factors, d.recurrent_kernel_transposed, d.units,
+                 d.recurrent_dropout ? s.masks + r * 4 * padded : nullptr, padded,
+                 skip.of_state + phase * skip.MatrixSize(d, d.units));
+    if (d.dx.data && !d.projected) {
+      CombineGates(d, factors, d.kernel_transposed, d.input, d.input_dropout ? s.input.mask(r, 0) : nullptr, d.input,
+                   skip.of_input + phase * skip.MatrixSize(d, d.input));
+    }
+    Real* h = skip.states + phase * padded;
+    StateAfter(sizes, before, h);
+    s.h_before.rows[phase] = h;
+    if (d.recurrent_dropout) MaskState(sizes, s.masks + r * 4 * padded, kMostPeriod * padded, h);
+  }
+  for (int64_t j = 0; j < period * 2 * padded; ++j) skip.sums[j] = 0;
+}
+
+// Takes a row back through `count` timesteps of a skip, of which `left` remain, and stores their dx.
+template <class Real>
+void StepsBackInSkip(const Direction<Real>& d, const Row& row, int64_t r, int64_t count, BackwardScratch<Real>& s) {
+  using S = SkipScratch<Real>;
+  const int64_t padded = Sizes<Real>(d).units;
+  const Remaining& left = s.remaining[r];
+  SkipScratch<Real>& skip = s.skip;
+  Real *dh = s.dh + r * padded, *dc = s.dc + r * padded;
+  const int64_t period = left.skip.period, first = left.skipped - count;
+  const auto phase_of = [&](int64_t n) { return (first + n) % period; };
+  const auto factors_of = [&](int64_t phase) { return skip.factors + phase * S::kFactors * padded; };
+  for (int64_t n = count - 1; n >= 0; --n) {
+    const int64_t k = left.timesteps - count + n, phase = phase_of(n);
+    const Real* factors = factors_of(phase);
+    Real *flow = skip.flow + n * 2 * padded, *sums = skip.sums + phase * 2 * padded;
+    AddOutputGradient(d, row, k, 0, d.units, s.dy, dh);
+    if (k > 0) PrefetchOutputGradient(d, row, k - 1, Share(d, kAlone));
+    for (int64_t j = 0; j < padded; j += kLanes<Real>) {
+      const Vector<Real> dh_j = Load(dh + j);
+      const Vector<Real> dc_j = MultiplyAdd(dh_j, Load(factors + S::kCell * padded + j), Load(dc + j));
+      Store(flow + j, dc_j);
+      Store(flow + padded + j, dh_j);
+      Store(sums + j, Load(sums + j) + dc_j);
+      Store(sums + padded + j, Load(sums + padded + j) + dh_j);
+      Store(dc + j, dc_j * Load(factors + S::kKept * padded + j));
+    }
+    FlowBack(d, flow, skip.of_state + phase * skip.MatrixSize(d, d.units), dh);
+  }
+  if (!d.dx.data) return;
+  const auto offset_of = [&](int64_t n) { return OffsetOf(d.dx, row, TimeOf(d, row, left.timesteps - count + n)); };
+  for (int64_t n = 0; n < count && d.projected; ++n) {
+    FlowToProjected(d, skip.flow + n * 2 * padded, factors_of(phase_of(n)),
+                    [&](int64_t column, const Real* values, int64_t valid) {
+                      StoreInputGradientPart(d, offset_of(n) + column, valid, values);
+                    });
+  }
+  for (int64_t start = 0; start < period && start < count && !d.projected; ++start) {
+    FlowToInput(d, skip.flow + start * 2 * padded, period, CeilDivide(count - start, period),
+                skip.of_input + phase_of(start) * skip.MatrixSize(d, d.input),
+                [&](int64_t n, int64_t column, const Real* values, int64_t valid) {
+                  StoreInputGradientPart(d, offset_of(start + n * period) + column, valid, values);
+                });
+  }
+}
+
+// Takes a row back through a skip, and adds its part of the gradients of the weights.
+template <class Real>
+void BackThroughSkip(const Direction<Real>& d, const Row* rows, int64_t r, BackwardScratch<Real>& s,
+                     Gradients<Real>& gradients) {
+  constexpr int64_t kL = kLanes<Real>;
+  const Sizes<Real> sizes(d);
+  const Share share(d, kAlone);
+  PrepareSkip(d, rows, r, s);
+  SkipScratch<Real>& skip = s.skip;
+  Remaining& left = s.remaining[r];
+  const int64_t period = left.skip.period, skips = left.skips;
+  while (left.skips == skips) {
+    PassZeros(d, rows[r], r, s);
+    if (left.skips != skips) break;
+    const int64_t count = Least(left.skipped, skip.kStepsAtOnce);
+    StepsBackInSkip(d, rows[r], r, count, s);
+    TakeSkipped(d, rows[r], count, left);
+  }
+  for (int64_t p = 0; p < sizes.panels; ++p) {
+    for (int64_t phase = 0; phase < period; ++phase) {
+      const Real* sums = skip.sums + phase * 2 * sizes.units + p * kL;
+      const Real* factors = skip.factors + phase * skip.kFactors * sizes.units + p * kL;
+      Real* to = skip.dz + (p * period + phase) * sizes.width;
+      for (int64_t gate = 0; gate < 4; ++gate) {
+        Store(to + gate * kL, Load(sums + (gate == 3 ? sizes.units : 0)) * Load(factors + gate * sizes.units));
+        for (int64_t lane = 0; lane < kL; ++lane) {
+          if (p * kL + lane >= d.units) to[gate * kL + lane] = 0;
+        }
+      }
+    }
+  }
+  const Operand<Real> states = {s.h_before.rows, kMostPeriod * sizes.units, s.h_before.per_gate};
+  PackOperand(s.input.operand(), d.input, period, s.packed, kAlone);
+  AccumulateMatrix(d, s.input.operand().per_gate, s.packed, skip.dz, period, gradients.fresh, gradients.kernel, kAlone);
+  PackOperand(states, d.units, period, s.packed, kAlone);
+  AccumulateMatrix(d, states.per_gate, s.packed, skip.dz, period, gradients.fresh, gradients.recurrent_kernel, kAlone);
+  AccumulateBias(sizes, share, skip.dz, period, gradients.fresh, gradients.bias);
+  gradients.fresh = false;
+}
+
 }  // namespace
 }  // namespace lstm_fast
+
+#endif  // LSTM_FAST_CPU_BACKWARD_SKIP_INL_

@@ -1,4 +1,13 @@
 // Rows in the dtype of the arguments, to and from the type of the arithmetic.
+#ifndef LSTM_FAST_CPU_CONVERT_INL_
+#define LSTM_FAST_CPU_CONVERT_INL_
+
+#include <cstddef>
+#include <cstdint>
+
+#include "cpu/simd.inl"
+#include "lstm_fast/lstm.h"
+
 namespace lstm_fast {
 namespace {
 
@@ -92,5 +101,12 @@ LSTM_FAST_INLINE bool IsReal(DType dtype) {
   return dtype == (sizeof(Real) == 8 ? DType::kFloat64 : DType::kFloat32);
 }
 
+template <class Real>
+void ConvertArray(DType dtype, const Real* from, void* to, int64_t count) {
+  StoreRow(dtype, to, 0, count, from);
+}
+
 }  // namespace
 }  // namespace lstm_fast
+
+#endif  // LSTM_FAST_CPU_CONVERT_INL_

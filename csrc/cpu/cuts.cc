@@ -13,8 +13,6 @@ constexpr int64_t kSlots = 8;
 // Of any tile.
 constexpr int64_t kMostRows = 128;
 
-int64_t CeilDivide(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 int64_t AtLeast1(int64_t value) { return std::max<int64_t>(1, value); }
 
 // Whether threads may share the units of rows, and wait for each other in every timestep: the recurrent kernel does not
@@ -60,7 +58,7 @@ int64_t ForwardTileRows(const Work& work, int64_t threads) {
 }
 
 // As few tiles as kBackwardTileRows allows; with twice the rows where each step reads a recurrent kernel from memory,
-// and more in very short sequences, where a pass over the weights and their gradients would otherwise serve few
+// and more in very short sequences, where reading the weights and their gradients once would otherwise serve few
 // timesteps. Two where the work is worth it and there is no better way to share it out; otherwise 1, 4 or a multiple of
 // 8.
 int64_t BackwardTileRows(const Work& work) {
@@ -82,7 +80,7 @@ int64_t Slots(const Work& work, int64_t tiles) {
 }
 
 // As many timesteps as keep z of the tile at 192 KiB, within L2, but for large H at least 128 pairs of timestep and
-// row, so that each pass over the weights pays.
+// row, so that it pays to read the weights.
 int64_t ChunkSteps(const Work& work, int64_t tile_rows) {
   if (work.recompute) return kCheckpointInterval;
   const int64_t pair_bytes = work.panels * work.width * work.element_bytes;
@@ -96,14 +94,14 @@ constexpr double kElementwise = 200;  // operations a unit
 // Waiting for each other, and being woken, for each thread of those that do: 0.1 and 2 us.
 constexpr double kBarrier = 10'000, kWake = 200'000;
 
-double Share(int64_t part, int64_t whole) { return whole > 0 ? double(part) / double(whole) : 0; }
+double Fraction(int64_t part, int64_t whole) { return whole > 0 ? double(part) / double(whole) : 0; }
 
-// The largest share that one of `members` has of so many pieces.
-double LargestShare(int64_t pieces, int64_t members) { return Share(CeilDivide(pieces, members), pieces); }
+// The largest fraction that one of `members` has of so many pieces.
+double LargestFraction(int64_t pieces, int64_t members) { return Fraction(CeilDivide(pieces, members), pieces); }
 
-double Barrier(int64_t members) { return members > 1 ? kBarrier * double(members) : 0; }
+double BarrierFlop(int64_t members) { return members > 1 ? kBarrier * double(members) : 0; }
 
-double Wake(int64_t threads) { return threads > 1 ? kWake * double(threads) : 0; }
+double WakeFlop(int64_t threads) { return threads > 1 ? kWake * double(threads) : 0; }
 
 // A product with the recurrent kernel, and the gates, of `rows` rows in one timestep.
 double StepFlop(const Work& work, int64_t rows) {
@@ -115,28 +113,28 @@ double StepFlop(const Work& work, int64_t rows) {
 // Timesteps of a row, on average.
 double Timesteps(const Work& work) { return double(work.timesteps) / double(AtLeast1(work.batch)); }
 
-double ForwardTask(const Work& work, const Cuts& cuts, int64_t members) {
+double ForwardTaskFlop(const Work& work, const Cuts& cuts, int64_t members) {
   const double project = 8.0 * double(work.units) * double(work.kernel_rows) * double(cuts.tile_rows);
-  const double step = (project + StepFlop(work, cuts.tile_rows)) * LargestShare(work.panels, members);
-  return Timesteps(work) * (step + Barrier(members));
+  const double step = (project + StepFlop(work, cuts.tile_rows)) * LargestFraction(work.panels, members);
+  return Timesteps(work) * (step + BarrierFlop(members));
 }
 
-double BackwardTile(const Work& work, const Cuts& cuts, int64_t members) {
+double BackwardTileFlop(const Work& work, const Cuts& cuts, int64_t members) {
   const int64_t groups = RowGroups(work, cuts.tile_rows, members), sharing = members / groups;  // at least so many
-  const double step = StepFlop(work, CeilDivide(cuts.tile_rows, groups)) * LargestShare(work.panels, sharing);
+  const double step = StepFlop(work, CeilDivide(cuts.tile_rows, groups)) * LargestFraction(work.panels, sharing);
   const double product = 8 * double(work.units * cuts.tile_rows);  // with one column of W or U
   const auto weights = [&](int64_t columns) {
-    return product * double(columns) * LargestShare(work.panels * CeilDivide(columns, work.micro_rows), members);
+    return product * double(columns) * LargestFraction(work.panels * CeilDivide(columns, work.micro_rows), members);
   };
-  const double dx = product * double(work.kernel_rows) * LargestShare(cuts.tile_rows * cuts.chunk_steps, members);
-  return Timesteps(work) * (step + Barrier(CeilDivide(members, groups)) + weights(work.units) +
-                            weights(work.kernel_rows) + dx + 4 * Barrier(members) / double(cuts.chunk_steps));
+  const double dx = product * double(work.kernel_rows) * LargestFraction(cuts.tile_rows * cuts.chunk_steps, members);
+  return Timesteps(work) * (step + BarrierFlop(CeilDivide(members, groups)) + weights(work.units) +
+                            weights(work.kernel_rows) + dx + 4 * BarrierFlop(members) / double(cuts.chunk_steps));
 }
 
 // One after the other, a slot's tiles in the directions of a task.
-double BackwardTask(const Work& work, const Cuts& cuts, int64_t members) {
+double BackwardTaskFlop(const Work& work, const Cuts& cuts, int64_t members) {
   const int64_t tiles = CeilDivide(CeilDivide(work.batch, cuts.tile_rows), cuts.slots);
-  return double(tiles * (cuts.side_by_side ? 1 : work.directions)) * BackwardTile(work, cuts, members);
+  return double(tiles * (cuts.side_by_side ? 1 : work.directions)) * BackwardTileFlop(work, cuts, members);
 }
 
 // Threads that would have no task join others' tasks. There may be fewer teams than tasks, so that no thread is left.
@@ -146,10 +144,10 @@ void ChooseTeams(const Work& work, int64_t threads, int64_t tasks, Cuts& cuts) {
   if (threads == 2 && tasks > 1) return;
   // Threads without a row of their own lose more by waiting than the products' shares gain, measured with one row.
   const int64_t most = std::max(cuts.tile_rows * MostSharingUnits(work, 1), MostSharingUnits(work, cuts.tile_rows));
-  double least = double(CeilDivide(tasks, cuts.workers)) * BackwardTask(work, cuts, 1);
+  double least = double(CeilDivide(tasks, cuts.workers)) * BackwardTaskFlop(work, cuts, 1);
   for (int64_t teams = std::min(threads, tasks); teams > 0; --teams) {
     for (int64_t members = std::min(std::min(threads, worth) / teams, most); members > 1; members /= 2) {
-      const double cost = double(CeilDivide(tasks, teams)) * BackwardTask(work, cuts, members);
+      const double cost = double(CeilDivide(tasks, teams)) * BackwardTaskFlop(work, cuts, members);
       if (cost >= 0.97 * least) continue;  // what is estimated is no more exact
       least = cost;
       cuts.workers = teams;
@@ -212,15 +210,15 @@ Estimate EstimateForward(const Work& work, const Cuts& cuts) {
   const int64_t working = std::min(cuts.workers, tasks) * cuts.members;
   Cuts alone = cuts;
   alone.tile_rows = AtLeast1(std::min<int64_t>(work.batch, 32));
-  return {working, Share(work.batch, alone.tile_rows) * double(work.directions) * ForwardTask(work, alone, 1),
-          double(CeilDivide(tasks, cuts.workers)) * ForwardTask(work, cuts, cuts.members) + Wake(working)};
+  return {working, Fraction(work.batch, alone.tile_rows) * double(work.directions) * ForwardTaskFlop(work, alone, 1),
+          double(CeilDivide(tasks, cuts.workers)) * ForwardTaskFlop(work, cuts, cuts.members) + WakeFlop(working)};
 }
 
 Estimate EstimateBackward(const Work& work, const Cuts& cuts) {
   const int64_t tasks = cuts.slots * (cuts.side_by_side ? work.directions : 1);
-  return {std::min(cuts.workers, tasks) * cuts.members, double(tasks) * BackwardTask(work, cuts, 1),
-          double(CeilDivide(tasks, cuts.workers)) * BackwardTask(work, cuts, cuts.members) +
-              Wake(cuts.workers * cuts.members)};
+  return {std::min(cuts.workers, tasks) * cuts.members, double(tasks) * BackwardTaskFlop(work, cuts, 1),
+          double(CeilDivide(tasks, cuts.workers)) * BackwardTaskFlop(work, cuts, cuts.members) +
+              WakeFlop(cuts.workers * cuts.members)};
 }
 
 }  // namespace lstm_fast

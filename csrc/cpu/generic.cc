@@ -9,16 +9,9 @@
 namespace lstm_fast {
 namespace {
 
-inline Vector<float> MultiplyAdd(Vector<float> a, Vector<float> b, Vector<float> c) { return a * b + c; }
-inline Vector<double> MultiplyAdd(Vector<double> a, Vector<double> b, Vector<double> c) { return a * b + c; }
-
 template <class V>
-inline V AtLeast(V low, V x) {
-  return x < low ? low : x;
-}
-template <class V>
-inline V AtMost(V high, V x) {
-  return x > high ? high : x;
+inline V MultiplyAdd(V a, V b, V c) {
+  return a * b + c;
 }
 
 template <class V>

@@ -75,7 +75,7 @@ int64_t MostPaddedUnits(DType dtype, int64_t units) {
   int64_t most = 0;
   for (const Candidate& candidate : Candidates()) {
     const int64_t lanes = dtype == DType::kFloat64 ? candidate.isa->float64->lanes : candidate.isa->float32->lanes;
-    most = std::max(most, (units + lanes - 1) / lanes * lanes);
+    most = std::max(most, CeilDivide(units, lanes) * lanes);
   }
   return most;
 }

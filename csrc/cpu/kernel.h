@@ -1,5 +1,5 @@
 // What an instruction set's file offers to the schedule in layer.cc: plain structs and function pointers, so that no
-// inline code is shared between objects compiled for different processors.
+// inline code is shared between objects compiled for different processors. The words are explained in csrc/README.md.
 //
 // Packed layouts. L is the number of lanes of a vector, P = ceil(H / L) the number of unit panels, Hp = P * L. Padding
 // lanes hold zeros.
@@ -7,9 +7,9 @@
 //   gate rows          [P][R][4][L]        z or dz of R (timestep, row) pairs
 //   transposed panels  [Q][P*4*L][width]   column panels of the transpose; width is 4L, in the last panel the rest
 //                                          rounded up to L
-//   reserve, kGates    per row and step: [P][5][L], gates i, f, g, o and then c
+//   reserve, kGates    per row and entry: [P][5][L], gates i, f, g, o and then c
 //   reserve, kRecompute  per row and checkpoint: [2][Hp], h and c before the step
-// In the reserve, a row's steps are those that were computed: see reserve.inl.
+// An entry is a step that was computed: see reserve.inl.
 #ifndef LSTM_FAST_CPU_KERNEL_H_
 #define LSTM_FAST_CPU_KERNEL_H_
 
@@ -18,6 +18,10 @@
 #include "lstm_fast/lstm.h"
 
 namespace lstm_fast {
+
+// Static: each object has its own.
+static constexpr int64_t CeilDivide(int64_t a, int64_t b) { return (a + b - 1) / b; }
+static constexpr int64_t Least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // So many timesteps that repeat others are skipped at once, or none: they leave room in the reserve for the note of it,
 // and for a checkpoint.
@@ -122,6 +126,9 @@ struct Team {
     return {rank - first, end - first, wait, barriers, 1, 1 + group()};
   }
 };
+
+// The team of a thread that has a tile for itself.
+constexpr Team kAlone = {0, 1, nullptr, nullptr};
 
 template <class Real>
 struct Kernels {

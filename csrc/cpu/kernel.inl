@@ -1,34 +1,23 @@
 // The kernels of one instruction set: included once by each of generic.cc, avx2.cc, avx512.cc and neon.cc, which define
 // the vector width. Everything but the table at the end has internal linkage, so that the linker cannot keep one
-// processor's copy for another.
-#include <cstddef>
+// processor's copy for another. For the same reason no .inl uses the standard library, which has inline code.
+#ifndef LSTM_FAST_CPU_KERNEL_INL_
+#define LSTM_FAST_CPU_KERNEL_INL_
 
-#include "cpu/kernel.h"
-// clang-format off
-#include "cpu/math.inl"
-#include "cpu/convert.inl"
-#include "cpu/product.inl"
-#include "cpu/tile.inl"
-#include "cpu/reserve.inl"
-#include "cpu/repeats.inl"
-#include "cpu/forward.inl"
-#include "cpu/backward_skip.inl"
+#include <cstdint>
+
 #include "cpu/backward.inl"
+#include "cpu/backward_scratch.inl"
+#include "cpu/convert.inl"
+#include "cpu/forward.inl"
+#include "cpu/kernel.h"
+#include "cpu/math.inl"
 #include "cpu/pack.inl"
-// clang-format on
+#include "cpu/product.inl"
+#include "cpu/simd.inl"
 
 namespace lstm_fast {
 namespace {
-
-template <class Real>
-void SigmoidArray(const Real* x, Real* y, int64_t count) {
-  ApplyToArray<Real>(x, y, count, [](Vector<Real> v) { return SigmoidOf<Real>(v); });
-}
-
-template <class Real>
-void TanhArray(const Real* x, Real* y, int64_t count) {
-  ApplyToArray<Real>(x, y, count, [](Vector<Real> v) { return TanhOf<Real>(v); });
-}
 
 template <class Real>
 constexpr Kernels<Real> kKernels = {
@@ -42,3 +31,5 @@ constexpr Kernels<Real> kKernels = {
 const Isa LSTM_FAST_ISA_SYMBOL = {LSTM_FAST_ISA_NAME, &kKernels<float>, &kKernels<double>};
 
 }  // namespace lstm_fast
+
+#endif  // LSTM_FAST_CPU_KERNEL_INL_

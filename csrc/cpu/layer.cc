@@ -18,7 +18,8 @@
 #include "cpu/environment.h"
 #include "cpu/kernel.h"
 #include "cpu/plan.h"
-#include "cpu/spin.h"
+#include "cpu/tasks.h"
+#include "cpu/weights.h"
 #include "lstm_fast/isa.h"
 #include "lstm_fast/lstm.h"
 #include "lstm_fast/parallel.h"
@@ -42,8 +43,6 @@ std::atomic<bool>& SkipsRepeatsSetting() {
   return setting;
 }
 
-int64_t CeilDivide(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 // Consecutive sorted rows.
 struct Tile {
   int64_t first, rows;
@@ -56,43 +55,6 @@ std::vector<Tile> CutTiles(int64_t batch, int64_t tile_rows) {
   return tiles;
 }
 
-// Runs task(index, worker) for every index below count; a worker runs one task at a time.
-template <class Task>
-void ForEach(Parallel& parallel, int64_t workers, int64_t count, const Task& task) {
-  std::atomic<int64_t> next{0};
-  parallel.For(workers, [&](int64_t worker) {
-    for (int64_t i = next.fetch_add(1); i < count; i = next.fetch_add(1)) task(i, worker);
-  });
-}
-
-// Runs task(index, worker, team) for every index below count; with teams of several threads, worker counts the teams.
-// groups_of(size) says into how many groups a team of so many splits.
-template <class GroupsOf, class Task>
-void ForEachByTeams(Parallel& parallel, int64_t workers, int64_t members, int64_t count, const GroupsOf& groups_of,
-                    const Task& task) {
-  if (members == 1) {
-    const Team alone = {0, 1, nullptr, nullptr};
-    ForEach(parallel, workers, count, [&](int64_t index, int64_t worker) { task(index, worker, alone); });
-    return;
-  }
-  // Of each team, one for all and one for each group.
-  std::vector<Barrier> barriers(static_cast<size_t>(workers * (1 + members)));
-  const auto wait = [](void* of_team, int64_t number, int64_t size) {
-    static_cast<Barrier*>(of_team)[number].Wait(size);
-  };
-  parallel.Together(static_cast<int>(workers * members), [&](int64_t rank, int64_t size) {
-    const int64_t team_size = std::max<int64_t>(1, size / workers), teams = std::min(workers, size / team_size);
-    const int64_t worker = rank / team_size;
-    if (worker >= teams) return;
-    const Team team = {rank % team_size, team_size, wait, &barriers[static_cast<size_t>(worker * (1 + members))],
-                       groups_of(team_size)};
-    for (int64_t i = worker; i < count; i += teams) {
-      task(i, worker, team);
-      team.Wait();  // before the scratch memory is used again
-    }
-  });
-}
-
 template <class Real>
 class Layer {
  public:
@@ -100,11 +62,9 @@ class Layer {
       : inputs_(inputs),
         problem_(inputs.problem),
         kernels_(kernels),
-        kernel_rows_(problem_.projected ? 0 : problem_.input),
         parallel_(parallel),
-        panels_(CeilDivide(problem_.units, kernels.lanes)),
-        width_(4 * kernels.lanes),
-        plan_(MakePlan(inputs, panels_ * kernels.lanes)) {
+        plan_(MakePlan(inputs, CeilDivide(problem_.units, kernels.lanes) * kernels.lanes)),
+        weights_(inputs, kernels, parallel, plan_.longest) {
     for (int n = 0; n < problem_.directions; ++n) direction_[n] = MakeDirection(n);
   }
 
@@ -128,8 +88,8 @@ class Layer {
     const std::vector<Tile> tiles = CutTiles(problem_.batch, cuts.tile_rows);
     if (tiles.empty()) return;
     Use(cuts);
-    const Workspace weights(PackedWeightsSize() * sizeof(Real));
-    PackWeights(weights.data<Real>());
+    const Workspace packed(static_cast<size_t>(weights_.PackedSize(cuts.in_place)) * sizeof(Real));
+    weights_.Pack(packed.data<Real>(), direction_);
     const int64_t tasks = static_cast<int64_t>(tiles.size()) * directions;
     const int64_t scratch_size = kernels_.forward_scratch(direction_[0], tiles[0].rows);
     const Workspace scratch(static_cast<size_t>(cuts.workers * scratch_size) * sizeof(Real));
@@ -160,10 +120,11 @@ class Layer {
       d.dh0 = output.dh0[n];
       d.dc0 = output.dc0[n];
     }
-    const size_t packed_size = problem_.reserve == Reserve::kRecompute ? PackedWeightsSize() : 0;
-    const Workspace weights((packed_size + TransposedWeightsSize()) * sizeof(Real));
-    if (packed_size > 0) PackWeights(weights.data<Real>());
-    PackTransposedWeights(weights.data<Real>() + packed_size, output.dx != nullptr);
+    const int64_t for_recomputing = problem_.reserve == Reserve::kRecompute ? weights_.PackedSize(cuts.in_place) : 0;
+    const Workspace packed(static_cast<size_t>(for_recomputing + weights_.TransposedSize(cuts.in_place)) *
+                           sizeof(Real));
+    if (for_recomputing > 0) weights_.Pack(packed.data<Real>(), direction_);
+    weights_.PackTransposed(packed.data<Real>() + for_recomputing, output.dx != nullptr, direction_);
 
     // The dx of both directions are added afterwards, or the second adds to what the first wrote; half precision is
     // added in float32 either way. Of a projected x, each direction has a part of its own.
@@ -183,13 +144,13 @@ class Layer {
       }
     }
 
-    const int64_t gradient_size = GatePanelsSize();
+    const int64_t gradient_size = weights_.GradientSize();
     const int64_t tasks = side_by_side ? slots * 2 : slots;
     int64_t scratch_size = 0;
     for (int n = 0; n < directions && !tiles.empty(); ++n) {
       scratch_size = std::max(scratch_size, kernels_.backward_scratch(direction_[n], tiles[0].rows));
     }
-    const bool in_place = cuts.gradients_in_place && AllGradientsWanted(output);
+    const bool in_place = cuts.gradients_in_place && weights_.AllGradientsWanted(output);
     const Workspace partial(in_place ? 0 : static_cast<size_t>(slots * directions * gradient_size) * sizeof(Real));
     const Workspace scratch(static_cast<size_t>(cuts.workers * scratch_size) * sizeof(Real));
     if (tiles.empty()) {  // nobody would write them
@@ -202,11 +163,10 @@ class Layer {
       for (size_t i = static_cast<size_t>(slot); i < tiles.size(); i += static_cast<size_t>(slots)) {
         for (int64_t n = first; n < last; ++n) {
           const bool fresh = i == static_cast<size_t>(slot);
-          kernels_.backward(direction_[n], plan_.rows.data() + tiles[i].first, tiles[i].rows,
-                            in_place ? WeightGradient<Real>{static_cast<Real*>(output.dkernel[n]),
-                                                            static_cast<Real*>(output.drecurrent_kernel[n]),
-                                                            static_cast<Real*>(output.dbias[n]), fresh, true}
-                                     : GradientAt(partial.data<Real>() + (n * slots + slot) * gradient_size, fresh),
+          const WeightGradient<Real> sums =
+              in_place ? weights_.GradientInPlace(output, static_cast<int>(n), fresh)
+                       : weights_.GradientAt(partial.data<Real>() + (n * slots + slot) * gradient_size, fresh);
+          kernels_.backward(direction_[n], plan_.rows.data() + tiles[i].first, tiles[i].rows, sums,
                             scratch.data<Real>() + worker * scratch_size, team);
         }
       }
@@ -214,10 +174,7 @@ class Layer {
     ForEachByTeams(parallel_, cuts.workers, cuts.members, tasks, groups_of, run);
     if (own_dx) MergeInputGradients(dx.data<Real>(), side_by_side, dx_elements, output.dx);
     for (int n = 0; n < directions && !in_place; ++n) {
-      const WeightGradient<Real> sums = GradientAt(partial.data<Real>() + n * slots * gradient_size, false);
-      Unpack(sums.kernel, slots, gradient_size, kernel_rows_, output.dkernel[n]);
-      Unpack(sums.recurrent_kernel, slots, gradient_size, problem_.units, output.drecurrent_kernel[n]);
-      Unpack(sums.bias, slots, gradient_size, 1, output.dbias[n]);
+      weights_.Unpack(partial.data<Real>() + n * slots * gradient_size, slots, output, n);
     }
   }
 
@@ -229,9 +186,9 @@ class Layer {
     work.time = problem_.time;
     work.directions = problem_.directions;
     work.units = problem_.units;
-    work.kernel_rows = kernel_rows_;
-    work.panels = panels_;
-    work.width = width_;
+    work.kernel_rows = weights_.kernel_rows();
+    work.panels = weights_.panels();
+    work.width = weights_.width();
     work.micro_rows = kernels_.micro_rows;
     work.element_bytes = static_cast<int64_t>(sizeof(Real));
     work.timesteps = plan_.timesteps;
@@ -266,7 +223,7 @@ class Layer {
     d.batch = problem_.batch;
     d.time = problem_.time;
     d.units = problem_.units;
-    d.input = kernel_rows_;
+    d.input = weights_.kernel_rows();
     d.projected = problem_.projected;
     d.reversed = problem_.directions == 2 ? n == 1 : problem_.go_backwards;
     d.input_order = problem_.directions == 2;
@@ -298,123 +255,6 @@ class Layer {
     return {part, time * features, features};
   }
 
-  // Elements of one direction's packed weights.
-  int64_t GatePanelsSize() const { return (kernel_rows_ + problem_.units + 1) * panels_ * width_; }
-
-  int64_t TransposedSize(int64_t columns) const {
-    return CeilDivide(columns, kernels_.lanes) * kernels_.lanes * panels_ * width_;
-  }
-
-  bool AllGradientsWanted(const BackwardOutput& output) const {
-    for (int n = 0; n < problem_.directions; ++n) {
-      if (!output.drecurrent_kernel[n] || !output.dbias[n] || (kernel_rows_ > 0 && !output.dkernel[n])) return false;
-    }
-    return true;
-  }
-
-  size_t PackedWeightsSize() const {
-    return static_cast<size_t>(problem_.directions * (direction_[0].in_place ? panels_ * width_ : GatePanelsSize()));
-  }
-
-  size_t TransposedWeightsSize() const {
-    if (direction_[0].in_place) return 0;
-    return static_cast<size_t>(problem_.directions * (TransposedSize(kernel_rows_) + TransposedSize(problem_.units)));
-  }
-
-  void PackWeights(Real* to) {
-    constexpr int64_t kRows = 32;  // of a matrix, packed as one task
-    struct Job {
-      const void* matrix;
-      int64_t rows, first;
-      Real* packed;
-    };
-    std::vector<Job> jobs;
-    const auto add = [&](const void* matrix, int64_t rows, Real* packed) {
-      for (int64_t first = 0; first < rows; first += kRows) jobs.push_back({matrix, rows, first, packed});
-      return packed;
-    };
-    for (int n = 0; n < problem_.directions; ++n) {
-      const DirectionInput& in = inputs_.direction[n];
-      Direction<Real>& d = direction_[n];
-      d.bias = add(in.bias, 1, to);
-      to += panels_ * width_;
-      if (d.in_place) {
-        d.kernel = static_cast<const Real*>(in.kernel);
-        d.recurrent_kernel = static_cast<const Real*>(in.recurrent_kernel);
-        continue;
-      }
-      d.kernel = add(in.kernel, kernel_rows_, to);
-      to += kernel_rows_ * panels_ * width_;
-      if (ReadsState(in)) d.recurrent_kernel = add(in.recurrent_kernel, problem_.units, to);
-      to += problem_.units * panels_ * width_;
-    }
-    const int64_t tasks = static_cast<int64_t>(jobs.size());
-    ForEach(parallel_, PackWorkers(tasks), tasks, [&](int64_t task, int64_t) {
-      const Job& job = jobs[static_cast<size_t>(task)];
-      kernels_.pack_gates(problem_.dtype, job.matrix, job.rows, job.first, std::min(job.rows, job.first + kRows),
-                          problem_.units, job.packed);
-    });
-  }
-
-  // Whether any step multiplies a state by the recurrent kernel: a single step from no state does not.
-  bool ReadsState(const DirectionInput& direction) const { return direction.h0 || plan_.longest > 1; }
-
-  void PackTransposedWeights(Real* to, bool with_kernel) {
-    struct Job {
-      const void* matrix;
-      int64_t columns, panel;
-      Real* packed;
-    };
-    std::vector<Job> jobs;
-    const auto add = [&](const void* matrix, int64_t columns, Real* packed) {
-      for (int64_t panel = 0; panel * width_ < columns; ++panel) {
-        jobs.push_back({matrix, columns, panel, packed + panel * width_ * panels_ * width_});
-      }
-    };
-    for (int n = 0; n < problem_.directions; ++n) {
-      const DirectionInput& in = inputs_.direction[n];
-      if (direction_[n].in_place) {
-        direction_[n].recurrent_kernel_transposed = static_cast<const Real*>(in.recurrent_kernel);
-        direction_[n].kernel_transposed = static_cast<const Real*>(in.kernel);
-        continue;
-      }
-      Real* recurrent = to;
-      Real* kernel = recurrent + TransposedSize(problem_.units);
-      to = kernel + TransposedSize(kernel_rows_);
-      if (ReadsState(in) || direction_[n].dh0) {
-        direction_[n].recurrent_kernel_transposed = recurrent;
-        add(in.recurrent_kernel, problem_.units, recurrent);
-      }
-      if (!with_kernel) continue;
-      direction_[n].kernel_transposed = kernel;
-      add(in.kernel, kernel_rows_, kernel);
-    }
-    const int64_t tasks = static_cast<int64_t>(jobs.size());
-    ForEach(parallel_, PackWorkers(tasks), tasks, [&](int64_t task, int64_t) {
-      const Job& job = jobs[static_cast<size_t>(task)];
-      kernels_.pack_transposed(problem_.dtype, job.matrix, job.columns, problem_.units, job.panel, job.packed);
-    });
-  }
-
-  // Moving an element costs about as much as 64 floating-point operations.
-  int64_t PackWorkers(int64_t tasks) const { return Workers(parallel_.threads(), tasks, 64 * GatePanelsSize()); }
-
-  WeightGradient<Real> GradientAt(Real* sums, bool fresh) const {
-    Real* recurrent_kernel = sums + kernel_rows_ * panels_ * width_;
-    return {sums, recurrent_kernel, recurrent_kernel + problem_.units * panels_ * width_, fresh, false};
-  }
-
-  void Unpack(const Real* sums, int64_t slots, int64_t stride, int64_t rows, void* to) {
-    if (!to) return;
-    constexpr int64_t kRows = 16;
-    const int64_t tasks = CeilDivide(rows, kRows);
-    ForEach(parallel_, Workers(parallel_.threads(), tasks, slots * rows * panels_ * width_), tasks,
-            [&](int64_t task, int64_t) {
-              kernels_.unpack_gates(problem_.dtype, sums, slots, stride, rows, task * kRows,
-                                    std::min(rows, (task + 1) * kRows), problem_.units, to);
-            });
-  }
-
   void MergeInputGradients(Real* dx, bool two, int64_t count, void* to) {
     constexpr int64_t kPiece = 16384;
     const int64_t tasks = CeilDivide(count, kPiece);
@@ -431,10 +271,9 @@ class Layer {
   const Inputs& inputs_;
   const Problem& problem_;
   const Kernels<Real>& kernels_;
-  const int64_t kernel_rows_;  // of W
   Parallel& parallel_;
-  const int64_t panels_, width_;
   const Plan plan_;
+  const Weights<Real> weights_;
   int64_t skipped_ = 0;       // real timesteps that the forward pass did not compute
   int64_t blocks_taken_ = 0;  // of the reserve
   Direction<Real> direction_[2];

@@ -1,5 +1,13 @@
 // exp-based sigmoid and tanh on vectors. Errors are bounded by tests over the whole range: float32 3 ULP, float64 4
 // ULP. NaN gives NaN.
+#ifndef LSTM_FAST_CPU_MATH_INL_
+#define LSTM_FAST_CPU_MATH_INL_
+
+#include <cstdint>
+
+#include "cpu/kernel.h"
+#include "cpu/simd.inl"
+
 namespace lstm_fast {
 namespace {
 
@@ -65,5 +73,29 @@ LSTM_FAST_INLINE Vector<Real> TanhOf(Vector<Real> x) {
   return expm1 / (expm1 + Broadcast(Real(2)));
 }
 
+template <class Real, class Function>
+void ApplyToArray(const Real* x, Real* y, int64_t count, const Function& function) {
+  constexpr int64_t kL = kLanes<Real>;
+  for (int64_t i = 0; i < count; i += kL) {
+    const int64_t valid = Least(count - i, kL);
+    Real values[kL] = {};
+    for (int64_t lane = 0; lane < valid; ++lane) values[lane] = x[i + lane];
+    Store(values, function(Load(values)));
+    for (int64_t lane = 0; lane < valid; ++lane) y[i + lane] = values[lane];
+  }
+}
+
+template <class Real>
+void SigmoidArray(const Real* x, Real* y, int64_t count) {
+  ApplyToArray<Real>(x, y, count, [](Vector<Real> v) { return SigmoidOf<Real>(v); });
+}
+
+template <class Real>
+void TanhArray(const Real* x, Real* y, int64_t count) {
+  ApplyToArray<Real>(x, y, count, [](Vector<Real> v) { return TanhOf<Real>(v); });
+}
+
 }  // namespace
 }  // namespace lstm_fast
+
+#endif  // LSTM_FAST_CPU_MATH_INL_

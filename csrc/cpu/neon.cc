@@ -14,17 +14,13 @@
 namespace lstm_fast {
 namespace {
 
-inline Vector<float> MultiplyAdd(Vector<float> a, Vector<float> b, Vector<float> c) { return vfmaq_f32(c, a, b); }
-inline Vector<double> MultiplyAdd(Vector<double> a, Vector<double> b, Vector<double> c) { return vfmaq_f64(c, a, b); }
-
-// Of two equal or unordered values, both give x.
-template <class V>
-inline V AtLeast(V low, V x) {
-  return x < low ? low : x;
+template <>
+inline Vector<float> MultiplyAdd(Vector<float> a, Vector<float> b, Vector<float> c) {
+  return vfmaq_f32(c, a, b);
 }
-template <class V>
-inline V AtMost(V high, V x) {
-  return x > high ? high : x;
+template <>
+inline Vector<double> MultiplyAdd(Vector<double> a, Vector<double> b, Vector<double> c) {
+  return vfmaq_f64(c, a, b);
 }
 
 template <class V>

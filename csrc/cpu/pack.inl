@@ -1,4 +1,15 @@
-// Packing of weights into panels, unpacking of their gradients, and elementwise functions over arrays.
+// Packing of weights into panels, and unpacking of their gradients.
+#ifndef LSTM_FAST_CPU_PACK_INL_
+#define LSTM_FAST_CPU_PACK_INL_
+
+#include <cstddef>
+#include <cstdint>
+
+#include "cpu/convert.inl"
+#include "cpu/kernel.h"
+#include "cpu/simd.inl"
+#include "lstm_fast/lstm.h"
+
 namespace lstm_fast {
 namespace {
 
@@ -20,7 +31,7 @@ void PackGates(DType dtype, const void* matrix, int64_t k, int64_t k0, int64_t k
   const int64_t panels = CeilDivide(units, kL);
   for (int64_t row = k0; row < k1; ++row) {
     for (int64_t p = 0; p < panels; ++p) {
-      const int64_t first = p * kL, valid = units - first < kL ? units - first : kL;
+      const int64_t first = p * kL, valid = Least(units - first, kL);
       for (int64_t gate = 0; gate < 4; ++gate) {
         Real* to = packed + ((p * k + row) * 4 + gate) * kL;
         if (!matrix || valid < kL) Store(to, Vector<Real>{});
@@ -38,7 +49,7 @@ constexpr int64_t kPanelsAtOnce = 128 / (kLanes<Real> * static_cast<int64_t>(siz
 template <class Real>
 void PackTransposed(DType dtype, const void* matrix, int64_t k, int64_t units, int64_t panel, Real* packed) {
   constexpr int64_t kL = kLanes<Real>, kPanels = kPanelsAtOnce<Real>;
-  const int64_t first = panel * 4 * kL, valid = k - first < 4 * kL ? k - first : 4 * kL;
+  const int64_t first = panel * 4 * kL, valid = Least(k - first, 4 * kL);
   const int64_t width = CeilDivide(valid, kL) * kL, panels = CeilDivide(units, kL);
   if (valid < width || units < panels * kL) {
     __builtin_memset(packed, 0, static_cast<size_t>(panels * 4 * kL * width) * sizeof(Real));
@@ -46,13 +57,13 @@ void PackTransposed(DType dtype, const void* matrix, int64_t k, int64_t units, i
   // The columns inside, so that the rows that are written stay in L1 until they are full.
   for (int64_t gate = 0; gate < 4; ++gate) {
     for (int64_t begin = 0; begin < panels; begin += kPanels) {
-      const int64_t end = begin + kPanels < panels ? begin + kPanels : panels;
+      const int64_t end = Least(begin + kPanels, panels);
       for (int64_t column = 0; column < valid; ++column) {
         const int64_t row = ((first + column) * 4 + gate) * units;
         __builtin_prefetch(static_cast<const char*>(matrix) + (row + (begin + kPanels) * kL) * SizeOf(dtype));
         __builtin_prefetch(static_cast<const char*>(matrix) + (row + (begin + kPanels) * kL) * SizeOf(dtype) + 64);
         for (int64_t p = begin; p < end; ++p) {
-          const int64_t lanes = units - p * kL < kL ? units - p * kL : kL;
+          const int64_t lanes = Least(units - p * kL, kL);
           Real values[kL];
           LoadLanes(dtype, matrix, row + p * kL, lanes, values);
           Real* to = packed + (p * 4 + gate) * kL * width + column;
@@ -74,14 +85,14 @@ void UnpackGates(DType dtype, const Real* packed, int64_t count, int64_t stride,
   constexpr int64_t kL = kLanes<Real>, kPanels = kPanelsAtOnce<Real>;
   const int64_t panels = CeilDivide(units, kL);
   for (int64_t begin = 0; begin < panels; begin += kPanels) {
-    const int64_t end = begin + kPanels < panels ? begin + kPanels : panels;
+    const int64_t end = Least(begin + kPanels, panels);
     for (int64_t row = k0; row < k1; ++row) {
       for (int64_t gate = 0; gate < 4; ++gate) {
         for (int64_t p = begin; p < end; ++p) {
           const Real* from = packed + ((p * k + row) * 4 + gate) * kL;
           Vector<Real> sum = Load(from);
           for (int64_t i = 1; i < count; ++i) sum += Load(from + i * stride);
-          const int64_t offset = (row * 4 + gate) * units + p * kL, lanes = units - p * kL < kL ? units - p * kL : kL;
+          const int64_t offset = (row * 4 + gate) * units + p * kL, lanes = Least(units - p * kL, kL);
           if (IsReal<Real>(dtype) && lanes == kL) {
             Store(static_cast<Real*>(matrix) + offset, sum);
             continue;
@@ -95,22 +106,7 @@ void UnpackGates(DType dtype, const Real* packed, int64_t count, int64_t stride,
   }
 }
 
-template <class Real>
-void ConvertArray(DType dtype, const Real* from, void* to, int64_t count) {
-  StoreRow(dtype, to, 0, count, from);
-}
-
-template <class Real, class Function>
-void ApplyToArray(const Real* x, Real* y, int64_t count, const Function& function) {
-  constexpr int64_t kL = kLanes<Real>;
-  for (int64_t i = 0; i < count; i += kL) {
-    const int64_t valid = count - i < kL ? count - i : kL;
-    Real values[kL] = {};
-    for (int64_t lane = 0; lane < valid; ++lane) values[lane] = x[i + lane];
-    Store(values, function(Load(values)));
-    for (int64_t lane = 0; lane < valid; ++lane) y[i + lane] = values[lane];
-  }
-}
-
 }  // namespace
 }  // namespace lstm_fast
+
+#endif  // LSTM_FAST_CPU_PACK_INL_

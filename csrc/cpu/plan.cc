@@ -12,8 +12,6 @@ constexpr int64_t kProbe = 32;
 // What an orbit of states usually takes to close, in trained models 120 to 200 timesteps; it only orders the rows.
 constexpr int64_t kUsualOrbit = 128;
 
-int64_t CeilDivide(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 // How many timesteps of a row have, by its probes, the input of the one before.
 int64_t RepeatedSteps(const Inputs& inputs, const Row& row) {
   if (inputs.problem.input == 0) return 0;  // there may be no memory for x

@@ -1,18 +1,24 @@
 // The register tile: a few rows times a packed panel of a few vectors. Every product of the layer is made of it, and
 // each output is summed in one fixed order, whatever the tile, so that a row's bits do not depend on its neighbours.
+#ifndef LSTM_FAST_CPU_PRODUCT_INL_
+#define LSTM_FAST_CPU_PRODUCT_INL_
+
+#include <cstdint>
+
+#include "cpu/kernel.h"
+#include "cpu/simd.inl"
+
 namespace lstm_fast {
 namespace {
 
 constexpr int kMicroRows = LSTM_FAST_MICRO_ROWS;
-
-constexpr int64_t CeilDivide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 template <int kValue>
 struct Constant {
   static constexpr int value = kValue;
 };
 
-// The summed dimension: `segments` runs of `length` terms. Strides lead from one run to the next, panel_step from one
+// The summed dimension: `segments` of `length` terms. Strides lead from one segment to the next, panel_step from one
 // term of the panel to the next, all in elements.
 struct Extent {
   int64_t segments, length, left_stride, panel_stride, panel_step;
@@ -60,7 +66,7 @@ LSTM_FAST_INLINE void MultiplyPanel(const Real* const (&left)[kRows], int64_t ga
 // Not inlined: within the loops around it the compiler runs out of registers and spills the sums, up to 1.4 times
 // slower.
 template <int kRows, class Body>
-__attribute__((noinline)) void CallTile(int64_t first, const Body& body) {
+__attribute__((noinline)) void CallRegisterTile(int64_t first, const Body& body) {
   body(Constant<kRows>{}, first);
 }
 
@@ -68,7 +74,7 @@ __attribute__((noinline)) void CallTile(int64_t first, const Body& body) {
 template <int kMost, class Body>
 LSTM_FAST_INLINE void CallWithRows(int64_t rows, int64_t first, const Body& body) {
   if (kMost == 1 || rows == kMost) {
-    CallTile<kMost>(first, body);
+    CallRegisterTile<kMost>(first, body);
   } else if constexpr (kMost > 1) {
     CallWithRows<kMost - 1>(rows, first, body);
   }
@@ -92,10 +98,10 @@ LSTM_FAST_INLINE void CallWithVectors(int64_t vectors, const Body& body) {
   }
 }
 
-// Cuts `count` rows into full register tiles and two of nearly equal size for the rest: a tile of one row waits for its
-// own sums.
+// Cuts `count` rows into full register tiles and two of nearly equal size for the rest: one of a single row waits for
+// its own sums.
 template <class Body>
-LSTM_FAST_INLINE void ForRowTiles(int64_t count, const Body& body) {
+LSTM_FAST_INLINE void ForRegisterTiles(int64_t count, const Body& body) {
   int64_t first = 0;
   while (first < count) {
     const int64_t left = count - first;
@@ -113,5 +119,46 @@ struct Operand {
   bool per_gate;
 };
 
+// z += left * matrix, for the unit panels [first_panel, last_panel), for `count` rows. The matrix [K, 4H] is read as it
+// was given, a few of its rows at a time: column after column would touch a page for each part of a line. z is kept in
+// between, and so summed in the order of the packed panels, to the bit. left_of(i, gate) is row i of the left operand.
+template <class Real, class LeftOf>
+void MultiplyInPlace(int64_t first_panel, int64_t last_panel, int64_t units, const Real* matrix, int64_t k,
+                     int64_t count, const LeftOf& left_of, Real* z, int64_t z_stride) {
+  constexpr int64_t kL = kLanes<Real>, kTerms = 16;
+  for (int64_t term = 0; term < k; term += kTerms) {
+    const Extent extent = {1, Least(k - term, kTerms), 0, 0, 4 * units};
+    for (int64_t gate = 0; gate < 4; ++gate) {
+      for (int64_t p = first_panel; p < last_panel; p += 4) {
+        ForRegisterTiles(count, [&](auto register_tile, int64_t first) {
+          constexpr int kRows = decltype(register_tile)::value;
+          const Real* left[kRows];
+          LSTM_FAST_UNROLL
+          for (int i = 0; i < kRows; ++i) left[i] = left_of(first + i, gate) + term;
+          CallWithVectors(last_panel - p, [&](auto vectors) {
+            constexpr int kVectors = decltype(vectors)::value;
+            Real* to = z + p * z_stride + first * 4 * kL + gate * kL;
+            Vector<Real> sums[kRows][kVectors];
+            LSTM_FAST_UNROLL
+            for (int i = 0; i < kRows; ++i) {
+              LSTM_FAST_UNROLL
+              for (int v = 0; v < kVectors; ++v) sums[i][v] = Load(to + v * z_stride + i * 4 * kL);
+            }
+            MultiplyPanel<Real, kRows, kVectors, 1, false>(left, 0, extent, matrix + (term * 4 + gate) * units + p * kL,
+                                                           sums);
+            LSTM_FAST_UNROLL
+            for (int i = 0; i < kRows; ++i) {
+              LSTM_FAST_UNROLL
+              for (int v = 0; v < kVectors; ++v) Store(to + v * z_stride + i * 4 * kL, sums[i][v]);
+            }
+          });
+        });
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace lstm_fast
+
+#endif  // LSTM_FAST_CPU_PRODUCT_INL_

@@ -4,6 +4,20 @@
 //
 // Rows skip between chunks only, and the chunks of a problem with repeats have one length: where they skip follows from
 // their own numbers, and neither from the other rows nor from the threads.
+#ifndef LSTM_FAST_CPU_REPEATS_INL_
+#define LSTM_FAST_CPU_REPEATS_INL_
+
+#include <cstddef>
+#include <cstdint>
+
+#include "cpu/chunk.inl"
+#include "cpu/kernel.h"
+#include "cpu/reserve.inl"
+#include "cpu/scratch.inl"
+#include "cpu/simd.inl"
+#include "cpu/tile.inl"
+#include "lstm_fast/lstm.h"
+
 namespace lstm_fast {
 namespace {
 
@@ -17,8 +31,7 @@ bool RepeatsInput(const Direction<Real>& d, const Row& row, int64_t k) {
   if (k == 0) return false;
   const int64_t size = SizeOf(d.dtype), features = d.projected ? 4 * d.units : d.input;
   const auto at = [&](int64_t step) {
-    return static_cast<const char*>(d.x.data) +
-           (row.batch * d.x.batch_stride + TimeOf(d, row, step) * d.x.time_stride) * size;
+    return static_cast<const char*>(d.x.data) + OffsetOf(d.x, row, TimeOf(d, row, step)) * size;
   };
   return __builtin_memcmp(at(k), at(k - 1), static_cast<size_t>(features * size)) == 0;
 }
@@ -116,9 +129,9 @@ class Orbits {
     }
   }
 
-  // After a chunk: how many of the timesteps from `step` on a row may skip, after `slot` computed ones. Copies their
+  // After a chunk: how many of the timesteps from `step` on a row may skip, after `entry` computed ones. Copies their
   // outputs, and makes a note in the reserve.
-  int64_t Leave(const Row& row, int64_t r, int64_t step, int64_t slot, const Team& team) {
+  int64_t Leave(const Row& row, int64_t r, int64_t step, int64_t entry, const Team& team) {
     if (!d_.repeats || !watched_[r]) return 0;
     uint32_t returns = ~0u;
     for (int64_t member = 0; member < team.size; ++member) returns &= returns_[member * row_count_ + r];
@@ -130,7 +143,7 @@ class Orbits {
     const int64_t steps = (end - step) / period * period;
     if (steps < kLeastSkip) return 0;
     Skips<Real>(d_, row).Put(skips_[r]++,
-                             {static_cast<int32_t>(slot), static_cast<int32_t>(period), static_cast<int32_t>(steps)});
+                             {static_cast<int32_t>(entry), static_cast<int32_t>(period), static_cast<int32_t>(steps)});
     __atomic_fetch_add(d_.skipped_steps, steps, __ATOMIC_RELAXED);
     for (int64_t k = step; k < step + steps && d_.return_sequences && d_.y.data; ++k) CopyOutput(row, k - period, k);
     return steps;
@@ -164,8 +177,7 @@ class Orbits {
   void CopyOutput(const Row& row, int64_t from, int64_t to) const {
     const int64_t size = SizeOf(d_.dtype);
     const auto at = [&](int64_t k) {
-      return static_cast<char*>(d_.y.data) +
-             (row.batch * d_.y.batch_stride + OutputTime(d_, TimeOf(d_, row, k)) * d_.y.time_stride) * size;
+      return static_cast<char*>(d_.y.data) + OffsetOf(d_.y, row, OutputTime(d_, TimeOf(d_, row, k))) * size;
     };
     __builtin_memcpy(at(to), at(from), static_cast<size_t>(d_.units * size));
   }
@@ -181,3 +193,5 @@ class Orbits {
 
 }  // namespace
 }  // namespace lstm_fast
+
+#endif  // LSTM_FAST_CPU_REPEATS_INL_

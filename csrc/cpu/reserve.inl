@@ -1,19 +1,30 @@
 // Where in the reserve the gates of a row's computed timesteps are, or its checkpoints, and what tells of the timesteps
-// that it has skipped. Computed timesteps are counted on their own, in slots.
+// that it has skipped. Computed timesteps are counted on their own, as entries.
 //
-// Where no row repeats its inputs, slots follow each other. Otherwise nobody knows how many there will be: they go into
-// blocks, which tiles take from the front of the memory as they need them, and a row has a table of its blocks.
+// Where no row repeats its inputs, entries follow each other. Otherwise nobody knows how many there will be: they go
+// into blocks, which tiles take from the front of the memory as they need them, and a row has a table of its blocks.
+#ifndef LSTM_FAST_CPU_RESERVE_INL_
+#define LSTM_FAST_CPU_RESERVE_INL_
+
+#include <cstdint>
+
+#include "cpu/kernel.h"
+#include "cpu/math.inl"
+#include "cpu/simd.inl"
+#include "cpu/tile.inl"
+#include "lstm_fast/lstm.h"
+
 namespace lstm_fast {
 namespace {
 
 template <class Real>
-struct Slots {
+struct Entries {
   Real* first;
-  const int32_t* blocks;  // by kBlockSteps slots, the number of their block; null: they follow each other
-  int64_t size;           // of a slot
+  const int32_t* blocks;  // by kBlockSteps entries, the number of their block; null: they follow each other
+  int64_t size;           // of an entry
 
-  Real* At(int64_t slot) const {
-    const int64_t place = blocks ? blocks[slot / kBlockSteps] * kBlockSteps + slot % kBlockSteps : slot;
+  Real* At(int64_t entry) const {
+    const int64_t place = blocks ? blocks[entry / kBlockSteps] * kBlockSteps + entry % kBlockSteps : entry;
     return first + place * size;
   }
 };
@@ -23,15 +34,15 @@ int32_t* TableOf(const Direction<Real>& d, const Row& row) {
   return row.table_elements > 0 ? reinterpret_cast<int32_t*>(d.reserve + row.reserve_offset) : nullptr;
 }
 
-// A row's gates, [P][5][L] in a slot, or its checkpoints, [2][Hp].
+// A row's gates, [P][5][L] in an entry, or its checkpoints, [2][Hp].
 template <class Real>
-Slots<Real> SlotsOf(const Direction<Real>& d, const Row& row) {
+Entries<Real> EntriesOf(const Direction<Real>& d, const Row& row) {
   const int64_t size = (d.reserve_mode == Reserve::kGates ? 5 : 2) * Sizes<Real>(d).units;
   const int32_t* table = TableOf(d, row);
   return {table ? d.blocks : d.reserve + row.reserve_offset, table, size};
 }
 
-// Finds memory for the slots [begin, end) of a row, which has it for those before.
+// Finds memory for the entries [begin, end) of a row, which has it for those before.
 template <class Real>
 void TakeBlocks(const Direction<Real>& d, const Row& row, int64_t begin, int64_t end) {
   int32_t* table = TableOf(d, row);
@@ -41,13 +52,13 @@ void TakeBlocks(const Direction<Real>& d, const Row& row, int64_t begin, int64_t
   }
 }
 
-// `steps` real timesteps that follow the first `slot` computed ones and repeat the last `period` of these.
+// `steps` real timesteps that follow the first `entry` computed ones and repeat the last `period` of these.
 struct Skip {
-  int32_t slot, period, steps;
+  int32_t entry, period, steps;
 };
 
-// The skips of a row, in the order of the forward pass: at the end of its table or, if it has none, in the slots that
-// they have left free at the end of its part. The last entry says how many there are, after a number that neither a
+// The skips of a row, in the order of the forward pass: at the end of its table or, if it has none, in the entries that
+// they have left free at the end of its part. Last stands how many there are, after a number that neither a
 // gate nor a state can be; the skips lie before it.
 template <class Real>
 class Skips {
@@ -59,7 +70,7 @@ class Skips {
     } else if (d.repeats && row.count >= kLeastSkip && d.reserve_mode != Reserve::kNone) {
       const bool gates = d.reserve_mode == Reserve::kGates;
       end_ = reinterpret_cast<char*>(
-          SlotsOf(d, row).At((gates ? row.count : CeilDivide(row.count, kCheckpointInterval)) - 1));
+          EntriesOf(d, row).At((gates ? row.count : CeilDivide(row.count, kCheckpointInterval)) - 1));
     }
   }
 
@@ -99,5 +110,38 @@ class Skips {
   char* end_ = nullptr;
 };
 
+// The states before a row's entry of that number, of which only every kCheckpointInterval-th is kept.
+template <class Real>
+void KeepCheckpoint(const Direction<Real>& d, const Row& row, int64_t entry, const Real* h, const Real* c) {
+  const int64_t padded = Sizes<Real>(d).units;
+  Real* kept = EntriesOf(d, row).At(entry / kCheckpointInterval);
+  for (int64_t j = 0; j < padded; ++j) {
+    kept[j] = h[j];
+    kept[padded + j] = c[j];
+  }
+}
+
+template <class Real>
+void ReadCheckpoint(const Direction<Real>& d, const Row& row, int64_t entry, Real* h, Real* c) {
+  const int64_t padded = Sizes<Real>(d).units;
+  const Real* kept = EntriesOf(d, row).At(entry / kCheckpointInterval);
+  for (int64_t j = 0; j < padded; ++j) {
+    h[j] = kept[j];
+    c[j] = kept[padded + j];
+  }
+}
+
+// h after a step, from the gates of it that were kept.
+template <class Real>
+void StateAfter(const Sizes<Real>& sizes, const Real* gates, Real* h) {
+  constexpr int64_t kL = kLanes<Real>;
+  for (int64_t p = 0; p < sizes.panels; ++p) {
+    const Real* kept = gates + p * 5 * kL;
+    Store(h + p * kL, Load(kept + 3 * kL) * TanhOf<Real>(Load(kept + 4 * kL)));
+  }
+}
+
 }  // namespace
 }  // namespace lstm_fast
+
+#endif  // LSTM_FAST_CPU_RESERVE_INL_

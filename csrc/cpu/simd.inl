@@ -1,6 +1,17 @@
-// Vectors of LSTM_FAST_VECTOR_BYTES bytes, through the compiler's vector extension; and the transcendental functions.
-// Included by each instruction set's file, inside which everything has internal linkage.
+// Vectors of LSTM_FAST_VECTOR_BYTES bytes, through the compiler's vector extension, and what an instruction set's file
+// must say of them. Everything here has internal linkage: see kernel.inl.
+#ifndef LSTM_FAST_CPU_SIMD_INL_
+#define LSTM_FAST_CPU_SIMD_INL_
+
 #include <cstdint>
+
+// An editor reads each .inl alone: then as generic.cc has it.
+#if !defined(LSTM_FAST_VECTOR_BYTES)
+#define LSTM_FAST_VECTOR_BYTES 16
+#define LSTM_FAST_MICRO_ROWS 3
+#define LSTM_FAST_ISA_NAME "generic"
+#define LSTM_FAST_ISA_SYMBOL kGenericIsa
+#endif
 
 namespace lstm_fast {
 namespace {
@@ -76,6 +87,15 @@ LSTM_FAST_INLINE Vector<Real> Load(const Real* from) {
 #endif
 }
 
+// Reads up to kLanes elements of `count`; lanes beyond them are 0.
+template <class Real>
+LSTM_FAST_INLINE Vector<Real> LoadPart(const Real* from, int64_t count) {
+  if (count >= kLanes<Real>) return Load(from);
+  Real values[kLanes<Real>] = {};
+  for (int64_t lane = 0; lane < count; ++lane) values[lane] = from[lane];
+  return Load(values);
+}
+
 template <class Real>
 LSTM_FAST_INLINE void Store(Real* to, const Vector<Real>& v) {
 #if defined(__aarch64__)
@@ -98,5 +118,25 @@ LSTM_FAST_INLINE Vector<Real> Broadcast(Real x) {
   return x - Vector<Real>{};  // x - 0 is x, also for -0; the compiler makes it a plain broadcast
 }
 
+// a * b + c, rounded once where the instruction set does so. Its file says how.
+template <class V>
+inline V MultiplyAdd(V a, V b, V c);
+
+// Makes the compiler take v for a value that it cannot load again. Likewise.
+template <class V>
+inline void KeepInRegister(V& v);
+
+// Of two equal or unordered values, both give x. One instruction on x86, whose min and max are such.
+template <class V>
+inline V AtLeast(V low, V x) {
+  return x < low ? low : x;
+}
+template <class V>
+inline V AtMost(V high, V x) {
+  return x > high ? high : x;
+}
+
 }  // namespace
 }  // namespace lstm_fast
+
+#endif  // LSTM_FAST_CPU_SIMD_INL_
