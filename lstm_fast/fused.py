@@ -320,7 +320,7 @@ def direction_of(
     # keeps its masks until the call is over.
     input_dropout = cell.get_dropout_mask(sequences[:, 0, :]) if cell.dropout else None
     recurrent_dropout = cell.get_recurrent_dropout_mask(initial_state[0])
-    if recurrent_dropout is not None and not isinstance(recurrent_dropout, list):  # Keras before 3.6
+    if recurrent_dropout is not None and not isinstance(recurrent_dropout, list):  # set after the cell was made
         recurrent_dropout = per_gate(recurrent_dropout)
     h0, c0 = (None, None) if from_zero else initial_state
     if layer.stateful and keras.backend.backend() == "torch":
