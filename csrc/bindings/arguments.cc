@@ -1,7 +1,9 @@
 #include "bindings/arguments.h"
 
+#include <cstddef>
 #include <string>
 
+#include "bindings/shapes.h"
 #include "lstm_fast/isa.h"
 #include "lstm_fast/parallel.h"
 #include "lstm_fast/workspace.h"
@@ -29,8 +31,9 @@ Inputs Check(const Arguments& a) {
   if (a.directions == 2 && a.go_backwards) Refuse("go_backwards", "false with two directions", "true");
   const bool projected = !a.kernels[0].present;
   if (projected) {
-    CheckShape(a.x, "x", {batch, time, a.directions * 4 * units},
-               "batch, time, directions * 4 * units, as there are no kernels", false);
+    const Shape shape = {{batch, time, a.directions * 4 * units},
+                         "batch, time, directions * 4 * units, as there are no kernels"};
+    CheckShape(a.x, "x", shape, false);
   }
 
   inputs.problem = {a.dtype,
@@ -45,28 +48,28 @@ Inputs Check(const Arguments& a) {
                     a.zero_output_for_mask,
                     static_cast<Reserve>(a.reserve_mode),
                     a.reserve_by_row};
+  const Problem& p = inputs.problem;
   inputs.x = a.x.data;
   inputs.x_batch_stride = time * input;
   inputs.x_time_stride = input;
-  inputs.mask = static_cast<const MaskByte*>(CheckShape(a.mask, "mask", {batch, time}, "batch, time", true));
+  inputs.mask = static_cast<const MaskByte*>(CheckShape(a.mask, "mask", MaskShape(p), true));
   for (int n = 0; n < a.directions; ++n) {
     const size_t i = static_cast<size_t>(n);
     DirectionInput& d = inputs.direction[n];
     d.recurrent_kernel =
-        CheckShape(a.recurrent_kernels[i], Name("recurrent_kernels", n), {units, 4 * units}, "units, 4 * units", false);
+        CheckShape(a.recurrent_kernels[i], Name("recurrent_kernels", n), RecurrentKernelShape(p), false);
     if (projected) {
       CheckAbsent(a.kernels[i], Name("kernels", n));
       CheckAbsent(a.input_dropout[i], Name("input_dropout", n));
     } else {
-      d.kernel = CheckShape(a.kernels[i], Name("kernels", n), {input, 4 * units}, "features, 4 * units", false);
-      d.input_dropout =
-          CheckShape(a.input_dropout[i], Name("input_dropout", n), {4, batch, input}, "gates, batch, features", true);
+      d.kernel = CheckShape(a.kernels[i], Name("kernels", n), KernelShape(p), false);
+      d.input_dropout = CheckShape(a.input_dropout[i], Name("input_dropout", n), InputDropoutShape(p), true);
     }
-    d.bias = CheckShape(a.biases[i], Name("biases", n), {4 * units}, "4 * units", true);
-    d.h0 = CheckShape(a.h0[i], Name("h0", n), {batch, units}, "batch, units", true);
-    d.c0 = CheckShape(a.c0[i], Name("c0", n), {batch, units}, "batch, units", true);
-    d.recurrent_dropout = CheckShape(a.recurrent_dropout[i], Name("recurrent_dropout", n), {4, batch, units},
-                                     "gates, batch, units", true);
+    d.bias = CheckShape(a.biases[i], Name("biases", n), BiasShape(p), true);
+    d.h0 = CheckShape(a.h0[i], Name("h0", n), StateShape(p), true);
+    d.c0 = CheckShape(a.c0[i], Name("c0", n), StateShape(p), true);
+    d.recurrent_dropout =
+        CheckShape(a.recurrent_dropout[i], Name("recurrent_dropout", n), RecurrentDropoutShape(p), true);
   }
   return inputs;
 }
@@ -74,14 +77,13 @@ Inputs Check(const Arguments& a) {
 BackwardInput Check(const Inputs& inputs, const GradientArguments& gradient) {
   const Problem& p = inputs.problem;
   BackwardInput checked{};
-  checked.reserve =
-      CheckShape(gradient.reserve, "reserve", {ReserveBytes(p, inputs.mask)}, "bytes that forward() returned", false);
-  checked.dy = CheckShape(gradient.dy, "dy", {p.batch, p.return_sequences ? p.time : 1, p.directions * p.units},
-                          "batch, time or 1, directions * units", true);
+  const Shape reserve = {{ReserveBytes(p, inputs.mask)}, "bytes that forward() returned"};
+  checked.reserve = CheckShape(gradient.reserve, "reserve", reserve, false);
+  checked.dy = CheckShape(gradient.dy, "dy", OutputShape(p), true);
   for (int n = 0; n < p.directions; ++n) {
     const size_t i = static_cast<size_t>(n);
-    checked.dh_n[n] = CheckShape(gradient.dh_n[i], Name("dh_n", n), {p.batch, p.units}, "batch, units", true);
-    checked.dc_n[n] = CheckShape(gradient.dc_n[i], Name("dc_n", n), {p.batch, p.units}, "batch, units", true);
+    checked.dh_n[n] = CheckShape(gradient.dh_n[i], Name("dh_n", n), StateShape(p), true);
+    checked.dc_n[n] = CheckShape(gradient.dc_n[i], Name("dc_n", n), StateShape(p), true);
   }
   return checked;
 }

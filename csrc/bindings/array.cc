@@ -1,13 +1,14 @@
 #include "bindings/array.h"
 
+#include <algorithm>
 #include <stdexcept>
 
 namespace lstm_fast {
 namespace {
 
-std::string ShapeText(const int64_t* shape, int rank) {
+std::string ShapeText(const int64_t* sizes, int rank) {
   std::string text = "[";
-  for (int i = 0; i < rank; ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
+  for (int i = 0; i < rank; ++i) text += (i ? ", " : "") + std::to_string(sizes[i]);
   return text + "]";
 }
 
@@ -27,13 +28,11 @@ Name::operator std::string() const {
   return direction_ < 0 ? argument_ : std::string(argument_) + "[" + std::to_string(direction_) + "]";
 }
 
-void* CheckShape(const Array& array, const Name& name, std::initializer_list<int64_t> shape, const char* letters,
-                 bool optional) {
-  const int rank = static_cast<int>(shape.size());
+void* CheckShape(const Array& array, const Name& name, const Shape& shape, bool optional) {
   if (!array.present && optional) return nullptr;
-  bool same = array.present && array.rank == rank;
-  for (int i = 0; same && i < rank; ++i) same = array.shape[static_cast<size_t>(i)] == shape.begin()[i];
-  if (!same) Refuse(name, "shape " + ShapeText(shape.begin(), rank) + " (" + letters + ")", Found(array));
+  if (!array.present || array.rank != shape.rank() || !std::equal(shape.begin(), shape.end(), array.shape.begin())) {
+    Refuse(name, "shape " + ShapeText(shape.begin(), shape.rank()) + " (" + shape.letters() + ")", Found(array));
+  }
   return array.data;
 }
 
@@ -47,10 +46,9 @@ int CheckDirections(int64_t count, const char* name) {
 }
 
 DType DTypeNamed(const std::string& dtype) {
-  if (dtype == "float32") return DType::kFloat32;
-  if (dtype == "float64") return DType::kFloat64;
-  if (dtype == "float16") return DType::kFloat16;
-  if (dtype == "bfloat16") return DType::kBFloat16;
+  for (const DType known : {DType::kFloat32, DType::kFloat64, DType::kFloat16, DType::kBFloat16}) {
+    if (dtype == NameOf(known)) return known;
+  }
   Refuse("dtype", "float32, float64, float16 or bfloat16", dtype);
 }
 

@@ -2,7 +2,9 @@
 #ifndef LSTM_FAST_BINDINGS_ARRAY_H_
 #define LSTM_FAST_BINDINGS_ARRAY_H_
 
+#include <algorithm>
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <initializer_list>
 #include <string>
@@ -18,6 +20,45 @@ struct Array {
   int rank = 0;
   std::array<int64_t, 4> shape{};  // of arrays of higher rank, only the rank is looked at
 };
+
+// An array that is there, whose size along an axis is size(axis).
+template <class Size>
+Array MakeArray(void* data, int rank, const Size& size) {
+  Array array;
+  array.data = data;
+  array.present = true;
+  array.rank = rank;
+  const int known = std::min(rank, static_cast<int>(array.shape.size()));
+  for (int axis = 0; axis < known; ++axis) array.shape[static_cast<size_t>(axis)] = size(axis);
+  return array;
+}
+
+// Sizes of an array along its axes, at most four, and in letters what they are.
+class Shape {
+ public:
+  Shape(std::initializer_list<int64_t> sizes, const char* letters)
+      : rank_(static_cast<int>(sizes.size())), letters_(letters) {
+    std::copy(sizes.begin(), sizes.end(), sizes_.begin());
+  }
+
+  int rank() const { return rank_; }
+  const char* letters() const { return letters_; }
+  const int64_t* begin() const { return sizes_.data(); }
+  const int64_t* end() const { return begin() + rank_; }
+  int64_t elements() const {
+    int64_t product = 1;
+    for (const int64_t size : *this) product *= size;
+    return product;
+  }
+
+ private:
+  std::array<int64_t, 4> sizes_{};
+  int rank_;
+  const char* letters_;
+};
+
+// Where a framework has no way to leave an argument out, one of shape [0] stands for it.
+inline Array AbsentIfEmpty(const Array& array) { return array.rank == 1 && array.shape[0] == 0 ? Array{} : array; }
 
 // The name of an argument, or of a direction's entry in a list of them. Spelled out only where something is wrong: a
 // call has two dozen, and one with next to no work would spend a fifth of its time on strings.
@@ -37,10 +78,8 @@ class Name {
 // Shape, rank or absence, in words.
 std::string Found(const Array& array);
 
-// Returns the data of an array, null if it is optional and absent; throws unless it has the shape, whose letters the
-// message gives.
-void* CheckShape(const Array& array, const Name& name, std::initializer_list<int64_t> shape, const char* letters,
-                 bool optional);
+// Returns the data of an array, null if it is optional and absent; throws unless it has the shape.
+void* CheckShape(const Array& array, const Name& name, const Shape& shape, bool optional);
 
 // Throws if there is such an array, which a projected x leaves no room for.
 void CheckAbsent(const Array& array, const Name& name);

@@ -2,6 +2,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <cstddef>
+#include <cstdint>
 #include <initializer_list>
 #include <optional>
 #include <string>
@@ -11,12 +13,17 @@
 #include "bindings/array.h"
 #include "bindings/cuda_arguments.h"
 #include "bindings/cuda_array.h"
+#include "bindings/shapes.h"
 #include "bindings/xla_cuda.h"
 #include "bindings/xla_python.h"
 #include "cuda/kernels.h"
 #include "cuda/recurrence.h"
 #include "cuda/runtime.h"
 #include "cuda/select.h"
+#include "lstm_fast/lstm.h"
+#ifdef LSTM_FAST_EMULATED
+#include "module.h"
+#endif
 
 namespace py = pybind11;
 
@@ -27,7 +34,24 @@ using py::literals::operator""_a;
 
 using Objects = std::vector<py::object>;
 
-constexpr char kReserveShape[] = "batch, directions, time, reserve_step_bytes";
+// The one of some values that has a name. `expected` is what the message says of an argument with no such name.
+template <class Value>
+Value Named(const std::string& name, std::initializer_list<Value> values, const char* argument, const char* expected) {
+  for (const Value value : values) {
+    if (name == NameOf(value)) return value;
+  }
+  Refuse(argument, expected, name);
+}
+
+Precision PrecisionNamed(const std::string& name) {
+  return Named(name, {Precision::kExact, Precision::kTf32, Precision::kTf32x3}, "precision", "exact, tf32 or tf32x3");
+}
+Pass PassNamed(const std::string& name) {
+  return Named(name, {Pass::kForward, Pass::kBackward}, "pass_name", "forward or backward");
+}
+Exchange ExchangeNamed(const std::string& name) {
+  return Named(name, {Exchange::kBlock, Exchange::kCluster, Exchange::kGrid}, "exchange", "block, cluster or grid");
+}
 
 // What Python gives for one call. An array is an address on the device, which is taken as it is, or an object that says
 // what it is, which is checked and kept until the pass is on the stream; 0 or None where it is absent.
@@ -38,72 +62,69 @@ class Call {
        const py::object& mask, const Objects& recurrent_kernels, const Objects& biases, const Objects& h0,
        const Objects& c0, const Objects& recurrent_dropout)
       : device_(device), stream_(reinterpret_cast<Stream>(stream)), dtype_(dtype) {
-    directions = CheckDirections(static_cast<int64_t>(recurrent_kernels.size()), "recurrent_kernels");
+    const int directions = CheckDirections(static_cast<int64_t>(recurrent_kernels.size()), "recurrent_kernels");
     inputs_.problem = {DTypeNamed(dtype), PrecisionNamed(precision), batch, time, units, directions, go_backwards,
                        return_sequences,  zero_output_for_mask};
-    CheckProblem(inputs_.problem);
-    inputs_.mask = static_cast<const MaskByte*>(Read(mask, "mask", -1, {batch, time}, "batch, time", "bool", false));
+    const Problem& p = inputs_.problem;
+    CheckProblem(p);
+    inputs_.mask = static_cast<const MaskByte*>(Read(mask, "mask", MaskShape(p), "bool", false));
     const void *kernel[2], *bias[2], *h[2], *c[2], *dropout[2];
-    ReadEach(recurrent_kernels, "recurrent_kernels", {units, 4 * units}, "units, 4 * units", kernel);
-    ReadEach(biases, "biases", {4 * units}, "4 * units", bias);
+    ReadEach(recurrent_kernels, "recurrent_kernels", RecurrentKernelShape(p), kernel);
+    ReadEach(biases, "biases", BiasShape(p), bias);
     ReadStates(h0, "h0", h);
     ReadStates(c0, "c0", c);
-    ReadEach(recurrent_dropout, "recurrent_dropout", {4, batch, units}, "gates, batch, units", dropout);
+    ReadEach(recurrent_dropout, "recurrent_dropout", RecurrentDropoutShape(p), dropout);
     for (int n = 0; n < directions; ++n) inputs_.direction[n] = {kernel[n], bias[n], h[n], c[n], dropout[n]};
   }
 
-  const void* Input(const py::object& object, const char* name, std::initializer_list<int64_t> shape,
-                    const char* letters) {
-    return Read(object, name, -1, shape, letters, dtype_, false);
+  const Problem& problem() const { return inputs_.problem; }
+
+  const void* Input(const py::object& object, const char* name, const Shape& shape) {
+    return Read(object, name, shape, dtype_, false);
   }
-  void* Output(const py::object& object, const char* name, std::initializer_list<int64_t> shape, const char* letters) {
-    return Read(object, name, -1, shape, letters, dtype_, true);
+  void* Output(const py::object& object, const char* name, const Shape& shape) {
+    return Read(object, name, shape, dtype_, true);
   }
-  void* Bytes(const py::object& object, const char* name, std::initializer_list<int64_t> shape, const char* letters,
-              bool written) {
-    return Read(object, name, -1, shape, letters, "uint8", written);
+  void* ReadReserve(const py::object& object, int64_t step_bytes, bool written) {
+    const Problem& p = inputs_.problem;
+    const Shape shape = {{p.batch, p.directions, p.time, step_bytes}, "batch, directions, time, reserve_step_bytes"};
+    return Read(object, "reserve", shape, "uint8", written);
   }
-  // [batch, units] for each direction.
   template <class Pointer>
   void ReadStates(const Objects& objects, const char* name, Pointer (&fields)[2]) {
-    ReadEach(objects, name, {inputs_.problem.batch, inputs_.problem.units}, "batch, units", fields);
+    ReadEach(objects, name, StateShape(inputs_.problem), fields);
   }
 
   template <class Arguments>
   void Run(Arguments& arguments, const py::object& scratch, int64_t scratch_bytes) {
-    arguments.scratch = Bytes(scratch, "scratch", {scratch_bytes}, "scratch_bytes", true);
+    arguments.scratch = Read(scratch, "scratch", {{scratch_bytes}, "scratch_bytes"}, "uint8", true);
     const py::gil_scoped_release release;
     cuda::Run(inputs_, arguments, scratch_bytes, device_, stream_);
   }
 
-  int directions;
-
  private:
   // Fills one field for each direction: what is not const is written to.
   template <class Pointer>
-  void ReadEach(const Objects& objects, const char* name, std::initializer_list<int64_t> shape, const char* letters,
-                Pointer (&fields)[2]) {
+  void ReadEach(const Objects& objects, const char* name, const Shape& shape, Pointer (&fields)[2]) {
+    const int directions = inputs_.problem.directions;
     if (static_cast<int>(objects.size()) != directions) {
       Refuse(name, std::to_string(directions) + " entries, as in recurrent_kernels", std::to_string(objects.size()));
     }
     constexpr bool kWritten = !std::is_const_v<std::remove_pointer_t<Pointer>>;
     for (int n = 0; n < directions; ++n) {
-      fields[n] = Read(objects[static_cast<size_t>(n)], name, n, shape, letters, dtype_, kWritten);
+      fields[n] = Read(objects[static_cast<size_t>(n)], {name, n}, shape, dtype_, kWritten);
     }
   }
 
-  // `direction` is that of an entry of a list, or -1.
-  void* Read(const py::object& object, const char* name, int direction, std::initializer_list<int64_t> shape,
-             const char* letters, const std::string& dtype, bool written) {
+  void* Read(const py::object& object, const Name& name, const Shape& shape, const std::string& dtype, bool written) {
     if (object.is_none()) return nullptr;
     if (PyLong_Check(object.ptr())) {
       const size_t address = PyLong_AsSize_t(object.ptr());
       if (PyErr_Occurred()) throw py::error_already_set();
       return reinterpret_cast<void*>(address);
     }
-    const Name full(name, direction);
-    kept_.push_back(ReadArray(object, {full, dtype, device_, written}, stream_));
-    return CheckShape(kept_.back().array, full, shape, letters, false);
+    kept_.push_back(ReadArray(object, {name, dtype, device_, written}, stream_));
+    return CheckShape(kept_.back().array, name, shape, false);
   }
 
   const int device_;
@@ -121,14 +142,12 @@ void RunForward(int device, uintptr_t stream, const std::string& dtype, const st
                 const py::object& scratch, int64_t scratch_bytes) {
   Call call(device, stream, dtype, precision, batch, time, units, go_backwards, return_sequences, zero_output_for_mask,
             mask, recurrent_kernels, biases, h0, c0, recurrent_dropout);
-  const int n = call.directions;
   ForwardArguments arguments{};
-  arguments.z = call.Input(z, "z", {batch, time, n, 4 * units}, "batch, time, directions, 4 * units");
-  arguments.y =
-      call.Output(y, "y", {batch, return_sequences ? time : 1, n * units}, "batch, time or 1, directions * units");
+  arguments.z = call.Input(z, "z", ProjectedShape(call.problem()));
+  arguments.y = call.Output(y, "y", OutputShape(call.problem()));
   call.ReadStates(h_n, "h_n", arguments.h_n);
   call.ReadStates(c_n, "c_n", arguments.c_n);
-  arguments.reserve = call.Bytes(reserve, "reserve", {batch, n, time, reserve_step_bytes}, kReserveShape, true);
+  arguments.reserve = call.ReadReserve(reserve, reserve_step_bytes, true);
   arguments.reserve_step_bytes = reserve_step_bytes;
   call.Run(arguments, scratch, scratch_bytes);
 }
@@ -142,16 +161,14 @@ void RunBackward(int device, uintptr_t stream, const std::string& dtype, const s
                  const py::object& scratch, int64_t scratch_bytes) {
   Call call(device, stream, dtype, precision, batch, time, units, go_backwards, return_sequences, zero_output_for_mask,
             mask, recurrent_kernels, biases, h0, c0, recurrent_dropout);
-  const int n = call.directions;
   BackwardArguments arguments{};
-  arguments.reserve = call.Bytes(reserve, "reserve", {batch, n, time, reserve_step_bytes}, kReserveShape, false);
+  arguments.reserve = call.ReadReserve(reserve, reserve_step_bytes, false);
   arguments.reserve_step_bytes = reserve_step_bytes;
-  arguments.dy =
-      call.Input(dy, "dy", {batch, return_sequences ? time : 1, n * units}, "batch, time or 1, directions * units");
+  arguments.dy = call.Input(dy, "dy", OutputShape(call.problem()));
   call.ReadStates(dh_n, "dh_n", arguments.dh_n);
   call.ReadStates(dc_n, "dc_n", arguments.dc_n);
-  arguments.dz = call.Output(dz, "dz", {batch, time, n, 4 * units}, "batch, time, directions, 4 * units");
-  arguments.h_prev = call.Output(h_prev, "h_prev", {batch, time, n, units}, "batch, time, directions, units");
+  arguments.dz = call.Output(dz, "dz", ProjectedShape(call.problem()));
+  arguments.h_prev = call.Output(h_prev, "h_prev", PreviousStateShape(call.problem()));
   call.ReadStates(dh0, "dh0", arguments.dh0);
   call.ReadStates(dc0, "dc0", arguments.dc0);
   call.Run(arguments, scratch, scratch_bytes);
@@ -223,19 +240,10 @@ py::dict DescribeProblem(int device, const std::string& dtype, const std::string
 
 void ForcePass(const std::string& pass_name, const std::optional<std::string>& variant,
                const std::optional<std::string>& exchange, std::optional<int> blocks, std::optional<int> rows) {
-  std::optional<Pass> pass;
-  for (const Pass candidate : {Pass::kForward, Pass::kBackward}) {
-    if (pass_name == NameOf(candidate)) pass = candidate;
-  }
-  if (!pass) Refuse("pass_name", "forward or backward", pass_name);
+  const Pass pass = PassNamed(pass_name);
   Forced forced = {variant, std::nullopt, blocks, rows};
-  if (exchange) {
-    for (const Exchange candidate : {Exchange::kBlock, Exchange::kCluster, Exchange::kGrid}) {
-      if (*exchange == NameOf(candidate)) forced.exchange = candidate;
-    }
-    if (!forced.exchange) Refuse("exchange", "block, cluster or grid", *exchange);
-  }
-  Force(*pass, forced);
+  if (exchange) forced.exchange = ExchangeNamed(*exchange);
+  Force(pass, forced);
 }
 
 py::list VariantList() {
@@ -314,24 +322,7 @@ PYBIND11_MODULE(LSTM_FAST_CUDA_MODULE, m, py::mod_gil_not_used()) {
   xla::DefineHandlers(m, xla::kCudaPlatform, xla::CudaHandlers());
 
 #ifdef LSTM_FAST_EMULATED
-  m.def(
-      "set_device",
-      [](int major, int minor, int multiprocessors, int64_t shared_bytes, std::optional<int> code) {
-        emulation::SetDevice({major, minor, multiprocessors, shared_bytes, code.value_or(10 * major + minor)});
-      },
-      py::arg("major"), py::arg("minor"), py::arg("multiprocessors"), py::arg("shared_bytes"),
-      py::arg("code") = py::none(), "What the emulated device, of this thread, is.");
-  m.def(
-      "take_waits",
-      [] {
-        std::vector<std::pair<uintptr_t, uintptr_t>> waits;
-        for (const auto& [stream, other] : std::exchange(Waits(), {})) {
-          waits.emplace_back(reinterpret_cast<uintptr_t>(stream), reinterpret_cast<uintptr_t>(other));
-        }
-        return waits;
-      },
-      "Pairs of a stream and another that it has been made to wait for since the last call.");
-  m.def("seed", &emulation::SetSeed, py::arg("seed"), "Decides in which order the device's threads run.");
+  emulation::DefineDevice(m);
 #endif
 }
 

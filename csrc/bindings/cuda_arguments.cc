@@ -1,12 +1,15 @@
 #include "bindings/cuda_arguments.h"
 
+#include <cstddef>
 #include <cstdio>
-#include <initializer_list>
 #include <memory>
 #include <stdexcept>
+#include <string>
 #include <vector>
 
+#include "bindings/shapes.h"
 #include "cuda/runtime.h"
+#include "lstm_fast/lstm.h"
 
 namespace lstm_fast::cuda {
 namespace {
@@ -39,34 +42,35 @@ void CheckMemory(const Memory& memory) {
 class Memories {
  public:
   explicit Memories(const Inputs& inputs) : p_(inputs.problem), element_(SizeOf(p_.dtype)) {
-    Add("mask", inputs.mask, p_.batch * p_.time, 1, Memory::kOptional);
+    Add("mask", inputs.mask, MaskShape(p_).elements(), 1, Memory::kOptional);
     for (int n = 0; n < p_.directions; ++n) {
-      const Direction& d = inputs.direction[n];
-      AddArray(Name("recurrent_kernels", n), d.recurrent_kernel, 4 * p_.units * p_.units, Memory::kRequired);
-      AddArray(Name("biases", n), d.bias, 4 * p_.units, Memory::kOptional);
-      AddArray(Name("h0", n), d.h0, p_.batch * p_.units, Memory::kOptional);
-      AddArray(Name("c0", n), d.c0, p_.batch * p_.units, Memory::kOptional);
-      AddArray(Name("recurrent_dropout", n), d.recurrent_dropout, 4 * p_.batch * p_.units, Memory::kOptional);
+      const DirectionInput& d = inputs.direction[n];
+      AddArray(Name("recurrent_kernels", n), d.recurrent_kernel, RecurrentKernelShape(p_), Memory::kRequired);
+      AddArray(Name("biases", n), d.bias, BiasShape(p_), Memory::kOptional);
+      AddArray(Name("h0", n), d.h0, StateShape(p_), Memory::kOptional);
+      AddArray(Name("c0", n), d.c0, StateShape(p_), Memory::kOptional);
+      AddArray(Name("recurrent_dropout", n), d.recurrent_dropout, RecurrentDropoutShape(p_), Memory::kOptional);
     }
   }
 
   void Add(const std::string& name, const void* data, int64_t bytes, int64_t alignment, Memory::Kind kind) {
     all_.push_back({name, data, bytes, alignment, kind});
   }
-  void AddArray(const std::string& name, const void* data, int64_t elements, Memory::Kind kind) {
-    Add(name, data, elements * element_, element_, kind);
+  void AddArray(const std::string& name, const void* data, const Shape& shape, Memory::Kind kind) {
+    Add(name, data, shape.elements() * element_, element_, kind);
   }
   template <class Pointer>
   void AddStates(const char* name, Pointer const (&data)[2], Memory::Kind kind) {
-    for (int n = 0; n < p_.directions; ++n) AddArray(Name(name, n), data[n], p_.batch * p_.units, kind);
+    for (int n = 0; n < p_.directions; ++n) AddArray(Name(name, n), data[n], StateShape(p_), kind);
   }
   void AddReserve(const void* data, int64_t step_bytes, Memory::Kind kind) {
-    constexpr int64_t kAlignment = 16;
     const int64_t least = ReserveStepBytes(p_.dtype, p_.units);
-    if (data && (step_bytes < least || step_bytes % kAlignment != 0)) {
-      Refuse("reserve_step_bytes", "a multiple of 16, at least " + std::to_string(least), std::to_string(step_bytes));
+    if (data && (step_bytes < least || step_bytes % kReserveAlignment != 0)) {
+      Refuse("reserve_step_bytes",
+             "a multiple of " + std::to_string(kReserveAlignment) + ", at least " + std::to_string(least),
+             std::to_string(step_bytes));
     }
-    Add("reserve", data, p_.batch * p_.directions * p_.time * step_bytes, kAlignment, kind);
+    Add("reserve", data, p_.batch * p_.directions * p_.time * step_bytes, kReserveAlignment, kind);
   }
   // Returns where the scratch memory begins.
   void* AddScratch(void* data, int64_t bytes, const Inputs& inputs, const Device& device) {
@@ -74,15 +78,13 @@ class Memories {
     const int64_t needed = ScratchBytes(p_, inputs.mask != nullptr, dropout, device);
     if (needed == 0) return nullptr;
     const int64_t gap = static_cast<int64_t>((uintptr_t{0} - reinterpret_cast<uintptr_t>(data)) % kScratchAlignment);
-    if (bytes - gap < needed)
+    if (bytes - gap < needed) {
       Refuse("scratch_bytes", "at least " + std::to_string(needed + gap), std::to_string(bytes));
+    }
     if (data) data = static_cast<char*>(data) + gap;
     Add("scratch", data, needed, kScratchAlignment, Memory::kOutput);
     return data;
   }
-
-  int64_t y_elements() const { return p_.batch * (p_.return_sequences ? p_.time : 1) * p_.directions * p_.units; }
-  int64_t step_elements() const { return p_.batch * p_.time * p_.directions * p_.units; }
 
   void Check() const {
     for (const Memory& memory : all_) CheckMemory(memory);
@@ -117,14 +119,48 @@ struct Registration {
 };
 #endif
 
-void CheckInputs(Inputs& inputs, int device) {
+void CheckInputs(const Inputs& inputs, int device) {
   CheckProblem(inputs.problem);
   CheckDevice(device);
-  const Direction* d = inputs.direction;
+  const DirectionInput* d = inputs.direction;
   if (inputs.problem.directions == 2 && !d[0].recurrent_dropout != !d[1].recurrent_dropout) {
     Refuse("recurrent_dropout", "multipliers for both directions or for none", "them for one");
   }
+}
+
+void AddArrays(const Problem& p, const ForwardArguments& arguments, Memories& memories) {
+  memories.AddArray("z", arguments.z, ProjectedShape(p), Memory::kRequired);
+  memories.AddArray("y", arguments.y, OutputShape(p), Memory::kOutput);
+  memories.AddStates("h_n", arguments.h_n, Memory::kOutput);
+  memories.AddStates("c_n", arguments.c_n, Memory::kOutput);
+  memories.AddReserve(arguments.reserve, arguments.reserve_step_bytes, Memory::kOptionalOutput);
+}
+
+void AddArrays(const Problem& p, const BackwardArguments& arguments, Memories& memories) {
+  memories.AddReserve(arguments.reserve, arguments.reserve_step_bytes, Memory::kRequired);
+  memories.AddArray("dy", arguments.dy, OutputShape(p), Memory::kOptional);
+  memories.AddStates("dh_n", arguments.dh_n, Memory::kOptional);
+  memories.AddStates("dc_n", arguments.dc_n, Memory::kOptional);
+  memories.AddArray("dz", arguments.dz, ProjectedShape(p), Memory::kOutput);
+  memories.AddArray("h_prev", arguments.h_prev, PreviousStateShape(p), Memory::kOptionalOutput);
+  memories.AddStates("dh0", arguments.dh0, Memory::kOutput);
+  memories.AddStates("dc0", arguments.dc0, Memory::kOutput);
+}
+
+// `pass` is Forward() or Backward().
+template <class Arguments>
+void CheckAndRun(Inputs inputs, Arguments arguments, int64_t scratch_bytes, int device, Stream stream,
+                 void (*pass)(const Inputs&, const Arguments&, const Device&, Stream)) {
+  CheckInputs(inputs, device);
   if (inputs.problem.time == 0) inputs.mask = nullptr;  // an array of nothing
+  const DeviceGuard current(device);
+  const Device properties = GetDevice(device);
+  Memories memories(inputs);
+  AddArrays(inputs.problem, arguments, memories);
+  arguments.scratch = memories.AddScratch(arguments.scratch, scratch_bytes, inputs, properties);
+  memories.Check();
+  const Registration registration(memories);
+  pass(inputs, arguments, properties, stream);
 }
 
 }  // namespace
@@ -132,13 +168,6 @@ void CheckInputs(Inputs& inputs, int device) {
 Precision PrecisionOf(int64_t value) {
   if (value < 0 || value > 2) Refuse("precision", "0 (exact), 1 (tf32) or 2 (tf32x3)", std::to_string(value));
   return static_cast<Precision>(value);
-}
-
-Precision PrecisionNamed(const std::string& name) {
-  if (name == "exact") return Precision::kExact;
-  if (name == "tf32") return Precision::kTf32;
-  if (name == "tf32x3") return Precision::kTf32x3;
-  Refuse("precision", "exact, tf32 or tf32x3", name);
 }
 
 void CheckProblem(const Problem& problem) {
@@ -166,24 +195,22 @@ Inputs Check(const Problem& problem, const InputArrays& arrays) {
   Inputs inputs{};
   inputs.problem = problem;
   Problem& p = inputs.problem;
-  inputs.mask = static_cast<const MaskByte*>(CheckShape(arrays.mask, "mask", {p.batch, p.time}, "batch, time", true));
+  inputs.mask = static_cast<const MaskByte*>(CheckShape(arrays.mask, "mask", MaskShape(p), true));
   const Array& kernel = arrays.recurrent_kernels[0];
-  if (kernel.rank != 2 || kernel.shape[0] < 1)
+  if (kernel.rank != 2 || kernel.shape[0] < 1) {
     Refuse("recurrent_kernels[0]", "shape [units, 4 * units]", Found(kernel));
+  }
   p.units = kernel.shape[0];
   for (int n = 0; n < p.directions; ++n) {
-    const auto check = [&](const std::array<Array, 2>& list, const char* name, std::initializer_list<int64_t> shape,
-                           const char* letters, bool optional) {
-      return CheckShape(list[static_cast<size_t>(n)], Name(name, n), shape, letters, optional);
+    const auto check = [&](const std::array<Array, 2>& list, const char* name, const Shape& shape, bool optional) {
+      return CheckShape(list[static_cast<size_t>(n)], Name(name, n), shape, optional);
     };
-    Direction& d = inputs.direction[n];
-    d.recurrent_kernel =
-        check(arrays.recurrent_kernels, "recurrent_kernels", {p.units, 4 * p.units}, "units, 4 * units", false);
-    d.bias = check(arrays.biases, "biases", {4 * p.units}, "4 * units", true);
-    d.h0 = check(arrays.h0, "h0", {p.batch, p.units}, "batch, units", true);
-    d.c0 = check(arrays.c0, "c0", {p.batch, p.units}, "batch, units", true);
-    d.recurrent_dropout =
-        check(arrays.recurrent_dropout, "recurrent_dropout", {4, p.batch, p.units}, "gates, batch, units", true);
+    DirectionInput& d = inputs.direction[n];
+    d.recurrent_kernel = check(arrays.recurrent_kernels, "recurrent_kernels", RecurrentKernelShape(p), false);
+    d.bias = check(arrays.biases, "biases", BiasShape(p), true);
+    d.h0 = check(arrays.h0, "h0", StateShape(p), true);
+    d.c0 = check(arrays.c0, "c0", StateShape(p), true);
+    d.recurrent_dropout = check(arrays.recurrent_dropout, "recurrent_dropout", RecurrentDropoutShape(p), true);
   }
   return inputs;
 }
@@ -205,45 +232,12 @@ ScratchBound RoomyScratchBound(const Problem& problem, bool masked, bool dropout
   return bound;
 }
 
-int64_t ReserveStepBytes(DType dtype, int64_t units) {
-  constexpr int64_t kAlignment = 16;
-  const int64_t bytes = ReserveReals(units) * (dtype == DType::kFloat64 ? 8 : 4);
-  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+void Run(const Inputs& inputs, const ForwardArguments& arguments, int64_t scratch_bytes, int device, Stream stream) {
+  CheckAndRun(inputs, arguments, scratch_bytes, device, stream, &Forward);
 }
 
-void Run(Inputs inputs, ForwardArguments arguments, int64_t scratch_bytes, int device, Stream stream) {
-  CheckInputs(inputs, device);
-  const DeviceGuard current(device);
-  const Device properties = GetDevice(device);
-  Memories memories(inputs);
-  memories.AddArray("z", arguments.z, 4 * memories.step_elements(), Memory::kRequired);
-  memories.AddArray("y", arguments.y, memories.y_elements(), Memory::kOutput);
-  memories.AddStates("h_n", arguments.h_n, Memory::kOutput);
-  memories.AddStates("c_n", arguments.c_n, Memory::kOutput);
-  memories.AddReserve(arguments.reserve, arguments.reserve_step_bytes, Memory::kOptionalOutput);
-  arguments.scratch = memories.AddScratch(arguments.scratch, scratch_bytes, inputs, properties);
-  memories.Check();
-  const Registration registration(memories);
-  Forward(inputs, arguments, properties, stream);
-}
-
-void Run(Inputs inputs, BackwardArguments arguments, int64_t scratch_bytes, int device, Stream stream) {
-  CheckInputs(inputs, device);
-  const DeviceGuard current(device);
-  const Device properties = GetDevice(device);
-  Memories memories(inputs);
-  memories.AddReserve(arguments.reserve, arguments.reserve_step_bytes, Memory::kRequired);
-  memories.AddArray("dy", arguments.dy, memories.y_elements(), Memory::kOptional);
-  memories.AddStates("dh_n", arguments.dh_n, Memory::kOptional);
-  memories.AddStates("dc_n", arguments.dc_n, Memory::kOptional);
-  memories.AddArray("dz", arguments.dz, 4 * memories.step_elements(), Memory::kOutput);
-  memories.AddArray("h_prev", arguments.h_prev, memories.step_elements(), Memory::kOptionalOutput);
-  memories.AddStates("dh0", arguments.dh0, Memory::kOutput);
-  memories.AddStates("dc0", arguments.dc0, Memory::kOutput);
-  arguments.scratch = memories.AddScratch(arguments.scratch, scratch_bytes, inputs, properties);
-  memories.Check();
-  const Registration registration(memories);
-  Backward(inputs, arguments, properties, stream);
+void Run(const Inputs& inputs, const BackwardArguments& arguments, int64_t scratch_bytes, int device, Stream stream) {
+  CheckAndRun(inputs, arguments, scratch_bytes, device, stream, &Backward);
 }
 
 }  // namespace lstm_fast::cuda

@@ -4,7 +4,6 @@
 
 #include <array>
 #include <cstdint>
-#include <string>
 
 #include "bindings/array.h"
 #include "bindings/operands.h"
@@ -14,7 +13,6 @@ namespace lstm_fast::cuda {
 
 // Throw std::invalid_argument: the argument, what was expected, what was found.
 Precision PrecisionOf(int64_t value);
-Precision PrecisionNamed(const std::string& name);  // exact, tf32 or tf32x3
 void CheckProblem(const Problem& problem);
 void CheckDevice(int device);  // std::runtime_error where there is none at all
 
@@ -41,13 +39,10 @@ int64_t RoomyScratchBytes(const Problem& problem, bool masked, bool dropout, int
 
 ScratchBound RoomyScratchBound(const Problem& problem, bool masked, bool dropout, int device);
 
-// Bytes of an entry of the reserve.
-int64_t ReserveStepBytes(DType dtype, int64_t units);
-
 // Check everything that can be known of the arguments without reading their arrays, and put the pass on the stream.
 // `scratch_bytes` is the size of the scratch memory that they have, whose start is moved to where it is aligned.
-void Run(Inputs inputs, ForwardArguments arguments, int64_t scratch_bytes, int device, Stream stream);
-void Run(Inputs inputs, BackwardArguments arguments, int64_t scratch_bytes, int device, Stream stream);
+void Run(const Inputs& inputs, const ForwardArguments& arguments, int64_t scratch_bytes, int device, Stream stream);
+void Run(const Inputs& inputs, const BackwardArguments& arguments, int64_t scratch_bytes, int device, Stream stream);
 
 }  // namespace lstm_fast::cuda
 

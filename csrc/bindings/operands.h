@@ -6,6 +6,7 @@
 #define LSTM_FAST_BINDINGS_OPERANDS_H_
 
 #include <array>
+#include <cstddef>
 
 #include "bindings/array.h"
 
@@ -19,6 +20,14 @@ struct OperandList {
   bool optional;  // whether its entries may be absent
   bool has_gradient;
 };
+
+// The entries of a list: read(n) returns that of direction n.
+template <class Read>
+std::array<Array, 2> ReadEntries(int directions, const Read& read) {
+  std::array<Array, 2> entries;
+  for (int n = 0; n < directions; ++n) entries[static_cast<size_t>(n)] = read(n);
+  return entries;
+}
 
 // Fills the fields of a table, in its order: `read` returns the arrays of a list.
 template <class Arguments, class Table, class Read>

@@ -4,16 +4,20 @@
 #include <pybind11/stl.h>
 
 #include <array>
+#include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <iterator>
 #include <memory>
 #include <mutex>
 #include <set>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "bindings/arguments.h"
+#include "bindings/array.h"
+#include "bindings/operands.h"
+#include "bindings/shapes.h"
 #include "bindings/xla.h"
 #include "bindings/xla_python.h"
 #include "lstm_fast/isa.h"
@@ -25,6 +29,8 @@ namespace py = pybind11;
 
 namespace lstm_fast {
 namespace {
+
+using py::literals::operator""_a;
 
 // NumPy has no bfloat16 of its own: it comes as an extension type, or, where the caller says so, as its bits in uint16.
 DType DTypeOf(const py::array& array, const Name& name, bool bfloat16_bits = false) {
@@ -48,12 +54,8 @@ Array View(const py::array& array, const Name& name) {
   if (!(array.flags() & py::array::c_style)) {
     throw py::value_error(std::string(name) + ": expected a C-contiguous array; found strides of another order");
   }
-  Array view;
-  view.data = const_cast<void*>(array.data());
-  view.present = true;
-  view.rank = static_cast<int>(array.ndim());
-  for (int i = 0; i < view.rank && i < 4; ++i) view.shape[static_cast<size_t>(i)] = array.shape(i);
-  return view;
+  return MakeArray(const_cast<void*>(array.data()), static_cast<int>(array.ndim()),
+                   [&](int axis) { return array.shape(axis); });
 }
 
 py::array AsArray(const py::handle& object, const Name& name) {
@@ -84,20 +86,20 @@ std::array<Array, 2> ViewList(const py::sequence& list, const char* name, int di
     throw py::value_error(std::string(name) + ": expected " + std::to_string(directions) +
                           " entries, as in kernels; found " + std::to_string(list.size()));
   }
-  std::array<Array, 2> views;
-  for (int n = 0; n < directions; ++n) {
+  return ReadEntries(directions, [&](int n) {
     const py::object entry = list[static_cast<size_t>(n)];
-    views[static_cast<size_t>(n)] = OptionalView(entry, {name, n}, dtype, bfloat16_bits, kept);
-  }
-  return views;
+    return OptionalView(entry, {name, n}, dtype, bfloat16_bits, kept);
+  });
 }
 
-py::array Empty(const py::dtype& dtype, std::vector<py::ssize_t> shape) { return py::array(dtype, std::move(shape)); }
+py::array Empty(const py::dtype& dtype, const Shape& shape) {
+  return py::array(dtype, std::vector<py::ssize_t>(shape.begin(), shape.end()));
+}
 
 // Bytes that the next step finds again once the array is gone: touching fresh memory costs more than the pass itself.
 py::array ReusedBytes(int64_t bytes) {
   const py::dtype dtype = py::dtype::of<uint8_t>();
-  if (bytes == 0) return Empty(dtype, {0});
+  if (bytes == 0) return Empty(dtype, {{0}, "bytes"});
   auto workspace = std::make_unique<Workspace>(static_cast<size_t>(bytes));
   void* data = workspace->data<void>();
   const py::capsule owner(workspace.get(), [](void* released) { delete static_cast<Workspace*>(released); });
@@ -153,14 +155,14 @@ py::tuple ForwardArrays(const py::object& x, const py::object& mask, const py::s
   const Inputs inputs = Check(call.arguments);
   const Problem& p = inputs.problem;
   const py::dtype dtype = call.x.dtype();
-  py::array y = Empty(dtype, {p.batch, p.return_sequences ? p.time : 1, p.directions * p.units});
+  py::array y = Empty(dtype, OutputShape(p));
   py::array reserve = ReusedBytes(ReserveBytes(p, inputs.mask));
   py::list h_n, c_n;
   ForwardOutput output{};
   output.y = y.mutable_data();
   output.reserve = reserve.mutable_data();
   for (int n = 0; n < p.directions; ++n) {
-    py::array h = Empty(dtype, {p.batch, p.units}), c = Empty(dtype, {p.batch, p.units});
+    py::array h = Empty(dtype, StateShape(p)), c = Empty(dtype, StateShape(p));
     output.h_n[n] = h.mutable_data();
     output.c_n[n] = c.mutable_data();
     h_n.append(h);
@@ -201,12 +203,12 @@ py::tuple BackwardArrays(const py::object& x, const py::object& mask, const py::
   py::list dkernels, drecurrent_kernels, dbiases, dh0, dc0;
   BackwardOutput output{};
   if (with_dx) {
-    py::array array = Empty(array_dtype, {p.batch, p.time, p.input});
+    py::array array = Empty(array_dtype, InputShape(p));
     output.dx = array.mutable_data();
     dx = array;
   }
-  const auto add = [&](py::list& list, std::vector<py::ssize_t> shape) {
-    py::array array = Empty(array_dtype, std::move(shape));
+  const auto add = [&](py::list& list, const Shape& shape) {
+    py::array array = Empty(array_dtype, shape);
     list.append(array);
     return array.mutable_data();
   };
@@ -214,16 +216,16 @@ py::tuple BackwardArrays(const py::object& x, const py::object& mask, const py::
     if (p.projected) {
       dkernels.append(py::none());
     } else {
-      output.dkernel[n] = add(dkernels, {p.input, 4 * p.units});
+      output.dkernel[n] = add(dkernels, KernelShape(p));
     }
-    output.drecurrent_kernel[n] = add(drecurrent_kernels, {p.units, 4 * p.units});
+    output.drecurrent_kernel[n] = add(drecurrent_kernels, RecurrentKernelShape(p));
     if (inputs.direction[n].bias) {
-      output.dbias[n] = add(dbiases, {4 * p.units});
+      output.dbias[n] = add(dbiases, BiasShape(p));
     } else {
       dbiases.append(py::none());
     }
-    output.dh0[n] = add(dh0, {p.batch, p.units});
-    output.dc0[n] = add(dc0, {p.batch, p.units});
+    output.dh0[n] = add(dh0, StateShape(p));
+    output.dc0[n] = add(dc0, StateShape(p));
   }
   {
     const py::gil_scoped_release release;
@@ -257,8 +259,17 @@ void FollowThreads(int threads, const std::string& source) {
   FollowThreadCount(threads, sources->insert(source).first->c_str());
 }
 
+py::dict FusedCalls() {
+  const CallCounts counts = GetCallCounts();
+  return py::dict("forward"_a = counts.forward, "backward"_a = counts.backward);
+}
+
+py::dict Timesteps() {
+  const TimestepCounts counts = GetTimestepCounts();
+  return py::dict("given"_a = counts.given, "computed"_a = counts.computed);
+}
+
 py::dict BuildInfo() {
-  using py::literals::operator""_a;
   return py::dict("compiler"_a = __VERSION__, "build_type"_a = LSTM_FAST_BUILD_TYPE, "isas"_a = CompiledIsas(),
                   "cuda"_a = LSTM_FAST_CUDA_STATE, "tensorflow"_a = LSTM_FAST_TENSORFLOW_STATE);
 }
@@ -301,26 +312,9 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def("set_kept_bytes_limit", &SetKeptBytesLimit, py::arg("bytes"), py::call_guard<py::gil_scoped_release>(),
         "Sets kept_bytes_limit(); ValueError if negative. None: as at the start.");
   m.def("trim", &Trim, py::call_guard<py::gil_scoped_release>(), "Gives them back to the system; returns their bytes.");
-  m.def(
-      "fused_calls",
-      [] {
-        const CallCounts counts = GetCallCounts();
-        py::dict result;
-        result["forward"] = counts.forward;
-        result["backward"] = counts.backward;
-        return result;
-      },
-      "How often the kernels have run in this process, through any binding.");
-  m.def(
-      "timesteps",
-      [] {
-        const TimestepCounts counts = GetTimestepCounts();
-        py::dict result;
-        result["given"] = counts.given;
-        result["computed"] = counts.computed;
-        return result;
-      },
-      "Real timesteps of all forward passes in this process, and those of them that did not repeat others.");
+  m.def("fused_calls", &FusedCalls, "How often the kernels have run in this process, through any binding.");
+  m.def("timesteps", &Timesteps,
+        "Real timesteps of all forward passes in this process, and those of them that did not repeat others.");
   m.def("skips_repeats", &SkipsRepeats,
         "Whether timesteps that repeat are left out: LSTM_FAST_SKIP_REPEATS; ValueError if that is neither 0 nor 1.");
   m.def("set_skips_repeats", &SetSkipsRepeats, py::arg("skips"), "Sets skips_repeats(). None: as at the start.");

@@ -16,24 +16,11 @@ struct TF_OpDefinitionBuilder;
 struct TF_OpKernelConstruction;
 struct TF_OpKernelContext;
 struct TF_ShapeHandle;
-struct TF_DimensionHandle;
 struct TF_ShapeInferenceContext;
 
-enum TF_DataType {
-  TF_FLOAT = 1,
-  TF_DOUBLE = 2,
-  TF_UINT8 = 4,
-  TF_BOOL = 10,
-  TF_BFLOAT16 = 14,
-  TF_HALF = 19,
-};
+enum TF_DataType : int { TF_UINT8 = 4 };  // further ones: ElementType in tensorflow.h
 
-enum TF_Code {
-  TF_OK = 0,
-  TF_INVALID_ARGUMENT = 3,
-  TF_RESOURCE_EXHAUSTED = 8,
-  TF_INTERNAL = 13,
-};
+enum TF_Code : int { TF_OK = 0 };  // further ones: ErrorCode in errors.h
 
 TF_Status* TF_NewStatus();
 void TF_DeleteStatus(TF_Status*);
@@ -45,7 +32,6 @@ TF_Tensor* TF_NewTensor(TF_DataType, const int64_t* dims, int rank, void* data, 
                         void (*release)(void* data, size_t bytes, void* argument), void* argument);
 int TF_NumDims(const TF_Tensor*);
 int64_t TF_Dim(const TF_Tensor*, int index);
-TF_DataType TF_TensorType(const TF_Tensor*);
 void* TF_TensorData(const TF_Tensor*);
 void TF_DeleteTensor(TF_Tensor*);
 
@@ -59,8 +45,6 @@ void TF_RegisterOpDefinition(TF_OpDefinitionBuilder*, TF_Status*);
 
 TF_ShapeHandle* TF_NewShapeHandle();
 void TF_DeleteShapeHandle(TF_ShapeHandle*);
-TF_DimensionHandle* TF_NewDimensionHandle();
-void TF_DeleteDimensionHandle(TF_DimensionHandle*);
 int64_t TF_ShapeInferenceContextNumInputs(TF_ShapeInferenceContext*);
 void TF_ShapeInferenceContextGetInput(TF_ShapeInferenceContext*, int index, TF_ShapeHandle*, TF_Status*);
 void TF_ShapeInferenceContextSetOutput(TF_ShapeInferenceContext*, int index, TF_ShapeHandle*, TF_Status*);

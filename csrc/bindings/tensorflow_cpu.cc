@@ -2,16 +2,20 @@
 // interface is stable over releases. An optional argument that is absent is a tensor of shape [0]; where the kernels
 // are, x is projected.
 #include <array>
+#include <cstddef>
+#include <cstdint>
 #include <cstdio>
-#include <exception>
 #include <iterator>
 #include <memory>
-#include <new>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "bindings/arguments.h"
+#include "bindings/array.h"
+#include "bindings/errors.h"
+#include "bindings/operands.h"
+#include "bindings/shapes.h"
+#include "bindings/tensorflow.h"
 #include "bindings/tensorflow_c.h"
 #include "lstm_fast/lstm.h"
 #include "lstm_fast/parallel.h"
@@ -26,43 +30,26 @@ struct DeleteStatus {
 struct DeleteTensor {
   void operator()(TF_Tensor* tensor) const { TF_DeleteTensor(tensor); }
 };
-struct DeleteShape {
+struct DeleteShapeHandle {
   void operator()(TF_ShapeHandle* shape) const { TF_DeleteShapeHandle(shape); }
 };
 using Status = std::unique_ptr<TF_Status, DeleteStatus>;
 using Tensor = std::unique_ptr<TF_Tensor, DeleteTensor>;
-using Shape = std::unique_ptr<TF_ShapeHandle, DeleteShape>;
-
-// An error that TensorFlow itself reported.
-struct TensorFlowError : std::runtime_error {
-  explicit TensorFlowError(const TF_Status* status)
-      : std::runtime_error(TF_Message(status)), code(TF_GetCode(status)) {}
-  TF_Code code;
-};
+using ShapeHandle = std::unique_ptr<TF_ShapeHandle, DeleteShapeHandle>;
 
 void ThrowIfError(const Status& status) {
-  if (TF_GetCode(status.get()) != TF_OK) throw TensorFlowError(status.get());
+  const TF_Code code = TF_GetCode(status.get());
+  if (code != TF_OK) throw FrameworkError(static_cast<ErrorCode>(code), TF_Message(status.get()));
 }
 
-// Runs body and turns what it throws into a status; no exception may pass through TensorFlow.
+// Runs body, and calls report(status) for what it throws.
 template <class Body, class Report>
-void Guard(const Body& body, const Report& report) {
-  const auto fail = [&](TF_Code code, const char* message) {
+void GuardWithStatus(const Body& body, const Report& report) {
+  Guard(body, [&](ErrorCode code, const char* message) {
     const Status status(TF_NewStatus());
-    TF_SetStatus(status.get(), code, message);
+    TF_SetStatus(status.get(), static_cast<TF_Code>(code), message);
     report(status.get());
-  };
-  try {
-    body();
-  } catch (const TensorFlowError& error) {
-    fail(error.code, error.what());
-  } catch (const std::invalid_argument& error) {
-    fail(TF_INVALID_ARGUMENT, error.what());
-  } catch (const std::bad_alloc&) {
-    fail(TF_RESOURCE_EXHAUSTED, "lstm_fast: out of memory");
-  } catch (const std::exception& error) {
-    fail(TF_INTERNAL, error.what());
-  }
+  });
 }
 
 // The attributes of a node.
@@ -74,23 +61,10 @@ struct Attributes {
   int64_t reserve_mode;
 };
 
-DType DTypeOf(TF_DataType type) {
-  switch (type) {
-    case TF_FLOAT:
-      return DType::kFloat32;
-    case TF_DOUBLE:
-      return DType::kFloat64;
-    case TF_HALF:
-      return DType::kFloat16;
-    default:
-      return DType::kBFloat16;
-  }
-}
-
 void* Create(TF_OpKernelConstruction* context) {
   std::unique_ptr<Attributes> attributes;
   bool failed = false;
-  Guard(
+  GuardWithStatus(
       [&] {
         attributes = std::make_unique<Attributes>();
         const Status status(TF_NewStatus());
@@ -108,7 +82,7 @@ void* Create(TF_OpKernelConstruction* context) {
         };
         TF_OpKernelConstruction_GetAttrType(context, "T", &attributes->type, status.get());
         ThrowIfError(status);
-        attributes->dtype = DTypeOf(attributes->type);
+        attributes->dtype = DTypeOf(static_cast<ElementType>(attributes->type));
         attributes->directions = CheckDirections(get_int("N"));
         attributes->go_backwards = get_bool("go_backwards");
         attributes->return_sequences = get_bool("return_sequences");
@@ -134,23 +108,13 @@ class InputReader {
     TF_GetInput(context_, static_cast<int>(tensors_.size()), &tensor, status_.get());
     ThrowIfError(status_);
     tensors_.push_back(Tensor(tensor));  // owned before the vector has to grow
-    Array array;
-    array.data = TF_TensorData(tensor);
-    array.present = true;
-    array.rank = TF_NumDims(tensor);
-    for (int i = 0; i < array.rank && i < 4; ++i) array.shape[static_cast<size_t>(i)] = TF_Dim(tensor, i);
-    return array;
+    return MakeArray(TF_TensorData(tensor), TF_NumDims(tensor), [tensor](int axis) { return TF_Dim(tensor, axis); });
   }
 
-  Array NextOptional() {
-    const Array array = Next();
-    return array.rank == 1 && array.shape[0] == 0 ? Array{} : array;
-  }
+  Array NextOptional() { return AbsentIfEmpty(Next()); }
 
-  std::array<Array, 2> List(int count, bool optional) {
-    std::array<Array, 2> arrays;
-    for (int n = 0; n < count; ++n) arrays[static_cast<size_t>(n)] = optional ? NextOptional() : Next();
-    return arrays;
+  std::array<Array, 2> List(int directions, bool optional) {
+    return ReadEntries(directions, [&](int) { return optional ? NextOptional() : Next(); });
   }
 
   Arguments Common(const Attributes& attributes) {
@@ -180,29 +144,28 @@ class OutputWriter {
  public:
   explicit OutputWriter(TF_OpKernelContext* context) : context_(context), status_(TF_NewStatus()) {}
 
-  void* Next(TF_DataType type, int64_t element_size, const std::vector<int64_t>& shape) {
-    int64_t bytes = element_size;
-    for (const int64_t dim : shape) bytes *= dim;
+  void* Next(TF_DataType type, int64_t element_size, const Shape& shape) {
+    const int64_t bytes = element_size * shape.elements();
     return bytes < kReusedBytes ? Allocate(type, bytes, shape) : Reuse(type, bytes, shape);
   }
 
  private:
   static constexpr int64_t kReusedBytes = 256 * 1024;
 
-  void* Allocate(TF_DataType type, int64_t bytes, const std::vector<int64_t>& shape) {
-    TF_Tensor* tensor = TF_AllocateOutput(context_, static_cast<int>(tensors_.size()), type, shape.data(),
-                                          static_cast<int>(shape.size()), static_cast<size_t>(bytes), status_.get());
+  void* Allocate(TF_DataType type, int64_t bytes, const Shape& shape) {
+    TF_Tensor* tensor = TF_AllocateOutput(context_, static_cast<int>(tensors_.size()), type, shape.begin(),
+                                          shape.rank(), static_cast<size_t>(bytes), status_.get());
     ThrowIfError(status_);
     tensors_.push_back(Tensor(tensor));
     return TF_TensorData(tensor);
   }
 
-  void* Reuse(TF_DataType type, int64_t bytes, const std::vector<int64_t>& shape) {
+  void* Reuse(TF_DataType type, int64_t bytes, const Shape& shape) {
     auto workspace = std::make_unique<Workspace>(static_cast<size_t>(bytes));
     void* data = workspace->data<void>();
     const auto release = [](void*, size_t, void* owner) { delete static_cast<Workspace*>(owner); };
-    tensors_.push_back(Tensor(TF_NewTensor(type, shape.data(), static_cast<int>(shape.size()), data,
-                                           static_cast<size_t>(bytes), release, workspace.release())));
+    tensors_.push_back(Tensor(TF_NewTensor(type, shape.begin(), shape.rank(), data, static_cast<size_t>(bytes), release,
+                                           workspace.release())));
     TF_SetOutput(context_, static_cast<int>(tensors_.size()) - 1, tensors_.back().get(), status_.get());
     ThrowIfError(status_);
     return data;
@@ -214,28 +177,28 @@ class OutputWriter {
 };
 
 void ComputeForward(void* kernel, TF_OpKernelContext* context) {
-  Guard(
+  GuardWithStatus(
       [&] {
         const Attributes& attributes = *static_cast<const Attributes*>(kernel);
         InputReader reader(context);
         const Inputs inputs = Check(reader.Common(attributes));
         const Problem& p = inputs.problem;
         OutputWriter writer(context);
-        const auto next = [&](const std::vector<int64_t>& shape) {
+        const auto next = [&](const Shape& shape) {
           return writer.Next(attributes.type, SizeOf(attributes.dtype), shape);
         };
         ForwardOutput output{};
-        output.y = next({p.batch, p.return_sequences ? p.time : 1, p.directions * p.units});
-        for (int n = 0; n < p.directions; ++n) output.h_n[n] = next({p.batch, p.units});
-        for (int n = 0; n < p.directions; ++n) output.c_n[n] = next({p.batch, p.units});
-        output.reserve = writer.Next(TF_UINT8, 1, {ReserveBytes(p, inputs.mask)});
+        output.y = next(OutputShape(p));
+        for (int n = 0; n < p.directions; ++n) output.h_n[n] = next(StateShape(p));
+        for (int n = 0; n < p.directions; ++n) output.c_n[n] = next(StateShape(p));
+        output.reserve = writer.Next(TF_UINT8, 1, Shape({ReserveBytes(p, inputs.mask)}, "bytes"));
         Forward(inputs, output, OwnThreads());
       },
       [&](TF_Status* status) { TF_OpKernelContext_Failure(context, status); });
 }
 
 void ComputeBackward(void* kernel, TF_OpKernelContext* context) {
-  Guard(
+  GuardWithStatus(
       [&] {
         const Attributes& attributes = *static_cast<const Attributes*>(kernel);
         InputReader reader(context);
@@ -250,24 +213,24 @@ void ComputeBackward(void* kernel, TF_OpKernelContext* context) {
         const BackwardInput backward = Check(inputs, gradient);
 
         OutputWriter writer(context);
-        const auto next = [&](const std::vector<int64_t>& shape) {
+        const auto next = [&](const Shape& shape) {
           return writer.Next(attributes.type, SizeOf(attributes.dtype), shape);
         };
         BackwardOutput output{};
-        output.dx = next({p.batch, p.time, p.input});
+        output.dx = next(InputShape(p));
         // What is absent has no gradient: a tensor of shape [0], like the argument.
-        const auto next_of = [&](void*(&outputs)[2], const std::array<Array, 2>& of,
-                                 const std::vector<int64_t>& shape) {
+        const Shape absent = {{0}, "absent"};
+        const auto next_of = [&](void*(&outputs)[2], const std::array<Array, 2>& of, const Shape& shape) {
           for (size_t n = 0; n < static_cast<size_t>(p.directions); ++n) {
-            void* data = next(of[n].present ? shape : std::vector<int64_t>{0});
+            void* data = next(of[n].present ? shape : absent);
             outputs[n] = of[n].present ? data : nullptr;
           }
         };
-        next_of(output.dkernel, arguments.kernels, {p.input, 4 * p.units});
-        for (int n = 0; n < p.directions; ++n) output.drecurrent_kernel[n] = next({p.units, 4 * p.units});
-        next_of(output.dbias, arguments.biases, {4 * p.units});
-        next_of(output.dh0, arguments.h0, {p.batch, p.units});
-        next_of(output.dc0, arguments.c0, {p.batch, p.units});
+        next_of(output.dkernel, arguments.kernels, KernelShape(p));
+        for (int n = 0; n < p.directions; ++n) output.drecurrent_kernel[n] = next(RecurrentKernelShape(p));
+        next_of(output.dbias, arguments.biases, BiasShape(p));
+        next_of(output.dh0, arguments.h0, StateShape(p));
+        next_of(output.dc0, arguments.c0, StateShape(p));
         Backward(inputs, backward, output, OwnThreads());
       },
       [&](TF_Status* status) { TF_OpKernelContext_Failure(context, status); });
@@ -276,7 +239,7 @@ void ComputeBackward(void* kernel, TF_OpKernelContext* context) {
 // Gives each listed output the shape of an input, or an unknown one for -1. TensorFlow's C API cannot compute
 // dimensions; the Python side sets the static shapes that need it.
 void SetOutputShapes(TF_ShapeInferenceContext* context, const std::vector<int>& input_of_output, TF_Status* status) {
-  const Shape shape(TF_NewShapeHandle());
+  const ShapeHandle shape(TF_NewShapeHandle());
   TF_ShapeInferenceContextGetInput(context, 0, shape.get(), status);
   if (TF_GetCode(status) != TF_OK) return;
   TF_ShapeInferenceContextWithRank(context, shape.get(), 3, shape.get(), status);
@@ -324,9 +287,10 @@ void RegisterOp(const char* name, const std::vector<const char*>& inputs, const 
   const Status status(TF_NewStatus());
   TF_RegisterOpDefinition(op, status.get());
   ThrowIfError(status);
-  for (const TF_DataType type : {TF_FLOAT, TF_DOUBLE, TF_HALF, TF_BFLOAT16}) {
+  for (const ElementType type :
+       {ElementType::kFloat, ElementType::kDouble, ElementType::kHalf, ElementType::kBFloat16}) {
     TF_KernelBuilder* kernel = TF_NewKernelBuilder(name, "CPU", &Create, compute, &Destroy);
-    TF_KernelBuilder_TypeConstraint(kernel, "T", type, status.get());
+    TF_KernelBuilder_TypeConstraint(kernel, "T", static_cast<TF_DataType>(type), status.get());
     ThrowIfError(status);
     TF_RegisterKernelBuilder(name, kernel, status.get());
     ThrowIfError(status);
@@ -337,7 +301,7 @@ void RegisterOp(const char* name, const std::vector<const char*>& inputs, const 
 // notices; an exception must not leave a static initialiser.
 [[maybe_unused]] const bool registered = [] {
   bool complete = true;
-  Guard(
+  GuardWithStatus(
       [] {
         RegisterOp("LstmFastForward", {}, {"y: T", "h_n: N * T", "c_n: N * T", "reserve: uint8"}, &ForwardShapes,
                    &ComputeForward);

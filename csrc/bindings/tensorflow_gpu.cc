@@ -7,14 +7,16 @@
 // layer has one of its own (tensorflow_cpu.cc). Tests compile the same file, with
 // other names, for an emulated device, which is the CPU.
 #include <array>
-#include <exception>
-#include <initializer_list>
-#include <new>
-#include <stdexcept>
+#include <cstdint>
 #include <string>
 
 #include "bindings/array.h"
 #include "bindings/cuda_arguments.h"
+#include "bindings/errors.h"
+#include "bindings/operands.h"
+#include "bindings/shapes.h"
+#include "bindings/tensorflow.h"
+#include "cuda/recurrence.h"
 #include "cuda/runtime.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/op_kernel.h"
@@ -39,44 +41,25 @@ cuda::Stream StreamOf(tf::OpKernelContext* context) {
 }
 #endif
 
-// An error that TensorFlow itself reported.
-struct TensorFlowError : std::runtime_error {
-  explicit TensorFlowError(const absl::Status& reported)
-      : std::runtime_error(std::string(reported.message())), status(reported) {}
-  absl::Status status;
-};
+// The numbers that need no header of TensorFlow are its own.
+static_assert(static_cast<int>(ElementType::kFloat) == tf::DT_FLOAT &&
+              static_cast<int>(ElementType::kDouble) == tf::DT_DOUBLE &&
+              static_cast<int>(ElementType::kHalf) == tf::DT_HALF &&
+              static_cast<int>(ElementType::kBFloat16) == tf::DT_BFLOAT16);
+static_assert(static_cast<absl::StatusCode>(ErrorCode::kInvalidArgument) == absl::StatusCode::kInvalidArgument &&
+              static_cast<absl::StatusCode>(ErrorCode::kResourceExhausted) == absl::StatusCode::kResourceExhausted &&
+              static_cast<absl::StatusCode>(ErrorCode::kInternal) == absl::StatusCode::kInternal);
 
 void ThrowIfError(const absl::Status& status) {
-  if (!status.ok()) throw TensorFlowError(status);
+  if (!status.ok()) throw FrameworkError(static_cast<ErrorCode>(status.code()), std::string(status.message()));
 }
 
-// Runs body and turns what it throws into a status; no exception may pass through TensorFlow.
+// Runs body; what it throws is the context's failure.
 template <class Context, class Body>
-void Guard(Context* context, const Body& body) {
-  try {
-    body();
-  } catch (const TensorFlowError& error) {
-    context->CtxFailure(error.status);
-  } catch (const std::invalid_argument& error) {
-    context->CtxFailure(absl::InvalidArgumentError(error.what()));
-  } catch (const std::bad_alloc&) {
-    context->CtxFailure(absl::ResourceExhaustedError("lstm_fast: out of memory"));
-  } catch (const std::exception& error) {
-    context->CtxFailure(absl::InternalError(error.what()));
-  }
-}
-
-DType DTypeOf(tf::DataType type) {
-  switch (type) {
-    case tf::DT_FLOAT:
-      return DType::kFloat32;
-    case tf::DT_DOUBLE:
-      return DType::kFloat64;
-    case tf::DT_HALF:
-      return DType::kFloat16;
-    default:
-      return DType::kBFloat16;
-  }
+void GuardWithContext(Context* context, const Body& body) {
+  Guard(body, [&](ErrorCode code, const char* message) {
+    context->CtxFailure(absl::Status(static_cast<absl::StatusCode>(code), message));
+  });
 }
 
 // One call of an op. Inputs and outputs are taken in their order.
@@ -88,18 +71,10 @@ class Call {
 
   Array Next() {
     const tf::Tensor& tensor = context_->input(next_input_++);
-    Array array;
-    array.data = const_cast<void*>(tensor.data());
-    array.present = true;
-    array.rank = tensor.dims();
-    for (int i = 0; i < array.rank && i < 4; ++i) array.shape[static_cast<size_t>(i)] = tensor.dim_size(i);
-    return array;
+    return MakeArray(tensor.data(), tensor.dims(), [&](int axis) { return tensor.dim_size(axis); });
   }
 
-  Array NextOptional() {
-    const Array array = Next();
-    return array.rank == 1 && array.shape[0] == 0 ? Array{} : array;
-  }
+  Array NextOptional() { return AbsentIfEmpty(Next()); }
 
   // The arguments of both passes, of which `sized` has batch and time for its first sizes.
   void ReadInputs(const Array& sized) {
@@ -116,11 +91,11 @@ class Call {
     const cuda::Problem& p = inputs.problem;
     const auto arrays = List(true);
     for (int n = 0; n < p.directions; ++n) {
-      data[n] = CheckShape(arrays[static_cast<size_t>(n)], Name(name, n), {p.batch, p.units}, "batch, units", true);
+      data[n] = CheckShape(arrays[static_cast<size_t>(n)], Name(name, n), StateShape(p), true);
     }
   }
 
-  void* Output(std::initializer_list<int64_t> shape) {
+  void* Output(const Shape& shape) {
     tf::TensorShape sizes;
     for (const int64_t size : shape) sizes.AddDim(size);
     tf::Tensor* tensor = nullptr;
@@ -130,7 +105,7 @@ class Call {
 
   void StateOutputs(void* (&data)[2]) {
     const cuda::Problem& p = inputs.problem;
-    for (int n = 0; n < p.directions; ++n) data[n] = Output({p.batch, p.units});
+    for (int n = 0; n < p.directions; ++n) data[n] = Output(StateShape(p));
   }
 
   template <class Arguments>
@@ -148,11 +123,7 @@ class Call {
 
  private:
   std::array<Array, 2> List(bool optional) {
-    std::array<Array, 2> arrays;
-    for (int n = 0; n < inputs.problem.directions; ++n) {
-      arrays[static_cast<size_t>(n)] = optional ? NextOptional() : Next();
-    }
-    return arrays;
+    return ReadEntries(inputs.problem.directions, [&](int) { return optional ? NextOptional() : Next(); });
   }
 
   tf::OpKernelContext* context_;
@@ -160,22 +131,26 @@ class Call {
   int next_input_ = 0, next_output_ = 0;
 };
 
+Shape ReserveShape(const cuda::Problem& p) {
+  return {{p.batch, p.directions, p.time, cuda::ReserveStepBytes(p.dtype, p.units)},
+          "batch, directions, time, bytes of a step"};
+}
+
 void ComputeForward(Call& call, bool keep) {
   cuda::ForwardArguments arguments{};
   const Array z = call.Next();
   if (z.rank != 4) Refuse("z", "rank 4 (batch, time, directions, 4 * units)", Found(z));
   call.ReadInputs(z);
   const cuda::Problem& p = call.inputs.problem;
-  arguments.z =
-      CheckShape(z, "z", {p.batch, p.time, p.directions, 4 * p.units}, "batch, time, directions, 4 * units", false);
-  arguments.y = call.Output({p.batch, p.return_sequences ? p.time : 1, p.directions * p.units});
+  arguments.z = CheckShape(z, "z", ProjectedShape(p), false);
+  arguments.y = call.Output(OutputShape(p));
   call.StateOutputs(arguments.h_n);
   call.StateOutputs(arguments.c_n);
   arguments.reserve_step_bytes = cuda::ReserveStepBytes(p.dtype, p.units);
   if (keep) {
-    arguments.reserve = call.Output({p.batch, p.directions, p.time, arguments.reserve_step_bytes});
+    arguments.reserve = call.Output(ReserveShape(p));
   } else {
-    call.Output({0});
+    call.Output({{0}, "absent"});
   }
   call.Run(arguments);
 }
@@ -187,15 +162,12 @@ void ComputeBackward(Call& call) {
   call.ReadInputs(x);
   const cuda::Problem& p = call.inputs.problem;
   arguments.reserve_step_bytes = cuda::ReserveStepBytes(p.dtype, p.units);
-  arguments.reserve = CheckShape(call.Next(), "reserve", {p.batch, p.directions, p.time, arguments.reserve_step_bytes},
-                                 "batch, directions, time, bytes of a step", false);
-  arguments.dy =
-      CheckShape(call.NextOptional(), "dy", {p.batch, p.return_sequences ? p.time : 1, p.directions * p.units},
-                 "batch, time or 1, directions * units", true);
+  arguments.reserve = CheckShape(call.Next(), "reserve", ReserveShape(p), false);
+  arguments.dy = CheckShape(call.NextOptional(), "dy", OutputShape(p), true);
   call.States(arguments.dh_n, "dh_n");
   call.States(arguments.dc_n, "dc_n");
-  arguments.dz = call.Output({p.batch, p.time, p.directions, 4 * p.units});
-  arguments.h_prev = call.Output({p.batch, p.time, p.directions, p.units});
+  arguments.dz = call.Output(ProjectedShape(p));
+  arguments.h_prev = call.Output(PreviousStateShape(p));
   call.StateOutputs(arguments.dh0);
   call.StateOutputs(arguments.dc0);
   call.Run(arguments);
@@ -205,7 +177,7 @@ void ComputeBackward(Call& call) {
 class Kernel : public tf::OpKernel {
  public:
   explicit Kernel(tf::OpKernelConstruction* context) : tf::OpKernel(context) {
-    Guard(context, [&] {
+    GuardWithContext(context, [&] {
       tf::DataType type{};
       ThrowIfError(context->GetAttr("T", &type));
       int64_t directions = 0, precision = 0;
@@ -214,7 +186,7 @@ class Kernel : public tf::OpKernel {
       ThrowIfError(context->GetAttr("go_backwards", &attributes_.go_backwards));
       ThrowIfError(context->GetAttr("return_sequences", &attributes_.return_sequences));
       ThrowIfError(context->GetAttr("zero_output_for_mask", &attributes_.zero_output_for_mask));
-      attributes_.dtype = DTypeOf(type);
+      attributes_.dtype = DTypeOf(static_cast<ElementType>(type));
       attributes_.directions = CheckDirections(directions, "recurrent_kernels");
       attributes_.precision = cuda::PrecisionOf(precision);
     });
@@ -223,7 +195,7 @@ class Kernel : public tf::OpKernel {
  protected:
   template <class Body>
   void RunGuarded(tf::OpKernelContext* context, const Body& body) const {
-    Guard(context, [&] {
+    GuardWithContext(context, [&] {
       Call call(context, attributes_);
       body(call);
     });
@@ -236,7 +208,7 @@ class Kernel : public tf::OpKernel {
 class ForwardKernel : public Kernel {
  public:
   explicit ForwardKernel(tf::OpKernelConstruction* context) : Kernel(context) {
-    Guard(context, [&] { ThrowIfError(context->GetAttr("keep", &keep_)); });
+    GuardWithContext(context, [&] { ThrowIfError(context->GetAttr("keep", &keep_)); });
   }
   void Compute(tf::OpKernelContext* context) override {
     RunGuarded(context, [this](Call& call) { ComputeForward(call, keep_); });

@@ -1,10 +1,13 @@
 #include "bindings/xla.h"
 
-#include <initializer_list>
-#include <string>
+#include <cstddef>
+#include <cstdint>
 
 #include "bindings/arguments.h"
-#include "bindings/xla_call.h"
+#include "bindings/array.h"
+#include "bindings/operands.h"
+#include "bindings/shapes.h"
+#include "bindings/xla_ffi.h"
 #include "bindings/xla_threads.h"
 #include "lstm_fast/lstm.h"
 #include "lstm_fast/parallel.h"
@@ -43,14 +46,13 @@ class Call {
     return Check(inputs, gradient);
   }
 
-  void* Result(const Name& name, std::initializer_list<int64_t> shape, const char* letters, bool optional) {
-    return CheckShape(optional ? results_.NextOptional(name, type_) : results_.Next(name, type_), name, shape, letters,
+  void* Result(const Name& name, const Shape& shape, bool optional) {
+    return CheckShape(optional ? results_.NextOptional(name, type_) : results_.Next(name, type_), name, shape,
                       optional);
   }
 
-  void Results(void* (&data)[2], const char* name, std::initializer_list<int64_t> shape, const char* letters,
-               bool optional) {
-    for (int n = 0; n < inputs.problem.directions; ++n) data[n] = Result(Name(name, n), shape, letters, optional);
+  void Results(void* (&data)[2], const char* name, const Shape& shape, bool optional) {
+    for (int n = 0; n < inputs.problem.directions; ++n) data[n] = Result(Name(name, n), shape, optional);
   }
 
   // Results of which none may be asked for.
@@ -62,10 +64,10 @@ class Call {
 
   void* ReserveResult() {
     const Problem& p = inputs.problem;
-    return CheckShape(
-        results_.Next("reserve", Type::kUint8), "reserve",
+    const Shape shape = {
         {p.batch, p.directions, ReserveSteps(p.reserve, p.time), ReserveStepBytes(p.reserve, p.dtype, p.units)},
-        kReserveShape, false);
+        kReserveLetters};
+    return CheckShape(results_.Next("reserve", Type::kUint8), "reserve", shape, false);
   }
 
   Inputs inputs;
@@ -73,13 +75,9 @@ class Call {
  private:
   // The reserve as bytes in a row, as Check() takes it.
   static Array Flat(const Array& array) {
-    Array flat;
-    flat.data = array.data;
-    flat.present = true;
-    flat.rank = 1;
-    flat.shape[0] = array.present ? 1 : 0;
-    for (int i = 0; i < array.rank && i < 4; ++i) flat.shape[0] *= array.shape[static_cast<size_t>(i)];
-    return flat;
+    int64_t bytes = array.present ? 1 : 0;
+    for (int i = 0; i < array.rank && i < 4; ++i) bytes *= array.shape[static_cast<size_t>(i)];
+    return MakeArray(array.data, 1, [bytes](int) { return bytes; });
   }
 
   Reader operands_, results_;
@@ -90,10 +88,9 @@ void RunForward(const CallFrame& frame, Parallel& parallel) {
   Call call(frame);
   const Problem& p = call.inputs.problem;
   ForwardOutput output{};
-  output.y = call.Result("y", {p.batch, p.return_sequences ? p.time : 1, p.directions * p.units},
-                         "batch, time or 1, directions * units", false);
-  call.Results(output.h_n, "h_n", {p.batch, p.units}, "batch, units", false);
-  call.Results(output.c_n, "c_n", {p.batch, p.units}, "batch, units", false);
+  output.y = call.Result("y", OutputShape(p), false);
+  call.Results(output.h_n, "h_n", StateShape(p), false);
+  call.Results(output.c_n, "c_n", StateShape(p), false);
   if (p.reserve != Reserve::kNone) output.reserve = call.ReserveResult();
   Forward(call.inputs, output, parallel);
 }
@@ -103,16 +100,16 @@ void RunBackward(const CallFrame& frame, Parallel& parallel) {
   const BackwardInput gradient = call.Gradient();
   const Problem& p = call.inputs.problem;
   BackwardOutput output{};
-  output.dx = call.Result("dx", {p.batch, p.time, p.input}, "batch, time, features", true);
+  output.dx = call.Result("dx", InputShape(p), true);
   if (p.projected) {
     call.NoResults("dkernels");
   } else {
-    call.Results(output.dkernel, "dkernels", {p.input, 4 * p.units}, "features, 4 * units", true);
+    call.Results(output.dkernel, "dkernels", KernelShape(p), true);
   }
-  call.Results(output.drecurrent_kernel, "drecurrent_kernels", {p.units, 4 * p.units}, "units, 4 * units", true);
-  call.Results(output.dbias, "dbiases", {4 * p.units}, "4 * units", true);
-  call.Results(output.dh0, "dh0", {p.batch, p.units}, "batch, units", true);
-  call.Results(output.dc0, "dc0", {p.batch, p.units}, "batch, units", true);
+  call.Results(output.drecurrent_kernel, "drecurrent_kernels", RecurrentKernelShape(p), true);
+  call.Results(output.dbias, "dbiases", BiasShape(p), true);
+  call.Results(output.dh0, "dh0", StateShape(p), true);
+  call.Results(output.dc0, "dc0", StateShape(p), true);
   Backward(call.inputs, gradient, output, parallel);
 }
 
@@ -125,8 +122,8 @@ void OnThreads(const CallFrame& frame) {
 
 }  // namespace
 
-Error* ForwardHandler(CallFrame* frame) { return Guard(frame, &OnThreads<&RunForward>); }
-Error* BackwardHandler(CallFrame* frame) { return Guard(frame, &OnThreads<&RunBackward>); }
+Error* ForwardHandler(CallFrame* frame) { return RunHandler(frame, &OnThreads<&RunForward>); }
+Error* BackwardHandler(CallFrame* frame) { return RunHandler(frame, &OnThreads<&RunBackward>); }
 
 const std::vector<NamedHandler>& Handlers() {
   static const std::vector<NamedHandler> handlers = {{"lstm_fast_forward", &ForwardHandler},

@@ -1,8 +1,9 @@
 #include "bindings/xla_call.h"
 
-#include <exception>
-#include <new>
 #include <stdexcept>
+
+#include "bindings/errors.h"
+#include "bindings/operands.h"
 
 namespace lstm_fast::xla {
 namespace {
@@ -17,11 +18,6 @@ bool Describe(const CallFrame& frame) {
     return true;
   }
   return false;
-}
-
-Error* Fail(const Api* api, Code code, const char* message) {
-  CreateError arguments = {kCreateErrorSize, nullptr, message, code};
-  return api->create_error(&arguments);
 }
 
 void ThrowIf(const Api* api, Error* error) {
@@ -53,12 +49,7 @@ DType DTypeOf(const Buffer& buffer, const char* name) {
 }
 
 Array ArrayOf(const Buffer& buffer) {
-  Array array;
-  array.data = buffer.data;
-  array.present = true;
-  array.rank = static_cast<int>(buffer.rank);
-  for (int i = 0; i < array.rank && i < 4; ++i) array.shape[static_cast<size_t>(i)] = buffer.shape[i];
-  return array;
+  return MakeArray(buffer.data, static_cast<int>(buffer.rank), [&](int axis) { return buffer.shape[axis]; });
 }
 
 int64_t Attribute(const Attributes& attributes, std::string_view name) {
@@ -92,31 +83,22 @@ Array Reader::Next(const Name& name, Type type) {
   return ArrayOf(buffer);
 }
 
-Array Reader::NextOptional(const Name& name, Type type) {
-  const Array array = Next(name, type);
-  return array.rank == 1 && array.shape[0] == 0 ? Array{} : array;
-}
+Array Reader::NextOptional(const Name& name, Type type) { return AbsentIfEmpty(Next(name, type)); }
 
 std::array<Array, 2> Reader::NextList(const char* name, Type type, int directions, bool optional) {
-  std::array<Array, 2> arrays;
-  for (int n = 0; n < directions; ++n) {
-    arrays[static_cast<size_t>(n)] = optional ? NextOptional(Name(name, n), type) : Next(Name(name, n), type);
-  }
-  return arrays;
+  return ReadEntries(directions,
+                     [&](int n) { return optional ? NextOptional(Name(name, n), type) : Next(Name(name, n), type); });
 }
 
-Error* Guard(CallFrame* frame, void (*body)(const CallFrame&)) {
+Error* RunHandler(CallFrame* frame, void (*body)(const CallFrame&)) {
   if (Describe(*frame)) return nullptr;
-  try {
-    body(*frame);
-  } catch (const std::invalid_argument& error) {
-    return Fail(frame->api, Code::kInvalidArgument, error.what());
-  } catch (const std::bad_alloc&) {
-    return Fail(frame->api, Code::kResourceExhausted, "lstm_fast: out of memory");
-  } catch (const std::exception& error) {
-    return Fail(frame->api, Code::kInternal, error.what());
-  }
-  return nullptr;
+  Error* failure = nullptr;
+  Guard([&] { body(*frame); },
+        [&](Code code, const char* message) {
+          CreateError arguments = {kCreateErrorSize, nullptr, message, code};
+          failure = frame->api->create_error(&arguments);
+        });
+  return failure;
 }
 
 void* StreamOf(const CallFrame& frame) {

@@ -15,7 +15,7 @@
 
 namespace lstm_fast::xla {
 
-constexpr char kReserveShape[] = "batch, directions, steps, bytes of a step";
+constexpr char kReserveLetters[] = "batch, directions, steps, bytes of a step";
 
 // The dtype of the operand that decides that of the call, whose name the message gives.
 DType DTypeOf(const Buffer& buffer, const char* name);
@@ -40,9 +40,9 @@ class Reader {
   int64_t next_ = 0;
 };
 
-// Runs a handler's body and turns what it throws into an error; no exception may pass through XLA. Where the call only
-// asks about the handler, answers that instead.
-Error* Guard(CallFrame* frame, void (*body)(const CallFrame&));
+// Runs a handler's body and turns what it throws into an error. Where the call only asks about the handler, answers
+// that instead.
+Error* RunHandler(CallFrame* frame, void (*body)(const CallFrame&));
 
 // The stream of a call on a device. Throws std::runtime_error with the reason if there is none.
 void* StreamOf(const CallFrame& frame);

@@ -1,11 +1,16 @@
 #include "bindings/xla_cuda.h"
 
-#include <initializer_list>
-#include <string>
+#include <cstdint>
 #include <string_view>
 
+#include "bindings/array.h"
 #include "bindings/cuda_arguments.h"
+#include "bindings/operands.h"
+#include "bindings/shapes.h"
+#include "bindings/xla_ffi.h"
+#include "cuda/recurrence.h"
 #include "cuda/runtime.h"
+#include "lstm_fast/lstm.h"
 
 namespace lstm_fast::xla {
 namespace {
@@ -35,9 +40,7 @@ class Call {
     const Array z = operands_.Next("z", type_);
     if (z.rank != 4) Refuse("z", "rank 4 (batch, time, directions, 4 * units)", Found(z));
     ReadInputs(dtype, z.shape[0], z.shape[1]);
-    const cuda::Problem& p = inputs.problem;
-    return CheckShape(z, "z", {p.batch, p.time, p.directions, 4 * p.units}, "batch, time, directions, 4 * units",
-                      false);
+    return CheckShape(z, "z", ProjectedShape(inputs.problem), false);
   }
 
   // The same, from dz: of the operands, only some that may be absent have them.
@@ -47,32 +50,28 @@ class Call {
     const Array dz = ArrayOf(results_.Peek());
     if (dz.rank != 4) Refuse("dz", "rank 4 (batch, time, directions, 4 * units)", Found(dz));
     ReadInputs(dtype, dz.shape[0], dz.shape[1]);
-    const cuda::Problem& p = inputs.problem;
-    return Result("dz", {p.batch, p.time, p.directions, 4 * p.units}, "batch, time, directions, 4 * units", false);
+    return Result("dz", ProjectedShape(inputs.problem), false);
   }
 
-  const void* Operand(const char* name, std::initializer_list<int64_t> shape, const char* letters) {
-    return CheckShape(operands_.NextOptional(name, type_), name, shape, letters, true);
+  const void* Operand(const char* name, const Shape& shape) {
+    return CheckShape(operands_.NextOptional(name, type_), name, shape, true);
   }
 
   void States(const void* (&data)[2], const char* name) {
     const auto arrays = operands_.NextList(name, type_, inputs.problem.directions, true);
     for (int n = 0; n < inputs.problem.directions; ++n) {
-      data[n] = CheckShape(arrays[static_cast<size_t>(n)], Name(name, n), {inputs.problem.batch, inputs.problem.units},
-                           "batch, units", true);
+      data[n] = CheckShape(arrays[static_cast<size_t>(n)], Name(name, n), StateShape(inputs.problem), true);
     }
   }
 
-  void* Result(const Name& name, std::initializer_list<int64_t> shape, const char* letters, bool optional) {
-    return CheckShape(optional ? results_.NextOptional(name, type_) : results_.Next(name, type_), name, shape, letters,
+  void* Result(const Name& name, const Shape& shape, bool optional) {
+    return CheckShape(optional ? results_.NextOptional(name, type_) : results_.Next(name, type_), name, shape,
                       optional);
   }
 
   void StateResults(void* (&data)[2], const char* name) {
     const cuda::Problem& p = inputs.problem;
-    for (int n = 0; n < p.directions; ++n) {
-      data[n] = Result(Name(name, n), {p.batch, p.units}, "batch, units", false);
-    }
+    for (int n = 0; n < p.directions; ++n) data[n] = Result(Name(name, n), StateShape(p), false);
   }
 
   void* ReserveOperand(int64_t& step_bytes) { return Reserve(operands_, false, step_bytes); }
@@ -114,7 +113,7 @@ class Call {
     const Array array = reader.NextOptional("reserve", Type::kUint8);
     const cuda::Problem& p = inputs.problem;
     step_bytes = array.rank == 4 ? array.shape[3] : cuda::ReserveStepBytes(p.dtype, p.units);
-    return CheckShape(array, "reserve", {p.batch, p.directions, p.time, step_bytes}, kReserveShape, optional);
+    return CheckShape(array, "reserve", {{p.batch, p.directions, p.time, step_bytes}, kReserveLetters}, optional);
   }
 
   Reader operands_, results_;
@@ -128,8 +127,7 @@ void RunForward(const CallFrame& frame) {
   cuda::ForwardArguments arguments{};
   arguments.z = call.ReadForward();
   const cuda::Problem& p = call.inputs.problem;
-  arguments.y = call.Result("y", {p.batch, p.return_sequences ? p.time : 1, p.directions * p.units},
-                            "batch, time or 1, directions * units", false);
+  arguments.y = call.Result("y", OutputShape(p), false);
   call.StateResults(arguments.h_n, "h_n");
   call.StateResults(arguments.c_n, "c_n");
   arguments.reserve = call.ReserveResult(arguments.reserve_step_bytes);
@@ -142,12 +140,10 @@ void RunBackward(const CallFrame& frame) {
   arguments.dz = call.ReadBackward();
   const cuda::Problem& p = call.inputs.problem;
   arguments.reserve = call.ReserveOperand(arguments.reserve_step_bytes);
-  arguments.dy = call.Operand("dy", {p.batch, p.return_sequences ? p.time : 1, p.directions * p.units},
-                              "batch, time or 1, directions * units");
+  arguments.dy = call.Operand("dy", OutputShape(p));
   call.States(arguments.dh_n, "dh_n");
   call.States(arguments.dc_n, "dc_n");
-  arguments.h_prev =
-      call.Result("h_prev", {p.batch, p.time, p.directions, p.units}, "batch, time, directions, units", true);
+  arguments.h_prev = call.Result("h_prev", PreviousStateShape(p), true);
   call.StateResults(arguments.dh0, "dh0");
   call.StateResults(arguments.dc0, "dc0");
   call.Run(arguments);
@@ -155,8 +151,8 @@ void RunBackward(const CallFrame& frame) {
 
 }  // namespace
 
-Error* CudaForwardHandler(CallFrame* frame) { return Guard(frame, &RunForward); }
-Error* CudaBackwardHandler(CallFrame* frame) { return Guard(frame, &RunBackward); }
+Error* CudaForwardHandler(CallFrame* frame) { return RunHandler(frame, &RunForward); }
+Error* CudaBackwardHandler(CallFrame* frame) { return RunHandler(frame, &RunBackward); }
 
 const std::vector<NamedHandler>& CudaHandlers() {
   static const std::vector<NamedHandler> handlers = {{"lstm_fast_cuda_forward", &CudaForwardHandler},

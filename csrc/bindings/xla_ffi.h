@@ -10,6 +10,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "bindings/errors.h"
+
 namespace lstm_fast::xla {
 
 constexpr int32_t kMajor = 0, kMinor = 1;
@@ -17,7 +19,7 @@ constexpr int32_t kMajor = 0, kMinor = 1;
 struct Error;    // owned by who receives it
 struct Context;  // of one execution
 
-enum class Code : uint32_t { kInvalidArgument = 3, kResourceExhausted = 8, kInternal = 13 };
+using Code = ErrorCode;
 enum class Type : uint32_t {
   kBool = 1,
   kInt64 = 5,

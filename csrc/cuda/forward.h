@@ -240,7 +240,7 @@ class ForwardPass : public Pass<ForwardPass<Policy, kRegisters, kSplit, kDropout
 
   // States before the first timestep: every block has all of h, and its own units of c.
   LSTM_FAST_DEVICE void Begin(const RowSet& set) {
-    const Direction& d = inputs_.direction[set.direction];
+    const DirectionInput& d = inputs_.direction[set.direction];
     const Global<const Element> h0 = InGlobal<const Element>(d.h0), c0 = InGlobal<const Element>(d.c0);
     const int stride = layout_.operand_stride;
     for (int i = Thread(); i < layout_.operand_size * layout_.operand_buffers; i += Threads()) {

@@ -22,8 +22,6 @@ int64_t AlignUp(int64_t bytes) { return (bytes + kScratchAlignment - 1) / kScrat
 
 const Variant& VariantOf(const Cut& cut) { return Variants()[static_cast<size_t>(cut.variant)]; }
 
-int64_t RealBytes(DType dtype) { return dtype == DType::kFloat64 ? sizeof(double) : sizeof(float); }
-
 // Where things are in the scratch memory: the plan, sums of padding, counters, what groups exchange.
 struct Scratch {
   Scratch(const Problem& problem, bool masked, const Cut& cut, Pass pass) {

@@ -39,7 +39,8 @@ struct Problem {
   bool go_backwards, return_sequences, zero_output_for_mask;
 };
 
-struct Direction {
+// As lstm_fast::DirectionInput, without what is multiplied with x.
+struct DirectionInput {
   const void* recurrent_kernel;   // [H, 4H]
   const void* bias;               // [4H] or null
   const void* h0;                 // [B, H] or null: zeros
@@ -50,12 +51,17 @@ struct Direction {
 struct Inputs {
   Problem problem;
   const MaskByte* mask;  // [B, T] or null: every timestep is real
-  Direction direction[2];
+  DirectionInput direction[2];
 };
 
-// One entry for each real timestep, at its place in the input; what is there for others is not defined. The first 4H
-// reals are i, f, g, o of every unit, [H, 4], then c, [H].
-constexpr int64_t ReserveReals(int64_t units) { return 5 * units; }
+constexpr int64_t RealBytes(DType dtype) { return dtype == DType::kFloat64 ? 8 : 4; }
+
+// The reserve has an entry for each real timestep, at its place in the input; what is there for others is not defined.
+// The first 4H reals are i, f, g, o of every unit, [H, 4], then c, [H].
+constexpr int64_t kReserveAlignment = 16;
+constexpr int64_t ReserveStepBytes(DType dtype, int64_t units) {
+  return (5 * units * RealBytes(dtype) + kReserveAlignment - 1) / kReserveAlignment * kReserveAlignment;
+}
 
 struct ForwardArguments {
   const void* z;  // [B, T, N, 4H]
@@ -63,7 +69,7 @@ struct ForwardArguments {
   void* h_n[2];   // [B, H] each
   void* c_n[2];   // [B, H] each
   void* reserve;  // null: not kept. [B, N, T, step_bytes]
-  int64_t reserve_step_bytes;  // a multiple of 16, at least ReserveReals() reals
+  int64_t reserve_step_bytes;  // a multiple of kReserveAlignment, at least ReserveStepBytes()
   void* scratch;               // ScratchBytes() bytes, aligned to kScratchAlignment
 };
 

@@ -351,20 +351,6 @@ std::string Text(const Forced& forced) {
 
 }  // namespace
 
-const char* NameOf(DType dtype) {
-  switch (dtype) {
-    case DType::kFloat32:
-      return "float32";
-    case DType::kFloat64:
-      return "float64";
-    case DType::kFloat16:
-      return "float16";
-    case DType::kBFloat16:
-      return "bfloat16";
-  }
-  return "";
-}
-
 const char* NameOf(Precision precision) {
   switch (precision) {
     case Precision::kExact:

@@ -70,7 +70,7 @@ class SingleBackward : SinglePass<T, kBlocks, BackwardCall> {
   // All timesteps of a row, the last first; dh and dc are this thread's unit's.
   template <bool kGaps>
   LSTM_FAST_DEVICE void RunSteps(const RowSet& set, const Row& row, const Times<kGaps>& times, float& dh, float& dc) {
-    const Direction& direction = inputs_.direction[set.direction];
+    const DirectionInput& direction = inputs_.direction[set.direction];
     const int64_t state = Base::StateOf(row);
     const float h0 = Base::Given(direction.h0, state), c0 = Base::Given(direction.c0, state);
     const int last = row.count - 1;

@@ -30,7 +30,7 @@ class SingleForward : SinglePass<T, kBlocks, ForwardCall> {
 
   // Sum p of a lane is for gate p ^ t: what two lanes exchange has the same place in both, whichever they are.
   LSTM_FAST_DEVICE void LoadKernel(const RowSet& set) {
-    const Direction& direction = inputs_.direction[set.direction];
+    const DirectionInput& direction = inputs_.direction[set.direction];
     const Global<const T> kernel = InGlobal<const T>(direction.recurrent_kernel);
     Base::Fill(kernel_, [&](int n) {
       const int p = n % 4, k = n / 16 * kSingleForwardStep + gate_ * 4 + n / 4 % 4;
@@ -41,7 +41,7 @@ class SingleForward : SinglePass<T, kBlocks, ForwardCall> {
 
   template <bool kGaps>
   LSTM_FAST_DEVICE void RunRow(const RowSet& set, const Row& row, const Times<kGaps>& times) {
-    const Direction& direction = inputs_.direction[set.direction];
+    const DirectionInput& direction = inputs_.direction[set.direction];
     const Global<const T> h0 = InGlobal<const T>(direction.h0);
     for (int i = Thread(); i < 2 * kSize; i += Threads()) {
       const bool given = i < units_ && !IsNull(h0);

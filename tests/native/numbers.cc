@@ -87,18 +87,4 @@ void Encode(DType dtype, double value, void* data, int64_t index) {
   }
 }
 
-const char* NameOf(DType dtype) {
-  switch (dtype) {
-    case DType::kFloat32:
-      return "float32";
-    case DType::kFloat64:
-      return "float64";
-    case DType::kFloat16:
-      return "float16";
-    case DType::kBFloat16:
-      return "bfloat16";
-  }
-  return "";
-}
-
 }  // namespace lstm_fast::testing

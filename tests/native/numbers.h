@@ -14,9 +14,6 @@ double Decode(DType dtype, const void* data, int64_t index);
 // Rounds to nearest, ties to even; overflow gives infinity.
 void Encode(DType dtype, double value, void* data, int64_t index);
 
-// "float32" and so on.
-const char* NameOf(DType dtype);
-
 // SplitMix64 (Steele, Lea and Flood 2014).
 class Random {
  public:
