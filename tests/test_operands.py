@@ -78,6 +78,16 @@ def test_the_tables_of_the_bindings_have_this_order(header, fields):
     assert [flag == "true" for *_, flag in table] == [field in differentiable for field in fields]
 
 
+def test_the_ops_for_gpus_spell_their_table_out():
+    source = BINDINGS / "tensorflow_gpu.cc"
+    if not source.exists():
+        pytest.skip("the sources are not here")
+    ops = re.findall(r"REGISTER_OP\(\w+\)(.*?);", source.read_text(), re.DOTALL)
+    inputs = [re.findall(r'\.Input\("(\w+): ', op) for op in ops]
+    lists = [PLURAL.get(field, field) for field in RECURRENCE]
+    assert inputs == [["z", "mask", *lists], ["x", "mask", *lists, "reserve", "dy", "dh_n", "dc_n"]]
+
+
 def test_options_of_the_recurrence():
     options = Options(go_backwards=False, return_sequences=True, zero_output_for_mask=False, reserve_mode=2)
     for i, precision in enumerate(PRECISIONS):

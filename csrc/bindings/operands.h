@@ -1,7 +1,8 @@
 // The operands of a call in their one order: x, the mask, and then the lists of a table, each with an entry for each
 // direction. Every binding reads, names and registers them by that table, and the backward pass has its results in the
-// same order. What follows them in the backward pass is the reserve and the gradients of the outputs.
-// lstm_fast/backends/operands.py is the Python side of this.
+// same order. Only TensorFlow's ops on GPUs, which a macro registers, spell the names out; a test compares them. What
+// follows in the backward pass is the reserve and the gradients of the outputs. lstm_fast/backends/operands.py is the
+// Python side of this.
 #ifndef LSTM_FAST_BINDINGS_OPERANDS_H_
 #define LSTM_FAST_BINDINGS_OPERANDS_H_
 

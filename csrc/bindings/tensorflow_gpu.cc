@@ -4,9 +4,10 @@
 // binary serves the release that it was compiled with; lstm_fast/backends/tensorflow_build.py compiles it for any.
 //
 // An optional argument that is absent is a tensor of shape [0]. The ops have no kernels for the CPU, where the whole
-// layer has one of its own (tensorflow_cpu.cc). Tests compile the same file, with
-// other names, for an emulated device, which is the CPU.
+// layer has one of its own (tensorflow_cpu.cc). Tests compile the same file, with other names, for an emulated device,
+// which is the CPU.
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <string>
 

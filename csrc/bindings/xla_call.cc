@@ -1,6 +1,7 @@
 #include "bindings/xla_call.h"
 
 #include <stdexcept>
+#include <string>
 
 #include "bindings/errors.h"
 #include "bindings/operands.h"

@@ -1,5 +1,6 @@
 #include "bindings/xla_cuda.h"
 
+#include <cstddef>
 #include <cstdint>
 #include <string_view>
 
