@@ -6,44 +6,45 @@
 #define LSTM_FAST_CUDA_BACKWARD_H_
 
 #include <cstdint>
+#include <cstring>
 
 #include "cuda/device.h"
-#include "cuda/group.h"
+#include "cuda/elements.h"
+#include "cuda/group_pass.h"
+#include "cuda/kernels.h"
 #include "cuda/layout.h"
 #include "cuda/output_gradient.h"
-#include "cuda/pass.h"
 #include "cuda/product.h"
+#include "cuda/recurrence.h"
+#include "cuda/rows.h"
 
 namespace lstm_fast::cuda {
 
 template <class Policy, int kRegisters, bool kDropout>
-class BackwardPass : public Pass<BackwardPass<Policy, kRegisters, kDropout>, BackwardCall, Policy, kRegisters> {
-  using Base = Pass<BackwardPass, BackwardCall, Policy, kRegisters>;
+class BackwardPass : public GroupPass<BackwardPass<Policy, kRegisters, kDropout>, BackwardCall, Policy, kRegisters> {
+  using Base = GroupPass<BackwardPass, BackwardCall, Policy, kRegisters>;
   using Base::arguments_, Base::cells_, Base::cut_, Base::first_unit_, Base::fragments_, Base::group_, Base::inputs_,
-      Base::jobs_, Base::lane_, Base::layout_, Base::operand_, Base::plan_, Base::problem_, Base::rows_, Base::time_,
-      Base::units_, Base::warp_;
+      Base::jobs_, Base::kKept, Base::lane_, Base::layout_, Base::operand_, Base::plan_, Base::problem_, Base::rows_,
+      Base::time_, Base::units_, Base::warp_;
   using typename Base::Element, typename Base::Real;
   friend Base;
 
  public:
   LSTM_FAST_DEVICE explicit BackwardPass(const BackwardCall& call)
-      : Base(call, BackwardLayout(Policy::kTile, kRegisters, static_cast<int>(call.inputs.problem.units), call.cut)),
+      : Base(call, BackwardLayout(Policy::kSizes, kRegisters, static_cast<int>(call.inputs.problem.units), call.cut)),
         sources_(cut_.blocks * cut_.splits),
         split_shift_(HighestBit(static_cast<uint32_t>(cut_.splits))),
         in_block_(cut_.units),
         call_(call),
-        partial_(InShared<Real>(layout_.partial, cut_.exchange == Exchange::kGrid ? 0 : 2 * layout_.partial_size)),
+        parts_(InShared<Real>(layout_.parts, cut_.exchange == Exchange::kGrid ? 0 : 2 * layout_.part_size)),
         exchange_(InGlobal<Real>(call.exchange)) {
-    if (cut_.exchange == Exchange::kGrid) exchange_ += int64_t{group_.index} * 2 * cut_.blocks * layout_.partial_size;
+    if (cut_.exchange == Exchange::kGrid) exchange_ += int64_t{group_.index} * 2 * cut_.blocks * layout_.part_size;
   }
 
  private:
-  // Cells that a thread keeps for the whole sequence; what it has of others it looks up anew.
-  static constexpr int kKept = kRegisters > 16 ? 2 : 1;  // blocks of more threads have fewer registers for each
-
   // A unit of the block in one of its rows.
   struct Cell {
-    Row row;  // batch -1: there is none
+    GroupRow row;  // batch -1: there is none
     int r, in_block;
     Global<const unsigned char> reserve;  // at timestep 0, of the gates
     Global<const Element> dy;             // likewise, or the only one
@@ -59,7 +60,7 @@ class BackwardPass : public Pass<BackwardPass<Policy, kRegisters, kDropout>, Bac
   };
 
   // What a timestep computes for its cell.
-  struct Found {
+  struct Computed {
     Real dz[4], h_prev;
   };
 
@@ -71,7 +72,7 @@ class BackwardPass : public Pass<BackwardPass<Policy, kRegisters, kDropout>, Bac
     cell.in_block = i - cell.r * cut_.units;
     const int unit = UnitOf(cell), n = set.direction;
     const bool exists = i < cut_.rows * cut_.units && unit < units_;
-    cell.row = exists ? Row(rows_[cell.r]) : Row{-1, 0, 0};
+    cell.row = exists ? GroupRow(rows_[cell.r]) : GroupRow{-1, 0, 0};
     if (cell.row.count == 0) return;  // also where there is no row
     const int64_t batch = cell.row.batch, sequence = batch * time_;
     const int64_t all_units = problem_.directions * units_, column = n * int64_t{units_} + unit;
@@ -86,12 +87,12 @@ class BackwardPass : public Pass<BackwardPass<Policy, kRegisters, kDropout>, Bac
     if (arguments_.h_prev) cell.h_prev = InGlobal<Element>(arguments_.h_prev) + (sequence * all_units + column);
   }
 
-  LSTM_FAST_DEVICE auto SourceOf(const RowSet& set) const {
+  LSTM_FAST_DEVICE auto ReaderOf(const RowSet& set) const {
     const Global<const Element> kernel = InGlobal<const Element>(inputs_.direction[set.direction].recurrent_kernel);
     return [this, kernel](int job, int f) {
       const int index = warp_ + job * cut_.warps;
-      const int first = (index >> split_shift_) * Policy::kTile.backward_units;
-      const int begin = ((index & (cut_.splits - 1)) * layout_.depth_tiles + f) * Policy::kTile.depth;
+      const int first = (index >> split_shift_) * Policy::kSizes.backward_units;
+      const int begin = ((index & (cut_.splits - 1)) * layout_.slices + f) * Policy::kSizes.depth;
       const auto at = [&](int m, int k) {
         const int gate = k / layout_.gate_terms, in_block = k % layout_.gate_terms;
         const int unit = first_unit_ + in_block;
@@ -117,9 +118,9 @@ class BackwardPass : public Pass<BackwardPass<Policy, kRegisters, kDropout>, Bac
       Load(set, cells[n], longest - 2, before[n]);
     }
     for (int k = longest - 1; k >= 0; --k) {
-      Found found[kKept] = {};
+      Computed computed[kKept] = {};
       LSTM_FAST_UNROLL
-      for (int n = 0; n < kKept; ++n) Differentiate(set, k, now[n], before[n], cells[n], found[n]);
+      for (int n = 0; n < kKept; ++n) Differentiate(set, k, now[n], before[n], cells[n], computed[n]);
       for (int i = Thread() + kKept * Threads(); i < size; i += Threads()) {
         Cell cell{};
         Find(set, i, cell);
@@ -128,7 +129,7 @@ class BackwardPass : public Pass<BackwardPass<Policy, kRegisters, kDropout>, Bac
         if (of_step.time < 0) continue;
         cell.dc = cells_[i];
         cell.tanh_c = Tanh(of_step.c);
-        Found of_cell{};
+        Computed of_cell{};
         Load(set, cell, k - 1, of_step_before);
         Differentiate(set, k, of_step, of_step_before, cell, of_cell);
         Write(cell, of_step.time, of_cell);
@@ -142,13 +143,13 @@ class BackwardPass : public Pass<BackwardPass<Policy, kRegisters, kDropout>, Bac
         now[n] = before[n];
         Load(set, cells[n], k - 2, before[n]);
       }
-      for (int pass = 0; pass < cut_.rows; pass += Policy::kRows) {
-        for (int job = 0; job < jobs_; ++job) Multiply(set, k, pass, job);
+      for (int first_row = 0; first_row < cut_.rows; first_row += Policy::kRows) {
+        for (int job = 0; job < jobs_; ++job) Multiply(set, k, first_row, job);
       }
       group_.Arrive();
       LSTM_FAST_UNROLL
       for (int n = 0; n < kKept; ++n) {
-        if (times[n] >= 0) Write(cells[n], times[n], found[n]);
+        if (times[n] >= 0) Write(cells[n], times[n], computed[n]);
       }
       group_.Await();
     }
@@ -163,7 +164,7 @@ class BackwardPass : public Pass<BackwardPass<Policy, kRegisters, kDropout>, Bac
     SyncBlock();  // before the rows are replaced
   }
 
-  LSTM_FAST_DEVICE int32_t TimeOfStep(const RowSet& set, const Row& row, int k) const {
+  LSTM_FAST_DEVICE int32_t TimeOfStep(const RowSet& set, const GroupRow& row, int k) const {
     return TimeOf(row, k, set.reversed, time_, InGlobal<const int32_t>(plan_.steps));
   }
 
@@ -206,7 +207,7 @@ class BackwardPass : public Pass<BackwardPass<Policy, kRegisters, kDropout>, Bac
   // One timestep of a cell, which has a timestep `now`: dz, for the products and to be written, and dc of the timestep
   // before. What does not wait for other blocks comes first.
   LSTM_FAST_DEVICE void Differentiate(const RowSet& set, int k, const Loaded& now, const Loaded& before, Cell& cell,
-                                      Found& found) {
+                                      Computed& computed) {
     if (now.time < 0) return;
     const int n = set.direction;
     const int64_t state = StateOf(cell);
@@ -222,54 +223,53 @@ class BackwardPass : public Pass<BackwardPass<Policy, kRegisters, kDropout>, Bac
                            now.in * (1 - now.candidate * now.candidate)};
     const Real of_out = cell.tanh_c * now.out * (1 - now.out);
     if (arguments_.h_prev) {
-      found.h_prev = k > 0 ? before.out * tanh_before : Given(inputs_.direction[n].h0, state);
+      computed.h_prev = k > 0 ? before.out * tanh_before : Given(inputs_.direction[n].h0, state);
     }
     cell.tanh_c = tanh_before;
     const Real dh = (last ? Given(arguments_.dh_n[n], state) : Sum(set, cell, k)) + now.dy;
     const Real dc = MultiplyAdd(dh, of_dh, cell.dc);
     cell.dc = dc * now.forget;
     LSTM_FAST_UNROLL
-    for (int q = 0; q < 3; ++q) found.dz[q] = dc * of_dc[q];
-    found.dz[3] = dh * of_out;
+    for (int q = 0; q < 3; ++q) computed.dz[q] = dc * of_dc[q];
+    computed.dz[3] = dh * of_out;
     const int place = cell.r * layout_.operand_stride + cell.in_block;
     LSTM_FAST_UNROLL
-    for (int q = 0; q < 4; ++q) operand_[place + q * layout_.gate_terms] = Policy::ToOperand(found.dz[q]);
+    for (int q = 0; q < 4; ++q) operand_[place + q * layout_.gate_terms] = Policy::ToOperand(computed.dz[q]);
   }
 
-  LSTM_FAST_DEVICE void Write(const Cell& cell, int32_t time, const Found& found) const {
-    const int step = problem_.directions * units_;
-    const Global<Element> dz = cell.dz + int64_t{time} * (4 * step);
+  LSTM_FAST_DEVICE void Write(const Cell& cell, int32_t time, const Computed& computed) const {
+    const int features = problem_.directions * units_;
+    const Global<Element> dz = cell.dz + int64_t{time} * (4 * features);
     LSTM_FAST_UNROLL
-    for (int q = 0; q < 4; ++q) dz[int64_t{q} * units_] = Rounded<Element>(found.dz[q]);
-    if (arguments_.h_prev) cell.h_prev[int64_t{time} * step] = Rounded<Element>(found.h_prev);
+    for (int q = 0; q < 4; ++q) dz[int64_t{q} * units_] = Rounded<Element>(computed.dz[q]);
+    if (arguments_.h_prev) cell.h_prev[int64_t{time} * features] = Rounded<Element>(computed.h_prev);
   }
 
-  // The product of a job: a part of dh before timestep k, for the rows of a pass.
-  LSTM_FAST_DEVICE void Multiply(const RowSet& set, int k, int pass, int job) {
+  // The product of a job: a part of dh before timestep k, for the rows of a round, from first_row on.
+  LSTM_FAST_DEVICE void Multiply(const RowSet& set, int k, int first_row, int job) {
     const int index = warp_ + job * cut_.warps;
     const int split = index & (cut_.splits - 1);
     typename Policy::Sums sums[1][2] = {};
     const Shared<const typename Policy::Operand> dz =
-        operand_ + (pass * layout_.operand_stride + split * layout_.depth_tiles * Policy::kTile.depth);
-    MultiplyJob<1, false>(fragments_, SourceOf(set), job, layout_.depth_tiles, dz, layout_.operand_stride, 0, lane_,
-                          sums);
-    const int first = (index >> split_shift_) * Policy::kTile.backward_units;
+        operand_ + (first_row * layout_.operand_stride + split * layout_.slices * Policy::kSizes.depth);
+    MultiplyJob<1, false>(fragments_, ReaderOf(set), job, layout_.slices, dz, layout_.operand_stride, 0, lane_, sums);
+    const int first = (index >> split_shift_) * Policy::kSizes.backward_units;
     const int source = group_.rank * cut_.splits + split;
-    const int begin = k % 2 * layout_.partial_size + (source * cut_.rows + pass) * layout_.partial_stride;
+    const int begin = k % 2 * layout_.part_size + (source * cut_.rows + first_row) * layout_.part_stride;
     Policy::ForEach(sums[0][0], lane_, [&](int m, int r, Real value) {
       const int unit = first + m;
       if (unit >= units_) return;
       const int owner = in_block_.Quotient(unit);
-      const int at = begin + r * layout_.partial_stride + unit - owner * cut_.units;
+      const int at = begin + r * layout_.part_stride + unit - owner * cut_.units;
       switch (cut_.exchange) {
         case Exchange::kBlock:
-          partial_[at] = value;
+          parts_[at] = value;
           break;
         case Exchange::kCluster:
-          Remote(partial_, owner)[at] = value;
+          Remote(parts_, owner)[at] = value;
           break;
         case Exchange::kGrid:
-          StoreL2(exchange_ + (int64_t{owner} * 2 * layout_.partial_size + at), value);
+          StoreL2(exchange_ + (int64_t{owner} * 2 * layout_.part_size + at), value);
           break;
       }
     });
@@ -277,15 +277,15 @@ class BackwardPass : public Pass<BackwardPass<Policy, kRegisters, kDropout>, Bac
 
   // dh after timestep k, without what the output adds: what all blocks computed in timestep k + 1.
   LSTM_FAST_DEVICE Real Sum(const RowSet& set, const Cell& cell, int k) const {
-    const int size = cut_.rows * layout_.partial_stride;
-    const int begin = (k + 1) % 2 * layout_.partial_size + cell.r * layout_.partial_stride + cell.in_block;
+    const int size = cut_.rows * layout_.part_stride;
+    const int begin = (k + 1) % 2 * layout_.part_size + cell.r * layout_.part_stride + cell.in_block;
     Real sums[4] = {};  // by gate, where recurrent dropout gives every gate its own multiplier
     if (cut_.exchange == Exchange::kGrid) {
-      const Global<const Real> from = exchange_ + (int64_t{group_.rank} * 2 * layout_.partial_size + begin);
+      const Global<const Real> from = exchange_ + (int64_t{group_.rank} * 2 * layout_.part_size + begin);
       AddParts<(kRegisters > 16 ? 16 : 8)>([&](int source) { return LoadL2<Real>(from + int64_t{source} * size); },
                                            sums);
     } else {
-      AddParts<4>([&](int source) { return Real(partial_[begin + source * size]); }, sums);
+      AddParts<4>([&](int source) { return Real(parts_[begin + source * size]); }, sums);
     }
     if constexpr (kDropout) {  // a source's splits are its gates
       const Global<const Element> dropout = InGlobal<const Element>(inputs_.direction[set.direction].recurrent_dropout);
@@ -298,14 +298,14 @@ class BackwardPass : public Pass<BackwardPass<Policy, kRegisters, kDropout>, Bac
   }
 
   // Adds the parts of all sources, of which so many are under way at once, by turns to four sums.
-  template <int kBatch, class Part>
+  template <int kAtOnce, class Part>
   LSTM_FAST_DEVICE void AddParts(const Part& part, Real (&sums)[4]) const {
-    for (int first = 0; first < sources_; first += kBatch) {
-      Real parts[kBatch];
+    for (int first = 0; first < sources_; first += kAtOnce) {
+      Real parts[kAtOnce];
       LSTM_FAST_UNROLL
-      for (int j = 0; j < kBatch; ++j) parts[j] = first + j < sources_ ? part(first + j) : Real(0);
+      for (int j = 0; j < kAtOnce; ++j) parts[j] = first + j < sources_ ? part(first + j) : Real(0);
       LSTM_FAST_UNROLL
-      for (int j = 0; j < kBatch; ++j) sums[j % 4] += parts[j];
+      for (int j = 0; j < kAtOnce; ++j) sums[j % 4] += parts[j];
     }
   }
 
@@ -324,7 +324,7 @@ class BackwardPass : public Pass<BackwardPass<Policy, kRegisters, kDropout>, Bac
   const int split_shift_;   // cut_.splits is a power of two
   const Divisor in_block_;  // of a place in [rows][units of the block], and the block of a unit
   const BackwardCall& call_;
-  Shared<Real> partial_;
+  Shared<Real> parts_;
   Global<Real> exchange_;
 };
 

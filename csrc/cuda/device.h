@@ -12,7 +12,6 @@
 
 #define LSTM_FAST_KERNEL __global__
 #define LSTM_FAST_DEVICE __device__ __forceinline__
-#define LSTM_FAST_HOST_DEVICE __host__ __device__ __forceinline__
 // A kernel's greatest number of threads in a block, and how many such blocks a multiprocessor has to hold.
 #define LSTM_FAST_BOUNDS(threads, blocks) __launch_bounds__(threads, blocks)
 // A kernel's argument: read where it is, though its address is taken.
@@ -79,7 +78,6 @@ LSTM_FAST_DEVICE int Blocks() { return static_cast<int>(gridDim.x); }
 
 // Barriers: what was written before them is seen after them, by the block, or by all blocks of the cluster.
 LSTM_FAST_DEVICE void SyncBlock() { __syncthreads(); }
-LSTM_FAST_DEVICE void SyncWarp() { __syncwarp(); }
 // That of the cluster is in two parts; what a thread does in between, which must not be with shared memory, is ordered
 // by neither. Arriving waits until what the thread has written to global memory is there, too.
 LSTM_FAST_DEVICE void ArriveAtCluster() {
@@ -156,38 +154,11 @@ struct alignas(16) Words {
   uint32_t word[4];
 };
 
-// Element types as they are in memory.
-struct Half {
-  uint16_t bits;
-};
-struct BFloat16 {
-  uint16_t bits;
-};
-
-LSTM_FAST_DEVICE float ToReal(float value) { return value; }
-LSTM_FAST_DEVICE double ToReal(double value) { return value; }
-LSTM_FAST_DEVICE float ToReal(Half value) { return __half2float(__ushort_as_half(value.bits)); }
-LSTM_FAST_DEVICE float ToReal(BFloat16 value) { return __bfloat162float(__ushort_as_bfloat16(value.bits)); }
-
-// Rounded to nearest, ties to even.
-template <class T>
-struct To;
-template <>
-struct To<float> {
-  static LSTM_FAST_DEVICE float From(float value) { return value; }
-};
-template <>
-struct To<double> {
-  static LSTM_FAST_DEVICE double From(double value) { return value; }
-};
-template <>
-struct To<Half> {
-  static LSTM_FAST_DEVICE Half From(float value) { return {__half_as_ushort(__float2half_rn(value))}; }
-};
-template <>
-struct To<BFloat16> {
-  static LSTM_FAST_DEVICE BFloat16 From(float value) { return {__bfloat16_as_ushort(__float2bfloat16_rn(value))}; }
-};
+// float16 and bfloat16, by their bits; to nearest, ties to even.
+LSTM_FAST_DEVICE float HalfToFloat(uint16_t bits) { return __half2float(__ushort_as_half(bits)); }
+LSTM_FAST_DEVICE float BFloat16ToFloat(uint16_t bits) { return __bfloat162float(__ushort_as_bfloat16(bits)); }
+LSTM_FAST_DEVICE uint16_t FloatToHalf(float value) { return __half_as_ushort(__float2half_rn(value)); }
+LSTM_FAST_DEVICE uint16_t FloatToBFloat16(float value) { return __bfloat16_as_ushort(__float2bfloat16_rn(value)); }
 
 LSTM_FAST_DEVICE uint32_t BitsOf(float value) { return __float_as_uint(value); }
 LSTM_FAST_DEVICE float FloatOf(uint32_t bits) { return __uint_as_float(bits); }
@@ -213,14 +184,14 @@ LSTM_FAST_DEVICE void MultiplyTf32(float (&d)[4], const uint32_t (&a)[4], const 
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #endif
 }
-LSTM_FAST_DEVICE void Multiply16(Half, float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+LSTM_FAST_DEVICE void MultiplyHalf(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
 #if __CUDA_ARCH__ >= 800
   asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
                : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #endif
 }
-LSTM_FAST_DEVICE void Multiply16(BFloat16, float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+LSTM_FAST_DEVICE void MultiplyBFloat16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
 #if __CUDA_ARCH__ >= 800
   asm volatile(
       "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"

@@ -5,45 +5,52 @@
 #define LSTM_FAST_CUDA_FORWARD_H_
 
 #include <cstdint>
+#include <cstring>
 
 #include "cuda/device.h"
-#include "cuda/group.h"
+#include "cuda/elements.h"
+#include "cuda/group_pass.h"
+#include "cuda/kernels.h"
 #include "cuda/layout.h"
-#include "cuda/pass.h"
 #include "cuda/product.h"
+#include "cuda/recurrence.h"
+#include "cuda/rows.h"
 
 namespace lstm_fast::cuda {
 
+template <class Real>
+LSTM_FAST_DEVICE Real Sigmoid(Real x) {
+  return Reciprocal(Real(1) + Exp(-x));
+}
+
 template <class Policy, int kRegisters, bool kSplit, bool kDropout>
-class ForwardPass : public Pass<ForwardPass<Policy, kRegisters, kSplit, kDropout>, ForwardCall, Policy, kRegisters> {
-  using Base = Pass<ForwardPass, ForwardCall, Policy, kRegisters>;
+class ForwardPass
+    : public GroupPass<ForwardPass<Policy, kRegisters, kSplit, kDropout>, ForwardCall, Policy, kRegisters> {
+  using Base = GroupPass<ForwardPass, ForwardCall, Policy, kRegisters>;
   using Base::arguments_, Base::cells_, Base::cut_, Base::first_unit_, Base::fragments_, Base::group_, Base::inputs_,
-      Base::jobs_, Base::lane_, Base::layout_, Base::operand_, Base::plan_, Base::problem_, Base::rows_, Base::time_,
-      Base::units_, Base::warp_;
+      Base::jobs_, Base::kKept, Base::lane_, Base::layout_, Base::operand_, Base::plan_, Base::problem_, Base::rows_,
+      Base::time_, Base::units_, Base::warp_;
   using typename Base::Element, typename Base::Operand, typename Base::Real;
   friend Base;
 
  public:
   LSTM_FAST_DEVICE explicit ForwardPass(const ForwardCall& call)
-      : Base(call, ForwardLayout(Policy::kTile, kRegisters, static_cast<int>(call.inputs.problem.units), call.cut,
+      : Base(call, ForwardLayout(Policy::kSizes, kRegisters, static_cast<int>(call.inputs.problem.units), call.cut,
                                  kDropout, kSplit)),
         gate_stride_(cut_.rows * layout_.operand_stride),
         split_shift_(HighestBit(static_cast<uint32_t>(cut_.splits))),
         in_block_(cut_.units),
-        partial_(InShared<Real>(layout_.partial, layout_.partial_size)),
+        parts_(InShared<Real>(layout_.parts, layout_.part_size)),
         exchange_(InGlobal<Operand>(call.exchange)) {
     if (cut_.exchange == Exchange::kGrid) exchange_ += int64_t{group_.index} * 2 * layout_.operand_size;
   }
 
  private:
-  static constexpr int kSlots = Policy::kSlots;
-  // Kernels of the split kind: cells that a thread keeps for the whole sequence; what it has of others it looks up
-  // anew.
-  static constexpr int kKept = kRegisters > 16 ? 2 : 1;  // blocks of more threads have fewer registers for each
+  static constexpr int kLaneRows = Policy::kLaneRows;
 
   // A unit of the block in one of its rows, for the thread that finishes its gates.
   struct Cell {
-    Row row;  // batch -1: there is none
+    GroupRow row;  // batch -1: there is none
     int r, in_block;
     Global<const Element> z;        // of the input gate at timestep 0
     Global<Element> y;              // likewise, or the place of the only output
@@ -53,13 +60,13 @@ class ForwardPass : public Pass<ForwardPass<Policy, kRegisters, kSplit, kDropout
   };
 
   // What a timestep computes for its cell, beside c.
-  struct Found {
+  struct Computed {
     int32_t time;  // -1: nothing
     Real gates[4], h;
   };
 
-  // What a timestep brings for a cell.
-  struct Incoming {
+  // What is loaded of a timestep: z.
+  struct Loaded {
     int32_t time;  // -1: the row has no such timestep
     Element gate[4];
   };
@@ -70,10 +77,10 @@ class ForwardPass : public Pass<ForwardPass<Policy, kRegisters, kSplit, kDropout
     return (kSplit ? index >> split_shift_ : index) * kWarpUnits;
   }
   LSTM_FAST_DEVICE int SplitOfJob(int job) const { return kSplit ? (warp_ + job * cut_.warps) & (cut_.splits - 1) : 0; }
-  LSTM_FAST_DEVICE int FirstTerm(int job) const { return SplitOfJob(job) * layout_.depth_tiles * Policy::kTile.depth; }
+  LSTM_FAST_DEVICE int FirstTerm(int job) const { return SplitOfJob(job) * layout_.slices * Policy::kSizes.depth; }
 
   // The transposed recurrent kernel in fragments, from global memory.
-  LSTM_FAST_DEVICE auto SourceOf(const RowSet& set) const {
+  LSTM_FAST_DEVICE auto ReaderOf(const RowSet& set) const {
     const Global<const Element> kernel = InGlobal<const Element>(inputs_.direction[set.direction].recurrent_kernel);
     return [this, kernel](int job, int f) {
       const int first = first_unit_ + UnitOfJob(job), fragment = f % Policy::kFragments;
@@ -83,7 +90,7 @@ class ForwardPass : public Pass<ForwardPass<Policy, kRegisters, kSplit, kDropout
         return k < units_ && unit < units_ ? Real(ToReal(kernel[(int64_t{k} * 4 + row.gate) * units_ + unit]))
                                            : Real(0);
       };
-      return Policy::Fragment(at, lane_, FirstTerm(job) + f / Policy::kFragments * Policy::kTile.depth);
+      return Policy::Fragment(at, lane_, FirstTerm(job) + f / Policy::kFragments * Policy::kSizes.depth);
     };
   }
 
@@ -101,18 +108,18 @@ class ForwardPass : public Pass<ForwardPass<Policy, kRegisters, kSplit, kDropout
   // A warp finishes the gates that it computes. With one job only it keeps its cells, and loads z two steps ahead.
   LSTM_FAST_DEVICE void RunWhole(const RowSet& set, int longest) {
     const bool keeps = jobs_ <= 1 && cut_.rows == Policy::kRows;
-    Cell cells[kSlots]{};
-    Incoming next[kSlots]{}, after_next[kSlots]{};
-    const auto find = [&](int pass, int job) {
+    Cell cells[kLaneRows]{};
+    Loaded next[kLaneRows]{}, after_next[kLaneRows]{};
+    const auto find = [&](int first_row, int job) {
       LSTM_FAST_UNROLL
-      for (int slot = 0; slot < kSlots; ++slot) {
-        const int r = Policy::RowOf(slot, lane_.t);
-        Find(set, pass + r, UnitOfJob(job) + lane_.g, r < Policy::kRows && job < jobs_, cells[slot]);
+      for (int i = 0; i < kLaneRows; ++i) {
+        const int r = Policy::RowOf(i, lane_.t);
+        Find(set, first_row + r, UnitOfJob(job) + lane_.g, r < Policy::kRows && job < jobs_, cells[i]);
       }
     };
-    const auto load = [&](int k, Incoming(&incoming)[kSlots]) {
+    const auto load = [&](int k, Loaded(&loaded)[kLaneRows]) {
       LSTM_FAST_UNROLL
-      for (int slot = 0; slot < kSlots; ++slot) Load(set, cells[slot], k, incoming[slot]);
+      for (int i = 0; i < kLaneRows; ++i) Load(set, cells[i], k, loaded[i]);
     };
     if (keeps) {
       find(0, 0);
@@ -121,39 +128,39 @@ class ForwardPass : public Pass<ForwardPass<Policy, kRegisters, kSplit, kDropout
     }
     for (int k = 0; k < longest; ++k) {
       if (cut_.exchange == Exchange::kGrid && k > 0) Receive(k);
-      Found found[kSlots]{};
-      for (int pass = 0; pass < cut_.rows; pass += Policy::kRows) {
+      Computed computed[kLaneRows]{};
+      for (int first_row = 0; first_row < cut_.rows; first_row += Policy::kRows) {
         for (int job = 0; job < jobs_; ++job) {
           if (!keeps) {
-            find(pass, job);
+            find(first_row, job);
             load(k, next);
           }
-          Real incoming[kSlots][4];
+          Real gates[kLaneRows][4];
           LSTM_FAST_UNROLL
-          for (int slot = 0; slot < kSlots; ++slot) {
-            found[slot].time = next[slot].time;
-            AddBias(cells[slot], next[slot], incoming[slot]);
-            next[slot] = after_next[slot];
+          for (int i = 0; i < kLaneRows; ++i) {
+            computed[i].time = next[i].time;
+            AddBias(cells[i], next[i], gates[i]);
+            next[i] = after_next[i];
           }
           if (keeps) load(k + 2, after_next);
-          const Gates<Real, kSlots> product = Multiply(set, k, pass, job);
+          const Gates<Real, kLaneRows> product = Multiply(set, k, first_row, job);
           LSTM_FAST_UNROLL
-          for (int slot = 0; slot < kSlots; ++slot) {
-            if (found[slot].time < 0) continue;
+          for (int i = 0; i < kLaneRows; ++i) {
+            if (computed[i].time < 0) continue;
             LSTM_FAST_UNROLL
-            for (int q = 0; q < 4; ++q) incoming[slot][q] += product.value[q][slot];
-            Finish(set, k, incoming[slot], cells[slot], found[slot]);
+            for (int q = 0; q < 4; ++q) gates[i][q] += product.value[q][i];
+            Finish(set, k, gates[i], cells[i], computed[i]);
             if (keeps) continue;
-            cells_[PlaceOf(cells[slot])] = cells[slot].c;
-            Write(set, k, cells[slot], found[slot]);
+            cells_[PlaceOf(cells[i])] = cells[i].c;
+            Write(set, k, cells[i], computed[i]);
           }
         }
       }
       group_.Arrive();
       if (keeps) {
         LSTM_FAST_UNROLL
-        for (int slot = 0; slot < kSlots; ++slot) {
-          if (jobs_ > 0 && found[slot].time >= 0) Write(set, k, cells[slot], found[slot]);
+        for (int i = 0; i < kLaneRows; ++i) {
+          if (jobs_ > 0 && computed[i].time >= 0) Write(set, k, cells[i], computed[i]);
         }
       }
       group_.Await();
@@ -167,18 +174,18 @@ class ForwardPass : public Pass<ForwardPass<Policy, kRegisters, kSplit, kDropout
       const int r = in_block_.Quotient(i);
       Find(set, r, i - r * cut_.units, i < size, cell);
     };
-    const int stride = layout_.partial_stride, of_gate = cut_.rows * stride;
-    const auto finish = [&](int k, const Incoming& next, Cell& cell, Found& found) {
-      found.time = next.time;
+    const int stride = layout_.part_stride, of_gate = cut_.rows * stride;
+    const auto finish = [&](int k, const Loaded& next, Cell& cell, Computed& computed) {
+      computed.time = next.time;
       if (next.time < 0) return;
       Real gates[4];
       AddBias(cell, next, gates);
-      const Shared<const Real> of_cell = partial_ + (cell.r * stride + cell.in_block);
-      constexpr int kBatch = 4;  // loads under way at once
-      for (int first = 0; first < cut_.splits; first += kBatch) {
-        Real parts[kBatch][4];
+      const Shared<const Real> of_cell = parts_ + (cell.r * stride + cell.in_block);
+      constexpr int kAtOnce = 4;  // loads under way at once
+      for (int first = 0; first < cut_.splits; first += kAtOnce) {
+        Real parts[kAtOnce][4];
         LSTM_FAST_UNROLL
-        for (int j = 0; j < kBatch; ++j) {
+        for (int j = 0; j < kAtOnce; ++j) {
           LSTM_FAST_UNROLL
           for (int q = 0; q < 4; ++q) {
             parts[j][q] = first + j < cut_.splits ? Real(of_cell[((first + j) * 4 + q) * of_gate]) : Real(0);
@@ -187,10 +194,10 @@ class ForwardPass : public Pass<ForwardPass<Policy, kRegisters, kSplit, kDropout
         LSTM_FAST_UNROLL
         for (int q = 0; q < 4; ++q) gates[q] += (parts[0][q] + parts[1][q]) + (parts[2][q] + parts[3][q]);
       }
-      Finish(set, k, gates, cell, found);
+      Finish(set, k, gates, cell, computed);
     };
     Cell cells[kKept]{};
-    Incoming next[kKept]{}, after_next[kKept]{};
+    Loaded next[kKept]{}, after_next[kKept]{};
     LSTM_FAST_UNROLL
     for (int n = 0; n < kKept; ++n) {
       find(Thread() + n * Threads(), cells[n]);
@@ -199,30 +206,30 @@ class ForwardPass : public Pass<ForwardPass<Policy, kRegisters, kSplit, kDropout
     }
     for (int k = 0; k < longest; ++k) {
       if (cut_.exchange == Exchange::kGrid && k > 0) Receive(k);
-      for (int pass = 0; pass < cut_.rows; pass += Policy::kRows) {
+      for (int first_row = 0; first_row < cut_.rows; first_row += Policy::kRows) {
         for (int job = 0; job < jobs_; ++job) {
-          const Gates<Real, kSlots> product = Multiply(set, k, pass, job);
-          const int first = SplitOfJob(job) * 4 * of_gate + pass * stride + UnitOfJob(job) + lane_.g;
+          const Gates<Real, kLaneRows> product = Multiply(set, k, first_row, job);
+          const int first = SplitOfJob(job) * 4 * of_gate + first_row * stride + UnitOfJob(job) + lane_.g;
           LSTM_FAST_UNROLL
-          for (int slot = 0; slot < kSlots; ++slot) {
-            const int r = Policy::RowOf(slot, lane_.t);
+          for (int i = 0; i < kLaneRows; ++i) {
+            const int r = Policy::RowOf(i, lane_.t);
             if (r >= Policy::kRows) continue;
             LSTM_FAST_UNROLL
-            for (int q = 0; q < 4; ++q) partial_[first + q * of_gate + r * stride] = product.value[q][slot];
+            for (int q = 0; q < 4; ++q) parts_[first + q * of_gate + r * stride] = product.value[q][i];
           }
         }
       }
       SyncBlock();
-      Found found[kKept]{};
+      Computed computed[kKept]{};
       LSTM_FAST_UNROLL
-      for (int n = 0; n < kKept; ++n) finish(k, next[n], cells[n], found[n]);
+      for (int n = 0; n < kKept; ++n) finish(k, next[n], cells[n], computed[n]);
       for (int i = Thread() + kKept * Threads(); i < size; i += Threads()) {
         Cell cell{};
         find(i, cell);
-        Incoming incoming{};
-        Load(set, cell, k, incoming);
-        Found of_cell{};
-        finish(k, incoming, cell, of_cell);
+        Loaded loaded{};
+        Load(set, cell, k, loaded);
+        Computed of_cell{};
+        finish(k, loaded, cell, of_cell);
         if (of_cell.time < 0) continue;
         cells_[i] = cell.c;
         Write(set, k, cell, of_cell);
@@ -230,7 +237,7 @@ class ForwardPass : public Pass<ForwardPass<Policy, kRegisters, kSplit, kDropout
       group_.Arrive();
       LSTM_FAST_UNROLL
       for (int n = 0; n < kKept; ++n) {
-        if (found[n].time >= 0) Write(set, k, cells[n], found[n]);
+        if (computed[n].time >= 0) Write(set, k, cells[n], computed[n]);
         next[n] = after_next[n];
         Load(set, cells[n], k + 2, after_next[n]);
       }
@@ -245,7 +252,7 @@ class ForwardPass : public Pass<ForwardPass<Policy, kRegisters, kSplit, kDropout
     const int stride = layout_.operand_stride;
     for (int i = Thread(); i < layout_.operand_size * layout_.operand_buffers; i += Threads()) {
       const int column = i % stride, r = i / stride % cut_.rows, gate = i / gate_stride_ % 4;
-      const Row row = rows_[r];
+      const GroupRow row = rows_[r];
       Real h = 0;
       if (!IsNull(h0) && i < layout_.operand_size && row.batch >= 0 && column < units_) {
         h = ToReal(h0[int64_t{row.batch} * units_ + column]);
@@ -254,7 +261,7 @@ class ForwardPass : public Pass<ForwardPass<Policy, kRegisters, kSplit, kDropout
       operand_[i] = Policy::ToOperand(h);
     }
     for (int i = Thread(); i < cut_.rows * cut_.units; i += Threads()) {
-      const Row row = rows_[i / cut_.units];
+      const GroupRow row = rows_[i / cut_.units];
       const int unit = first_unit_ + i % cut_.units;
       const bool exists = row.batch >= 0 && unit < units_;
       const int64_t at = int64_t{row.batch} * units_ + unit;
@@ -280,16 +287,16 @@ class ForwardPass : public Pass<ForwardPass<Policy, kRegisters, kSplit, kDropout
     const Global<const Words> from = Cast<const Words>(exchange_ + k % 2 * layout_.operand_size);
     const Shared<Words> to = Cast<Words>(operand_);
     const int count = layout_.operand_size * static_cast<int>(sizeof(Operand)) / static_cast<int>(sizeof(Words));
-    constexpr int kBatch = kRegisters > 16 ? 8 : 4;  // loads under way at once
-    for (int first = Thread(); first < count; first += kBatch * Threads()) {
-      Words words[kBatch];
+    constexpr int kAtOnce = kRegisters > 16 ? 8 : 4;  // loads under way at once
+    for (int first = Thread(); first < count; first += kAtOnce * Threads()) {
+      Words words[kAtOnce];
       LSTM_FAST_UNROLL
-      for (int j = 0; j < kBatch; ++j) {
+      for (int j = 0; j < kAtOnce; ++j) {
         const int i = first + j * Threads();
         words[j] = i < count ? LoadL2<Words>(from + i) : Words{};
       }
       LSTM_FAST_UNROLL
-      for (int j = 0; j < kBatch; ++j) {
+      for (int j = 0; j < kAtOnce; ++j) {
         if (const int i = first + j * Threads(); i < count) to[i] = words[j];
       }
     }
@@ -301,7 +308,7 @@ class ForwardPass : public Pass<ForwardPass<Policy, kRegisters, kSplit, kDropout
   LSTM_FAST_DEVICE void Find(const RowSet& set, int r, int in_block, bool exists, Cell& cell) const {
     const int unit = first_unit_ + in_block, n = set.direction;
     exists = exists && unit < units_;
-    cell.row = exists ? Row(rows_[r]) : Row{-1, 0, 0};
+    cell.row = exists ? GroupRow(rows_[r]) : GroupRow{-1, 0, 0};
     if (cell.row.count == 0) return;  // also where there is no row
     cell.r = r;
     cell.in_block = in_block;
@@ -320,45 +327,45 @@ class ForwardPass : public Pass<ForwardPass<Policy, kRegisters, kSplit, kDropout
     cell.c = cells_[PlaceOf(cell)];
   }
 
-  LSTM_FAST_DEVICE void Load(const RowSet& set, const Cell& cell, int k, Incoming& incoming) const {
-    incoming.time = -1;
+  LSTM_FAST_DEVICE void Load(const RowSet& set, const Cell& cell, int k, Loaded& loaded) const {
+    loaded.time = -1;
     if (k >= cell.row.count) return;  // also where there is no row
-    incoming.time = TimeOf(cell.row, k, set.reversed, time_, InGlobal<const int32_t>(plan_.steps));
-    const Global<const Element> z = cell.z + int64_t{incoming.time} * (problem_.directions * 4 * units_);
+    loaded.time = TimeOf(cell.row, k, set.reversed, time_, InGlobal<const int32_t>(plan_.steps));
+    const Global<const Element> z = cell.z + int64_t{loaded.time} * (problem_.directions * 4 * units_);
     LSTM_FAST_UNROLL
-    for (int q = 0; q < 4; ++q) incoming.gate[q] = z[int64_t{q} * units_];
+    for (int q = 0; q < 4; ++q) loaded.gate[q] = z[int64_t{q} * units_];
   }
 
-  LSTM_FAST_DEVICE void AddBias(const Cell& cell, const Incoming& incoming, Real (&gates)[4]) const {
+  LSTM_FAST_DEVICE void AddBias(const Cell& cell, const Loaded& loaded, Real (&gates)[4]) const {
     LSTM_FAST_UNROLL
-    for (int q = 0; q < 4; ++q) gates[q] = Real(ToReal(incoming.gate[q])) + cell.bias[q];
+    for (int q = 0; q < 4; ++q) gates[q] = Real(ToReal(loaded.gate[q])) + cell.bias[q];
   }
 
-  // The product of a job for the rows of a pass.
-  LSTM_FAST_DEVICE Gates<Real, kSlots> Multiply(const RowSet& set, int k, int pass, int job) const {
+  // The product of a job for the rows of a round, from first_row on.
+  LSTM_FAST_DEVICE Gates<Real, kLaneRows> Multiply(const RowSet& set, int k, int first_row, int job) const {
     typename Policy::Sums sums[Policy::kFragments][2] = {};
-    const Shared<const Operand> h = operand_ + (ReadBuffer(k) + pass * layout_.operand_stride + FirstTerm(job));
-    MultiplyJob<Policy::kFragments, kDropout>(fragments_, SourceOf(set), job, layout_.depth_tiles, h,
-                                              layout_.operand_stride, gate_stride_, lane_, sums);
+    const Shared<const Operand> h = operand_ + (ReadBuffer(k) + first_row * layout_.operand_stride + FirstTerm(job));
+    MultiplyJob<Policy::kFragments, kDropout>(fragments_, ReaderOf(set), job, layout_.slices, h, layout_.operand_stride,
+                                              gate_stride_, lane_, sums);
     return Policy::Finish(sums, lane_, kDropout);
   }
 
   // The rest of a timestep for a cell: from its gates before their functions to what the other blocks need.
-  LSTM_FAST_DEVICE void Finish(const RowSet& set, int k, const Real (&gate)[4], Cell& cell, Found& found) {
+  LSTM_FAST_DEVICE void Finish(const RowSet& set, int k, const Real (&gate)[4], Cell& cell, Computed& computed) {
     const Real in = Sigmoid(gate[0]), forget = Sigmoid(gate[1]), candidate = Tanh(gate[2]), out = Sigmoid(gate[3]);
     cell.c = MultiplyAdd(forget, cell.c, in * candidate);
-    found.h = out * Tanh(cell.c);
-    if (k + 1 < cell.row.count) Send(set, cell, k, found.h);
+    computed.h = out * Tanh(cell.c);
+    if (k + 1 < cell.row.count) Send(set, cell, k, computed.h);
     const Real gates[4] = {in, forget, candidate, out};
     LSTM_FAST_UNROLL
-    for (int q = 0; q < 4; ++q) found.gates[q] = gates[q];
+    for (int q = 0; q < 4; ++q) computed.gates[q] = gates[q];
   }
 
   LSTM_FAST_DEVICE int ReadBuffer(int k) const {
     return cut_.exchange == Exchange::kGrid ? 0 : k % 2 * layout_.operand_size;
   }
 
-  LSTM_FAST_DEVICE Real Multiplier(const RowSet& set, int gate, const Row& row, int64_t unit) const {
+  LSTM_FAST_DEVICE Real Multiplier(const RowSet& set, int gate, const GroupRow& row, int64_t unit) const {
     const Global<const Element> dropout = InGlobal<const Element>(inputs_.direction[set.direction].recurrent_dropout);
     return ToReal(dropout[(gate * problem_.batch + row.batch) * units_ + unit]);
   }
@@ -387,14 +394,14 @@ class ForwardPass : public Pass<ForwardPass<Policy, kRegisters, kSplit, kDropout
   }
 
   // What is for others than the group: the reserve and the outputs.
-  LSTM_FAST_DEVICE void Write(const RowSet& set, int k, const Cell& cell, const Found& found) const {
+  LSTM_FAST_DEVICE void Write(const RowSet& set, int k, const Cell& cell, const Computed& computed) const {
     const int unit = first_unit_ + cell.in_block;
     if (arguments_.reserve) {
       const Global<Real> entry =
-          Cast<Real>(cell.reserve + int64_t{found.time} * static_cast<int>(arguments_.reserve_step_bytes));
+          Cast<Real>(cell.reserve + int64_t{computed.time} * static_cast<int>(arguments_.reserve_step_bytes));
       constexpr int kWords = 4 * sizeof(Real) / sizeof(Words);
       Words words[kWords];
-      memcpy(words, found.gates, sizeof words);
+      memcpy(words, computed.gates, sizeof words);
       const Global<Words> to = Cast<Words>(entry);
       LSTM_FAST_UNROLL
       for (int i = 0; i < kWords; ++i) to[i] = words[i];
@@ -402,16 +409,16 @@ class ForwardPass : public Pass<ForwardPass<Policy, kRegisters, kSplit, kDropout
     }
     const bool last = k == cell.row.count - 1;
     if (problem_.return_sequences) {
-      const int place = OutputPlace(found.time, problem_);
-      cell.y[int64_t{place} * (problem_.directions * units_)] = Rounded<Element>(found.h);
+      const int place = OutputPlace(computed.time, problem_);
+      cell.y[int64_t{place} * (problem_.directions * units_)] = Rounded<Element>(computed.h);
     } else if (last) {
-      const bool padded = found.time != (set.reversed ? 0 : time_ - 1);
-      *cell.y = Rounded<Element>(padded && problem_.zero_output_for_mask ? Real(0) : found.h);
+      const bool padded = computed.time != (set.reversed ? 0 : time_ - 1);
+      *cell.y = Rounded<Element>(padded && problem_.zero_output_for_mask ? Real(0) : computed.h);
     }
-    if (last) WriteStates(set, int64_t{cell.row.batch} * units_ + unit, found.h, cell.c);
+    if (last) WriteStates(set, int64_t{cell.row.batch} * units_ + unit, computed.h, cell.c);
   }
 
-  LSTM_FAST_DEVICE void WriteLast(const RowSet& set, const Row& row, int unit, Real h) const {
+  LSTM_FAST_DEVICE void WriteLast(const RowSet& set, const GroupRow& row, int unit, Real h) const {
     InGlobal<Element>(arguments_.y)[(int64_t{row.batch} * problem_.directions + set.direction) * units_ + unit] =
         Rounded<Element>(h);
   }
@@ -424,7 +431,7 @@ class ForwardPass : public Pass<ForwardPass<Policy, kRegisters, kSplit, kDropout
   const int gate_stride_;
   const int split_shift_;   // cut_.splits is a power of two
   const Divisor in_block_;  // of a place in [rows][units of the block]
-  Shared<Real> partial_;
+  Shared<Real> parts_;
   Global<Operand> exchange_;
 };
 

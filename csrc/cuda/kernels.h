@@ -1,16 +1,21 @@
-// What a launch of a kernel gets, and the kernels that there are. The schedule of a pass is in recurrence.cu.
+// What a launch of a kernel gets, and the kernels that there are. The schedule of a pass is in recurrence.cu, the words
+// are explained in layout.h.
 #ifndef LSTM_FAST_CUDA_KERNELS_H_
 #define LSTM_FAST_CUDA_KERNELS_H_
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "cuda/recurrence.h"
+#include "lstm_fast/lstm.h"
 
 namespace lstm_fast::cuda {
 
+enum class Pass { kForward, kBackward };
+
 // The real timesteps of every row, found on the device. All null where there is no mask.
-struct Plan {
+struct DevicePlan {
   int32_t* order;  // [B]: rows by falling count, ties in their order
   int32_t* count;  // [B]: number of real timesteps
   int32_t* first;  // [B]: the first of them where they are contiguous, else -1
@@ -22,14 +27,14 @@ constexpr int64_t PlanInts(int64_t batch, int64_t time) { return batch * (3 + ti
 struct PlanCall {
   const MaskByte* mask;  // [B, T]
   int64_t batch, time;
-  Plan plan;
+  DevicePlan plan;
 };
 
 // Where masked timesteps carry on the output of the real one before them, which gets the gradients of all: the sum of
 // those in the padding after a row's last real timestep.
 struct PaddingCall {
   Problem problem;
-  Plan plan;
+  DevicePlan plan;
   const void* dy;
   void* sums;  // [N, B, H] reals; what is there for rows without real timesteps is not defined
 };
@@ -38,7 +43,7 @@ struct ForwardCall {
   Inputs inputs;
   ForwardArguments arguments;
   Cut cut;
-  Plan plan;
+  DevicePlan plan;
   void* exchange;      // Exchange::kGrid: ExchangeBytes() bytes for each group
   unsigned* counters;  // Exchange::kGrid: one for each group, zero at launch
 };
@@ -47,7 +52,7 @@ struct BackwardCall {
   Inputs inputs;
   BackwardArguments arguments;
   Cut cut;
-  Plan plan;
+  DevicePlan plan;
   const void* padding;  // sums of PaddingCall; null: masked timesteps carry on nothing
   void* exchange;
   unsigned* counters;
@@ -65,15 +70,12 @@ struct FillCall {
   void* array;
 };
 
-using PlanKernel = void (*)(PlanCall);
-using FillKernel = void (*)(FillCall);
 using ForwardKernel = void (*)(ForwardCall);
 using BackwardKernel = void (*)(BackwardCall);
 
-// One compiled pair of recurrence kernels. `registers` fragments of the recurrent kernel per warp stay in registers; a
-// fragment is 16 bytes for each of the warp's 32 lanes.
+// One compiled pair of recurrence kernels. `registers` fragments of the recurrent kernel per warp stay in registers.
 struct Variant {
-  const char* name;
+  std::string name;
   DType dtype;
   Precision precision;
   bool tensor_cores;
@@ -92,17 +94,17 @@ LSTM_FAST_EXPORT const std::vector<Variant>& Variants();
 
 constexpr int kFragmentBytes = 512;
 constexpr int kFragmentsAtOnce = 8;  // in registers are multiplied, be some of them beyond the end of the sum
-constexpr int kWarpUnits = 8;        // a warp of the forward pass computes the four gates of so many units at once
+constexpr int kWarpUnits = 8;        // of a job of the forward pass, and of a warp of kernels of single.h
 
-// What follows from a cut; the sizes are explained in layout.h. ExchangeBytes() is for one group.
-int64_t SharedBytes(const Problem& problem, const Variant& variant, const Cut& cut, bool backward);
-int64_t ExchangeBytes(const Problem& problem, const Variant& variant, const Cut& cut, bool backward);
+// What follows from a cut. ExchangeBytes() is for one group.
+int64_t SharedBytes(const Problem& problem, const Variant& variant, const Cut& cut, Pass pass);
+int64_t ExchangeBytes(const Problem& problem, const Variant& variant, const Cut& cut, Pass pass);
 // What a warp has to do with: jobs, and fragments of the recurrent kernel for each of them. Those of its first job stay
 // in registers as far as they go.
-struct Work {
+struct WarpWork {
   int64_t jobs, fragments_of_job;
 };
-Work WorkOfWarp(const Problem& problem, const Variant& variant, const Cut& cut, bool backward);
+WarpWork WorkOfWarp(const Problem& problem, const Variant& variant, const Cut& cut, Pass pass);
 
 }  // namespace lstm_fast::cuda
 

@@ -6,15 +6,18 @@
 #include <cstdint>
 
 #include "cuda/device.h"
-#include "cuda/group.h"
+#include "cuda/elements.h"
 #include "cuda/kernels.h"
+#include "cuda/layout.h"
+#include "cuda/recurrence.h"
+#include "cuda/rows.h"
 
 namespace lstm_fast::cuda {
 
 // The last real timestep of a row, at `time`. `dy` is at this unit of the only output.
 template <class T>
 LSTM_FAST_DEVICE auto OnlyOutputGradient(const BackwardCall& call, const RowSet& set, Global<const T> dy, int time) {
-  using Real = decltype(ToReal(T{}));
+  using Real = RealOf<T>;
   const Problem& problem = call.inputs.problem;
   const bool padded = time != (set.reversed ? 0 : static_cast<int>(problem.time) - 1);
   return padded && problem.zero_output_for_mask ? Real(0) : Real(ToReal(*dy));
@@ -23,9 +26,9 @@ LSTM_FAST_DEVICE auto OnlyOutputGradient(const BackwardCall& call, const RowSet&
 // Timestep k of a row, at `time`, of outputs in a sequence whose unit at time 0 is at `dy`. After the last real
 // timestep masked ones may be many: their sum is there already.
 template <class T>
-LSTM_FAST_DEVICE auto CarriedGradient(const BackwardCall& call, const RowSet& set, const Row& row, int unit, int k,
+LSTM_FAST_DEVICE auto CarriedGradient(const BackwardCall& call, const RowSet& set, const GroupRow& row, int unit, int k,
                                       int time, Global<const T> dy) {
-  using Real = decltype(ToReal(T{}));
+  using Real = RealOf<T>;
   if (call.padding == nullptr) return Real(0);
   const Problem& problem = call.inputs.problem;
   if (k == row.count - 1) {

@@ -5,33 +5,38 @@
 // out.
 #include <algorithm>
 #include <atomic>
+#include <cstddef>
+#include <cstdint>
 #include <type_traits>
 
+#include "cuda/elements.h"
 #include "cuda/kernels.h"
-#include "cuda/plan.h"
+#include "cuda/layout.h"
+#include "cuda/mask.h"
 #include "cuda/recurrence.h"
+#include "cuda/rows.h"
 #include "cuda/runtime.h"
 #include "cuda/select.h"
+#include "lstm_fast/lstm.h"
 
 namespace lstm_fast::cuda {
 namespace {
 
 std::atomic<int64_t> forward_calls{0}, backward_calls{0};
 
-int64_t AlignUp(int64_t bytes) { return (bytes + kScratchAlignment - 1) / kScratchAlignment * kScratchAlignment; }
+int64_t AlignUp(int64_t bytes) { return RoundUp(bytes, kScratchAlignment); }
 
 const Variant& VariantOf(const Cut& cut) { return Variants()[static_cast<size_t>(cut.variant)]; }
-
 // Where things are in the scratch memory: the plan, sums of padding, counters, what groups exchange.
-struct Scratch {
-  Scratch(const Problem& problem, bool masked, const Cut& cut, Pass pass) {
+struct ScratchLayout {
+  ScratchLayout(const Problem& problem, bool masked, const Cut& cut, Pass pass) {
     const bool grid = cut.exchange == Exchange::kGrid, sums = masked && pass == Pass::kBackward;
     plan_bytes = masked ? PlanInts(problem.batch, problem.time) * int64_t{sizeof(int32_t)} : 0;
     padding = AlignUp(plan_bytes);
     counters = AlignUp(padding + (sums ? problem.batch * PaddingBytesOfRow(problem) : 0));
     counter_bytes = grid ? cut.groups * int64_t{sizeof(unsigned)} : 0;
     exchange = AlignUp(counters + counter_bytes);
-    bytes = exchange + (grid ? cut.groups * ExchangeBytes(problem, VariantOf(cut), cut, pass == Pass::kBackward) : 0);
+    bytes = exchange + (grid ? cut.groups * ExchangeBytes(problem, VariantOf(cut), cut, pass) : 0);
   }
 
   // Also where masked timesteps carry on nothing: who asks for the memory does not know.
@@ -76,35 +81,32 @@ class Schedule {
     const Grid grid = {cut_.groups * cut_.blocks, cut_.warps * 32,
                        cut_.exchange == Exchange::kCluster ? cut_.blocks : 1, cut_.exchange == Exchange::kGrid,
                        cut_.shared_bytes};
-    Launch(variant.*kernel, variant.name, grid, call, stream_);
+    Launch(variant.*kernel, variant.name.c_str(), grid, call, stream_);
   }
 
   // y, after the pass: each direction has a previous timestep of its own.
   void FillOutputs(void* y) {
     if (!inputs_.mask || !problem_.return_sequences) return;
-    const int64_t part = problem_.units * SizeOf(problem_.dtype);
+    const int64_t own = problem_.units * SizeOf(problem_.dtype), row = problem_.directions * own;  // of a direction
+    const bool flipped = problem_.directions == 1 && problem_.go_backwards;
     if (problem_.zero_output_for_mask) {
-      Fill(y, problem_.directions * part, 0, problem_.directions * part, false, false);
+      Fill(y, row, 0, row, false, false, flipped);
       return;
     }
-    for (int n = 0; n < problem_.directions; ++n) {
-      Fill(y, problem_.directions * part, n * part, part, true,
-           problem_.directions == 2 ? n == 1 : problem_.go_backwards);
-    }
+    for (int n = 0; n < problem_.directions; ++n) Fill(y, row, n * own, own, true, IsReversed(n, problem_), flipped);
   }
 
   // An array [B, T, features] in the order of the input.
   void FillZeros(void* array, int64_t features) {
     if (!inputs_.mask || !array) return;
     const int64_t bytes = features * SizeOf(problem_.dtype);
-    Launch(&FillMasked, "FillMasked", GridOfWarps(problem_.batch * problem_.time),
-           FillCall{inputs_.mask, problem_.batch, problem_.time, bytes, 0, bytes, false, false, false, array}, stream_);
+    Fill(array, bytes, 0, bytes, false, false, false);
   }
 
  private:
-  Plan FindRealTimesteps() {
+  DevicePlan FindRealTimesteps() {
     int32_t* ints = reinterpret_cast<int32_t*>(memory_);
-    const Plan plan = {ints, ints + problem_.batch, ints + 2 * problem_.batch, ints + 3 * problem_.batch};
+    const DevicePlan plan = {ints, ints + problem_.batch, ints + 2 * problem_.batch, ints + 3 * problem_.batch};
     const PlanCall call = {inputs_.mask, problem_.batch, problem_.time, plan};
     if (problem_.batch <= kPlanRows) {
       Launch(&PlanRows, "PlanRows", {1, static_cast<int>(problem_.batch) * 32, 1, false, 0}, call, stream_);
@@ -116,36 +118,35 @@ class Schedule {
     return plan;
   }
 
-  const void* SumOfPadding(const Plan& plan, const void* dy) {
+  const void* SumOfPadding(const DevicePlan& plan, const void* dy) {
     void* const sums = memory_ + scratch_.padding;
     const PaddingCall call = {problem_, plan, dy, sums};
-    const int64_t blocks = problem_.batch * problem_.directions * ((problem_.units + 31) / 32);
+    const int64_t blocks = problem_.batch * problem_.directions * CeilDivide(problem_.units, 32);
     const auto launch = [&](auto kernel) {
       const int64_t shared_bytes = kPaddingThreads * RealBytes(problem_.dtype);
       Launch(kernel, "SumPadding", {AtOnce(blocks), kPaddingThreads, 1, false, shared_bytes}, call, stream_);
     };
     switch (problem_.dtype) {
       case DType::kFloat32:
-        launch(&SumPadding<float, float>);
+        launch(&SumPadding<float>);
         break;
       case DType::kFloat64:
-        launch(&SumPadding<double, double>);
+        launch(&SumPadding<double>);
         break;
       case DType::kFloat16:
-        launch(&SumPadding<Half, float>);
+        launch(&SumPadding<Half>);
         break;
       case DType::kBFloat16:
-        launch(&SumPadding<BFloat16, float>);
+        launch(&SumPadding<BFloat16>);
         break;
     }
     return sums;
   }
 
-  void Fill(void* y, int64_t row_bytes, int64_t offset, int64_t bytes, bool carry, bool reversed) {
-    const bool flipped = problem_.directions == 1 && problem_.go_backwards;
-    Launch(&FillMasked, "FillMasked", GridOfWarps(problem_.batch * problem_.time),
-           FillCall{inputs_.mask, problem_.batch, problem_.time, row_bytes, offset, bytes, carry, reversed, flipped, y},
-           stream_);
+  void Fill(void* array, int64_t row_bytes, int64_t offset, int64_t bytes, bool carry, bool reversed, bool flipped) {
+    const FillCall call = {inputs_.mask, problem_.batch, problem_.time, row_bytes, offset,
+                           bytes,        carry,          reversed,      flipped,   array};
+    Launch(&FillMasked, "FillMasked", GridOfWarps(problem_.batch * problem_.time), call, stream_);
   }
 
   // Of so many small blocks as many as the device holds at once, more or less; more than one of what needs two.
@@ -154,13 +155,13 @@ class Schedule {
   }
   Grid GridOfWarps(int64_t warps) const {
     constexpr int kThreads = 256;
-    return {AtOnce((warps * 32 + kThreads - 1) / kThreads), kThreads, 1, false, 0};
+    return {AtOnce(CeilDivide(warps * 32, kThreads)), kThreads, 1, false, 0};
   }
 
   const Inputs& inputs_;
   const Problem& problem_;
   const Cut cut_;
-  const Scratch scratch_;
+  const ScratchLayout scratch_;
   char* const memory_;
   const Device& device_;
   const Stream stream_;
@@ -188,7 +189,8 @@ int64_t ScratchBytes(const Problem& problem, bool masked, bool dropout, const De
   if (problem.batch == 0) return 0;
   int64_t bytes = 0;
   for (const Pass pass : {Pass::kForward, Pass::kBackward}) {
-    bytes = std::max(bytes, Scratch(problem, masked, ChooseOnDevice(problem, dropout, pass, device).cut, pass).bytes);
+    const Cut cut = ChooseOnDevice(problem, dropout, pass, device).cut;
+    bytes = std::max(bytes, ScratchLayout(problem, masked, cut, pass).bytes);
   }
   return bytes;
 }
@@ -203,7 +205,7 @@ ScratchBound ScratchBytesAtMost(const Problem& problem, bool masked, bool dropou
     exchange = std::max(exchange, MostExchangeBytes(problem, dropout, pass, device, resident));
   }
   // The plan of a row without timesteps, and what each of another one adds; four parts begin where they are aligned.
-  const int64_t padding = masked ? Scratch::PaddingBytesOfRow(problem) : 0;
+  const int64_t padding = masked ? ScratchLayout::PaddingBytesOfRow(problem) : 0;
   return {bytes_of(PlanInts(1, 1) - PlanInts(1, 0)), bytes_of(PlanInts(1, 0)) + padding,
           exchange + 4 * kScratchAlignment};
 }

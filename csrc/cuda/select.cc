@@ -4,17 +4,23 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <stdexcept>
+#include <string>
 #include <tuple>
 #include <vector>
 
+#include "cuda/layout.h"
+#include "lstm_fast/lstm.h"
+
 namespace lstm_fast::cuda {
 namespace {
-
-int64_t CeilDivide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // The cost model: microseconds of a timestep, as a sum of what takes its time one after the other. The numbers are a
 // fit, of non-negative least squares, to what `benchmarks.tune` measured on an H100 of all cuts of nine problems in
@@ -23,11 +29,11 @@ int64_t CeilDivide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 struct Costs {
   double exchange[3];  // by block, cluster, grid: of a timestep, whatever there is to do
   double products;     // of a fragment for one row, by all warps of a multiprocessor
-  double kept;         // a fragment in shared memory, by one warp,
+  double shared;       // a fragment in shared memory, by one warp,
   double streamed;     // or in global memory
   double cell;         // a unit in a row, by one thread,
   double anew;         // and more where the thread does not keep it from timestep to timestep
-  double narrow;  // kernels for blocks of 512 threads, whose registers do not suffice: a job for the rows of a pass,
+  double narrow;       // kernels for blocks of 512 threads, whose registers do not suffice: a job in a round,
   double narrow_step;  // and a timestep
   // Forward: 16 bytes that a thread receives through global memory, a cell that it sends to a block. Backward: a part
   // of a sum that a thread adds, by block, cluster, grid; the rows that a warp passes on of a job, four at once.
@@ -66,15 +72,13 @@ struct SingleCosts {
 };
 constexpr SingleCosts kSingleCosts[2] = {{{0.44, 1.19}, 0.015, 0.00015}, {{0.58, 1.25}, 0.022, 0.00015}};
 
-// Of a backward job, as in layout.h, which is compiled for the device.
-int UnitsOfJob(const Variant& variant) { return variant.tensor_cores ? 16 : 32; }
-
 class Selection {
  public:
   Selection(const Problem& problem, bool dropout, Pass pass, const Device& device, const ResidentQuery& resident,
             const Forced& forced)
       : problem_(problem),
         dropout_(dropout),
+        pass_(pass),
         backward_(pass == Pass::kBackward),
         device_(device),
         resident_(resident),
@@ -91,7 +95,7 @@ class Selection {
     VisitCuts([&](const Variant& variant, const Cut& cut) {
       if (cut.exchange != Exchange::kGrid) return;
       if (const std::optional<Choice> choice = Complete(variant, cut)) {
-        const int64_t group = ExchangeBytes(problem_, variant, choice->cut, backward_) + int64_t{sizeof(unsigned)};
+        const int64_t group = ExchangeBytes(problem_, variant, choice->cut, pass_) + int64_t{sizeof(unsigned)};
         most = std::max(most, Resident(variant, choice->cut) * group);
       }
     });
@@ -149,10 +153,10 @@ class Selection {
 
   // Numbers of units that a block may own, each of which leads to another number of blocks.
   std::vector<int> UnitsOfBlocks(const Variant& variant, Exchange exchange) const {
-    // Tensor cores take 16 terms of a half type at once, which in the backward pass are units of the block.
-    const int step = variant.tensor_cores && problem_.dtype != DType::kFloat32 ? 16 : kWarpUnits;
+    // In the backward pass units of the block are terms: tensor cores take 16 of a half type at once.
+    const int step = std::max(kWarpUnits, ProductSizesOf(problem_.dtype, variant.tensor_cores).depth);
     const auto units_of = [&](int64_t blocks) {
-      return static_cast<int>(CeilDivide(CeilDivide(problem_.units, blocks), step) * step);
+      return static_cast<int>(RoundUp(CeilDivide(problem_.units, blocks), step));
     };
     std::vector<int64_t> wanted;
     if (variant.row_blocks > 0) {
@@ -199,15 +203,15 @@ class Selection {
     if (problem_.units > 65536 || cut.rows * std::max<int64_t>(64, problem_.units) > 1 << 22) return std::nullopt;
     if (cut.exchange == Exchange::kCluster && (device_.code < 90 || cut.blocks > 16)) return std::nullopt;
     SetWarps(variant, cut);
-    cut.shared_bytes = SharedBytes(problem_, variant, cut, backward_);
+    cut.shared_bytes = SharedBytes(problem_, variant, cut, pass_);
     if (cut.shared_bytes > device_.shared_bytes) return std::nullopt;
     Choice choice{};
-    const Work work = WorkOfWarp(problem_, variant, cut, backward_);
+    const WarpWork work = WorkOfWarp(problem_, variant, cut, pass_);
     choice.fragments = work.jobs * work.fragments_of_job;
     const int64_t elsewhere = choice.fragments - std::min<int64_t>(variant.registers, work.fragments_of_job);
     const int64_t room = (device_.shared_bytes - cut.shared_bytes) / (int64_t{cut.warps} * kFragmentBytes);
     cut.fragments_shared = static_cast<int>(std::min(elsewhere, room));
-    cut.shared_bytes = SharedBytes(problem_, variant, cut, backward_);
+    cut.shared_bytes = SharedBytes(problem_, variant, cut, pass_);
     choice.fragments_streamed = elsewhere - cut.fragments_shared;
     choice.cut = cut;
     return choice;
@@ -240,9 +244,10 @@ class Selection {
       return;
     }
     if (backward_) {
-      const int64_t tiles = CeilDivide(problem_.units, UnitsOfJob(variant));
-      while (cut.splits < 4 && (dropout_ || tiles * cut.splits < kEnoughWarps)) cut.splits *= 2;
-      jobs = tiles * cut.splits;
+      const ProductSizes sizes = ProductSizesOf(problem_.dtype, variant.tensor_cores);
+      const int64_t whole = CeilDivide(problem_.units, sizes.backward_units);
+      while (cut.splits < 4 && (dropout_ || whole * cut.splits < kEnoughWarps)) cut.splits *= 2;
+      jobs = whole * cut.splits;
     } else if (variant.split) {
       while (jobs * cut.splits * 2 <= most && problem_.units >= 32 * cut.splits) cut.splits *= 2;
       jobs *= cut.splits;
@@ -272,44 +277,45 @@ class Selection {
     const int exchange = static_cast<int>(cut.exchange), threads = cut.warps * 32, cells = cut.rows * cut.units;
     const bool grid = cut.exchange == Exchange::kGrid, cluster = cut.exchange == Exchange::kCluster;
     const bool narrow = variant.most_threads > 256;
-    // As layout.h has it, which is compiled for the device.
-    const double operand_bytes = problem_.dtype == DType::kFloat64                           ? 8
-                                 : variant.tensor_cores && problem_.dtype != DType::kFloat32 ? 2
-                                                                                             : 4;
     // float64 takes twice as long, a product of three parts three times; tensor cores take four rows in the time of
     // one.
     const double size = problem_.dtype == DType::kFloat64                                 ? 2
                         : variant.tensor_cores && variant.precision == Precision::kTf32x3 ? 3
                                                                                           : 1;
     const double rows = size * (variant.tensor_cores ? variant.rows / 4.0 : variant.rows);
-    const Work work = WorkOfWarp(problem_, variant, cut, backward_);
+    const WarpWork work = WorkOfWarp(problem_, variant, cut, pass_);
     const auto jobs = static_cast<double>(work.jobs), of_job = static_cast<double>(work.fragments_of_job);
     // Of its first job a warp multiplies some more fragments, if it has registers for them.
-    const int64_t rounded = CeilDivide(work.fragments_of_job, kFragmentsAtOnce) * kFragmentsAtOnce;
+    const int64_t rounded = RoundUp(work.fragments_of_job, kFragmentsAtOnce);
     const double multiplied =
         std::max<double>(static_cast<double>(std::min<int64_t>(variant.registers, rounded)), of_job) +
         (jobs - 1) * of_job;
-    const double passes = cut.rows / variant.rows;
-    // Blocks that share a multiprocessor.
-    const auto share = static_cast<double>(CeilDivide(int64_t{cut.groups} * cut.blocks, device_.multiprocessors));
+    const double rounds = cut.rows / variant.rows;
+    // Blocks, which share it.
+    const auto per_multiprocessor =
+        static_cast<double>(CeilDivide(int64_t{cut.groups} * cut.blocks, device_.multiprocessors));
     double time =
-        costs.exchange[exchange] + share * passes * cut.warps * multiplied * rows * costs.products +
-        passes * (cut.fragments_shared * costs.kept + static_cast<double>(choice.fragments_streamed) * costs.streamed);
+        costs.exchange[exchange] + per_multiprocessor * rounds * cut.warps * multiplied * rows * costs.products +
+        rounds *
+            (cut.fragments_shared * costs.shared + static_cast<double>(choice.fragments_streamed) * costs.streamed);
     // Cells of a thread: of all threads of the block, or, of a warp, of the lanes that finish a job.
     const bool spread = variant.split || backward_;
     const double of_thread =
-        spread ? static_cast<double>(CeilDivide(cells, threads)) : passes * std::max(1, variant.rows / 4) * jobs;
-    const double keeps = spread ? (narrow ? 1 : 2) : (passes * jobs == 1 ? of_thread : 0);
+        spread ? static_cast<double>(CeilDivide(cells, threads)) : rounds * std::max(1, variant.rows / 4) * jobs;
+    const double keeps = spread ? (narrow ? 1 : 2) : (rounds * jobs == 1 ? of_thread : 0);
     const double real = std::min(1.0, static_cast<double>(problem_.batch) / cut.rows);  // others take no time
     time += real * (of_thread * costs.cell + std::max(0.0, of_thread - keeps) * costs.anew);
-    if (narrow) time += passes * (backward_ ? jobs : 1) * costs.narrow + costs.narrow_step;
+    if (narrow) time += rounds * (backward_ ? jobs : 1) * costs.narrow + costs.narrow_step;
     if (backward_) {
       const double sources = double(cut.blocks) * cut.splits;
-      time += of_thread * sources * costs.add[exchange] + passes * jobs * std::max(1.0, variant.rows / 4.0) * costs.put;
-      if (grid) time += share * 4e-3 * cells * sources * costs.traffic;
+      time += of_thread * sources * costs.add[exchange] + rounds * jobs * std::max(1.0, variant.rows / 4.0) * costs.put;
+      if (grid) time += per_multiprocessor * 4e-3 * cells * sources * costs.traffic;
     } else {
+      const int operand_bytes = ProductSizesOf(problem_.dtype, variant.tensor_cores).operand_bytes;
       const double received = cut.rows * double(problem_.units) * operand_bytes;
-      if (grid) time += std::ceil(received / 16 / threads) * costs.receive + share * 1e-3 * received * costs.traffic;
+      if (grid)
+        time +=
+            std::ceil(received / 16 / threads) * costs.receive + per_multiprocessor * 1e-3 * received * costs.traffic;
       if (cluster) time += of_thread * cut.blocks * costs.send;
     }
     return time;
@@ -317,12 +323,16 @@ class Selection {
 
   double SingleStepMicroseconds(const Variant& variant, const Cut& cut) const {
     const SingleCosts& costs = kSingleCosts[backward_];
-    const auto share = static_cast<double>(CeilDivide(int64_t{cut.groups} * cut.blocks, device_.multiprocessors));
-    return std::max(costs.wait[cut.blocks - 1], share * cut.warps * (costs.warp + costs.product * variant.most_units));
+    const auto per_multiprocessor =
+        static_cast<double>(CeilDivide(int64_t{cut.groups} * cut.blocks, device_.multiprocessors));
+    return std::max(costs.wait[cut.blocks - 1],
+                    per_multiprocessor * cut.warps * (costs.warp + costs.product * variant.most_units));
   }
 
   const Problem& problem_;
-  const bool dropout_, backward_;
+  const bool dropout_;
+  const Pass pass_;
+  const bool backward_;
   const Device& device_;
   const ResidentQuery& resident_;
   const Forced& forced_;

@@ -12,8 +12,6 @@
 
 namespace lstm_fast::cuda {
 
-enum class Pass { kForward, kBackward };
-
 LSTM_FAST_EXPORT const char* NameOf(Precision precision);
 LSTM_FAST_EXPORT const char* NameOf(Pass pass);
 LSTM_FAST_EXPORT const char* NameOf(Exchange exchange);

@@ -9,28 +9,17 @@
 #include <cstdint>
 
 #include "cuda/device.h"
-#include "cuda/group.h"
+#include "cuda/elements.h"
+#include "cuda/host_device.h"
+#include "cuda/kernels.h"
 #include "cuda/layout.h"
+#include "cuda/recurrence.h"
+#include "cuda/rows.h"
 
 namespace lstm_fast::cuda {
 
-// Units of a warp: the four gates of each have a lane.
-constexpr int kSingleUnits = 8;
-// Units that a lane's terms of a sum are rounded up to: forward 4 lanes have 4 terms each, backward 32 lanes the gates
-// of a unit each.
-constexpr int kSingleForwardStep = 16, kSingleBackwardStep = 32;
 // Timesteps whose inputs are on their way while one is computed.
 constexpr int kSingleAhead = 3;
-
-// Reals of one of the two buffers in shared memory: h, or dz of all gates.
-LSTM_FAST_HOST_DEVICE constexpr int SingleForwardSize(int units) { return RoundUp(units, kSingleForwardStep); }
-LSTM_FAST_HOST_DEVICE constexpr int SingleBackwardSize(int units) { return 4 * RoundUp(units, kSingleBackwardStep); }
-
-// Of the recurrent kernel, in registers.
-constexpr int SingleFragments(int units, bool backward) {
-  const int lane_bytes = (backward ? SingleBackwardSize(units) * kSingleUnits / 32 : SingleForwardSize(units)) * 4;
-  return lane_bytes * 32 / kFragmentBytes;
-}
 
 // Threads of a block, and how many blocks a multiprocessor holds: what of it one block leaves idle another can have.
 LSTM_FAST_HOST_DEVICE constexpr int SingleThreads(int units, int blocks) { return 4 * units / blocks; }
@@ -42,21 +31,22 @@ LSTM_FAST_HOST_DEVICE constexpr int SingleResident(int units, int blocks) {
 template <bool kGaps>
 class Times {
  public:
-  LSTM_FAST_DEVICE Times(const Row& row, bool reversed, int time, const Plan& plan)
+  LSTM_FAST_DEVICE Times(const GroupRow& row, bool reversed, int time, const DevicePlan& plan)
       : origin_(reversed ? row.first + row.count - 1 : row.first),
-        direction_(reversed ? -1 : 1),
+        sign_(reversed ? -1 : 1),
         steps_(InGlobal<const int32_t>(plan.steps)) {
     if constexpr (kGaps) steps_ += int64_t{row.batch} * time + (reversed ? row.count - 1 : 0);
   }
 
   LSTM_FAST_DEVICE int Of(int k) const {
-    if constexpr (kGaps) return steps_[k * direction_];
-    return origin_ + k * direction_;
+    if constexpr (kGaps) return steps_[k * sign_];
+    return origin_ + k * sign_;
   }
-  LSTM_FAST_DEVICE int Direction() const { return direction_; }
+  // Of time, from one timestep to the next.
+  LSTM_FAST_DEVICE int Sign() const { return sign_; }
 
  private:
-  int origin_, direction_;
+  int origin_, sign_;
   Global<const int32_t> steps_;
 };
 
@@ -70,7 +60,7 @@ class Cursor {
       : times_(times), at_(sequence), step_(step), k_(k) {
     if constexpr (!kGaps) {
       at_ += times.Of(k) * step;
-      step_ *= kStep * times.Direction();
+      step_ *= kStep * times.Sign();
     }
   }
 
@@ -108,7 +98,7 @@ class SinglePass {
         units_(static_cast<int>(problem_.units)),
         time_(static_cast<int>(problem_.time)),
         features_(problem_.directions * units_),
-        first_unit_(Block() % kBlocks * cut_.units + Thread() / 32 * kSingleUnits),
+        first_unit_(Block() % kBlocks * cut_.units + Thread() / 32 * kWarpUnits),
         exists_(first_unit_ + in_warp < units_),
         unit_(exists_ ? first_unit_ + in_warp : units_ - 1),
         gate_(gate) {}
@@ -117,7 +107,7 @@ class SinglePass {
   template <class Load, class Run>
   LSTM_FAST_DEVICE void ForEachRow(const Load& load, const Run& run) const {
     ForEachSet(Block() / kBlocks, cut_, problem_, load, [&](const RowSet& set) {
-      const Row row = RowAt(set.first, problem_, plan_);
+      const GroupRow row = RowAt(set.first, problem_, plan_);
       if (row.first < 0) {
         run(set, row, Times<true>(row, set.reversed, time_, plan_));
       } else {
@@ -167,18 +157,18 @@ class SinglePass {
 
   // Places of this thread's unit, for a row: in a state [B, H], in a timestep's values of all directions, and in a
   // sequence of these [B, T, N * H], at timestep 0.
-  LSTM_FAST_DEVICE int64_t StateOf(const Row& row) const { return int64_t{row.batch} * units_ + unit_; }
+  LSTM_FAST_DEVICE int64_t StateOf(const GroupRow& row) const { return int64_t{row.batch} * units_ + unit_; }
   LSTM_FAST_DEVICE int ColumnOf(const RowSet& set) const { return set.direction * units_ + unit_; }
-  LSTM_FAST_DEVICE int64_t SequenceOf(const RowSet& set, const Row& row) const {
+  LSTM_FAST_DEVICE int64_t SequenceOf(const RowSet& set, const GroupRow& row) const {
     return int64_t{row.batch} * time_ * features_ + ColumnOf(set);
   }
   // In a sequence of gates, [B, T, N, 4H], of this thread's own gate.
-  LSTM_FAST_DEVICE int64_t GatesOf(const RowSet& set, const Row& row) const {
+  LSTM_FAST_DEVICE int64_t GatesOf(const RowSet& set, const GroupRow& row) const {
     return int64_t{row.batch} * time_ * (4 * features_) + (set.direction * 4 + gate_) * units_ + unit_;
   }
   // The reserve of a row at timestep 0.
   template <class Byte>
-  LSTM_FAST_DEVICE Global<Byte> ReserveOf(const RowSet& set, const Row& row) const {
+  LSTM_FAST_DEVICE Global<Byte> ReserveOf(const RowSet& set, const GroupRow& row) const {
     const int64_t sequence = int64_t{row.batch} * problem_.directions + set.direction;
     return InGlobal<Byte>(arguments_.reserve) + sequence * time_ * arguments_.reserve_step_bytes;
   }
@@ -187,7 +177,7 @@ class SinglePass {
   const Inputs& inputs_;
   const decltype(Call::arguments)& arguments_;
   const Cut& cut_;
-  const Plan& plan_;
+  const DevicePlan& plan_;
   const int units_, time_, features_;
   const int first_unit_;  // of this warp
   const bool exists_;

@@ -6,7 +6,13 @@
 
 #include <cstdint>
 
+#include "cuda/device.h"
+#include "cuda/elements.h"
+#include "cuda/kernels.h"
+#include "cuda/layout.h"
 #include "cuda/output_gradient.h"
+#include "cuda/recurrence.h"
+#include "cuda/rows.h"
 #include "cuda/single.h"
 
 namespace lstm_fast::cuda {
@@ -27,7 +33,7 @@ class SingleBackward : SinglePass<T, kBlocks, BackwardCall> {
     Base::Arrive();
     Base::Await();
     Base::ForEachRow([this](const RowSet& set) { LoadKernel(set); },
-                     [this](const RowSet& set, const Row& row, const auto& times) {
+                     [this](const RowSet& set, const GroupRow& row, const auto& times) {
                        RunRow(set, row, times);
                        // Before the next row's first dz may take the place of this one's last.
                        Base::Arrive();
@@ -36,7 +42,7 @@ class SingleBackward : SinglePass<T, kBlocks, BackwardCall> {
   }
 
  private:
-  static constexpr int kSize = SingleBackwardSize(kUnits), kTiles = kSize / (4 * kSingleBackwardStep);
+  static constexpr int kSize = SingleBackwardSize(kUnits), kSlices = kSize / (4 * kSingleBackwardSlice);
 
   // What is loaded of a timestep: what the forward pass kept of it, and the gradient of its own output.
   struct Loaded {
@@ -50,26 +56,27 @@ class SingleBackward : SinglePass<T, kBlocks, BackwardCall> {
     const Global<const T> kernel = InGlobal<const T>(inputs_.direction[set.direction].recurrent_kernel);
     const int g = Thread() % 32 / 4;
     Base::Fill(kernel_, [&](int n) {
-      const int unit = first_unit_ + (n % kSingleUnits ^ g), q = n / kSingleUnits % 4;
-      const int term = n / (4 * kSingleUnits) * kSingleBackwardStep + Thread() % 32;
+      const int unit = first_unit_ + (n % kWarpUnits ^ g), q = n / kWarpUnits % 4;
+      const int term = n / (4 * kWarpUnits) * kSingleBackwardSlice + Thread() % 32;
       return unit < units_ && term < units_ ? ToReal(kernel[(int64_t{unit} * 4 + q) * units_ + term]) : 0.0f;
     });
   }
 
   template <bool kGaps>
-  LSTM_FAST_DEVICE void RunRow(const RowSet& set, const Row& row, const Times<kGaps>& times) {
+  LSTM_FAST_DEVICE void RunRow(const RowSet& set, const GroupRow& row, const Times<kGaps>& times) {
     const int n = set.direction;
     const int64_t state = Base::StateOf(row);
     float dh = Base::Given(arguments_.dh_n[n], state), dc = Base::Given(arguments_.dc_n[n], state);
     if (row.count > 0) RunSteps(set, row, times, dh, dc);
     if (!exists_ || gate_ != 0) return;
-    InGlobal<T>(arguments_.dh0[n])[state] = To<T>::From(dh);
-    InGlobal<T>(arguments_.dc0[n])[state] = To<T>::From(dc);
+    InGlobal<T>(arguments_.dh0[n])[state] = Rounded<T>(dh);
+    InGlobal<T>(arguments_.dc0[n])[state] = Rounded<T>(dc);
   }
 
   // All timesteps of a row, the last first; dh and dc are this thread's unit's.
   template <bool kGaps>
-  LSTM_FAST_DEVICE void RunSteps(const RowSet& set, const Row& row, const Times<kGaps>& times, float& dh, float& dc) {
+  LSTM_FAST_DEVICE void RunSteps(const RowSet& set, const GroupRow& row, const Times<kGaps>& times, float& dh,
+                                 float& dc) {
     const DirectionInput& direction = inputs_.direction[set.direction];
     const int64_t state = Base::StateOf(row);
     const float h0 = Base::Given(direction.h0, state), c0 = Base::Given(direction.c0, state);
@@ -129,9 +136,9 @@ class SingleBackward : SinglePass<T, kBlocks, BackwardCall> {
       dc *= forget;
       if (exists_) Base::Send(dz_ + (buffer + 4 * unit_ + gate_), dz);
       Base::Arrive();
-      if (exists_) **dz_of_step = To<T>::From(dz);
+      if (exists_) **dz_of_step = Rounded<T>(dz);
       dz_of_step.Advance();
-      if (writes_h) **h_prev = To<T>::From(k > 0 ? FloatOf(before.gates.word[3]) * tanh_before : h0);
+      if (writes_h) **h_prev = Rounded<T>(k > 0 ? FloatOf(before.gates.word[3]) * tanh_before : h0);
       h_prev.Advance();
       tanh_c = tanh_before;
       LSTM_FAST_UNROLL
@@ -146,20 +153,20 @@ class SingleBackward : SinglePass<T, kBlocks, BackwardCall> {
   // dh before a timestep, of this lane's unit.
   LSTM_FAST_DEVICE float Multiply(int buffer) const {
     const Shared<const Words> terms = Cast<const Words>(dz_ + (buffer + Thread() % 32 * 4));
-    float sums[kSingleUnits] = {};
+    float sums[kWarpUnits] = {};
     LSTM_FAST_UNROLL
-    for (int tile = 0; tile < kTiles; ++tile) {
-      const Words words = terms[tile * kSingleBackwardStep];
+    for (int slice = 0; slice < kSlices; ++slice) {
+      const Words words = terms[slice * kSingleBackwardSlice];
       LSTM_FAST_UNROLL
       for (int q = 0; q < 4; ++q) {
         LSTM_FAST_UNROLL
-        for (int p = 0; p < kSingleUnits; ++p) {
-          sums[p] = MultiplyAdd(kernel_[(tile * 4 + q) * kSingleUnits + p], FloatOf(words.word[q]), sums[p]);
+        for (int p = 0; p < kWarpUnits; ++p) {
+          sums[p] = MultiplyAdd(kernel_[(slice * 4 + q) * kWarpUnits + p], FloatOf(words.word[q]), sums[p]);
         }
       }
     }
     LSTM_FAST_UNROLL
-    for (int half = kSingleUnits / 2; half > 0; half /= 2) {
+    for (int half = kWarpUnits / 2; half > 0; half /= 2) {
       LSTM_FAST_UNROLL
       for (int p = 0; p < half; ++p) sums[p] += ShuffleXor(sums[p + half], 4 * half);
     }
@@ -167,7 +174,7 @@ class SingleBackward : SinglePass<T, kBlocks, BackwardCall> {
     return sums[0] + ShuffleXor(sums[0], 2);
   }
 
-  float kernel_[kTiles * 4 * kSingleUnits];  // [tile][gate][sum]
+  float kernel_[kSlices * 4 * kWarpUnits];  // [slice][gate][sum]
   const BackwardCall& call_;
   Shared<float> dz_;  // [2][units][gates]: of two buffers, one is read while the other is written
 };

@@ -6,6 +6,12 @@
 
 #include <cstdint>
 
+#include "cuda/device.h"
+#include "cuda/elements.h"
+#include "cuda/kernels.h"
+#include "cuda/layout.h"
+#include "cuda/recurrence.h"
+#include "cuda/rows.h"
 #include "cuda/single.h"
 
 namespace lstm_fast::cuda {
@@ -18,29 +24,29 @@ class SingleForward : SinglePass<T, kBlocks, ForwardCall> {
 
  public:
   LSTM_FAST_DEVICE explicit SingleForward(const ForwardCall& call)
-      : Base(call, Thread() % kSingleUnits, Thread() % 32 / kSingleUnits), h_(InShared<float>(0, 2 * kSize)) {}
+      : Base(call, Thread() % kWarpUnits, Thread() % 32 / kWarpUnits), h_(InShared<float>(0, 2 * kSize)) {}
 
   LSTM_FAST_DEVICE void Run() {
     Base::ForEachRow([this](const RowSet& set) { LoadKernel(set); },
-                     [this](const RowSet& set, const Row& row, const auto& times) { RunRow(set, row, times); });
+                     [this](const RowSet& set, const GroupRow& row, const auto& times) { RunRow(set, row, times); });
   }
 
  private:
-  static constexpr int kSize = SingleForwardSize(kUnits), kTiles = kSize / kSingleForwardStep;
+  static constexpr int kSize = SingleForwardSize(kUnits), kSlices = kSize / kSingleForwardSlice;
 
   // Sum p of a lane is for gate p ^ t: what two lanes exchange has the same place in both, whichever they are.
   LSTM_FAST_DEVICE void LoadKernel(const RowSet& set) {
     const DirectionInput& direction = inputs_.direction[set.direction];
     const Global<const T> kernel = InGlobal<const T>(direction.recurrent_kernel);
     Base::Fill(kernel_, [&](int n) {
-      const int p = n % 4, k = n / 16 * kSingleForwardStep + gate_ * 4 + n / 4 % 4;
+      const int p = n % 4, k = n / 16 * kSingleForwardSlice + gate_ * 4 + n / 4 % 4;
       return k < units_ ? ToReal(kernel[(int64_t{k} * 4 + (p ^ gate_)) * units_ + unit_]) : 0.0f;
     });
     bias_ = Base::Given(direction.bias, int64_t{gate_} * units_ + unit_);
   }
 
   template <bool kGaps>
-  LSTM_FAST_DEVICE void RunRow(const RowSet& set, const Row& row, const Times<kGaps>& times) {
+  LSTM_FAST_DEVICE void RunRow(const RowSet& set, const GroupRow& row, const Times<kGaps>& times) {
     const DirectionInput& direction = inputs_.direction[set.direction];
     const Global<const T> h0 = InGlobal<const T>(direction.h0);
     for (int i = Thread(); i < 2 * kSize; i += Threads()) {
@@ -53,27 +59,28 @@ class SingleForward : SinglePass<T, kBlocks, ForwardCall> {
     float h = Base::Given(direction.h0, state), c = Base::Given(direction.c0, state);
     if (row.count > 0) RunSteps(set, row, times, h, c);
     if (!exists_ || gate_ != 0) return;
-    InGlobal<T>(arguments_.h_n[set.direction])[state] = To<T>::From(h);
-    InGlobal<T>(arguments_.c_n[set.direction])[state] = To<T>::From(c);
+    InGlobal<T>(arguments_.h_n[set.direction])[state] = Rounded<T>(h);
+    InGlobal<T>(arguments_.c_n[set.direction])[state] = Rounded<T>(c);
     if (problem_.return_sequences) return;
     const bool padded = row.count > 0 && times.Of(row.count - 1) != (set.reversed ? 0 : time_ - 1);
     const bool zero = row.count == 0 || (padded && problem_.zero_output_for_mask);
     const int64_t output = int64_t{row.batch} * features_ + Base::ColumnOf(set);
-    InGlobal<T>(arguments_.y)[output] = To<T>::From(zero ? 0.0f : h);
+    InGlobal<T>(arguments_.y)[output] = Rounded<T>(zero ? 0.0f : h);
   }
 
   // All timesteps of a row; h and c are this thread's unit's.
   template <bool kGaps>
-  LSTM_FAST_DEVICE void RunSteps(const RowSet& set, const Row& row, const Times<kGaps>& times, float& h, float& c) {
+  LSTM_FAST_DEVICE void RunSteps(const RowSet& set, const GroupRow& row, const Times<kGaps>& times, float& h,
+                                 float& c) {
     const int last = row.count - 1, first_output = OutputPlace(0, problem_);
     Cursor<const T, kGaps, 1> input(InGlobal<const T>(arguments_.z) + Base::GatesOf(set, row), 4 * features_, times, 0);
     const bool writes_output = exists_ && gate_ == 0 && problem_.return_sequences;
     Global<T> outputs = InGlobal<T>(arguments_.y);
     if (writes_output) outputs += Base::SequenceOf(set, row) + int64_t{first_output} * features_;
     Cursor<T, kGaps, 1> output(outputs, first_output > 0 ? -features_ : features_, times, 0);
-    const bool keeps = exists_ && arguments_.reserve != nullptr, keeps_cell = keeps && gate_ == 0;
+    const bool writes_gate = exists_ && arguments_.reserve != nullptr, writes_cell = writes_gate && gate_ == 0;
     Global<unsigned char> entries = InGlobal<unsigned char>(arguments_.reserve);
-    if (keeps) entries = Base::template ReserveOf<unsigned char>(set, row);
+    if (writes_gate) entries = Base::template ReserveOf<unsigned char>(set, row);
     Cursor<unsigned char, kGaps, 1> reserve(entries, arguments_.reserve_step_bytes, times, 0);
     T z[kSingleAhead];
     LSTM_FAST_UNROLL
@@ -91,21 +98,20 @@ class SingleForward : SinglePass<T, kBlocks, ForwardCall> {
       Multiply(from, sums);
       from = kSize - from;
       const float own = SigmoidOrTanh(AddUp(sums), gate_ == 2);
-      const int lane = Thread() % kSingleUnits;
-      const float in = ShuffleFrom(own, lane), forget = ShuffleFrom(own, kSingleUnits + lane),
-                  candidate = ShuffleFrom(own, 2 * kSingleUnits + lane),
-                  out = ShuffleFrom(own, 3 * kSingleUnits + lane);
+      const int lane = Thread() % kWarpUnits;
+      const float in = ShuffleFrom(own, lane), forget = ShuffleFrom(own, kWarpUnits + lane),
+                  candidate = ShuffleFrom(own, 2 * kWarpUnits + lane), out = ShuffleFrom(own, 3 * kWarpUnits + lane);
       c = MultiplyAdd(forget, c, in * candidate);
       h = out * Tanh(c);
       if (exists_ && gate_ == 0) Base::Send(h_ + (from + unit_), h);
       Base::Arrive();
-      if (keeps) {
+      if (writes_gate) {
         const Global<float> entry = Cast<float>(*reserve);
         entry[4 * unit_ + gate_] = own;
-        if (keeps_cell) entry[4 * units_ + unit_] = c;
+        if (writes_cell) entry[4 * units_ + unit_] = c;
       }
       reserve.Advance();
-      if (writes_output) **output = To<T>::From(h);
+      if (writes_output) **output = Rounded<T>(h);
       output.Advance();
       Base::Await();
     }
@@ -114,13 +120,13 @@ class SingleForward : SinglePass<T, kBlocks, ForwardCall> {
   LSTM_FAST_DEVICE void Multiply(int from, float (&sums)[4]) const {
     const Shared<const Words> terms = Cast<const Words>(h_ + (from + gate_ * 4));
     LSTM_FAST_UNROLL
-    for (int tile = 0; tile < kTiles; ++tile) {
-      const Words words = terms[tile * (kSingleForwardStep / 4)];
+    for (int slice = 0; slice < kSlices; ++slice) {
+      const Words words = terms[slice * (kSingleForwardSlice / 4)];
       LSTM_FAST_UNROLL
       for (int i = 0; i < 4; ++i) {
         LSTM_FAST_UNROLL
         for (int p = 0; p < 4; ++p) {
-          sums[p] = MultiplyAdd(kernel_[(tile * 4 + i) * 4 + p], FloatOf(words.word[i]), sums[p]);
+          sums[p] = MultiplyAdd(kernel_[(slice * 4 + i) * 4 + p], FloatOf(words.word[i]), sums[p]);
         }
       }
     }
@@ -128,14 +134,14 @@ class SingleForward : SinglePass<T, kBlocks, ForwardCall> {
 
   // The sum for this lane's own gate, of the parts that four lanes have of it.
   static LSTM_FAST_DEVICE float AddUp(const float (&sums)[4]) {
-    const float own = sums[0] + ShuffleXor(sums[2], 2 * kSingleUnits);
-    const float next = sums[1] + ShuffleXor(sums[3], 2 * kSingleUnits);
-    return own + ShuffleXor(next, kSingleUnits);
+    const float own = sums[0] + ShuffleXor(sums[2], 2 * kWarpUnits);
+    const float next = sums[1] + ShuffleXor(sums[3], 2 * kWarpUnits);
+    return own + ShuffleXor(next, kWarpUnits);
   }
 
-  float kernel_[kTiles * 4 * 4];  // [tile][term][sum]
-  float bias_;                    // of this lane's own gate
-  Shared<float> h_;               // of two buffers, one is read while the other is written
+  float kernel_[kSlices * 4 * 4];  // [slice][term][sum]
+  float bias_;                     // of this lane's own gate
+  Shared<float> h_;                // of two buffers, one is read while the other is written
 };
 
 template <class T, int kUnits, int kBlocks>

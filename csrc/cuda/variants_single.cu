@@ -1,6 +1,12 @@
 // Kernels for few units, a row in one block or in a cluster of two: multiply-add in float32, whatever the elements.
 #include <algorithm>
+#include <vector>
 
+#include "cuda/elements.h"
+#include "cuda/kernels.h"
+#include "cuda/layout.h"
+#include "cuda/recurrence.h"
+#include "cuda/single.h"
 #include "cuda/single_backward.h"
 #include "cuda/single_forward.h"
 #include "cuda/variants.h"
@@ -9,13 +15,12 @@ namespace lstm_fast::cuda {
 namespace {
 
 template <class T, int kUnits, int kBlocks>
-Variant MakeSingle(const char* name, DType dtype) {
+Variant MakeSingle() {
   Variant variant{};
-  variant.name = name;
-  variant.dtype = dtype;
+  variant.dtype = kDTypeOf<T>;
   variant.precision = Precision::kExact;
   variant.rows = 1;
-  variant.registers = std::max(SingleFragments(kUnits, false), SingleFragments(kUnits, true));
+  variant.registers = std::max(SingleFragments(kUnits, Pass::kForward), SingleFragments(kUnits, Pass::kBackward));
   variant.most_threads = SingleThreads(kUnits, kBlocks);
   variant.most_units = kUnits;
   variant.row_blocks = kBlocks;
@@ -24,27 +29,20 @@ Variant MakeSingle(const char* name, DType dtype) {
   return variant;
 }
 
+template <class T>
+void AddSingles(std::vector<Variant>& variants) {
+  variants.insert(variants.end(), {MakeSingle<T, 16, 1>(), MakeSingle<T, 32, 1>(), MakeSingle<T, 48, 1>(),
+                                   MakeSingle<T, 64, 1>(), MakeSingle<T, 96, 2>(), MakeSingle<T, 128, 2>()});
+}
+
 }  // namespace
 
 std::vector<Variant> SingleVariants() {
-  return {MakeSingle<float, 16, 1>("float32_single_16", DType::kFloat32),
-          MakeSingle<float, 32, 1>("float32_single_32", DType::kFloat32),
-          MakeSingle<float, 48, 1>("float32_single_48", DType::kFloat32),
-          MakeSingle<float, 64, 1>("float32_single_64", DType::kFloat32),
-          MakeSingle<float, 96, 2>("float32_single_96", DType::kFloat32),
-          MakeSingle<float, 128, 2>("float32_single_128", DType::kFloat32),
-          MakeSingle<Half, 16, 1>("float16_single_16", DType::kFloat16),
-          MakeSingle<Half, 32, 1>("float16_single_32", DType::kFloat16),
-          MakeSingle<Half, 48, 1>("float16_single_48", DType::kFloat16),
-          MakeSingle<Half, 64, 1>("float16_single_64", DType::kFloat16),
-          MakeSingle<Half, 96, 2>("float16_single_96", DType::kFloat16),
-          MakeSingle<Half, 128, 2>("float16_single_128", DType::kFloat16),
-          MakeSingle<BFloat16, 16, 1>("bfloat16_single_16", DType::kBFloat16),
-          MakeSingle<BFloat16, 32, 1>("bfloat16_single_32", DType::kBFloat16),
-          MakeSingle<BFloat16, 48, 1>("bfloat16_single_48", DType::kBFloat16),
-          MakeSingle<BFloat16, 64, 1>("bfloat16_single_64", DType::kBFloat16),
-          MakeSingle<BFloat16, 96, 2>("bfloat16_single_96", DType::kBFloat16),
-          MakeSingle<BFloat16, 128, 2>("bfloat16_single_128", DType::kBFloat16)};
+  std::vector<Variant> variants;
+  AddSingles<float>(variants);
+  AddSingles<Half>(variants);
+  AddSingles<BFloat16>(variants);
+  return variants;
 }
 
 }  // namespace lstm_fast::cuda

@@ -54,9 +54,9 @@ void Multiply(void* const (&lanes)[kLanes]) {
 }  // namespace
 
 void MultiplyTf32(Operands operands, Site site) { MeetWarp("MultiplyTf32", site, &Multiply<Tf32>, &operands); }
-void MultiplyHalf(Operands operands, Site site) { MeetWarp("Multiply16 of Half", site, &Multiply<Half>, &operands); }
+void MultiplyHalf(Operands operands, Site site) { MeetWarp("MultiplyHalf", site, &Multiply<Half>, &operands); }
 void MultiplyBFloat16(Operands operands, Site site) {
-  MeetWarp("Multiply16 of BFloat16", site, &Multiply<BFloat16>, &operands);
+  MeetWarp("MultiplyBFloat16", site, &Multiply<BFloat16>, &operands);
 }
 
 }  // namespace lstm_fast::emulation

@@ -11,7 +11,10 @@
 #include <vector>
 
 #include "cuda/device.h"
+#include "cuda/elements.h"
 #include "cuda/runtime.h"
+#include "machine.h"
+#include "memory.h"
 
 namespace lstm_fast::cuda {
 namespace {
@@ -20,6 +23,9 @@ using emulation::Access;
 using emulation::GlobalMemory;
 
 constexpr int kThreads = 128, kSteps = 6;
+
+// No kernel needs it so far.
+void SyncWarp(Site site = Site::Here()) { emulation::SyncWarp(site); }
 
 void Expect(bool condition, const std::string& what) {
   if (!condition) throw std::logic_error("wrong: " + what);
@@ -153,7 +159,7 @@ void WarpSignals(const Call call) {
 // d = d + a b, with operands from `in` and the places of PTX's tables: a [16, K], b [K, 8], d [16, 8].
 template <class T>
 uint32_t Pack(Global<const float> at, int stride) {
-  const uint32_t low = To<T>::From(at[0]).bits, high = To<T>::From(at[stride]).bits;
+  const uint32_t low = Rounded<T>(at[0]).bits, high = Rounded<T>(at[stride]).bits;
   return low | high << 16;
 }
 void Product(const Call call) {
@@ -183,9 +189,9 @@ void Product(const Call call) {
       b_words[word] = call.choice == 1 ? Pack<Half>(pair, 8) : Pack<BFloat16>(pair, 8);
     }
     if (call.choice == 1) {
-      Multiply16(Half{}, d, a_words, b_words);
+      MultiplyHalf(d, a_words, b_words);
     } else {
-      Multiply16(BFloat16{}, d, a_words, b_words);
+      MultiplyBFloat16(d, a_words, b_words);
     }
   }
   for (int i = 0; i < 4; ++i) out[(i < 2 ? group : group + 8) * 8 + in_group * 2 + (i & 1)] = d[i];
@@ -329,8 +335,8 @@ void CheckProducts() {
   std::uniform_real_distribution<float> uniform(-1, 1);
   const auto rounded = [](int choice, float value) -> double {
     return choice == 0   ? FloatOf(BitsOf(value) & 0xffffe000)
-           : choice == 1 ? ToReal(To<Half>::From(value))
-                         : ToReal(To<BFloat16>::From(value));
+           : choice == 1 ? ToReal(Rounded<Half>(value))
+                         : ToReal(Rounded<BFloat16>(value));
   };
   for (int choice = 0; choice < 3; ++choice) {
     const size_t depth = choice == 0 ? 8 : 16;
@@ -354,7 +360,7 @@ void CheckProducts() {
 // The result is nearer than its neighbours, or as near and even.
 template <class T>
 void CheckRounding(float value) {
-  const uint16_t bits = To<T>::From(value).bits;
+  const uint16_t bits = Rounded<T>(value).bits;
   const auto error = [&](int away) {
     return std::fabs(double{ToReal(T{static_cast<uint16_t>(bits + away)})} - double{value});
   };
@@ -370,16 +376,16 @@ void CheckConversions() {
   for (uint32_t bits = 0; bits < 0x10000; ++bits) {
     const auto narrow = static_cast<uint16_t>(bits);
     const float half = ToReal(Half{narrow}), bfloat = ToReal(BFloat16{narrow});
-    Expect(std::isnan(half) ? (narrow & 0x7fff) > 0x7c00 : To<Half>::From(half).bits == narrow, "Half and back");
-    Expect(std::isnan(bfloat) ? (narrow & 0x7fff) > 0x7f80 : To<BFloat16>::From(bfloat).bits == narrow,
+    Expect(std::isnan(half) ? (narrow & 0x7fff) > 0x7c00 : Rounded<Half>(half).bits == narrow, "Half and back");
+    Expect(std::isnan(bfloat) ? (narrow & 0x7fff) > 0x7f80 : Rounded<BFloat16>(bfloat).bits == narrow,
            "BFloat16 and back");
   }
   const float infinity = HUGE_VALF;
   Expect(ToReal(Half{0x0001}) == 0x1p-24f && ToReal(Half{0x3c00}) == 1 && ToReal(Half{0x7bff}) == 65504, "Half");
   Expect(ToReal(Half{0xfc00}) == -infinity && ToReal(BFloat16{0x3f80}) == 1, "infinity");
-  Expect(To<Half>::From(65519.996f).bits == 0x7bff && To<Half>::From(65520).bits == 0x7c00, "the largest Half");
-  Expect(To<Half>::From(0x1p-25f).bits == 0 && To<Half>::From(-0x1.8p-25f).bits == 0x8001, "the smallest Half");
-  Expect(To<BFloat16>::From(3.4e38f).bits == 0x7f80 && To<BFloat16>::From(NAN).bits == 0x7fff, "the largest BFloat16");
+  Expect(Rounded<Half>(65519.996f).bits == 0x7bff && Rounded<Half>(65520).bits == 0x7c00, "the largest Half");
+  Expect(Rounded<Half>(0x1p-25f).bits == 0 && Rounded<Half>(-0x1.8p-25f).bits == 0x8001, "the smallest Half");
+  Expect(Rounded<BFloat16>(3.4e38f).bits == 0x7f80 && Rounded<BFloat16>(NAN).bits == 0x7fff, "the largest BFloat16");
   Expect(FloatOf(RoundToTf32(1 + 0x1p-11f)) == 1 + 0x1p-10f && FloatOf(RoundToTf32(-1 - 0x1p-11f)) == -1 - 0x1p-10f &&
              FloatOf(RoundToTf32(1 + 0x1.ffcp-12f)) == 1 && FloatOf(RoundToTf32(infinity)) == infinity,
          "RoundToTf32");

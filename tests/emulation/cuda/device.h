@@ -14,7 +14,6 @@
 
 #define LSTM_FAST_KERNEL
 #define LSTM_FAST_DEVICE inline
-#define LSTM_FAST_HOST_DEVICE inline
 #define LSTM_FAST_BOUNDS(threads, blocks)
 #define LSTM_FAST_ARGUMENT const
 #define LSTM_FAST_UNROLL
@@ -61,7 +60,6 @@ inline int Block() { return emulation::Current().block->index; }
 inline int Blocks() { return emulation::Blocks(); }
 
 inline void SyncBlock(Site site = Site::Here()) { emulation::SyncBlock(site); }
-inline void SyncWarp(Site site = Site::Here()) { emulation::SyncWarp(site); }
 inline void ArriveAtCluster(Site site = Site::Here()) { emulation::ArriveAtCluster(site); }
 inline void AwaitCluster(Site site = Site::Here()) { emulation::AwaitCluster(site); }
 
@@ -131,49 +129,21 @@ struct alignas(16) Words {
   uint32_t word[4];
 };
 
-struct Half {
-  uint16_t bits;
-};
-struct BFloat16 {
-  uint16_t bits;
-};
-
-inline float ToReal(float value) { return value; }
-inline double ToReal(double value) { return value; }
-inline float ToReal(Half value) { return emulation::numbers::HalfToFloat(value.bits); }
-inline float ToReal(BFloat16 value) { return emulation::numbers::BFloat16ToFloat(value.bits); }
-
-template <class T>
-struct To;
-template <>
-struct To<float> {
-  static float From(float value) { return value; }
-};
-template <>
-struct To<double> {
-  static double From(double value) { return value; }
-};
-template <>
-struct To<Half> {
-  static Half From(float value) { return {emulation::numbers::FloatToHalf(value)}; }
-};
-template <>
-struct To<BFloat16> {
-  static BFloat16 From(float value) { return {emulation::numbers::FloatToBFloat16(value)}; }
-};
-
-inline uint32_t BitsOf(float value) { return emulation::numbers::BitsOf(value); }
-inline float FloatOf(uint32_t bits) { return emulation::numbers::FloatOf(bits); }
+using emulation::numbers::BFloat16ToFloat;
+using emulation::numbers::BitsOf;
+using emulation::numbers::FloatOf;
+using emulation::numbers::FloatToBFloat16;
+using emulation::numbers::FloatToHalf;
+using emulation::numbers::HalfToFloat;
 inline uint32_t RoundToTf32(float value) { return emulation::numbers::FloatToTf32(value); }
 
 inline void MultiplyTf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Site site = Site::Here()) {
   emulation::MultiplyTf32({d, a, b}, site);
 }
-inline void Multiply16(Half, float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Site site = Site::Here()) {
+inline void MultiplyHalf(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Site site = Site::Here()) {
   emulation::MultiplyHalf({d, a, b}, site);
 }
-inline void Multiply16(BFloat16, float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
-                       Site site = Site::Here()) {
+inline void MultiplyBFloat16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Site site = Site::Here()) {
   emulation::MultiplyBFloat16({d, a, b}, site);
 }
 

@@ -1,13 +1,17 @@
 // What surrounds the recurrence where there is a mask: finding the real timesteps, adding up the gradients of
 // outputs after the last of them, and filling the other timesteps.
-#ifndef LSTM_FAST_CUDA_PLAN_H_
-#define LSTM_FAST_CUDA_PLAN_H_
+#ifndef LSTM_FAST_CUDA_MASK_H_
+#define LSTM_FAST_CUDA_MASK_H_
 
 #include <cstdint>
 
 #include "cuda/device.h"
-#include "cuda/group.h"
+#include "cuda/elements.h"
 #include "cuda/kernels.h"
+#include "cuda/layout.h"
+#include "cuda/recurrence.h"
+#include "cuda/rows.h"
+#include "lstm_fast/lstm.h"
 
 namespace lstm_fast::cuda {
 
@@ -85,8 +89,9 @@ constexpr int kPaddingThreads = 128;
 
 // A block takes 32 units of one row after the other, a unit for each lane. A warp adds every fourth timestep, from the
 // first to the last, and then the warps' sums are added in their order: the same sum every time.
-template <class Element, class Real>
+template <class Element>
 LSTM_FAST_KERNEL void LSTM_FAST_BOUNDS(kPaddingThreads, 1) SumPadding(LSTM_FAST_ARGUMENT PaddingCall call) {
+  using Real = RealOf<Element>;
   constexpr int kWarps = kPaddingThreads / 32;
   constexpr int kAtOnce = 16;  // loads under way
   const Problem& problem = call.problem;
@@ -94,14 +99,14 @@ LSTM_FAST_KERNEL void LSTM_FAST_BOUNDS(kPaddingThreads, 1) SumPadding(LSTM_FAST_
   const Global<Real> sums = InGlobal<Real>(call.sums);
   const Shared<Real> of_warps = InShared<Real>(0, kPaddingThreads);
   const int lane = Thread() % 32, warp = Thread() / 32, time = static_cast<int>(problem.time);
-  const int64_t units = problem.units, parts = CeilDivide(units, 32), of_row = problem.directions * parts;
+  const int64_t units = problem.units, strips = CeilDivide(units, 32), of_row = problem.directions * strips;
   for (int64_t i = Block(); i < problem.batch * of_row; i += Blocks()) {
-    const int64_t b = i / of_row, unit = i % parts * 32 + lane;
-    const int direction = static_cast<int>(i % of_row / parts);
+    const int64_t b = i / of_row, unit = i % strips * 32 + lane;
+    const int direction = static_cast<int>(i % of_row / strips);
     const int32_t count = InGlobal<const int32_t>(call.plan.count)[b];
     if (count == 0) continue;  // its outputs are zero, whatever its inputs are
     const bool reversed = IsReversed(direction, problem), exists = unit < units;
-    const Row row = {static_cast<int32_t>(b), count, InGlobal<const int32_t>(call.plan.first)[b]};
+    const GroupRow row = {static_cast<int32_t>(b), count, InGlobal<const int32_t>(call.plan.first)[b]};
     const int last = TimeOf(row, count - 1, reversed, time, InGlobal<const int32_t>(call.plan.steps));
     const int padding = reversed ? last : time - 1 - last;
     Real sum = 0;
@@ -159,4 +164,4 @@ LSTM_FAST_KERNEL void FillMasked(LSTM_FAST_ARGUMENT FillCall call) {
 
 }  // namespace lstm_fast::cuda
 
-#endif  // LSTM_FAST_CUDA_PLAN_H_
+#endif  // LSTM_FAST_CUDA_MASK_H_
