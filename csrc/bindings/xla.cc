@@ -47,8 +47,7 @@ class Call {
   }
 
   void* Result(const Name& name, const Shape& shape, bool optional) {
-    return CheckShape(optional ? results_.NextOptional(name, type_) : results_.Next(name, type_), name, shape,
-                      optional);
+    return results_.NextData(name, type_, shape, optional);
   }
 
   void Results(void* (&data)[2], const char* name, const Shape& shape, bool optional) {
@@ -67,7 +66,7 @@ class Call {
     const Shape shape = {
         {p.batch, p.directions, ReserveSteps(p.reserve, p.time), ReserveStepBytes(p.reserve, p.dtype, p.units)},
         kReserveLetters};
-    return CheckShape(results_.Next("reserve", Type::kUint8), "reserve", shape, false);
+    return results_.NextData("reserve", Type::kUint8, shape, false);
   }
 
   Inputs inputs;

@@ -86,6 +86,10 @@ Array Reader::Next(const Name& name, Type type) {
 
 Array Reader::NextOptional(const Name& name, Type type) { return AbsentIfEmpty(Next(name, type)); }
 
+void* Reader::NextData(const Name& name, Type type, const Shape& shape, bool optional) {
+  return CheckShape(optional ? NextOptional(name, type) : Next(name, type), name, shape, optional);
+}
+
 std::array<Array, 2> Reader::NextList(const char* name, Type type, int directions, bool optional) {
   return ReadEntries(directions,
                      [&](int n) { return optional ? NextOptional(Name(name, n), type) : Next(Name(name, n), type); });

@@ -31,6 +31,8 @@ class Reader {
   const Buffer& Peek() const;
   Array Next(const Name& name, Type type);
   Array NextOptional(const Name& name, Type type);  // shape [0]: absent
+  // The data of the next one, which has that shape; null where it is optional and absent.
+  void* NextData(const Name& name, Type type, const Shape& shape, bool optional);
   std::array<Array, 2> NextList(const char* name, Type type, int directions, bool optional);
 
  private:

@@ -54,9 +54,7 @@ class Call {
     return Result("dz", ProjectedShape(inputs.problem), false);
   }
 
-  const void* Operand(const char* name, const Shape& shape) {
-    return CheckShape(operands_.NextOptional(name, type_), name, shape, true);
-  }
+  const void* Operand(const char* name, const Shape& shape) { return operands_.NextData(name, type_, shape, true); }
 
   void States(const void* (&data)[2], const char* name) {
     const auto arrays = operands_.NextList(name, type_, inputs.problem.directions, true);
@@ -66,8 +64,7 @@ class Call {
   }
 
   void* Result(const Name& name, const Shape& shape, bool optional) {
-    return CheckShape(optional ? results_.NextOptional(name, type_) : results_.Next(name, type_), name, shape,
-                      optional);
+    return results_.NextData(name, type_, shape, optional);
   }
 
   void StateResults(void* (&data)[2], const char* name) {

@@ -3,7 +3,6 @@
 #include "cuda/select.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -16,73 +15,18 @@
 #include <tuple>
 #include <vector>
 
+#include "cuda/cost.h"
 #include "cuda/layout.h"
 #include "lstm_fast/lstm.h"
 
 namespace lstm_fast::cuda {
 namespace {
 
-// The cost model: microseconds of a timestep, as a sum of what takes its time one after the other. The numbers are a
-// fit, of non-negative least squares, to what `benchmarks.tune` measured on an H100 of all cuts of nine problems in
-// three precisions. Of its choices among these cuts the worst takes 1.16 times as long as the best, all on average 1.01
-// times.
-struct Costs {
-  double exchange[3];  // by block, cluster, grid: of a timestep, whatever there is to do
-  double products;     // of a fragment for one row, by all warps of a multiprocessor
-  double shared;       // a fragment in shared memory, by one warp,
-  double streamed;     // or in global memory
-  double cell;         // a unit in a row, by one thread,
-  double anew;         // and more where the thread does not keep it from timestep to timestep
-  double narrow;       // kernels for blocks of 512 threads, whose registers do not suffice: a job in a round,
-  double narrow_step;  // and a timestep
-  // Forward: 16 bytes that a thread receives through global memory, a cell that it sends to a block. Backward: a part
-  // of a sum that a thread adds, by block, cluster, grid; the rows that a warp passes on of a job, four at once.
-  double receive, send;
-  double add[3], put;
-  double traffic;  // a kilobyte that a block gets through global memory
-};
-// By pass, forward and backward; for multiply-add and for tensor cores.
-constexpr Costs kCosts[2][2] = {
-    {{{0.318, 0.788, 1.36}, 0.00137, 0.0103, 0.196, 0.548, 0.312, 0, 0, 0, 0.0117, {0, 0, 0}, 0, 0.0159},
-     {{0.721, 1.32, 1.61}, 0.000951, 0.0116, 0.321, 0.567, 0.641, 2.62, 0, 0.0575, 0.0186, {0, 0, 0}, 0, 0.00586}},
-    {{{0.156, 0.604, 1.08}, 0.00206, 0.0156, 0.822, 0.79, 1.21, 0.291, 2.07, 0, 0, {0, 0.0005, 0.0175}, 0.0539, 0},
-     {{0, 1.07, 1.49},
-      0.00151,
-      0.0213,
-      0.531,
-      0.797,
-      1.1,
-      0.367,
-      0.762,
-      0,
-      0,
-      {0.113, 0.0109, 0.0015},
-      0.0761,
-      0.0751}}};
-
-// Of the kernels whose blocks have everything of a row (single.h), microseconds of a timestep. No device has measured
-// them yet. `wait` is what kernels of one row took on an H100, by how many instructions of a warp a timestep now has
-// (for sm_90, with 64 and 128 units: 166 and 269 forward, 212 and 294 backward; it had 466 and 570), and with two
-// blocks what a cluster's exchange takes more than a block's in the table above. The others are instructions, one a
-// cycle on each of a multiprocessor's four schedulers, at 1.7 GHz.
-struct SingleCosts {
-  double wait[2];  // of a timestep for the one before, by blocks
-  double warp;     // of the multiprocessor,
-  double product;  // and more for each unit of the sum
-};
-constexpr SingleCosts kSingleCosts[2] = {{{0.44, 1.19}, 0.015, 0.00015}, {{0.58, 1.25}, 0.022, 0.00015}};
-
 class Selection {
  public:
   Selection(const Problem& problem, bool dropout, Pass pass, const Device& device, const ResidentQuery& resident,
             const Forced& forced)
-      : problem_(problem),
-        dropout_(dropout),
-        pass_(pass),
-        backward_(pass == Pass::kBackward),
-        device_(device),
-        resident_(resident),
-        forced_(forced) {}
+      : problem_(problem), dropout_(dropout), pass_(pass), device_(device), resident_(resident), forced_(forced) {}
 
   std::optional<Choice> Best() {
     VisitCuts([this](const Variant& variant, const Cut& cut) { Consider(variant, cut); });
@@ -132,7 +76,7 @@ class Selection {
   bool Fits(const Variant& variant) const {
     const bool has_tensor_cores = device_.code >= 80;
     if (variant.dtype != problem_.dtype || variant.dropout != dropout_) return false;
-    if (!backward_ && !variant.forward) return false;
+    if (pass_ == Pass::kForward && !variant.forward) return false;
     if (variant.row_blocks > 0 && problem_.units > variant.most_units) return false;
     switch (problem_.dtype) {
       case DType::kFloat64:
@@ -224,11 +168,11 @@ class Selection {
     const int64_t sets = problem_.directions * CeilDivide(problem_.batch, cut.rows);
     // The device is asked only about what could be the best if it held everything at once.
     choice.cut.groups = static_cast<int>(std::min<int64_t>(sets, device_.multiprocessors));
-    if (best_ && StepMicroseconds(variant, choice) >= best_->microseconds) return;
+    if (best_ && Microseconds(variant, choice) >= best_->microseconds) return;
     const int64_t groups = Groups(sets, Resident(variant, choice.cut));
     if (groups == 0) return;
     choice.cut.groups = static_cast<int>(groups);
-    choice.microseconds = static_cast<double>(CeilDivide(sets, groups)) * StepMicroseconds(variant, choice);
+    choice.microseconds = static_cast<double>(CeilDivide(sets, groups)) * Microseconds(variant, choice);
     if (!best_ || choice.microseconds < best_->microseconds) best_ = choice;
   }
 
@@ -243,7 +187,7 @@ class Selection {
       cut.warps = static_cast<int>(jobs);
       return;
     }
-    if (backward_) {
+    if (pass_ == Pass::kBackward) {
       const ProductSizes sizes = ProductSizesOf(problem_.dtype, variant.tensor_cores);
       const int64_t whole = CeilDivide(problem_.units, sizes.backward_units);
       while (cut.splits < 4 && (dropout_ || whole * cut.splits < kEnoughWarps)) cut.splits *= 2;
@@ -264,75 +208,19 @@ class Selection {
     return known->second;
   }
 
+  double Microseconds(const Variant& variant, const Choice& choice) const {
+    return StepMicroseconds(problem_, pass_, variant, choice.cut, choice.fragments_streamed, device_);
+  }
+
   // A group keeps its direction, and with it its share of the recurrent kernel, if their number is even.
   int64_t Groups(int64_t sets, int64_t resident) const {
     const int64_t groups = std::min(sets, resident);
     return groups < sets && groups > 1 ? groups - groups % problem_.directions : groups;
   }
 
-  double StepMicroseconds(const Variant& variant, const Choice& choice) const {
-    const Cut& cut = choice.cut;
-    if (variant.row_blocks > 0) return SingleStepMicroseconds(variant, cut);
-    const Costs& costs = kCosts[backward_][variant.tensor_cores];
-    const int exchange = static_cast<int>(cut.exchange), threads = cut.warps * 32, cells = cut.rows * cut.units;
-    const bool grid = cut.exchange == Exchange::kGrid, cluster = cut.exchange == Exchange::kCluster;
-    const bool narrow = variant.most_threads > 256;
-    // float64 takes twice as long, a product of three parts three times; tensor cores take four rows in the time of
-    // one.
-    const double size = problem_.dtype == DType::kFloat64                                 ? 2
-                        : variant.tensor_cores && variant.precision == Precision::kTf32x3 ? 3
-                                                                                          : 1;
-    const double rows = size * (variant.tensor_cores ? variant.rows / 4.0 : variant.rows);
-    const WarpWork work = WorkOfWarp(problem_, variant, cut, pass_);
-    const auto jobs = static_cast<double>(work.jobs), of_job = static_cast<double>(work.fragments_of_job);
-    // Of its first job a warp multiplies some more fragments, if it has registers for them.
-    const int64_t rounded = RoundUp(work.fragments_of_job, kFragmentsAtOnce);
-    const double multiplied =
-        std::max<double>(static_cast<double>(std::min<int64_t>(variant.registers, rounded)), of_job) +
-        (jobs - 1) * of_job;
-    const double rounds = cut.rows / variant.rows;
-    // Blocks, which share it.
-    const auto per_multiprocessor =
-        static_cast<double>(CeilDivide(int64_t{cut.groups} * cut.blocks, device_.multiprocessors));
-    double time =
-        costs.exchange[exchange] + per_multiprocessor * rounds * cut.warps * multiplied * rows * costs.products +
-        rounds *
-            (cut.fragments_shared * costs.shared + static_cast<double>(choice.fragments_streamed) * costs.streamed);
-    // Cells of a thread: of all threads of the block, or, of a warp, of the lanes that finish a job.
-    const bool spread = variant.split || backward_;
-    const double of_thread =
-        spread ? static_cast<double>(CeilDivide(cells, threads)) : rounds * std::max(1, variant.rows / 4) * jobs;
-    const double keeps = spread ? (narrow ? 1 : 2) : (rounds * jobs == 1 ? of_thread : 0);
-    const double real = std::min(1.0, static_cast<double>(problem_.batch) / cut.rows);  // others take no time
-    time += real * (of_thread * costs.cell + std::max(0.0, of_thread - keeps) * costs.anew);
-    if (narrow) time += rounds * (backward_ ? jobs : 1) * costs.narrow + costs.narrow_step;
-    if (backward_) {
-      const double sources = double(cut.blocks) * cut.splits;
-      time += of_thread * sources * costs.add[exchange] + rounds * jobs * std::max(1.0, variant.rows / 4.0) * costs.put;
-      if (grid) time += per_multiprocessor * 4e-3 * cells * sources * costs.traffic;
-    } else {
-      const int operand_bytes = ProductSizesOf(problem_.dtype, variant.tensor_cores).operand_bytes;
-      const double received = cut.rows * double(problem_.units) * operand_bytes;
-      if (grid)
-        time +=
-            std::ceil(received / 16 / threads) * costs.receive + per_multiprocessor * 1e-3 * received * costs.traffic;
-      if (cluster) time += of_thread * cut.blocks * costs.send;
-    }
-    return time;
-  }
-
-  double SingleStepMicroseconds(const Variant& variant, const Cut& cut) const {
-    const SingleCosts& costs = kSingleCosts[backward_];
-    const auto per_multiprocessor =
-        static_cast<double>(CeilDivide(int64_t{cut.groups} * cut.blocks, device_.multiprocessors));
-    return std::max(costs.wait[cut.blocks - 1],
-                    per_multiprocessor * cut.warps * (costs.warp + costs.product * variant.most_units));
-  }
-
   const Problem& problem_;
   const bool dropout_;
   const Pass pass_;
-  const bool backward_;
   const Device& device_;
   const ResidentQuery& resident_;
   const Forced& forced_;
