@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import operator
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -35,7 +37,6 @@ class Settings(TypedDict, total=False):
     """The arguments of `lstm_fast.config`; None stands for the environment's value, else the default."""
 
     kernel: str | None
-    isa: str | None
     threads: int | None
     keep_mib: int | None
     precision: str | None
@@ -52,20 +53,25 @@ class _Setting(NamedTuple):
 
 def _one_of(choices: tuple[str, ...]) -> Callable[[str, Any], Any]:
     def check(name: str, value: Any) -> str:
-        if value not in choices:
+        if not isinstance(value, str) or value not in choices:
             raise ValueError(f"{name}: expected one of {', '.join(choices)}, found {value!r}")
-        return str(value)
+        return choices[choices.index(value)]  # not `value`, which may be of an enumeration
 
     return check
 
 
 def _integer(least: int, most: int) -> Callable[[str, Any], Any]:
     def check(name: str, value: Any) -> int:
-        if isinstance(value, bool) or not hasattr(value, "__index__"):
-            raise TypeError(f"{name}: expected an integer from {least} to {most}, found {value!r}")
-        if not least <= value <= most:
-            raise ValueError(f"{name}: expected an integer from {least} to {most}, found {value!r}")
-        return int(value)
+        expected = f"{name}: expected an integer from {least} to {most}, found {value!r}"
+        try:
+            number = operator.index(value)
+        except TypeError:
+            raise TypeError(expected) from None
+        if isinstance(value, bool):
+            raise TypeError(expected)
+        if not least <= number <= most:
+            raise ValueError(expected)
+        return number
 
     return check
 
@@ -76,20 +82,10 @@ def _boolean(name: str, value: Any) -> bool:
     return value
 
 
-def _text(name: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{name}: expected a text, found {value!r}")
-    return value
-
-
 def _folder(name: str, value: Any) -> Path:
     if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
         raise TypeError(f"{name}: expected the path of a folder, found {value!r}")
     return Path(os.path.expanduser(value)).absolute()
-
-
-def _set_isa(isa: str | None) -> None:
-    core().set_isa(isa)
 
 
 def _set_threads(threads: int | None) -> None:
@@ -106,7 +102,6 @@ def _set_skips_repeats(skips: bool | None) -> None:
 
 _SETTINGS = {
     "kernel": _Setting(_one_of(KERNELS)),
-    "isa": _Setting(_text, _set_isa),  # the library knows the names
     "threads": _Setting(_integer(1, 4096), _set_threads),
     "keep_mib": _Setting(_integer(0, _MOST_MIB), _set_kept),
     "precision": _Setting(_one_of(PRECISIONS)),
@@ -119,7 +114,7 @@ class Config:
     """The settings, `lstm_fast.config`: attributes to read and to set. A call sets several, also for a `with` block.
 
     A setting is for the whole process, for all its threads. A value that is set here comes before the environment
-    variable. None removes it again. An attribute always shows the value in use.
+    variable. None removes it again: the variable is then read as it is now. An attribute shows the value in use.
 
     Setting one raises TypeError or ValueError, with what was expected and found, or RuntimeError if the compiled
     library cannot be used here. Reading one raises ValueError if the variable has a bad value.
@@ -140,10 +135,13 @@ class Config:
     def __call__(self, **settings: Unpack[Settings]) -> PutBack:
         """Sets several settings, by the names of the attributes. If one of them is wrong, none is set.
 
-        In a `with` statement, the end of the block restores the settings from before. Blocks that run at the same time
-        in two threads see each other's settings.
+        In a `with` statement, the end of the block restores the settings from before. Two threads must not have such
+        blocks at the same time: the settings are the process's, and each block restores what it found.
         """
         return PutBack(self, self._update(settings))
+
+    def __reduce__(self) -> str:
+        return "config"  # a copy, or a pickle in another process, is the process's own
 
     def __repr__(self) -> str:
         return f"<lstm_fast.config {' '.join(f'{name}={self._shown(name)}' for name in VARIABLES)}>"
@@ -166,13 +164,10 @@ class Config:
     def isa(self) -> str:
         """Instruction set on the CPU: one of `lstm_fast.status().available_isas`. LSTM_FAST_ISA, else the best.
 
-        Read at each call, also in a graph. Results of different instruction sets may differ in their last bits.
+        It cannot be set here: the backward pass needs the instruction set of its forward pass. The variable is read at
+        the first call. Results of different instruction sets may differ in their last bits.
         """
         return str(core().isa())
-
-    @isa.setter
-    def isa(self, isa: str | None) -> None:
-        self._update({"isa": isa})
 
     @property
     def threads(self) -> int:
@@ -261,31 +256,46 @@ class Config:
             checked[name] = None if value is None else _SETTINGS[name].check(f"lstm_fast.config: `{name}`", value)
         with self._lock:
             before = {name: self._set.get(name) for name in checked}
-            done = []
             try:
-                for name, value in checked.items():
-                    _SETTINGS[name].apply(value)
-                    self._set[name] = value
-                    done.append(name)
-            except BaseException:
-                for name in done:
-                    _SETTINGS[name].apply(before[name])
-                    self._set[name] = before[name]
-                raise
+                self._apply(checked)
+            except BaseException as error:
+                with contextlib.suppress(ValueError):  # of a variable; the first error is the one to tell
+                    self._apply(before)
+                raise error from None
             return before
+
+    def restore(self, settings: Mapping[str, Any]) -> None:
+        """Sets some settings to values that they have had: all that can be. Raises if a variable has a bad value."""
+        with self._lock:
+            self._apply(settings)
+
+    def _apply(self, settings: Mapping[str, Any]) -> None:
+        """Sets as many as can be set, then raises the first error."""
+        first: Exception | None = None
+        for name, value in settings.items():
+            try:
+                _SETTINGS[name].apply(value)
+                self._set[name] = value
+            except Exception as error:
+                first = first or error
+        if first:
+            raise first
 
 
 class PutBack:
     """Restores the settings that `lstm_fast.config(...)` has changed, at the end of a `with` block."""
 
     def __init__(self, config: Config, before: Mapping[str, Any]) -> None:
-        self._config, self._before = config, before
+        self._config, self._before, self._used = config, before, False
 
     def __enter__(self) -> Config:
+        if self._used:
+            raise RuntimeError("lstm_fast.config: a block has ended with these settings; call lstm_fast.config again")
+        self._used = True
         return self._config
 
     def __exit__(self, *_: object) -> None:
-        self._config._update(self._before)
+        self._config.restore(self._before)
 
 
 config = Config()
@@ -301,7 +311,7 @@ def origin(name: str) -> str:
 
 def set_here() -> dict[str, Any]:
     """Returns the settings that the program has made. They come before those of the environment."""
-    return {name: value for name, value in config._set.items() if value is not None}
+    return {name: value for name, value in config._set.copy().items() if value is not None}
 
 
 def set_in_environment() -> dict[str, str]:

@@ -38,10 +38,8 @@ bool InitialSkipsRepeats() {
   return value == "1";
 }
 
-std::atomic<bool>& SkipsRepeatsSetting() {
-  static std::atomic<bool> setting{InitialSkipsRepeats()};
-  return setting;
-}
+enum class Repeats { kNotRead, kComputed, kSkipped };
+std::atomic<Repeats> repeats_setting{Repeats::kNotRead};
 
 // Consecutive sorted rows.
 struct Tile {
@@ -346,8 +344,14 @@ CallCounts GetCallCounts() { return {forward_calls.load(), backward_calls.load()
 
 TimestepCounts GetTimestepCounts() { return {timesteps_given.load(), timesteps_computed.load()}; }
 
-bool SkipsRepeats() { return SkipsRepeatsSetting(); }
+bool SkipsRepeats() {
+  if (repeats_setting.load() == Repeats::kNotRead) SetSkipsRepeats(std::nullopt);
+  return repeats_setting.load() == Repeats::kSkipped;
+}
 
-void SetSkipsRepeats(std::optional<bool> skips) { SkipsRepeatsSetting() = skips ? *skips : InitialSkipsRepeats(); }
+void SetSkipsRepeats(std::optional<bool> skips) {
+  repeats_setting.store(skips.value_or(false) || (!skips && InitialSkipsRepeats()) ? Repeats::kSkipped
+                                                                                   : Repeats::kComputed);
+}
 
 }  // namespace lstm_fast

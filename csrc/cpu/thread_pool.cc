@@ -279,11 +279,11 @@ class ThreadPool final : public Parallel {
 std::atomic<ThreadPool*> pool{nullptr};
 std::mutex pool_mutex;
 
-ThreadPool& Pool() {
+ThreadPool& Pool(Count (*first_count)() = &InitialCount) {
   if (ThreadPool* p = pool.load(std::memory_order_acquire)) return *p;
   const std::lock_guard<std::mutex> lock(pool_mutex);
   if (!pool.load()) {
-    pool.store(new ThreadPool(Counts{InitialCount(), {}}), std::memory_order_release);
+    pool.store(new ThreadPool(Counts{first_count(), {}}), std::memory_order_release);
   }
   return *pool.load();
 }
@@ -316,7 +316,9 @@ void SetThreadCount(std::optional<int> count) {
     throw std::invalid_argument("threads: expected an integer from 1 to " + std::to_string(kMostThreads) + "; found " +
                                 std::to_string(*count));
   }
-  Pool().Resize(count ? Count{*count, "lstm_fast.config", true} : InitialCount());
+  const auto any = [] { return Count{1, "processors", false}; };  // a bad variable does not matter where a count is set
+  const Count own = count ? Count{*count, "lstm_fast.config", true} : InitialCount();
+  Pool(any).Resize(own);
 }
 
 void FollowThreadCount(int count, const char* source) { Pool().Follow({count, source, false}); }

@@ -16,6 +16,7 @@ LSTM_FAST_EXPORT std::vector<std::string> CompiledIsas();   // slowest first
 LSTM_FAST_EXPORT std::vector<std::string> AvailableIsas();  // slowest first
 
 // Throw std::invalid_argument for a name that is unknown or unavailable here. Without a name: the initial one again.
+// For tests and measurements: no call may be under way, and a backward pass needs the isa of its forward pass.
 LSTM_FAST_EXPORT std::string ActiveIsa();
 LSTM_FAST_EXPORT void SetIsa(const std::optional<std::string>& name);
 
