@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-# Uses of the stack for each product of a loop. 0 on AArch64. On x86, GCC 12 unrolls sums over a fixed number of terms
-# and then keeps two of them on the stack: four uses to 48 products. More uses mean that the tile is too large.
+# Uses of the stack for each product of a loop. 0 on AArch64. On x86, GCC 12 may unroll sums over a fixed number of
+# terms and then keep two of them on the stack: four uses to 48 products. More uses mean that the tile is too large.
 MOST = {"aarch64": 0.0, "x86-64": 1 / 12}
 
 _FUNCTION = re.compile(r"^[0-9a-f]+ <(.*)>:$")

@@ -81,9 +81,9 @@ struct Gradients {
   bool fresh;  // nothing has been added yet: what is there is overwritten
 };
 
-// gradient += left^T dz for some columns and panels, where `packed` holds the columns of left. So many pairs at once
-// are summed by themselves and then added: one running sum over thousands of timesteps would lose digits that Keras,
-// which adds a product per timestep, keeps. The first column is a multiple of kMicroRows.
+// gradient += left^T dz for some columns and panels, where `packed` holds the columns of left. kPairsAtOnce pairs are
+// summed by themselves and then added: one running sum over thousands of timesteps would lose digits that Keras, which
+// adds a product per timestep, keeps. The first column is a multiple of kMicroRows.
 template <class Real, bool kPerGate>
 void AccumulatePanels(const Direction<Real>& d, const Real* packed, int64_t first_column, int64_t last_column,
                       int64_t first_panel, int64_t last_panel, const Real* dz, int64_t total, bool fresh,

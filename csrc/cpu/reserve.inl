@@ -58,8 +58,8 @@ struct Skip {
 };
 
 // The skips of a row, in the order of the forward pass: at the end of its table or, if it has none, in the entries that
-// they have left free at the end of its part. Last stands how many there are, after a number that neither a
-// gate nor a state can be; the skips lie before it.
+// they have left free at the end of its part. Last stands how many there are, after a number that neither a gate nor a
+// state can be; the skips lie before it.
 template <class Real>
 class Skips {
  public:
