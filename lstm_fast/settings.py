@@ -259,7 +259,7 @@ class Config:
             try:
                 self._apply(checked)
             except BaseException as error:
-                with contextlib.suppress(ValueError):  # of a variable; the first error is the one to tell
+                with contextlib.suppress(ValueError, LibraryError):  # the first error is the one to tell
                     self._apply(before)
                 raise error from None
             return before
