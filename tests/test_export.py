@@ -289,7 +289,7 @@ def test_wrong_file_is_not_left(tmp_path: pathlib.Path, monkeypatch: pytest.Monk
 def test_file_runs_without_this_package(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file with an op of this package is an error, although this process has the op."""
     monkeypatch.setattr(lstm_fast.writing, "_WRITERS", ())
-    monkeypatch.setattr(exports.convert, "as_keras", contextlib.nullcontext)
+    monkeypatch.setattr(exports.writing.convert, "as_keras", contextlib.nullcontext)
     with pytest.raises(exports.ExportError, match=r"does not run: .*LstmFast"):
         export(make_model(), tmp_path, "saved_model")
     assert not list(tmp_path.iterdir())
@@ -390,7 +390,7 @@ def test_only_a_saved_model_is_replaced(tmp_path: pathlib.Path) -> None:
         (folder / name).touch()
 
     def odd() -> str | None:
-        return exports._beside_a_saved_model(folder)
+        return exports.targets.beside_a_saved_model(folder)
 
     assert odd() == "assets"  # without a graph, nothing belongs to a SavedModel
     graph.touch()
@@ -412,7 +412,7 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: pathlib.Path, monk
     def refuse(*_: Any, **__: Any) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(exports.tempfile, "mkdtemp", refuse)
+    monkeypatch.setattr(exports.targets.tempfile, "mkdtemp", refuse)
     with pytest.raises(
         ValueError, match=r"`path`: expected a folder that can be written, found .* \(Permission denied"
     ):
@@ -425,7 +425,7 @@ def test_both_files_of_openvino_stay_if_one_cannot_be_replaced(tmp_path: pathlib
         file.write_text(file.name)
     path.with_suffix(".bin").mkdir()
     with pytest.raises(IsADirectoryError):
-        exports._move(written, path)
+        exports.targets.move(written, path)
     assert path.read_text() == "model.xml"
 
 
@@ -514,21 +514,21 @@ def test_examples_of_objects() -> None:
 
 @pytest.mark.fast
 def test_sizes_of_batches_are_any_integers() -> None:
-    assert exports._positive(np.int64(2)) == 2
-    assert type(exports._positive(np.int64(2))) is int
-    assert [exports._positive(number) for number in (True, np.True_, -1, 2.0, "2")] == [None] * 5
+    assert exports.arguments.positive(np.int64(2)) == 2
+    assert type(exports.arguments.positive(np.int64(2))) is int
+    assert [exports.arguments.positive(number) for number in (True, np.True_, -1, 2.0, "2")] == [None] * 5
 
 
 def test_the_number_of_rows_is_told() -> None:
     for rows, note in ((1, "the file takes 1 row a call"), (2, "the file takes 2 rows a call")):
         spec = keras.InputSpec(shape=(rows, None), dtype="int32", name="ids")
-        assert exports._known(make_model(), "onnx", [spec]) == [note]
+        assert exports.report.notes_for_users(make_model(), "onnx", [spec]) == [note]
 
 
 def test_what_to_do_about_random_numbers() -> None:
     reason = 'In Node, ("stateless_random_uniform/StatelessRandomUniformV2", StatelessRandomUniformV2, "", -1)'
-    assert "call no layer in it with training=True" in exports._advice(reason)
-    assert not exports._advice("No registered class RandomRotation")
+    assert "call no layer in it with training=True" in exports.errors.advice(reason)
+    assert not exports.errors.advice("No registered class RandomRotation")
 
 
 def test_rows_of_a_litert_file_are_told() -> None:
