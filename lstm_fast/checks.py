@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from lstm_fast import cells, functional, masks, states
+from lstm_fast import arrays, cells, masks, states
 
 
 def check_symbolic_call(layer: Any, args: Sequence[Any], kwargs: Any, directions: Sequence[Any]) -> None:
@@ -43,7 +43,7 @@ def _check_call(layer: Any, sequences: Any, initial_state: Any, mask: Any, direc
         if any(cells.other_cell(direction) for direction in directions):  # another cell may take other shapes
             return
         features = _features(directions)
-        batch, time, _ = functional.check_shape("sequences", sequences, batch=None, time=None, features=features)
+        batch, time, _ = arrays.check_shape("sequences", sequences, batch=None, time=None, features=features)
         states.check_batch(directions, batch)
         if mask is not None:
             masks.check(mask, batch, time)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from lstm_fast import arrays
 from lstm_fast.backends import (
     DTYPES,
     FRAMEWORKS,
@@ -25,8 +26,6 @@ from lstm_fast.backends import (
 )
 from lstm_fast.backends.backend import Backend
 from lstm_fast.settings import config, origin
-
-Shape = tuple[int | None, ...]
 
 # The fields of Direction: the caller's name for each, and its shape.
 _FIELDS = {
@@ -238,8 +237,8 @@ def run(
     name = _input_name(directions)
     backend = backend_of(_framework_of(x, name))
     x = _array(backend, name, x, of=name)
-    dtype = check_dtype(name, x, DTYPES)
-    batch, time, features = check_shape(name, x, batch=None, time=None, features=None)
+    dtype = arrays.check_dtype(name, x, DTYPES)
+    batch, time, features = arrays.check_shape(name, x, batch=None, time=None, features=None)
     checked = []
     for direction in directions:
         values = {}
@@ -247,25 +246,25 @@ def run(
             if value is not None:
                 label = _FIELDS[field][0]
                 values[field] = _array(backend, label, value, of=name, like=x)
-                check_dtype(label, values[field], (dtype,))
-        units, _ = check_shape("recurrent_kernel", values["recurrent_kernel"], units=None, gates=None)
+                arrays.check_dtype(label, values[field], (dtype,))
+        units, _ = arrays.check_shape("recurrent_kernel", values["recurrent_kernel"], units=None, gates=None)
         if units == 0:
             raise ValueError("`recurrent_kernel`: expected at least 1 unit, found shape (0, ...)")
         sizes = {"gates": 4, "batch": batch, "features": features, "units": units}
         sizes["4 * units"] = None if units is None else 4 * units
         for field, value in values.items():
             label, axes = _FIELDS[field]
-            check_shape(label, value, **{axis: sizes[axis] for axis in axes})
+            arrays.check_shape(label, value, **{axis: sizes[axis] for axis in axes})
         if direction.kernel is None:
             if direction.input_dropout is not None:
                 raise ValueError("`input_dropout`: expected None, because `z` is projected already, found an array")
             gates = "4 * units" if len(directions) == 1 else "2 * 4 * units"
             width = None if units is None else len(directions) * 4 * units
-            check_shape(name, x, **{"batch": batch, "time": time, gates: width})
+            arrays.check_shape(name, x, **{"batch": batch, "time": time, gates: width})
         checked.append(Direction(**{"kernel": None, **values}))
     if mask is not None:
         mask = _array(backend, "mask", mask, of=name)
-        check_mask(mask, batch, time)
+        arrays.check_mask(mask, batch, time)
         mask = backend.boolean(mask)
     reserve_mode = (RESERVE_RECOMPUTE if recompute else RESERVE_GATES) if training else RESERVE_NONE
     options = Options(go_backwards, return_sequences, zero_output_for_mask, reserve_mode)
@@ -328,39 +327,6 @@ def traced_length(framework: str, x: Any) -> int | None:
         return None
 
 
-def check_shape(name: str, value: Any, **expected: int | None) -> Shape:
-    """Returns the shape of an argument; raises ValueError if it is not the expected one (None: any, or unknown)."""
-    shape = value.shape
-    if getattr(shape, "rank", 0) is None:  # tf.TensorShape(None)
-        return (None,) * len(expected)
-    found, wanted = tuple(shape), tuple(expected.values())
-    if found != wanted and (
-        len(found) != len(wanted)
-        or any(None not in (size, other) and size != other for size, other in zip(found, wanted, strict=True))
-    ):
-        sizes = ", ".join(key if size is None else f"{key}={size}" for key, size in expected.items())
-        raise ValueError(f"`{name}`: expected shape ({sizes}), found {found}")
-    return found
-
-
-def check_dtype(name: str, value: Any, expected: Sequence[str]) -> str:
-    """Returns the name of an argument's dtype; raises TypeError if it is not among the expected ones."""
-    found = _dtype_name(value)
-    if found not in expected:
-        raise TypeError(f"`{name}`: expected dtype {' or '.join(expected)}, found {found}")
-    return found
-
-
-def check_mask(mask: Any, batch: int | None, time: int | None) -> None:
-    """Raises TypeError or ValueError if a mask does not have the dtype or shape that Keras accepts."""
-    if not _dtype_name(mask).startswith(("bool", "int", "uint", "float", "bfloat")):
-        raise TypeError(f"`mask`: expected a boolean or numeric dtype, found {_dtype_name(mask)}")
-    if len(mask.shape) == 3:
-        check_shape("mask", mask, batch=batch, time=time, last=1)
-    else:
-        check_shape("mask", mask, batch=batch, time=time)
-
-
 def _states(initial_state: Sequence[Any] | None) -> tuple[Any, Any]:
     if initial_state is None:
         return None, None
@@ -368,10 +334,6 @@ def _states(initial_state: Sequence[Any] | None) -> tuple[Any, Any]:
         found = len(initial_state) if isinstance(initial_state, (list, tuple)) else type(initial_state).__name__
         raise ValueError(f"`initial_state`: expected 2 arrays (h and c), found {found}")
     return initial_state[0], initial_state[1]
-
-
-def _dtype_name(value: Any) -> str:
-    return getattr(value.dtype, "name", None) or str(value.dtype).removeprefix("torch.")
 
 
 def _input_name(directions: Sequence[Direction]) -> str:

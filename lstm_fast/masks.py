@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from lstm_fast import functional
+from lstm_fast import arrays
 
 # Keras's backends that reduce a mask [B, T, k] to one value per timestep; on the others it is an error.
 _REDUCE = ("jax", "numpy")
@@ -57,9 +57,9 @@ def check(mask: Any, batch: int | None, time: int | None) -> None:
         )
     batch = None if shape[:1] == (1,) else batch
     if len(shape) == 3 and isinstance(mask, keras.KerasTensor):
-        functional.check_shape("mask", mask, batch=batch, time=time, last=None)
+        arrays.check_shape("mask", mask, batch=batch, time=time, last=None)
     else:
-        functional.check_mask(mask, batch, time)
+        arrays.check_mask(mask, batch, time)
 
 
 def tensor(name: str, value: Any) -> Any:

@@ -8,7 +8,7 @@ import keras
 from keras import ops
 from keras.layers import StackedRNNCells
 
-from lstm_fast import cells, functional, masks
+from lstm_fast import arrays, cells, functional, masks
 
 
 def carried() -> bool:
@@ -156,7 +156,7 @@ def _check_state(name: str, value: Any, batch: int | None, units: int) -> None:
         raise ValueError(f"`{name}`: expected a tensor (batch, units={units}), found {_described(value)}")
     state = value if isinstance(value, keras.KerasTensor) else masks.tensor(name, value)
     rows = None if tuple(state.shape[:1]) == (1,) else batch  # one row is for the whole batch
-    functional.check_shape(name, state, batch=rows, units=units)
+    arrays.check_shape(name, state, batch=rows, units=units)
 
 
 def _size(layer: Any) -> int | None:
