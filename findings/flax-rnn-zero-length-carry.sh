@@ -1,17 +1,20 @@
 #!/usr/bin/env bash
-# Flax: the carry of a sequence of length 0 is the one after the whole padded row.
+# Flax: the final carry of a sequence of length 0 is that of its whole padded row.
 #
-# One would expect: nnx.RNN(cell, return_carry=True) with seq_lengths returns the carry after the last real timestep.
-# For a row without timesteps this is the initial carry.
+# One would expect: nnx.RNN(cell, return_carry=True) with seq_lengths returns the carry after the last real timestep. A
+# row without timesteps has none, so its carry is the initial one.
 #
-# What happens: the row is computed to its end, padding included, and this carry is returned: it depends on the padding.
-# With linen.RNN the same. Rows of length 1 and more are right.
+# What happens: Flax computes the row to its end, with the padding, and returns that carry. So the carry depends on the
+# padding. linen.RNN does the same. Rows of length 1 and more are right.
 #
-# The reason: the carry is looked up at index length - 1, and index -1 is the last one.
+# The reason: Flax takes the carry at index length - 1. For length 0 this is index -1, which means the last one.
 #
-# What to do: jnp.where(seq_lengths[:, None] == 0, initial, carry), for each array of the carry.
+# Who meets it: whoever uses the carry of batches that can have an empty row, such as an empty text.
 #
-# Versions: flax 0.12.8, JAX 0.10.2, Python 3.11.
+# What to do: put the initial carry in its place: jnp.where(seq_lengths[:, None] == 0, initial, carry), for each array
+# of the carry.
+#
+# Versions: flax 0.12.8, JAX 0.10.2, NumPy 2.4.6, Python 3.11.
 #
 # Output:
 #     nnx.RNN: row of length 2: carry after two timesteps True; row of length 0: initial carry False, carry of the whole

@@ -1,17 +1,19 @@
 #!/usr/bin/env bash
-# Under the dtype policy "bfloat16", Adam and AdamW change no weight, ever; Nadam makes all weights NaN.
+# With the dtype policy "bfloat16", Adam and AdamW never change a weight, and Nadam makes all weights NaN.
 #
-# One would expect: training in pure bfloat16 is coarse, but it trains, as SGD and RMSprop do.
+# One would expect: training in pure bfloat16 is coarse, but the model learns. With SGD and RMSprop it does.
 #
-# What happens: the loss is the same in every epoch, and no weight changes by one bit. There is no warning.
+# What happens: the loss is the same in every epoch, and no weight changes by a single bit. There is no warning.
 #
-# The reason: the optimizer computes in the dtype of the variables. Adam's beta_2 = 0.999 is 1 in bfloat16, which has 8
-# bits of precision. The factor sqrt(1 - beta_2 ** step) is then zero, and with it the whole step.
+# The reason: the optimizer computes in the dtype of the variables. bfloat16 has 8 bits of precision, so Adam's beta_2
+# = 0.999 becomes 1. The factor sqrt(1 - beta_2 ** step) is then zero, and so is the whole step.
 #
-# (One meets it late: the default recurrent_initializer of an LSTM, "orthogonal", cannot be computed in bfloat16, so
-# that a first try ends in an error. Another initializer mends this, and then the training stands still.)
+# Who meets it: whoever keeps the variables in bfloat16, to save memory. With an LSTM the first try ends in an error,
+# because the default recurrent_initializer, "orthogonal", cannot be computed in bfloat16. With another initializer the
+# model runs, but does not learn.
 #
-# What to do: the policy "mixed_bfloat16", whose variables are float32; or beta_2=0.99, which bfloat16 can tell from 1.
+# What to do: use the policy "mixed_bfloat16", whose variables are float32. Or give beta_2=0.99, which is less than 1
+# in bfloat16.
 #
 # Versions: Keras 3.15.1, JAX 0.10.2, NumPy 2.4.6, Python 3.11.
 #

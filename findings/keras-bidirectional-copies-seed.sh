@@ -1,16 +1,19 @@
 #!/usr/bin/env bash
 # With a seed, both directions of Bidirectional(LSTM(dropout=...)) draw the same dropout masks.
 #
-# One would expect: a seed makes a run repeatable. It does not make two parts of the model equal. Without a seed the two
+# One would expect: a seed makes a run repeatable. It does not make two parts of a model equal. Without a seed, the two
 # directions draw independent masks.
 #
-# What happens: Bidirectional makes the backward layer from the config of the forward layer, and the config holds the
-# seed. So at each call both directions drop the same features (and, with recurrent_dropout, the same units): the noise
-# of the two halves is one and the same. All backends, LSTM and GRU. (SimpleRNN leaves the seed out of its config: a
-# copy or a loaded SimpleRNN has no seed at all.)
+# What happens: in each call, both directions drop the same features, and with recurrent_dropout the same units. So
+# both halves of the output have the same noise. LSTM and GRU do so on all backends.
 #
-# What to do: keras.utils.set_random_seed(...) and no seed in the layer; or give backward_layer=LSTM(..., seed=another,
-# go_backwards=True).
+# The reason: Bidirectional makes the backward layer from the config of the forward layer, and this config holds the
+# seed. (The config of SimpleRNN lacks the seed. So a copied or loaded SimpleRNN has none at all.)
+#
+# Who meets it: whoever gives such a layer a seed, to repeat an experiment.
+#
+# What to do: call keras.utils.set_random_seed(...), and give the layer no seed. Or give the backward layer another
+# seed: backward_layer=LSTM(..., seed=another, go_backwards=True).
 #
 # Versions: Keras 3.15.1, JAX 0.10.2, NumPy 2.4.6, Python 3.11.
 #

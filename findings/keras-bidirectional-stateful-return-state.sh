@@ -1,14 +1,18 @@
 #!/usr/bin/env bash
 # Bidirectional(LSTM(stateful=True, return_state=True)) raises a TypeError about generators.
 #
-# One would expect: each of the two options works, so both together work: outputs and four states.
+# One would expect: each of the two options works alone. So both together work, and give the outputs and four states.
 #
-# What happens: "TypeError: unsupported operand type(s) for *: 'generator' and 'int'", from any call, eager or symbolic,
-# on all backends. LSTM, GRU and SimpleRNN. It comes from Bidirectional.compute_mask, which takes the states of a layer
-# for a list; with stateful=True they are a generator. It is reached only when states are returned.
+# What happens: every call, eager or symbolic, raises "TypeError: unsupported operand type(s) for *: 'generator' and
+# 'int'". LSTM, GRU and SimpleRNN do so on all backends.
 #
-# What to do: leave stateful=True away and hand the states on as initial_state. (Or two layers, one with
-# go_backwards=True, and no Bidirectional.)
+# The reason: Bidirectional.compute_mask expects a list of states. With stateful=True it finds a generator. It uses the
+# states only if they are returned.
+#
+# Who meets it: whoever carries the states from batch to batch, and also reads them.
+#
+# What to do: leave out stateful=True, and pass the states on as initial_state. Or use two layers, one of them with
+# go_backwards=True, in the place of Bidirectional.
 #
 # Versions: Keras 3.15.1, JAX 0.10.2, NumPy 2.4.6, Python 3.11.
 #

@@ -1,18 +1,20 @@
 #!/usr/bin/env bash
-# clone_model() and set_weights() give another model than the one cloned, if it has an adapted Normalization layer.
+# clone_model() and set_weights() make a wrong copy of a model with an adapted Normalization layer.
 #
-# One would expect: a clone with the weights of the original computes what the original computes. It is the usual way to
-# copy a model, or to give it other layers by clone_function. get_weights() of a Normalization layer holds mean and
+# One would expect: a clone with the weights of the original computes the same as the original. This is the usual way
+# to copy a model, or to replace its layers by clone_function. get_weights() of a Normalization layer holds mean and
 # variance.
 #
-# What happens: the weights arrive in the clone, and are not used: the clone still normalizes with mean 0 and variance
-# 1. So its predictions are wrong, without a warning. On JAX and TensorFlow; on PyTorch it is right, as there the
-# tensors in use share memory with the weights.
+# What happens: the clone gets the weights, but does not use them. It still normalizes with mean 0 and variance 1. So
+# its predictions are wrong, without a warning. This is so on JAX and TensorFlow. On PyTorch the clone is right,
+# because there the tensors in use share memory with the weights.
 #
-# The reason: the layer computes with two tensors that are derived from its weights in finalize_state(). adapt() and
-# load_weights() call it; set_weights() does not.
+# The reason: the layer computes with two tensors that finalize_state() derives from its weights. adapt() and
+# load_weights() call it, set_weights() does not.
 #
-# What to do: after set_weights(), call finalize_state() of each such layer; or copy by save_weights() and
+# Who meets it: whoever copies a model in memory, or replaces its layers, and has normalized inputs.
+#
+# What to do: after set_weights(), call finalize_state() of each such layer. Or copy the weights by save_weights() and
 # load_weights().
 #
 # Versions: Keras 3.15.1, JAX 0.10.2, NumPy 2.4.6, Python 3.11.

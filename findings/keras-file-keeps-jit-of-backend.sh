@@ -1,18 +1,20 @@
 #!/usr/bin/env bash
-# Keras: an LSTM model that was compiled and saved on TensorFlow runs without jit after it is loaded on JAX.
+# Keras: an LSTM model that was compiled and saved on TensorFlow runs without jit after JAX has loaded it.
 #
-# One would expect: compile(jit_compile="auto"), the default, means "as this backend does best". A .keras file is made to
-# go from one backend to another, so "auto" is chosen anew on JAX, where it is jit.
+# One would expect: compile(jit_compile="auto") is the default, and means "as this backend does best". A .keras file
+# may go from one backend to another. So JAX chooses anew, and it chooses jit.
 #
-# What happens: the file holds jit_compile=False, which is what "auto" came to on TensorFlow. On JAX the model then runs
-# one operation at a time: predict of an LSTM takes many times as long. Nothing warns. The other way round, a file
-# of JAX holds True, and Keras on PyTorch hands the model to torch.compile.
+# What happens: the file holds jit_compile=False, because "auto" became that on TensorFlow. On JAX the model then runs
+# one operation at a time, and predict of an LSTM takes many times as long. There is no warning. In the other
+# direction, a file of JAX holds True, and Keras on PyTorch passes the model to torch.compile.
 #
-# The reason: compile resolves "auto" for a model with an LSTM at once, and the configuration keeps the result.
+# The reason: compile() resolves "auto" at once if the model has an LSTM, and the configuration keeps the result.
+#
+# Who meets it: whoever trains on one backend and loads the model on another.
 #
 # What to do: call model.compile(...) again after load_model, or set model.jit_compile = True.
 #
-# Versions: Keras 3.15.1, TensorFlow 2.21.0 (CPU), JAX 0.10.2, Python 3.11.
+# Versions: Keras 3.15.1, TensorFlow 2.21.0 (CPU), JAX 0.10.2, NumPy 2.4.6, Python 3.11.
 #
 # Output:
 #     saved on tensorflow: the file says jit_compile=False

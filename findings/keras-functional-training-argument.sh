@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
-# training=True, written into a functional model, is overruled by predict(), evaluate() and fit().
+# predict(), evaluate() and fit() overrule a training=True that was written into a functional model.
 #
-# One would expect: dropout(h, training=True) is fixed in the model. It is the well-known way to Monte Carlo dropout:
-# ask for ten predictions, and take their spread as the uncertainty. In the same way batch_norm(x, training=False) keeps
-# a BatchNormalization frozen in fine-tuning.
+# One would expect: dropout(h, training=True) is fixed in the model. This is the well-known way to Monte Carlo dropout:
+# make ten predictions, and take their spread as the uncertainty. In the same way, batch_norm(x, training=False) keeps
+# a BatchNormalization frozen during fine-tuning.
 #
-# What happens: a direct call, model(x), honours what was written. predict() puts training=False in its place, fit()
-# puts training=True. So the spread of ten predictions is zero, which reads as "no uncertainty", and fit() moves the
-# averages of the frozen BatchNormalization. All backends do it; LSTM(dropout=...) alike.
+# What happens: a direct call, model(x), respects the argument. predict() puts training=False in its place, and fit()
+# puts training=True. So the spread of ten predictions is zero, which looks like "no uncertainty". And fit() moves the
+# averages of the frozen BatchNormalization. All backends do so, also with LSTM(dropout=...).
 #
-# What to do: for dropout, a layer of one's own whose call() always passes training=True. For BatchNormalization,
+# Who meets it: whoever estimates uncertainty by Monte Carlo dropout, or fine-tunes a model with BatchNormalization.
+#
+# What to do: for dropout, write a layer whose call() always passes training=True. For BatchNormalization, set
 # layer.trainable = False, which also stops the averages.
 #
 # Versions: Keras 3.15.1, JAX 0.10.2, NumPy 2.4.6, Python 3.11.

@@ -1,14 +1,17 @@
 #!/usr/bin/env bash
-# LSTM(go_backwards=True, return_sequences=True) hands on a mask that does not fit its outputs.
+# LSTM(go_backwards=True, return_sequences=True) passes on a mask that does not fit its outputs.
 #
-# One would expect: padding that is masked has no influence on a stack of recurrent layers.
+# One would expect: masked padding has no influence on a stack of recurrent layers.
 #
-# What happens: the layer returns its outputs in the order in which it computed them, the last timestep first. The mask
-# goes on to the next layer in the order of the inputs. So the next layer skips real timesteps and reads padding:
-# predictions depend on the amount of padding. LSTM, GRU and SimpleRNN, all backends; there is no warning.
+# What happens: the layer returns its outputs in the order in which it has computed them: the last timestep comes
+# first. But it passes the mask on in the order of the inputs. So the next layer skips real timesteps and reads
+# padding, and predictions depend on the amount of padding. LSTM, GRU and SimpleRNN do so on all backends. There is no
+# warning.
 #
-# What to do: turn the outputs round, and give the next layer the mask itself: next(ops.flip(h, axis=1), mask=mask). Or
-# reverse the order in the data, behind the padding, and use a layer without go_backwards.
+# Who meets it: whoever puts another recurrent layer on top of such a layer, and has padded batches.
+#
+# What to do: flip the outputs, and give the next layer the mask itself: next(ops.flip(h, axis=1), mask=mask). Or
+# reverse the sequences in the data, so that the padding stays behind them, and use a layer without go_backwards.
 #
 # Versions: Keras 3.15.1, JAX 0.10.2, NumPy 2.4.6, Python 3.11.
 #

@@ -1,19 +1,21 @@
 #!/usr/bin/env bash
 # After model.save("best.h5"), a later model.save("final.keras") holds RMSprop, whatever the model was trained with.
 #
-# One would expect: saving a model does not change it. ModelCheckpoint("best.h5") and a last save as .keras is a common
-# pair.
+# One would expect: saving a model does not change it. ModelCheckpoint("best.h5") and a last save as .keras are often
+# used together.
 #
-# What happens: the model in memory goes on as before, but the .keras file that is saved after the .h5 file is loaded
-# with the optimizer RMSprop. The learning rate and the momenta of SGD are poured into it, as the numbers of variables
-# happen to fit, so that training goes on with another algorithm and no word. With Adam they do not fit: a warning, and
-# the learning rate and the momenta are lost.
+# What happens: the model in memory works as before. But a .keras file that is saved after the .h5 file comes back with
+# the optimizer RMSprop. RMSprop happens to have as many variables as SGD, so it gets SGD's learning rate and momenta.
+# Training then goes on with another algorithm, without a message. Adam has another number of variables: Keras warns,
+# and the learning rate and the momenta are lost.
 #
-# The reason: save() as .h5 removes the optimizer from the dictionary of compile's arguments that the model keeps.
-# .keras stores this dictionary, and compile() puts the default, "rmsprop", where there is no optimizer.
+# The reason: the model keeps the arguments of compile() in a dictionary. save() as .h5 removes the optimizer from it.
+# The .keras file stores this dictionary. Where it holds no optimizer, compile() takes its default, "rmsprop".
 #
-# What to do: do not save as .h5 (or only weights, model.save_weights("x.weights.h5"), which is harmless); or compile
-# the loaded model again.
+# Who meets it: whoever saves a model in both formats, and later goes on training from the .keras file.
+#
+# What to do: do not save as .h5. (Weights alone do no harm: model.save_weights("x.weights.h5").) Or compile the loaded
+# model again.
 #
 # Versions: Keras 3.15.1, JAX 0.10.2, NumPy 2.4.6, Python 3.11.
 #

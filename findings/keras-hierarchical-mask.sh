@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
-# Words, sentences, document: an LSTM above TimeDistributed(LSTM) gets a mask with one axis too many. JAX does what one
-# means, PyTorch and TensorFlow raise, unless the words are as many as the units; then the mask switches units off.
+# An LSTM above TimeDistributed(LSTM) gets a mask with one axis too many. JAX is right. PyTorch and TensorFlow raise,
+# or give wrong numbers if there are as many words as units.
 #
-# One would expect: Embedding(mask_zero=True), TimeDistributed(LSTM) over the words of a sentence, LSTM over the
-# sentences: a sentence without words is skipped.
+# One would expect: a model of documents has Embedding(mask_zero=True), TimeDistributed(LSTM) over the words of a
+# sentence, and an LSTM over the sentences. This last LSTM skips a sentence without words.
 #
-# What happens: TimeDistributed hands on the mask of the words, [batch, sentences, words]. On JAX a sentence counts if
-# any of its words does, and the result is right. On PyTorch (and TensorFlow) the mask of one step is [batch, words],
-# and meets states [batch, units]. That is an error about sizes; if words == units it is none: word k of a sentence
-# decides whether unit k of the document's state moves. Wrong numbers, no warning, and another backend is right.
+# What happens: TimeDistributed passes on the mask of the words, [batch, sentences, words]. On JAX a sentence counts if
+# any of its words does, and the result is right. On PyTorch and TensorFlow the mask of one step is [batch, words], and
+# the states are [batch, units]. Where these sizes differ, that is an error. Where words == units, word k of a sentence
+# decides whether unit k of the document's state changes. Then the numbers are wrong, without a warning.
+#
+# Who meets it: whoever builds a model of words, sentences and documents.
 #
 # What to do: give the outer layer its mask: outer(h, mask=ops.any(ops.not_equal(tokens, 0), axis=-1)).
 #

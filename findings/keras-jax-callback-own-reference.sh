@@ -1,24 +1,25 @@
 #!/usr/bin/env bash
-# Keras on JAX: in a callback, a model has weights under one name, and none under another.
+# Keras on JAX: in a callback, the model has weights under the name self.model, and none under another name.
 #
-# One would expect: a callback may look at the model that it was given in its constructor, or finds in the scope around
-# it, for instance to save the weights, to reset the states of a stateful LSTM, or to change a layer. `self.model` is the
-# same object.
+# One would expect: a callback may use the model from its constructor, or from the code around it: to save the weights,
+# to reset the states of a stateful LSTM, or to change a layer. `self.model` is the same object.
 #
-# What happens: during fit, model.get_weights() raises TypeError: 'NoneType' object is not callable. After self.model was
-# looked at once, the same call on the same object works, until the next batch. On TensorFlow and PyTorch both work.
+# What happens: during fit, model.get_weights() raises "TypeError: 'NoneType' object is not callable". After one look
+# at self.model, the same call on the same object works, until the next batch. On TensorFlow and PyTorch both work.
 #
-# The reason: Keras's trainer takes the arrays of all variables for the time of an epoch; the property Callback.model
-# gives them back on the way.
+# The reason: Keras's trainer takes the arrays out of all variables for the time of an epoch. The property
+# Callback.model puts them back.
+#
+# Who meets it: whoever writes a callback that has its own reference to the model.
 #
 # What to do: use self.model in callbacks, or call model.jax_state_sync() first.
 #
-# Versions: Keras 3.15.1, JAX 0.10.2, Python 3.11.
+# Versions: Keras 3.15.1, JAX 0.10.2, NumPy 2.4.6, Python 3.11.
 #
 # Output:
-#     is it self.model: True
-#     the model of the scope: TypeError; self.model: works; the model of the scope after it: works
-#     the model of the scope after jax_state_sync(): works
+#     the model of the scope is self.model: True
+#     get_weights of the model of the scope: TypeError; of self.model: works; of the first again: works
+#     of the model of the scope after jax_state_sync(): works
 
 set -euo pipefail
 folder=$(mktemp -d)
@@ -50,7 +51,7 @@ class Look(keras.callbacks.Callback):
         if batch == 0:
             found.append(weights_of(model))
             same = self.model is model
-            print(f"is it self.model: {same}")
+            print(f"the model of the scope is self.model: {same}")
             found.extend((weights_of(self.model), weights_of(model)))
         else:
             model.jax_state_sync()
@@ -58,8 +59,8 @@ class Look(keras.callbacks.Callback):
 
 
 model.fit(np.ones((4, 3, 2)), np.ones((4, 1)), batch_size=2, verbose=0, callbacks=[Look()])
-print(f"the model of the scope: {found[0]}; self.model: {found[1]}; the model of the scope after it: {found[2]}")
-print(f"the model of the scope after jax_state_sync(): {found[3]}")
+print(f"get_weights of the model of the scope: {found[0]}; of self.model: {found[1]}; of the first again: {found[2]}")
+print(f"of the model of the scope after jax_state_sync(): {found[3]}")
 if found != ["TypeError", "works", "works", "works"]:
-    sys.exit("changed: who has weights in a callback")
+    sys.exit(f"changed: get_weights in a callback gives {found}")
 PY

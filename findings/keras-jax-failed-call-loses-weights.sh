@@ -1,18 +1,21 @@
 #!/usr/bin/env bash
-# On the JAX backend, a fit(), evaluate() or predict() that raises in its first step leaves a model without weights.
+# On the JAX backend, a fit(), evaluate() or predict() that raises in its first step leaves the model without weights.
 #
-# One would expect: fit() with targets of a wrong shape raises, one corrects the targets, and goes on with the model.
+# One would expect: fit() with targets of a wrong shape raises. The user corrects the targets, and goes on with the
+# model.
 #
-# What happens: the error is raised as it should be. But afterwards the model has no weights: get_weights(),
-# save_weights(), a direct call and the corrected fit() all raise "TypeError: 'NoneType' object is not callable". What
-# was trained before is lost. TensorFlow and PyTorch keep the weights.
+# What happens: the call raises, as it should. But then the model has no weights: get_weights(), save_weights(), a
+# direct call and the corrected fit() all raise "TypeError: 'NoneType' object is not callable". All earlier training is
+# lost. On TensorFlow and PyTorch the model keeps its weights.
 #
-# The reason: to save memory, Keras's JAX trainer takes the values out of the variables before the first step, and puts
-# them back only after a step that succeeded.
+# The reason: to save memory, Keras's JAX trainer takes the values out of the variables before the first step. It puts
+# them back only after a step that has succeeded.
 #
-# What to do: before a call that may fail (a notebook), keep a copy: saved = model.get_weights(). Afterwards, build the
-# model anew and set the weights. set_weights on the old model is not enough: the states of its random generators and,
-# after fit(), of its optimizer are gone as well.
+# Who meets it: whoever works in a notebook, where the session goes on after an error.
+#
+# What to do: before a call that may fail, keep a copy: saved = model.get_weights(). After the error, build the model
+# anew and set the weights. set_weights on the old model is not enough: the states of its random generators are gone,
+# too, and after fit() also those of its optimizer.
 #
 # Versions: Keras 3.15.1, JAX 0.10.2, NumPy 2.4.6, Python 3.11.
 #

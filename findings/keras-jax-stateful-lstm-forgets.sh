@@ -2,16 +2,19 @@
 # On the JAX backend, predict(), evaluate() and fit() forget the states of a stateful LSTM.
 #
 # One would expect: with stateful=True, the states after one batch are the initial states of the next batch. A long
-# sequence that is cut into two pieces then gives the same outputs as the whole sequence. TensorFlow and PyTorch do so.
+# sequence that is cut into two pieces then gives the same outputs as the whole sequence. On TensorFlow and PyTorch it
+# does.
 #
-# What happens: a direct call, model(x), carries the states. predict() and predict_on_batch() do not, not even from one
-# batch to the next within one call of predict(). The second piece starts from zero states again. There is no warning.
+# What happens: a direct call, model(x), carries the states. predict() and predict_on_batch() do not. predict() does
+# not even carry them from one batch to the next within one call, and neither do evaluate() and fit(). The second piece
+# starts from zero states again. There is no warning.
 #
 # The reason: Keras's JAX trainer carries the values of model.variables from step to step. The states of a recurrent
 # layer are variables, but they are not among model.variables.
 #
-# What to do: call the model in a loop of your own, or hand the states on yourself (return_state=True,
-# initial_state=...).
+# Who meets it: whoever cuts long sequences into pieces, and relies on stateful=True.
+#
+# What to do: call the model in your own loop, or pass the states on yourself (return_state=True, initial_state=...).
 #
 # Versions: Keras 3.15.1, JAX 0.10.2, NumPy 2.4.6, Python 3.11.
 #

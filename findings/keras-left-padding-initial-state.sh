@@ -1,15 +1,20 @@
 #!/usr/bin/env bash
-# Left padding, a mask and an initial state: before the first real timestep, JAX returns the initial state, and PyTorch
-# and TensorFlow return zeros.
+# Left padding, a mask and an initial state: before the first real timestep, JAX returns the initial state, PyTorch and
+# TensorFlow return zeros.
 #
-# One would expect: one model file, the same numbers on each backend. And for a masked timestep, the last valid output.
+# One would expect: one model file gives the same numbers on each backend. The output at a masked timestep is the last
+# valid output.
 #
 # What happens: with return_sequences=True, the outputs at masked timesteps before the first valid one are the initial
-# state h0 on JAX, and zeros elsewhere. This reaches whatever reads all timesteps without a mask (attention, a Dense
-# head, pooling). It does not need padding on the left: a row that is wholly masked returns h0 on JAX, and zero
-# elsewhere, also as its last output. The states that are returned are the initial ones on all backends.
+# state h0 on JAX, and zeros on the other backends. A wholly masked row shows the same without any padding on the left:
+# all of its outputs, the last one too, are h0 on JAX, and zeros on the others. The returned states are the initial
+# ones on all backends.
 #
-# What to do: pad on the right, and leave no row empty; or take the states (return_state=True), not the outputs.
+# Who meets it: whoever reads all timesteps without a mask, by attention, a Dense head or pooling, and uses more than
+# one backend.
+#
+# What to do: pad on the right, and leave no row empty. Or use the states (return_state=True) in the place of the
+# outputs.
 #
 # Versions: Keras 3.15.1, JAX 0.10.2, PyTorch 2.13.0 (CPU), NumPy 2.4.6, Python 3.11.
 #

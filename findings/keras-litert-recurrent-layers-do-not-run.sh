@@ -1,17 +1,21 @@
 #!/usr/bin/env bash
-# A recurrent layer that Keras exports for LiteRT cannot be run by the interpreter of the TensorFlow that wrote it.
+# TensorFlow's interpreter refuses a LiteRT file with a recurrent layer that Keras has exported on the same TensorFlow.
 #
 # One would expect: model.export(format="litert") says that it has saved the model. Then the interpreter of the same
 # installation, tf.lite.Interpreter, runs the file.
 #
-# What happens: LSTM, GRU and SimpleRNN alike, with a free or a fixed number of timesteps and also with a fixed batch of
-# one, become a loop over TensorFlow's own operators for lists of tensors, which Keras allows the converter to keep. The
-# interpreter asks for the Flex delegate, which this TensorFlow's Python package does not have, and refuses the file.
-# export() returns as if all were well; only a line in TensorFlow's log tells of it. A model without recurrent layers
-# runs.
+# What happens: the interpreter asks for the Flex delegate, which this TensorFlow's Python package does not have, and
+# refuses the file. It does so for LSTM, GRU and SimpleRNN, with a free or a fixed number of timesteps, and also with a
+# fixed batch of one. export() returns as if all were well. Only a line in TensorFlow's log tells of it. A model
+# without recurrent layers runs.
 #
-# What to do: fix the number of timesteps and unroll the loop, LSTM(units, unroll=True): that file has LiteRT's operators
-# alone, and runs at any batch size. Weights fit one another. Or export to ONNX.
+# The reason: the layer becomes a loop over TensorFlow's own operators for lists of tensors. Keras allows the converter
+# to keep these operators.
+#
+# Who meets it: whoever exports an LSTM for phones and other small devices.
+#
+# What to do: fix the number of timesteps and unroll the loop: LSTM(units, unroll=True). That file has LiteRT's
+# operators alone, and runs at any batch size. The weights of the two models fit one another. Or export to ONNX.
 #
 # Versions: Keras 3.15.1, TensorFlow 2.21.0, NumPy 2.4.6, Python 3.11.
 #
@@ -81,5 +85,5 @@ for name, parts in cases.items():
         print(f"{name}: runs, differs from Keras by less than 1e-5")
         refused = False
     if refused == name.endswith("unrolled"):
-        sys.exit(f"changed: {name}")
+        sys.exit(f"changed: {name} {'is refused' if refused else 'runs'}")
 PY

@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
-# Keras: an LSTM with implementation=1 or use_cudnn=False has lost both after saving, loading or copying.
+# Keras: an LSTM with implementation=1 or use_cudnn=False loses both when it is saved, loaded or copied.
 #
-# One would expect: a layer that is made from the config of another has the same arguments. implementation=1 draws a mask
-# of input dropout for each gate, implementation=2 one for all four: they train differently.
+# One would expect: a layer that is made from the config of another one has the same arguments. implementation=1 draws
+# one mask of input dropout for each gate, implementation=2 one for all four. So they train differently.
 #
-# What happens: get_config() has neither argument. The copy has implementation 2 and use_cudnn "auto". So have the layers
-# of a loaded .keras file; a Bidirectional copies its layers in the same way, but hands use_cudnn on.
+# What happens: get_config() has neither argument. The copy has implementation 2 and use_cudnn "auto". So have the
+# layers of a loaded .keras file. Bidirectional copies its layers in the same way, but passes use_cudnn on.
+#
+# Who meets it: whoever goes on training a loaded model with dropout, or has turned cuDNN off.
 #
 # What to do: set layer.cell.implementation, layer.cell.dropout_mask_count and layer.use_cudnn again after loading.
 #
-# Versions: Keras 3.15.1, JAX 0.10.2, Python 3.11.
+# Versions: Keras 3.15.1, JAX 0.10.2, NumPy 2.4.6, Python 3.11.
 #
 # Output:
 #     made: implementation 1, 4 dropout masks, use_cudnn False
@@ -44,5 +46,5 @@ for name, layer in layers.items():
     print(f"{name}: implementation {found[name][0]}, {masks} dropout masks, use_cudnn {layer.use_cudnn}")
 lost = (2, None, "auto")
 if found != {"made": (1, 4, False), "from_config": lost, "loaded file": lost, "in a Bidirectional": (2, None, False)}:
-    sys.exit("changed: what a copy of an LSTM keeps")
+    sys.exit("changed: a copy of an LSTM keeps other arguments than stated")
 PY

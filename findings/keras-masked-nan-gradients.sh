@@ -1,17 +1,20 @@
 #!/usr/bin/env bash
 # NaN in masked timesteps leaves outputs and loss right, and makes every gradient of a recurrent layer NaN.
 #
-# One would expect: a masked timestep has no influence, whatever it holds. So NaN as padding, or a gap in measured data
-# that the mask excludes, does no harm; the more so as the outputs and the loss are exactly those of zero padding.
+# One would expect: a masked timestep has no influence, whatever it holds. So NaN does no harm as padding, or in a gap
+# of measured data that the mask excludes. The outputs and the loss suggest this, because they are exactly those of
+# zero padding.
 #
-# What happens: predictions and loss are equal bit by bit, and after one step of training all weights of the LSTM, GRU
-# or SimpleRNN are NaN. From the second step on, everything is NaN. All backends do it.
+# What happens: predictions and loss are equal bit by bit. But after one step of training, all weights of the LSTM, GRU
+# or SimpleRNN are NaN. From the second step on, everything is NaN. All backends do so.
 #
-# The reason: the loop computes the masked timestep as well, and selects the old state afterwards. The gradient of what
-# was not selected is zero, but zero times NaN is NaN.
+# The reason: the loop computes the masked timestep as well, and then selects the old state. The gradient of what was
+# not selected is zero, but zero times NaN is NaN.
+#
+# Who meets it: whoever trains on measured data with gaps.
 #
 # What to do: replace NaN before the model (np.nan_to_num), and keep the mask. keras.layers.Masking(nan) does not help:
-# NaN is not equal to NaN, so it masks nothing.
+# it masks nothing, because NaN is not equal to NaN.
 #
 # Versions: Keras 3.15.1, JAX 0.10.2, NumPy 2.4.6, Python 3.11.
 #

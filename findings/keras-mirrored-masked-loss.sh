@@ -1,16 +1,20 @@
 #!/usr/bin/env bash
-# Under MirroredStrategy, a masked loss per timestep is another loss than on one device, and trains other weights.
+# Under MirroredStrategy, a masked loss per timestep is not the loss of one device, and trains other weights.
 #
-# One would expect: data-parallel training gives the numbers of one device, to rounding. Without a mask it does.
+# One would expect: data-parallel training gives the numbers of one device, up to rounding. Without a mask it does.
 #
-# What happens: Keras divides the loss by the number of valid timesteps, and each replica does so with its own. The mean
-# over the replicas is then taken as if all had the same number. Timesteps in a replica with much padding weigh more. In
-# this example one half of the batch has 12 valid timesteps and the other 2. The step of the two replicas is the plain
-# mean of the steps that each half would take alone; one device weighs them by 12 and 2. With one output per sequence,
-# or without a mask, all is equal.
+# What happens: in this example one half of the batch has 12 valid timesteps and the other 2. The step of the two
+# replicas is the plain mean of the steps that each half would take alone. One device weighs these steps by 12 and 2.
+# With one output per sequence, or without a mask, all is equal.
 #
-# What to do: batches sorted by length do little harm. To be exact, take the loss's sum instead (reduction="sum") and
-# divide by a number that is the same for all replicas, in the learning rate.
+# The reason: Keras divides the loss by the number of valid timesteps, and each replica does so with its own number.
+# Then Keras takes the mean over the replicas as if all had the same number. So timesteps in a replica with much
+# padding weigh more.
+#
+# Who meets it: whoever trains on several devices a model with an output for each timestep, on padded batches.
+#
+# What to do: sort the batches by length: then the loss differs little. To be exact, take the sum of the loss
+# (reduction="sum"), and divide by a number that is the same for all replicas, in the learning rate.
 #
 # Versions: Keras 3.15.1, TensorFlow 2.21.0 (tensorflow-cpu), NumPy 2.4.6, Python 3.11.
 #

@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
 # The ONNX file of a stateful LSTM forgets the states after each call. The SavedModel of the same model does not.
 #
-# One would expect: model.export writes the forward pass of the model. With stateful=True that goes on, from call to call,
-# from where it was. If a format cannot hold states, the export says so.
+# One would expect: model.export writes the forward pass of the model. With stateful=True, each call goes on from where
+# the last one has ended. If a format cannot hold states, the export says so.
 #
-# What happens: the SavedModel goes on. The ONNX file is written without a word, and begins each call anew, with the
-# states that the model had when it was exported. Two calls with the same input give the same answer.
+# What happens: the SavedModel goes on. The ONNX file is written without a message, and begins each call anew, with the
+# states that the model had when it was exported. So two calls with the same input give the same answer.
 #
-# What to do: for ONNX, make the states inputs and outputs of the model: `initial_state` and `return_state=True` of an
-# LSTM without `stateful`.
+# Who meets it: whoever exports a model that reads a sequence piece by piece.
+#
+# What to do: for ONNX, make the states inputs and outputs of the model: use `initial_state` and `return_state=True` of
+# an LSTM without `stateful`.
 #
 # Versions: Keras 3.15.1, TensorFlow 2.21.0, ONNX 1.23.2, tf2onnx 1.17.0, ONNX Runtime 1.32.0, NumPy 2.4.6, Python 3.11.
 #

@@ -1,11 +1,14 @@
 #!/usr/bin/env bash
-# model.export(format="onnx") refuses a model that was loaded from a file, which model.export() writes as a SavedModel.
+# model.export(format="onnx") refuses a model that was loaded from a file, but model.export() writes it as a
+# SavedModel.
 #
-# One would expect: a model that is built and has weights can be exported, in whatever format: load it, export it.
+# One would expect: a model that is built and has weights can be exported in any format: load it, export it.
 #
-# What happens: ValueError, "The model provided has never called." The same object is then exported as a SavedModel, which
-# calls it on the way; so after that the export to ONNX succeeds as well. With `input_signature`, as Keras finds it by
-# itself, it does at once.
+# What happens: the export to ONNX raises ValueError, "The model provided has never called." The same object can be
+# exported as a SavedModel. This export calls the model, so after it the export to ONNX succeeds as well. With
+# `input_signature`, which Keras finds by itself in other exports, it succeeds at once.
+#
+# Who meets it: whoever trains in one program, and exports the saved model in another one.
 #
 # What to do: call the model once, on anything, or give `input_signature`.
 #
@@ -40,7 +43,7 @@ try:
 except ValueError as error:
     print(f"ONNX: ValueError: {str(error).strip()}")
     if "never called" not in str(error):
-        sys.exit("changed: another error")
+        sys.exit("changed: the export to ONNX raises another error")
 else:
     sys.exit("changed: a model that was not called is exported to ONNX")
 
@@ -52,7 +55,7 @@ x = np.random.default_rng(0).normal(size=(2, 5, 3)).astype("float32")
 difference = float(np.abs(found - model.predict(x, verbose=0)).max())
 print(f"ONNX with input_signature: differs from Keras by {difference:.3f}")
 if difference > 1e-5:
-    sys.exit("changed: the file is wrong")
+    sys.exit("changed: the ONNX file computes something else than Keras")
 
 model = keras.models.load_model("model.keras")
 model.export("saved_model", verbose=False)

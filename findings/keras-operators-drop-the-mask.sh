@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
-# An operator between Embedding(mask_zero=True) and an LSTM drops the mask without a word.
+# An operator between Embedding(mask_zero=True) and an LSTM drops the mask without a warning.
 #
-# One would expect: e * 2.0 does the same as a layer that doubles. Layers either hand the mask on (Activation, Add,
-# Dropout) or warn that they destroy it (Conv1D, Lambda).
+# One would expect: e * 2.0 does the same as a layer that doubles. A layer either passes the mask on (Activation, Add,
+# Dropout), or warns that it destroys it (Conv1D, Lambda).
 #
-# What happens: operators on symbolic tensors (e * 8.0, e + position) and functions of keras.ops are neither of both.
-# The result has no mask, nothing warns, and the LSTM reads the padding: predictions depend on the amount of padding.
-# The usual "embedding times sqrt(size)" is enough.
+# What happens: operators on symbolic tensors (e * 8.0, e + position) and functions of keras.ops do neither. The result
+# has no mask, nothing warns, and the LSTM reads the padding. So predictions depend on the amount of padding.
+#
+# Who meets it: whoever computes with embeddings in a functional model. The usual "embedding times sqrt(size)" is
+# enough.
 #
 # What to do: use layers (Add, Multiply, Activation, Rescaling), or give the mask yourself: lstm(e * 8.0,
 # mask=embedding.compute_mask(tokens)).

@@ -1,15 +1,19 @@
 #!/usr/bin/env bash
-# A function of one's own that has the name of one of Keras's is replaced by Keras's in copies and in loaded files.
+# Keras replaces your own function by its own function of the same name, in copies and in loaded files.
 #
-# One would expect: LSTM(activation=tanh), with a tanh of one's own (here the scaled one of LeCun), is saved as what it
-# is: either it comes back, or loading fails and says that custom_objects is needed. That is so for any other name.
+# One would expect: LSTM(activation=tanh), with your own tanh (here the scaled one of LeCun), is saved as what it is.
+# Either it comes back, or loading fails and says that custom_objects is needed. With any other name it is so.
 #
-# What happens: the function is stored by its bare name, and Keras finds its own function of that name first. So a
-# loaded file, clone_model() and even Bidirectional(layer), which copies the layer, compute with Keras's tanh, without a
-# word. custom_objects={"tanh": tanh} changes nothing. Losses alike: a mean_squared_error of one's own. All backends.
+# What happens: a loaded file, clone_model() and even Bidirectional(layer), which copies the layer, compute with
+# Keras's tanh, without a message. custom_objects={"tanh": tanh} changes nothing. The same happens to a loss, such as
+# your own mean_squared_error. All backends do so.
 #
-# What to do: @keras.saving.register_keras_serializable() on the function (then all three are right), or a name that
-# Keras does not have.
+# The reason: Keras stores the function by its bare name, and looks this name up among its own functions first.
+#
+# Who meets it: whoever writes a variant of a well-known activation or loss, and gives it the well-known name.
+#
+# What to do: put @keras.saving.register_keras_serializable() on the function: then all three are right. Or take a name
+# that Keras does not have.
 #
 # Versions: Keras 3.15.1, JAX 0.10.2, NumPy 2.4.6, Python 3.11.
 #

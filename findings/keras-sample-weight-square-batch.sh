@@ -1,13 +1,17 @@
 #!/usr/bin/env bash
-# One weight per sample, with one output per timestep: an error, unless batch and timesteps are equal in number; then
-# the weights silently weigh the timesteps.
+# With one output per timestep, one weight per sample is an error. But if batch and timesteps are equal in number, the
+# weights silently weigh the timesteps.
 #
-# One would expect: sample_weight of shape [samples] weighs the samples, whatever the shape of the targets is. At least
-# it should not depend on the batch's size what a weight means.
+# One would expect: sample_weight of shape [samples] weighs the samples, whatever shape the targets have. At least, the
+# meaning of a weight does not depend on the size of the batch.
 #
-# What happens: the loss per timestep is [batch, time], and the weights [batch] are multiplied in by NumPy's rules for
-# broadcasting, which align the last axes. For 4 samples of 6 timesteps it raises. For 6 samples of 6 timesteps it
-# works, but weight number k goes to timestep k of every sample. All backends do it.
+# What happens: for 4 samples of 6 timesteps, Keras raises. For 6 samples of 6 timesteps it works, but weight number k
+# goes to timestep k of every sample. All backends do so.
+#
+# The reason: the loss per timestep has the shape [batch, time], and the weights [batch]. Keras multiplies the two by
+# NumPy's rules for broadcasting, which align the last axes.
+#
+# Who meets it: whoever weighs samples, and has an output for each timestep.
 #
 # What to do: give weights of shape [samples, timesteps]: np.repeat(weights[:, None], timesteps, axis=1).
 #

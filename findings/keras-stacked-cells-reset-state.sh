@@ -1,21 +1,26 @@
 #!/usr/bin/env bash
-# Keras: a stateful RNN over several cells cannot be reset.
+# Keras: reset_state() of a stateful RNN over several cells raises.
 #
-# One would expect: RNN([LSTMCell(2), LSTMCell(3)], stateful=True) keeps its states from call to call, and reset_state()
-# sets them to zero, as with one cell.
+# One would expect: RNN([LSTMCell(2), LSTMCell(3)], stateful=True) keeps its states from call to call, and
+# reset_state() sets them to zero. With one cell it is so.
 #
-# What happens: it keeps its states, but reset_state() raises AttributeError: a list has no attribute 'assign'.
+# What happens: the layer keeps its states, but reset_state() raises AttributeError: a list has no attribute 'assign'.
 #
-# The reason: the states of several cells are a list of lists, and only the outer one is gone through.
+# The reason: the states of several cells are a list of lists, and reset_state() goes through the outer list only.
 #
-# What to do: for state in keras.tree.flatten(layer.states): state.assign(keras.ops.zeros_like(state.value)).
+# Who meets it: whoever reads one long sequence after another with stacked cells.
 #
-# Versions: Keras 3.15.1, JAX 0.10.2 (with TensorFlow 2.21.0 likewise), Python 3.11.
+# What to do: set the states yourself: for state in keras.tree.flatten(layer.states):
+# state.assign(keras.ops.zeros_like(state.value)).
+#
+# Versions: Keras 3.15.1, JAX 0.10.2 (with TensorFlow 2.21.0 likewise), NumPy 2.4.6, Python 3.11.
 #
 # Output:
-#     one cell: the second call goes on from the first True; reset_state: None; the same as at first True
-#     two cells: the second call goes on from the first True; reset_state: AttributeError; the same as at first False
-#     two cells, flattened by hand: the same as at first True
+#     one cell: the second call goes on from the first: True; reset_state raises: None; the next call gives the first
+#         outputs again: True
+#     two cells: the second call goes on from the first: True; reset_state raises: AttributeError; the next call gives
+#         the first outputs again: False
+#     two cells, states set to zero by hand: the next call gives the first outputs again: True
 
 set -euo pipefail
 folder=$(mktemp -d)
@@ -47,16 +52,19 @@ for name, sizes in {"one cell": [2], "two cells": [2, 3]}.items():
     except AttributeError as error:
         raised = type(error).__name__
     same = np.allclose(first, run(layer))
-    print(f"{name}: the second call goes on from the first {goes_on}; reset_state: {raised}; the same as at first {same}")
+    print(
+        f"{name}: the second call goes on from the first: {goes_on}; reset_state raises: {raised}; "
+        f"the next call gives the first outputs again: {same}"
+    )
     if not goes_on:
         sys.exit("changed: the layer is not stateful")
     if (raised is None, same) != ((True, True) if len(sizes) == 1 else (False, False)):
-        sys.exit(f"changed: reset_state of {name}")
+        sys.exit(f"changed: reset_state of {name} does something else than stated")
 
 for state in keras.tree.flatten(layer.states):
     state.assign(keras.ops.zeros_like(state.value))
 same = np.allclose(first, run(layer))
-print(f"two cells, flattened by hand: the same as at first {same}")
+print(f"two cells, states set to zero by hand: the next call gives the first outputs again: {same}")
 if not same:
-    sys.exit("changed: the way out")
+    sys.exit("changed: setting the states to zero by hand does not help")
 PY

@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
 # On TensorFlow, predict() of a stateful LSTM returns 64 rows for 33 samples.
 #
-# One would expect: as many predictions as samples, or an error, since a stateful layer keeps its batch size. With 34 or
-# 70 samples it is an error, from deep inside the graph.
+# One would expect: there are as many predictions as samples, or there is an error, because a stateful layer keeps its
+# batch size. With 34 or 70 samples there is an error, from deep inside the graph.
 #
 # What happens: 33 samples are a batch of 32 and a batch of 1. The single row meets states of 32 rows and is broadcast:
-# 32 predictions for one sample. predict() returns 64 rows, of which the last 31 belong to no sample, and the states are
-# mixed up. The same for any number of samples that leaves one over: 65, 97... LSTM, GRU and SimpleRNN. On JAX and
-# PyTorch it raises.
+# one sample gets 32 predictions. So predict() returns 64 rows, of which the last 31 belong to no sample, and the
+# states are mixed up. This happens with every number of samples that leaves one over: 65, 97, ... LSTM, GRU and
+# SimpleRNN do so. On JAX and PyTorch they raise.
 #
-# What to do: batches of one size (tf.data's batch(32, drop_remainder=True)), or pad the last batch.
+# Who meets it: whoever predicts with a stateful layer, and cannot choose the number of samples.
+#
+# What to do: use batches of one size (tf.data's batch(32, drop_remainder=True)), or pad the last batch.
 #
 # Versions: Keras 3.15.1, TensorFlow 2.21.0 (tensorflow-cpu), NumPy 2.4.6, Python 3.11.
 #
@@ -50,5 +52,5 @@ for layer in keras.layers.LSTM, keras.layers.GRU, keras.layers.SimpleRNN:
             found = "error"
         print(f"{layer.__name__}: {samples} samples, predictions: {found}")
         if found != expected:
-            sys.exit(f"changed: it was {expected}")
+            sys.exit(f"changed: {samples} samples gave {expected}, and now give {found}")
 PY

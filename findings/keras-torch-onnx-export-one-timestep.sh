@@ -2,15 +2,19 @@
 # On PyTorch, model.export(format="onnx") of an LSTM with a free time axis writes a file that reads the first timestep
 # only.
 #
-# One would expect: Input((None, 3)) says that the number of timesteps is free. The file says so, too: its input has the
-# shape [batch, free, 3], and it takes sequences of any length.
+# One would expect: Input((None, 3)) says that the number of timesteps is free. The file says so, too: its input has
+# the shape [batch, free, 3], and it takes sequences of any length. So it reads all of their timesteps.
 #
-# What happens: the loop over timesteps is unrolled for the sample of one timestep that Keras makes up. ONNX Runtime
-# takes six timesteps and returns what the model gives for the first one: wrong numbers, no error. LSTM and GRU; the
-# file of a SimpleRNN is refused at other lengths. (PyTorch warns during the export that a trace may be incorrect; but
-# it warns in the same way in exports that are right.)
+# What happens: ONNX Runtime takes six timesteps, and returns what the model gives for the first one. The numbers are
+# wrong, and there is no error. LSTM and GRU do so. ONNX Runtime refuses other lengths for the file of a SimpleRNN.
+# (PyTorch warns during the export that a trace may be incorrect. But it warns in the same way in exports that are
+# right.)
 #
-# What to do: fix the number of timesteps in the input before the export, Input((6, 3)): then the file is right, and
+# The reason: Keras makes up a sample of one timestep, and the export unrolls the loop over timesteps for this sample.
+#
+# Who meets it: whoever trains on PyTorch, and runs the model in ONNX Runtime.
+#
+# What to do: fix the number of timesteps in the input before the export, Input((6, 3)). That file is right, and
 # refuses other lengths. Or export from the TensorFlow backend, which writes an LSTM operator.
 #
 # Versions: Keras 3.15.1, PyTorch 2.13.0 (CPU), ONNX 1.23.2, ONNX Runtime 1.32.0, NumPy 2.4.6, Python 3.11.

@@ -1,16 +1,18 @@
 #!/usr/bin/env bash
-# On PyTorch, fit() of a stateful LSTM or GRU raises; SimpleRNN trains, and so do all three on TensorFlow and JAX.
+# On PyTorch, fit() of a stateful LSTM or GRU raises.
 #
 # One would expect: a model that trains on one backend trains on another.
 #
 # What happens: the first step of fit() ends with "one of the variables needed for gradient computation has been
-# modified by an inplace operation". predict() works.
+# modified by an inplace operation". predict() works. SimpleRNN trains. On TensorFlow and JAX all three train.
 #
-# The reason: the layer writes the new states into its state variables in place, between the forward and the backward
-# pass, and the backward pass of LSTM and GRU needs the old states.
+# The reason: between the forward and the backward pass, the layer overwrites its state variables with the new states.
+# The backward pass of LSTM and GRU needs the old states.
 #
-# What to do: train without stateful=True, with initial_state=... where states must go from batch to batch, and load the
-# weights into a stateful model for prediction.
+# Who meets it: whoever takes a stateful model to PyTorch, and trains it there.
+#
+# What to do: train without stateful=True. Where states must go from batch to batch, use initial_state=... For
+# prediction, load the weights into a stateful model.
 #
 # Versions: Keras 3.15.1, PyTorch 2.13.0 (CPU), NumPy 2.4.6, Python 3.11.
 #

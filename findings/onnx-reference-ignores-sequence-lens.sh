@@ -1,15 +1,18 @@
 #!/usr/bin/env bash
 # ONNX's own reference evaluator ignores sequence_lens of LSTM, GRU and RNN.
 #
-# One would expect: onnx.reference.ReferenceEvaluator is the measure for runtimes. Where it lacks something it raises.
+# One would expect: onnx.reference.ReferenceEvaluator shows what a runtime should compute. Where it lacks something, it
+# raises.
 #
-# What happens: with sequence_lens it computes all timesteps of all rows, padding included, and says nothing. Outputs
-# behind the end of a row are not zero, and the final states are those after the padding. ONNX Runtime does what the
-# operator's description says. With equal lengths the two agree to the last digits, so that a first test passes.
+# What happens: with sequence_lens it computes all timesteps of all rows, with the padding, and says nothing. Outputs
+# after the end of a row are not zero, and the final states are those after the padding. ONNX Runtime does what the
+# operator's description says. With equal lengths the two agree up to rounding, so a first test passes.
 #
-# What to do: do not check masks or lengths with it; compute each row alone, without its padding, and compare.
+# Who meets it: whoever tests a runtime or an exporter against the reference evaluator.
 #
-# Versions: ONNX 1.23.2, ONNX Runtime 1.32.0 (CPU), Python 3.11.
+# What to do: do not check masks or lengths with it. Compute each row alone, without its padding, and compare.
+#
+# Versions: ONNX 1.23.2, ONNX Runtime 1.32.0 (CPU), NumPy 2.4.6, Python 3.11.
 #
 # Output:
 #     LSTM: reference against runtime: lengths 4 4: 6e-08, lengths 4 2: 0.42; largest output behind the end: runtime

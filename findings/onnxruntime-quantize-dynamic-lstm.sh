@@ -1,16 +1,18 @@
 #!/usr/bin/env bash
-# quantize_dynamic of an LSTM's ONNX file: a row's answer depends on the other rows of its batch; with a mask nothing
-# becomes faster, as the products stay in float.
+# After quantize_dynamic of an LSTM's ONNX file, a row's answer depends on the other rows of its batch. With a mask
+# nothing becomes faster, because the products stay in float.
 #
-# One would expect: quantized weights make a file smaller and a little less exact, and a row's answer is its own. And
-# that it works for the file of a model with mask_zero=True, too, as that gets smaller by as much.
+# One would expect: quantized weights make a file smaller and a little less exact, and a row's answer is its own. This
+# also works for the file of a model with mask_zero=True, which gets smaller by as much.
 #
 # What happens: without a mask, Keras writes an LSTM operator, which becomes DynamicQuantizeLSTM. It has one scale for
-# the inputs of all rows, so one row with large inputs changes the answers of the others (in float they stay, to the last
-# bits). With a mask, Keras writes a Loop around MatMul. The weights are stored in 8 bits, and made float again before the
-# loop, in which all products are of float.
+# the inputs of all rows. So one row with large inputs changes the answers of the others. (In float they stay the same,
+# to the last bits.) With a mask, Keras writes a Loop around MatMul. The file stores the weights in 8 bits, and makes
+# them float again before the loop. All products in the loop are of float.
 #
-# What to do: quantize the unmasked file alone, and score with batches of one, or with inputs of one range.
+# Who meets it: whoever quantizes a model to serve it, and puts requests into batches.
+#
+# What to do: quantize the unmasked file alone. Give it batches of one, or inputs of one range.
 #
 # Versions: Keras 3.15.1, TensorFlow 2.21.0, ONNX 1.23.2, tf2onnx 1.17.0, ONNX Runtime 1.32.0, NumPy 2.4.6, Python 3.11.
 #

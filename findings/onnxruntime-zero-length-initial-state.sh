@@ -1,16 +1,18 @@
 #!/usr/bin/env bash
 # ONNX Runtime: the final state of a sequence of length 0 is zero, not its initial state.
 #
-# One would expect: sequence_lens says how many timesteps each row has. After no timestep the state is the initial one;
-# so a batch that goes on piece by piece, in which a row has ended, keeps this row's state.
+# One would expect: sequence_lens says how many timesteps each row has. After no timestep, the state is the initial
+# one. So a batch that goes on piece by piece keeps the state of a row that has ended.
 #
 # What happens: LSTM, GRU and RNN return zeros for Y_h (and Y_c) of such a row, and so does the reverse direction of
 # "bidirectional". initial_h and initial_c of the row are lost. Rows of length 1 and more are right. The operator's
-# description says nothing of the case. Keras (a wholly masked row) keeps the initial state.
+# description says nothing about this case. Keras keeps the initial state of a wholly masked row.
+#
+# Who meets it: whoever reads sequences of different lengths piece by piece in one batch.
 #
 # What to do: after the run, put the initial states back where the length is 0: np.where(lengths[:, None] == 0, h0, h).
 #
-# Versions: ONNX 1.23.2, ONNX Runtime 1.32.0 (CPU), Python 3.11.
+# Versions: ONNX 1.23.2, ONNX Runtime 1.32.0 (CPU), NumPy 2.4.6, Python 3.11.
 #
 # Output:
 #     LSTM, forward: initial states 0.5; final states of the row of length 0: {0.0}

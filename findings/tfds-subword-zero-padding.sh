@@ -1,17 +1,19 @@
 #!/usr/bin/env bash
-# SubwordTextEncoder decodes a text with padding behind it, and raises for padding before it or inside it.
+# SubwordTextEncoder decodes a text with padding after it, and raises for padding before it or inside it.
 #
 # One would expect: id 0 is padding: the vocabulary leaves it free, vocab_size counts it, and padded_batch() fills with
-# it. So decode() skips it wherever it stands, as it skips it at the end.
+# it. decode() skips it at the end. So decode() skips it wherever it stands.
 #
-# What happens: decode() strips zeros from the end only. Any other zero is "ValueError: Received id 0 which is invalid.
-# Ids must be within [0, 259)", and 0 does lie within [0, 259). So left-padded rows (the default of Keras's
-# pad_sequences) cannot be decoded. A neighbour: encode() and decode() are not inverse for every text; the internal name
-# of the underscore, backslash & undsc, followed by a blank, gains a blank.
+# What happens: decode() removes zeros at the end only. Any other zero raises "ValueError: Received id 0 which is
+# invalid. Ids must be within [0, 259)", although 0 lies within [0, 259). (Besides, encode() and decode() are not
+# inverse for every text. The internal name of the underscore is backslash & undsc. If a blank follows it in a text,
+# one blank is added.)
 #
-# What to do: encoder.decode([i for i in ids if i]).
+# Who meets it: whoever decodes rows with padding on the left. This is the default of Keras's pad_sequences.
 #
-# Versions: TFDS 4.9.10, TensorFlow 2.21.0 (tensorflow-cpu), Python 3.11.
+# What to do: remove the zeros first: encoder.decode([i for i in ids if i]).
+#
+# Versions: TFDS 4.9.10, TensorFlow 2.21.0 (tensorflow-cpu), NumPy 2.4.6, Python 3.11.
 #
 # Output:
 #     ids [1, 2] vocab_size 259
@@ -25,7 +27,8 @@ set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet tensorflow-datasets==4.9.10 tensorflow-cpu==2.21.0 importlib_resources numpy==2.4.6
+"$folder/venv/bin/pip" install --quiet tensorflow-datasets==4.9.10 tensorflow-cpu==2.21.0 importlib_resources \
+  numpy==2.4.6
 export TF_CPP_MIN_LOG_LEVEL=3 CUDA_VISIBLE_DEVICES=""
 "$folder/venv/bin/python" - <<'PY'
 import sys
@@ -49,7 +52,7 @@ for name, padded, expected in (
         found = ValueError
         print(name, padded, "-> ValueError:", error)
     if found != expected:
-        sys.exit(f"changed: it was {expected!r}")
+        sys.exit(f"changed: {padded} gave {expected!r}, and now gives {found!r}")
 source = "\\&undsc x"
 back = encoder.decode(encoder.encode("a" + source))
 print(repr("a" + source), "->", repr(back))

@@ -1,19 +1,21 @@
 #!/usr/bin/env bash
-# Under torch.autocast on a CPU, the dtype of a recurrent layer's output tells nothing about how it was computed.
+# Under torch.autocast on a CPU, the dtype of a recurrent layer's output does not tell how it was computed.
 #
-# One would expect: autocast to bfloat16 gives bfloat16 or, where an operator is left in float32, float32 and its
-# accuracy. LSTM, GRU and RNN behave alike, and so do padded and packed sequences, which are two layouts of the same
-# data.
+# One would expect: autocast to bfloat16 gives bfloat16. Where it leaves an operator in float32, it gives float32 with
+# the accuracy of float32. LSTM, GRU and RNN behave alike. So do padded and packed sequences, which are two layouts of
+# the same data.
 #
-# What happens: LSTM gives bfloat16 for padded input and float32 for a packed sequence; GRU float32 for both; RNN
-# bfloat16 for both. All have the error of bfloat16, a thousand times that of float32: the products are bfloat16 in any
-# case. So a float32 result has three digits, and a model that goes from padded to packed input meets another dtype
-# behind it.
+# What happens: LSTM gives bfloat16 for padded input, and float32 for a packed sequence. GRU gives float32 for both,
+# RNN bfloat16 for both. All have the error of bfloat16, more than ten thousand times that of float32, because the
+# products are bfloat16 in any case. So a float32 result has three digits. And a model that changes from padded to
+# packed input gets another dtype after the layer.
 #
-# What to do: switch autocast off around the layer where accuracy matters (torch.autocast("cpu", enabled=False)), and
+# Who meets it: whoever uses autocast on a CPU, and takes the dtype for the accuracy.
+#
+# What to do: turn autocast off around the layer where accuracy matters (torch.autocast("cpu", enabled=False)), and
 # convert outputs to one dtype.
 #
-# Versions: PyTorch 2.13.0 (CPU), Python 3.11.
+# Versions: PyTorch 2.13.0 (CPU), NumPy 2.4.6, Python 3.11.
 #
 # Output:
 #     LSTM: float32 2e-08 off; under autocast: padded torch.bfloat16, 1e-03 off; packed torch.float32, 1e-03 off
@@ -59,7 +61,7 @@ for layer, expected in (torch.nn.LSTM, (half, single)), (torch.nn.GRU, (single, 
         f"packed {packed.dtype}, {errors[2]:.0e} off"
     )
     if (padded.dtype, packed.dtype) != expected:
-        sys.exit(f"changed: {layer.__name__} gave {expected}")
+        sys.exit(f"changed: {layer.__name__} gave the dtypes {expected}")
     if min(errors[1:]) < 100 * errors[0]:
         sys.exit(f"changed: {layer.__name__} under autocast is about as accurate as float32")
 PY

@@ -1,18 +1,20 @@
 #!/usr/bin/env bash
 # PyTorch: set_flush_denormal(True) reaches one thread, so half of a tensor is flushed to zero and half is not.
 #
-# One would expect: torch.set_flush_denormal(True) "disables denormal floating numbers on CPU". It is what one sets for an
-# LSTM over long sequences: gradients of the last output become subnormal on their way back, and many processors are slow
+# One would expect: torch.set_flush_denormal(True) "disables denormal floating numbers on CPU". One sets it for an LSTM
+# over long sequences: gradients of the last output become subnormal on their way back, and many processors are slow
 # with such numbers.
 #
-# What happens: it changes the calling thread. PyTorch's other threads have the setting of the moment in which they were
-# started, by the first operation that is shared. Called after that, one product of equal numbers is zero in the first half
-# of a tensor and 5e-39 in the second, and the slow numbers stay in the backward pass of nn.LSTM. Called before that, all
-# of it is zero.
+# What happens: it changes the thread that calls it. PyTorch starts its other threads with the first operation that
+# they share, and they keep the setting of that moment. If the call comes later, one product of equal numbers is zero
+# in the first half of a tensor and 5e-39 in the second, and the backward pass of nn.LSTM still has the slow numbers.
+# If the call comes earlier, the whole product is zero.
+#
+# Who meets it: whoever calls it in the middle of a program, for example just before training.
 #
 # What to do: call it before anything else is computed.
 #
-# Versions: PyTorch 2.13.0 (CPU), Python 3.11, an x86 processor.
+# Versions: PyTorch 2.13.0 (CPU), NumPy 2.4.6, Python 3.11, an x86 processor.
 #
 # Output:
 #     gradients of an LSTM over 300 timesteps: some are subnormal True

@@ -4,14 +4,17 @@
 # One would expect: dynamic_shapes={"x": {1: Dim("time", min=1, max=500)}} leaves the axis free in the file, or raises
 # where this cannot be. torch.export.export() with the same request raises, and says that the axis became a constant.
 #
-# What happens: torch.onnx.export() writes the file without an error. The name "batch" of another axis is in it; for
-# time it holds the 7 of the sample. Dim.AUTO, which promises less, gives a free axis and right numbers for other
-# lengths (though the file's output is still declared with 7, of which ONNX Runtime warns).
+# What happens: torch.onnx.export() writes the file without an error. In the file, another axis has its name, "batch",
+# but the time axis has the 7 of the sample. Dim.AUTO promises less, but gives a free axis and right numbers for other
+# lengths. (The file still declares 7 for its output, and ONNX Runtime warns of that.)
 #
-# What to do: ask for Dim.AUTO (or Dim.AUTO for all axes of a recurrent layer's input), and look at the shapes in the
-# file.
+# Who meets it: whoever exports an LSTM for sequences of any length. The file refuses the first sequence of another
+# length.
 #
-# Versions: PyTorch 2.13.0 (CPU), ONNX 1.23.2, ONNX Runtime 1.32.0, onnxscript 0.7.2, Python 3.11.
+# What to do: ask for Dim.AUTO, for the time axis or for all axes of a recurrent layer's input, and look at the shapes
+# in the file.
+#
+# Versions: PyTorch 2.13.0 (CPU), ONNX 1.23.2, ONNX Runtime 1.32.0, onnxscript 0.7.2, NumPy 2.4.6, Python 3.11.
 #
 # Output:
 #     LSTM: torch.export refuses the named time axis: True
