@@ -1,6 +1,6 @@
 # make demo   compares FastLSTM with keras.layers.LSTM on the default data: a table, and a plot in demo/
-# make test   runs the test suite with every Keras backend that is installed: TensorFlow, or all with EXTRAS=dev
-# make test-fast   a minute of the suite, on what is installed and built already; KERAS_BACKEND=jax or torch: with that one
+# make test   runs the test suite with every installed Keras backend: TensorFlow, or all three with EXTRAS=dev
+# make test-fast   runs the quick tests in about a minute, with the build that is there; on JAX: KERAS_BACKEND=jax
 # make docs   builds the documentation site into build/site
 # All use one virtual environment, .venv, and need python3, a C++ compiler and make.
 
@@ -19,7 +19,7 @@ demo: $(VENV)/installed-$(EXTRAS)
 test: $(VENV)/installed-$(EXTRAS)
 	$(BIN)/python tests/run.py $(TEST_OPTIONS)
 
-# Nothing is installed before: an edited Python file is tested at once.
+# This installs nothing first, so that an edited Python file is tested at once.
 test-fast:
 	$(BIN)/python -m pytest -q -m fast $(TEST_OPTIONS)
 
@@ -37,9 +37,9 @@ lint: $(VENV)/installed-$(EXTRAS)
 clean:
 	rm -rf $(VENV) build dist demo lstm_fast.egg-info lstm_fast/*.so lstm_fast/*.dylib lstm_fast/sources
 
-# The package is installed in place: tests then also see the objects that the build leaves in build/.
+# The package is installed in place, because some tests read the object files that its build leaves in build/.
 $(VENV)/installed-%: $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "Installing into $(VENV): downloads packages and compiles, which takes some minutes."
+	@echo "Installing into $(VENV): this downloads packages and compiles, which takes some minutes."
 	$(PIP) install --quiet --editable '.[$*]'
 	touch $@
