@@ -118,11 +118,7 @@ void XlaThreads::RunTogether(int wanted, void (*task)(void*, int, int), void* co
     return;
   }
   std::atomic<int> size{0};
-  const auto work = [&](int rank) {
-    int members = size.load(std::memory_order_acquire);
-    for (; members == 0; members = size.load(std::memory_order_acquire)) Pause();
-    task(context, rank, members);
-  };
+  const auto work = [&](int rank) { task(context, rank, WaitForSize(size)); };
   const auto job = std::make_shared<Job>(work, true);
   Offer(job, helpers);
   SpinUntil([&] { return job->AllJoined(helpers); });

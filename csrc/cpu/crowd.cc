@@ -6,6 +6,8 @@
 
 #include <algorithm>
 
+#include "cpu/fork.h"
+
 namespace lstm_fast {
 namespace {
 
@@ -28,6 +30,15 @@ int64_t TimesStopped() {
 #endif
   return 0;
 }
+
+Crowd& Crowd::OfProcess() {
+  static auto* crowd = new Crowd;  // never destroyed: threads may outlive static destruction
+  return *crowd;
+}
+
+void LockCrowd() { Crowd::OfProcess().mutex().lock(); }
+
+void UnlockCrowd() { Crowd::OfProcess().mutex().unlock(); }
 
 int Crowd::Limit(int wanted, Clock::time_point now) {
   const std::lock_guard<std::mutex> lock(mutex_);

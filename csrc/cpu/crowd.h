@@ -18,11 +18,16 @@ class Crowd {
  public:
   using Clock = std::chrono::steady_clock;
 
+  // That of all teams of this process, whoever's threads they are.
+  static Crowd& OfProcess();
+
   // How many of the threads that are wanted a team may have. After a while more are tried again.
   int Limit(int wanted, Clock::time_point now);
 
   // A team of `size` threads was at work until `now`; its members were stopped so many times, together.
   void Report(int size, Clock::duration time, int64_t stopped, Clock::time_point now);
+
+  std::mutex& mutex() { return mutex_; }
 
  private:
   std::mutex mutex_;

@@ -1,6 +1,8 @@
 #include "cpu/cuts.h"
 
 #include <algorithm>
+#include <numeric>
+#include <vector>
 
 #include "cpu/kernel.h"
 
@@ -39,9 +41,19 @@ int64_t MostSharingUnits(const Work& work, int64_t rows) {
   return AtLeast1(std::min(work.panels, rows * 8 * work.units * work.units / 32'000));
 }
 
-// Threads per task, where there are fewer tasks than threads.
-int64_t TeamSize(const Work& work, int64_t threads, int64_t tasks, int64_t rows, int64_t flop) {
-  return AtLeast1(std::min({threads / tasks, MostSharingUnits(work, rows), flop / (tasks * 4'000'000)}));
+// Timesteps of each task. A task is every `slots`-th tile, and there are `copies` of it, one after the other in the
+// list. Empty where all rows have the same number.
+std::vector<int64_t> TaskTimesteps(const Work& work, int64_t tile_rows, int64_t slots, int64_t copies) {
+  std::vector<int64_t> of_tasks;
+  if (work.of_rows.empty()) return of_tasks;
+  of_tasks.resize(static_cast<size_t>(slots * copies));
+  for (int64_t row = 0; row < work.batch; ++row) {
+    const int64_t slot = row / tile_rows % slots;
+    for (int64_t copy = 0; copy < copies; ++copy) {
+      of_tasks[static_cast<size_t>(slot * copies + copy)] += work.of_rows[static_cast<size_t>(row)];
+    }
+  }
+  return of_tasks;
 }
 
 // A row's result does not depend on its tile, so tiles may follow the number of threads. More than 32 rows, in very
@@ -110,53 +122,109 @@ double StepFlop(const Work& work, int64_t rows) {
          kElementwise * units * double(rows);
 }
 
-// Timesteps of a row, on average.
-double Timesteps(const Work& work) { return double(work.timesteps) / double(AtLeast1(work.batch)); }
+// A tile, on average: how many timesteps it takes, and how many of its rows take part in one.
+struct Average {
+  double steps;
+  int64_t rows;
+};
 
-double ForwardTaskFlop(const Work& work, const Cuts& cuts, int64_t members) {
-  const double project = 8.0 * double(work.units) * double(work.kernel_rows) * double(cuts.tile_rows);
-  const double step = (project + StepFlop(work, cuts.tile_rows)) * LargestFraction(work.panels, members);
-  return Timesteps(work) * (step + BarrierFlop(members));
+Average AverageTile(const Work& work, int64_t tile_rows) {
+  if (work.of_rows.empty()) return {double(work.timesteps) / double(AtLeast1(work.batch)), tile_rows};
+  int64_t tiles = 0, steps = 0, all = 0;
+  for (int64_t row = 0; row < work.batch; ++row) {
+    const int64_t of_row = work.of_rows[static_cast<size_t>(row)];
+    all += of_row;
+    if (row % tile_rows != 0) continue;
+    ++tiles;
+    steps += of_row;  // its first row is the longest
+  }
+  return {double(steps) / double(AtLeast1(tiles)), AtLeast1((all + steps / 2) / AtLeast1(steps))};
 }
 
-double BackwardTileFlop(const Work& work, const Cuts& cuts, int64_t members) {
+double ForwardTaskFlop(const Work& work, const Average& tile, int64_t members) {
+  const double project = 8.0 * double(work.units) * double(work.kernel_rows) * double(tile.rows);
+  const double step = (project + StepFlop(work, tile.rows)) * LargestFraction(work.panels, members);
+  return tile.steps * (step + BarrierFlop(members));
+}
+
+double BackwardTileFlop(const Work& work, const Cuts& cuts, const Average& tile, int64_t members) {
   const int64_t groups = RowGroups(work, cuts.tile_rows, members), sharing = members / groups;  // at least so many
-  const double step = StepFlop(work, CeilDivide(cuts.tile_rows, groups)) * LargestFraction(work.panels, sharing);
-  const double product = 8 * double(work.units * cuts.tile_rows);  // with one column of W or U
+  const double step = StepFlop(work, CeilDivide(tile.rows, groups)) * LargestFraction(work.panels, sharing);
+  const double product = 8 * double(work.units * tile.rows);  // with one column of W or U
   const auto weights = [&](int64_t columns) {
     return product * double(columns) * LargestFraction(work.panels * CeilDivide(columns, work.micro_rows), members);
   };
-  const double dx = product * double(work.kernel_rows) * LargestFraction(cuts.tile_rows * cuts.chunk_steps, members);
-  return Timesteps(work) * (step + BarrierFlop(CeilDivide(members, groups)) + weights(work.units) +
-                            weights(work.kernel_rows) + dx + 4 * BarrierFlop(members) / double(cuts.chunk_steps));
+  const double dx = product * double(work.kernel_rows) * LargestFraction(tile.rows * cuts.chunk_steps, members);
+  return tile.steps * (step + BarrierFlop(CeilDivide(members, groups)) + weights(work.units) +
+                       weights(work.kernel_rows) + dx + 4 * BarrierFlop(members) / double(cuts.chunk_steps));
 }
 
 // One after the other, a slot's tiles in the directions of a task.
-double BackwardTaskFlop(const Work& work, const Cuts& cuts, int64_t members) {
+double BackwardTaskFlop(const Work& work, const Cuts& cuts, const Average& tile, int64_t members) {
   const int64_t tiles = CeilDivide(CeilDivide(work.batch, cuts.tile_rows), cuts.slots);
-  return double(tiles * (cuts.side_by_side ? 1 : work.directions)) * BackwardTileFlop(work, cuts, members);
+  return double(tiles * (cuts.side_by_side ? 1 : work.directions)) * BackwardTileFlop(work, cuts, tile, members);
 }
 
-// Threads that would have no task join others' tasks. There may be fewer teams than tasks, so that no thread is left.
-void ChooseTeams(const Work& work, int64_t threads, int64_t tasks, Cuts& cuts) {
-  const int64_t worth = 2 * work.Flop() / 4'000'000;
-  if (threads == 1 || worth < 2 || (work.repeats && work.SkipsByRow())) return;
-  if (threads == 2 && tasks > 1) return;
-  // Threads without a row of their own lose more by waiting than the products' shares gain, measured with one row.
-  const int64_t most = std::max(cuts.tile_rows * MostSharingUnits(work, 1), MostSharingUnits(work, cuts.tile_rows));
-  double least = double(CeilDivide(tasks, cuts.workers)) * BackwardTaskFlop(work, cuts, 1);
+// What the team does that has the most to do. task_flop(members) is what a task of average length comes to.
+template <class TaskFlop>
+double LongestTeam(const Cuts& cuts, int64_t tasks, const TaskFlop& task_flop) {
+  if (cuts.of_tasks.empty()) {
+    return double(CeilDivide(tasks, cuts.teams)) * task_flop(AtLeast1(cuts.threads / cuts.teams));
+  }
+  const auto& of_tasks = cuts.of_tasks;
+  const double average =
+      double(AtLeast1(std::accumulate(of_tasks.begin(), of_tasks.end(), int64_t{0}))) / double(tasks);
+  std::vector<int64_t> of_teams(static_cast<size_t>(cuts.teams));
+  double longest = 0;
+  if (cuts.threads <= cuts.teams) {  // who has the least to do claims the next task
+    for (const int64_t timesteps : of_tasks) *std::min_element(of_teams.begin(), of_teams.end()) += timesteps;
+    return double(*std::max_element(of_teams.begin(), of_teams.end())) / average * task_flop(1);
+  }
+  const std::vector<int64_t> sizes = TeamSizes(cuts, cuts.threads);
+  for (size_t task = 0; task < of_tasks.size(); ++task) of_teams[task % of_teams.size()] += of_tasks[task];
+  for (size_t team = 0; team < sizes.size(); ++team) {
+    longest = std::max(longest, double(of_teams[team]) / average * task_flop(sizes[team]));
+  }
+  return longest;
+}
+
+// Threads that would have no task, or only short ones, join others' tasks. There may be fewer teams than tasks, so that
+// no thread is left. `threads`: as many as the work is worth.
+template <class TaskFlop>
+void ChooseTeams(int64_t threads, int64_t tasks, const TaskFlop& task_flop, Cuts& cuts) {
+  Cuts best = cuts;
+  double least = LongestTeam(cuts, tasks, task_flop);
   for (int64_t teams = std::min(threads, tasks); teams > 0; --teams) {
-    for (int64_t members = std::min(std::min(threads, worth) / teams, most); members > 1; members /= 2) {
-      const double cost = double(CeilDivide(tasks, teams)) * BackwardTaskFlop(work, cuts, members);
+    for (int64_t wanted = std::min(threads, teams * cuts.most); wanted > teams; wanted /= 2) {
+      cuts.teams = teams;
+      cuts.threads = cuts.of_tasks.empty() ? wanted - wanted % teams : wanted;
+      const double cost = LongestTeam(cuts, tasks, task_flop);
       if (cost >= 0.97 * least) continue;  // what is estimated is no more exact
       least = cost;
-      cuts.workers = teams;
-      cuts.members = members;
+      best = cuts;
     }
   }
+  cuts = best;
 }
 
 }  // namespace
+
+std::vector<int64_t> TeamSizes(const Cuts& cuts, int64_t threads) {
+  const int64_t teams = std::min(cuts.teams, threads);
+  std::vector<int64_t> sizes(static_cast<size_t>(teams), 1), timesteps(sizes.size());
+  for (size_t task = 0; task < cuts.of_tasks.size(); ++task) timesteps[task % sizes.size()] += cuts.of_tasks[task];
+  if (cuts.of_tasks.empty()) std::fill(timesteps.begin(), timesteps.end(), 1);
+  for (int64_t left = threads - teams; left > 0; --left) {
+    size_t next = 0;  // has the most timesteps for each of its threads
+    for (size_t team = 1; team < sizes.size(); ++team) {
+      const bool full = sizes[next] == cuts.most, more = timesteps[team] * sizes[next] > timesteps[next] * sizes[team];
+      if (sizes[team] < cuts.most && (full || more)) next = team;
+    }
+    if (sizes[next] == cuts.most) break;
+    ++sizes[next];
+  }
+  return sizes;
+}
 
 // As many groups as have enough rows, unless more threads than can share units would be left in each. Without sharing,
 // each thread is a group.
@@ -180,9 +248,18 @@ Cuts CutForward(const Work& work, int64_t threads) {
   // Read in place, weights cost more per timestep, least where panels would not stay in a cache either; packing takes
   // longer than it saves in few timesteps.
   cuts.in_place = work.fits_in_place && work.timesteps <= (work.WeightsBytes() > 12 * 1024 * 1024 ? 12 : 2);
-  const int64_t tasks = AtLeast1(CeilDivide(work.batch, cuts.tile_rows) * work.directions);
-  cuts.workers = Workers(threads, tasks, work.Flop());
-  cuts.members = TeamSize(work, threads, tasks, cuts.tile_rows, work.Flop());
+  const int64_t tiles = AtLeast1(CeilDivide(work.batch, cuts.tile_rows)), tasks = tiles * work.directions;
+  cuts.of_tasks = TaskTimesteps(work, cuts.tile_rows, tiles, work.directions);
+  cuts.teams = cuts.threads = Workers(threads, tasks, work.Flop());
+  cuts.most = MostSharingUnits(work, cuts.tile_rows);
+  const int64_t worth = std::min(threads, work.Flop() / 4'000'000);
+  if (cuts.of_tasks.empty()) {
+    const int64_t wanted = std::min(worth, tasks * cuts.most);
+    if (wanted > tasks) cuts.threads = wanted - wanted % tasks;
+  } else {
+    const Average tile = AverageTile(work, cuts.tile_rows);
+    ChooseTeams(worth, tasks, [&](int64_t members) { return ForwardTaskFlop(work, tile, members); }, cuts);
+  }
   return cuts;
 }
 
@@ -193,32 +270,38 @@ Cuts CutBackward(const Work& work, int64_t threads) {
   cuts.in_place = work.fits_in_place && work.timesteps <= 16;  // packing the transpose takes longer than packing does
   cuts.slots = Slots(work, CeilDivide(work.batch, cuts.tile_rows));
   // With few slots, or with more threads than slots, the directions run side by side and their dx are added afterwards;
-  // otherwise a slot runs one after the other and the second adds to what the first wrote. That comes to the same bits,
-  // but where timesteps repeat: there, nothing may be added, which is not the same as adding 0 to -0.
-  cuts.side_by_side = work.directions == 2 &&
-                      (cuts.slots < kSlots / 2 || (threads > std::max<int64_t>(2, cuts.slots) && !work.repeats));
+  // otherwise a slot runs one after the other and the second adds to what the first wrote. That comes to the same bits.
+  cuts.side_by_side = work.directions == 2 && (cuts.slots < kSlots / 2 || threads > std::max<int64_t>(2, cuts.slots));
   cuts.gradients_in_place = work.fits_in_place && cuts.slots == 1 && work.batch > 0 && work.timesteps <= 128;
   const int64_t tasks = cuts.side_by_side ? 2 * cuts.slots : cuts.slots;
-  cuts.workers = Workers(threads, tasks, 2 * work.Flop());
-  cuts.members = 1;
-  ChooseTeams(work, threads, tasks, cuts);
+  cuts.of_tasks = TaskTimesteps(work, cuts.tile_rows, cuts.slots, cuts.side_by_side ? 2 : 1);
+  cuts.teams = cuts.threads = Workers(threads, tasks, 2 * work.Flop());
+  // Threads without a row of their own lose more by waiting than the products' shares gain, measured with one row.
+  cuts.most = std::max(cuts.tile_rows * MostSharingUnits(work, 1), MostSharingUnits(work, cuts.tile_rows));
+  const bool claims = threads == 2 && tasks > 1 && cuts.of_tasks.empty();  // two threads with tasks of equal length
+  if (!claims && !(work.repeats && work.SkipsByRow())) {
+    const Average tile = AverageTile(work, cuts.tile_rows);
+    const auto task_flop = [&](int64_t members) { return BackwardTaskFlop(work, cuts, tile, members); };
+    ChooseTeams(std::min(threads, 2 * work.Flop() / 4'000'000), tasks, task_flop, cuts);
+  }
   return cuts;
 }
 
 Estimate EstimateForward(const Work& work, const Cuts& cuts) {
   const int64_t tasks = AtLeast1(CeilDivide(work.batch, cuts.tile_rows) * work.directions);
-  const int64_t working = std::min(cuts.workers, tasks) * cuts.members;
-  Cuts alone = cuts;
-  alone.tile_rows = AtLeast1(std::min<int64_t>(work.batch, 32));
-  return {working, Fraction(work.batch, alone.tile_rows) * double(work.directions) * ForwardTaskFlop(work, alone, 1),
-          double(CeilDivide(tasks, cuts.workers)) * ForwardTaskFlop(work, cuts, cuts.members) + WakeFlop(working)};
+  const int64_t alone = AtLeast1(std::min<int64_t>(work.batch, 32));  // rows of a tile, if there were one thread
+  const Average tile = AverageTile(work, cuts.tile_rows);
+  const auto task_flop = [&](int64_t members) { return ForwardTaskFlop(work, tile, members); };
+  return {cuts.threads,
+          Fraction(work.batch, alone) * double(work.directions) * ForwardTaskFlop(work, AverageTile(work, alone), 1),
+          LongestTeam(cuts, tasks, task_flop) + WakeFlop(cuts.threads)};
 }
 
 Estimate EstimateBackward(const Work& work, const Cuts& cuts) {
   const int64_t tasks = cuts.slots * (cuts.side_by_side ? work.directions : 1);
-  return {std::min(cuts.workers, tasks) * cuts.members, double(tasks) * BackwardTaskFlop(work, cuts, 1),
-          double(CeilDivide(tasks, cuts.workers)) * BackwardTaskFlop(work, cuts, cuts.members) +
-              WakeFlop(cuts.workers * cuts.members)};
+  const Average tile = AverageTile(work, cuts.tile_rows);
+  const auto task_flop = [&](int64_t members) { return BackwardTaskFlop(work, cuts, tile, members); };
+  return {cuts.threads, double(tasks) * task_flop(1), LongestTeam(cuts, tasks, task_flop) + WakeFlop(cuts.threads)};
 }
 
 }  // namespace lstm_fast

@@ -4,17 +4,20 @@
 #define LSTM_FAST_CPU_CUTS_H_
 
 #include <cstdint>
+#include <vector>
 
 namespace lstm_fast {
 
 // What there is to compute.
 struct Work {
   int64_t batch, time, directions, units;
-  int64_t kernel_rows;     // of W
-  int64_t panels, width;   // of the gates: see kernel.h
-  int64_t micro_rows;      // of a register tile
-  int64_t element_bytes;   // of the arithmetic
-  int64_t timesteps;       // real ones, over all rows
+  int64_t kernel_rows;    // of W
+  int64_t panels, width;  // of the gates: see kernel.h
+  int64_t micro_rows;     // of a register tile
+  int64_t element_bytes;  // of the arithmetic
+  int64_t timesteps;      // real ones, over all rows
+  // Those that each row is expected to compute, in the order of the tiles; empty: all alike.
+  std::vector<int64_t> of_rows;
   bool masked;             // rows may have unequal numbers of them
   bool repeats;            // rows may skip some
   bool recompute;          // Reserve::kRecompute
@@ -33,9 +36,12 @@ struct Work {
 struct Cuts {
   int64_t tile_rows;    // rows of a tile; the last one may have fewer
   int64_t chunk_steps;  // timesteps projected, or gone back through, at once
-  int64_t workers;      // that take tasks, or teams of them
-  int64_t members;      // threads of a team
+  int64_t teams;        // that run the tasks
+  int64_t threads;      // of all teams; no more than teams: each is a single thread, which claims its tasks
+  int64_t most;         // threads that a team may have
   bool in_place;        // the weights are read as they were given
+  // Timesteps of each task, all rows together; empty: all alike.
+  std::vector<int64_t> of_tasks;
 
   // Backward only.
   int64_t slots;            // accumulators of the weights' gradients, each for a fixed list of tiles
@@ -59,6 +65,10 @@ Estimate EstimateBackward(const Work& work, const Cuts& cuts);
 
 Cuts CutForward(const Work& work, int64_t threads);
 Cuts CutBackward(const Work& work, int64_t threads);
+
+// How many of so many threads each team has. There are fewer teams where there are fewer threads. Team n runs the tasks
+// n, n + teams, n + 2 teams, ...; the more timesteps these have, the more threads it has.
+std::vector<int64_t> TeamSizes(const Cuts& cuts, int64_t threads);
 
 // Into how many groups, each with rows of its own, a team of so many threads splits in the backward pass, for a tile of
 // so many rows. The members of a group share its rows' units.

@@ -5,19 +5,22 @@
 namespace lstm_fast {
 namespace {
 
-// Always in this order. Nobody holds the second while waiting for the first.
+// Always in this order. Nobody holds one while waiting for another.
 void BeforeFork() {
   LockPool();
+  LockCrowd();
   LockKeptBuffers();
 }
 
 void AfterForkInParent() {
   UnlockKeptBuffers();
+  UnlockCrowd();
   UnlockPool();
 }
 
 void AfterForkInChild() {
   UnlockKeptBuffers();
+  UnlockCrowd();
   RestartPool();
 }
 

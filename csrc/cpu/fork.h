@@ -10,6 +10,10 @@ void LockPool();
 void UnlockPool();
 void RestartPool();
 
+// crowd.cc
+void LockCrowd();
+void UnlockCrowd();
+
 // workspace.cc
 void LockKeptBuffers();
 void UnlockKeptBuffers();

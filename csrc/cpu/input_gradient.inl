@@ -15,11 +15,17 @@
 namespace lstm_fast {
 namespace {
 
-// Writes some values of dx, or adds them to what the other direction wrote.
+// Writes some values of dx, at most 4L, or adds them to what the other direction wrote. Of two directions, none writes
+// -0: to that, adding 0 makes a difference, and where timesteps repeat it depends on the cut whether 0 is added.
 template <class Real>
 LSTM_FAST_INLINE void StoreInputGradientPart(const Direction<Real>& d, int64_t offset, int64_t count,
                                              const Real* values) {
   if (!d.dx_accumulates) {
+    Real sums[4 * kLanes<Real>];
+    if (d.input_order && !d.projected) {
+      for (int64_t j = 0; j < count; ++j) sums[j] = values[j] + Real(0);
+      values = sums;
+    }
     StoreRow(d.dx_dtype, d.dx.data, offset, count, values);
     return;
   }

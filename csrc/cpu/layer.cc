@@ -12,6 +12,7 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "cpu/cuts.h"
@@ -82,22 +83,23 @@ class Layer {
       direction_[n].repeats = skips;
     }
     const int64_t directions = problem_.directions;
-    const Cuts cuts = CutForward(Describe(skips), parallel_.threads());
+    Cuts cuts = CutForward(Describe(skips), parallel_.threads());
     const std::vector<Tile> tiles = CutTiles(problem_.batch, cuts.tile_rows);
     if (tiles.empty()) return;
+    const int64_t tasks = static_cast<int64_t>(tiles.size()) * directions;
+    cuts = LimitTeams(std::move(cuts), tasks);
     Use(cuts);
     const Workspace packed(static_cast<size_t>(weights_.PackedSize(cuts.in_place)) * sizeof(Real));
     weights_.Pack(packed.data<Real>(), direction_);
-    const int64_t tasks = static_cast<int64_t>(tiles.size()) * directions;
     const int64_t scratch_size = kernels_.forward_scratch(direction_[0], tiles[0].rows);
-    const Workspace scratch(static_cast<size_t>(cuts.workers * scratch_size) * sizeof(Real));
+    const Workspace scratch(static_cast<size_t>(cuts.teams * scratch_size) * sizeof(Real));
     const auto one_group = [](int64_t) -> int64_t { return 1; };
     const auto run = [&](int64_t task, int64_t worker, const Team& team) {
       const Tile& tile = tiles[static_cast<size_t>(task / directions)];
       kernels_.forward(direction_[task % directions], plan_.rows.data() + tile.first, tile.rows,
                        scratch.data<Real>() + worker * scratch_size, team);
     };
-    ForEachByTeams(parallel_, cuts.workers, cuts.members, tasks, one_group, run);
+    ForEachByTeams(parallel_, cuts, tasks, one_group, run);
     timesteps_given += problem_.directions * plan_.timesteps;
     timesteps_computed += problem_.directions * plan_.timesteps - skipped_;
   }
@@ -105,8 +107,10 @@ class Layer {
   void Backward(const BackwardInput& gradient, const BackwardOutput& output) {
     const int64_t directions = problem_.directions;
     const Work work = Describe(plan_.repeats);
-    const Cuts cuts = CutBackward(work, parallel_.threads());
-    const int64_t slots = cuts.slots;
+    Cuts cuts = CutBackward(work, parallel_.threads());
+    const bool side_by_side = cuts.side_by_side;
+    const int64_t slots = cuts.slots, tasks = side_by_side ? slots * 2 : slots;
+    cuts = LimitTeams(std::move(cuts), tasks);
     const std::vector<Tile> tiles = CutTiles(problem_.batch, cuts.tile_rows);
     Use(cuts);
     for (int n = 0; n < directions; ++n) {
@@ -126,7 +130,6 @@ class Layer {
 
     // The dx of both directions are added afterwards, or the second adds to what the first wrote; half precision is
     // added in float32 either way. Of a projected x, each direction has a part of its own.
-    const bool side_by_side = cuts.side_by_side;
     const bool shared_dx = output.dx && directions == 2 && !problem_.projected;
     const bool own_dx = shared_dx && (side_by_side || sizeof(Real) > ElementSize());
     const int64_t dx_elements = problem_.batch * problem_.time * problem_.input;
@@ -143,14 +146,13 @@ class Layer {
     }
 
     const int64_t gradient_size = weights_.GradientSize();
-    const int64_t tasks = side_by_side ? slots * 2 : slots;
     int64_t scratch_size = 0;
     for (int n = 0; n < directions && !tiles.empty(); ++n) {
       scratch_size = std::max(scratch_size, kernels_.backward_scratch(direction_[n], tiles[0].rows));
     }
     const bool in_place = cuts.gradients_in_place && weights_.AllGradientsWanted(output);
     const Workspace partial(in_place ? 0 : static_cast<size_t>(slots * directions * gradient_size) * sizeof(Real));
-    const Workspace scratch(static_cast<size_t>(cuts.workers * scratch_size) * sizeof(Real));
+    const Workspace scratch(static_cast<size_t>(cuts.teams * scratch_size) * sizeof(Real));
     if (tiles.empty()) {  // nobody would write them
       std::fill_n(partial.data<Real>(), slots * directions * gradient_size, Real(0));
     }
@@ -169,7 +171,7 @@ class Layer {
         }
       }
     };
-    ForEachByTeams(parallel_, cuts.workers, cuts.members, tasks, groups_of, run);
+    ForEachByTeams(parallel_, cuts, tasks, groups_of, run);
     if (own_dx) MergeInputGradients(dx.data<Real>(), side_by_side, dx_elements, output.dx);
     for (int n = 0; n < directions && !in_place; ++n) {
       weights_.Unpack(partial.data<Real>() + n * slots * gradient_size, slots, output, n);
@@ -192,6 +194,10 @@ class Layer {
     work.timesteps = plan_.timesteps;
     work.masked = inputs_.mask != nullptr;
     work.repeats = repeats;
+    if (work.masked || repeats) {
+      work.of_rows.reserve(plan_.rows.size());
+      for (const Row& row : plan_.rows) work.of_rows.push_back(repeats ? ExpectedTimesteps(row) : row.count);
+    }
     work.recompute = problem_.reserve == Reserve::kRecompute;
     work.recurrent_dropout = inputs_.direction[0].recurrent_dropout || inputs_.direction[1].recurrent_dropout;
     work.fits_in_place = ElementSize() == sizeof(Real) && problem_.units % kernels_.lanes == 0;

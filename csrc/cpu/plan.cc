@@ -12,6 +12,31 @@ constexpr int64_t kProbe = 32;
 // What an orbit of states usually takes to close, in trained models 120 to 200 timesteps; it only orders the rows.
 constexpr int64_t kUsualOrbit = 128;
 
+// The number of timesteps of a row before its list is made.
+constexpr int64_t kUncounted = -1;
+
+// How many timesteps of a row come before its first padding.
+int64_t RealPrefix(const MaskByte* row, int64_t time) {
+  const void* padding = std::memchr(row, 0, static_cast<size_t>(time));
+  return padding ? static_cast<const MaskByte*>(padding) - row : time;
+}
+
+bool AnyIsReal(const MaskByte* row, int64_t time) {
+  MaskByte any = 0;
+  for (int64_t t = 0; t < time; ++t) any = static_cast<MaskByte>(any | row[t]);
+  return TimestepIsReal(any);
+}
+
+// Returns how many there are. A timestep that is not real is written, too, but overwritten by the next one.
+int64_t ListRealTimesteps(const MaskByte* row, int64_t time, int32_t* steps) {
+  int64_t count = 0;
+  for (int64_t t = 0; t < time; ++t) {
+    steps[count] = static_cast<int32_t>(t);
+    count += TimestepIsReal(row[t]) ? 1 : 0;
+  }
+  return count;
+}
+
 // How many timesteps of a row have, by its probes, the input of the one before.
 int64_t RepeatedSteps(const Inputs& inputs, const Row& row) {
   if (inputs.problem.input == 0) return 0;  // there may be no memory for x
@@ -50,6 +75,8 @@ void PlaceReserve(const Problem& problem, int64_t padded_units, Plan& plan) {
 
 }  // namespace
 
+int64_t ExpectedTimesteps(const Row& row) { return row.count - std::max<int64_t>(0, row.repeated - kUsualOrbit); }
+
 int64_t ReserveElements(Reserve mode, int64_t count, int64_t padded_units) {
   switch (mode) {
     case Reserve::kNone:
@@ -75,20 +102,24 @@ Plan MakePlan(const Inputs& inputs, int64_t padded_units) {
   plan.rows.resize(static_cast<size_t>(problem.batch));
   const size_t time = static_cast<size_t>(problem.time);
   // Rows whose real timesteps are a prefix share the first `time` entries, 0, 1, 2, ...; others have their own list.
-  plan.steps.resize(mask ? time * (plan.rows.size() + 1) : time);
+  size_t lists = 1;
+  for (size_t b = 0; b < plan.rows.size(); ++b) {
+    const MaskByte* of_row = mask ? mask + b * time : nullptr;
+    const int64_t prefix = mask ? RealPrefix(of_row, problem.time) : problem.time;
+    const bool holes = mask && AnyIsReal(of_row + prefix, problem.time - prefix);
+    plan.rows[b] = {static_cast<int64_t>(b), holes ? kUncounted : prefix, nullptr, 0, 0, 0};
+    lists += holes ? 1 : 0;
+  }
+  plan.steps.resize(time * lists);
   std::iota(plan.steps.begin(), plan.steps.begin() + problem.time, 0);
+  int32_t* own = plan.steps.data() + time;
   for (size_t b = 0; b < plan.rows.size(); ++b) {
     Row& row = plan.rows[b];
-    row = {static_cast<int64_t>(b), problem.time, plan.steps.data(), 0, 0, 0};
-    if (mask) {
-      int32_t* own = plan.steps.data() + time * (b + 1);
-      int64_t count = 0;
-      for (size_t t = 0; t < time; ++t) {
-        own[count] = static_cast<int32_t>(t);
-        count += TimestepIsReal(mask[b * time + t]) ? 1 : 0;
-      }
-      row.count = count;
+    row.steps = plan.steps.data();
+    if (row.count == kUncounted) {
       row.steps = own;
+      row.count = ListRealTimesteps(mask + b * time, problem.time, own);
+      own += time;
     }
     row.repeated = RepeatedSteps(inputs, row);
     plan.timesteps += row.count;
@@ -97,9 +128,8 @@ Plan MakePlan(const Inputs& inputs, int64_t padded_units) {
   }
   PlaceReserve(problem, padded_units, plan);
   if (!mask && !plan.repeats) return plan;
-  const auto expected = [](const Row& row) { return row.count - std::max<int64_t>(0, row.repeated - kUsualOrbit); };
   std::stable_sort(plan.rows.begin(), plan.rows.end(),
-                   [&](const Row& a, const Row& b) { return expected(a) > expected(b); });
+                   [](const Row& a, const Row& b) { return ExpectedTimesteps(a) > ExpectedTimesteps(b); });
   return plan;
 }
 

@@ -24,6 +24,9 @@ struct Plan {
 // rows of x are read. The plan depends on nothing else than the inputs: the backward pass makes the same.
 Plan MakePlan(const Inputs& inputs, int64_t padded_units);
 
+// How many timesteps of a row are expected to be computed where it may skip those that repeat.
+int64_t ExpectedTimesteps(const Row& row);
+
 // Elements of the reserve of one direction of a row with `count` real timesteps.
 int64_t ReserveElements(Reserve mode, int64_t count, int64_t padded_units);
 

@@ -42,6 +42,15 @@ bool SpinUntil(const Condition& condition, std::chrono::microseconds most = kLoo
   }
 }
 
+// Waits until the size of a team is known, which is not 0. Who will say it may need this processor.
+inline int WaitForSize(const std::atomic<int>& size) {
+  while (true) {
+    SpinUntil([&] { return size.load(std::memory_order_acquire) != 0; });
+    if (const int members = size.load(std::memory_order_acquire)) return members;
+    sched_yield();
+  }
+}
+
 // Sleeps until `word` is said to have changed, if it is `value` still; may return for no reason.
 inline void SleepWhile(std::atomic<unsigned>& word, unsigned value) {
 #if defined(__linux__)

@@ -8,6 +8,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "cpu/crowd.h"
+#include "cpu/cuts.h"
 #include "cpu/kernel.h"
 #include "cpu/spin.h"
 #include "lstm_fast/parallel.h"
@@ -23,31 +25,61 @@ void ForEach(Parallel& parallel, int64_t workers, int64_t count, const Task& tas
   });
 }
 
-// Runs task(index, worker, team) for every index below count; with teams of several threads, worker counts the teams.
-// groups_of(size) says into how many groups a team of so many splits.
+// Fewer threads in teams where other programs need the processors. Where too few are left, each runs tasks of its own:
+// threads that do not wait for each other lose the least.
+inline Cuts LimitTeams(Cuts cuts, int64_t tasks) {
+  if (cuts.threads <= cuts.teams) return cuts;
+  const int64_t most = Crowd::OfProcess().Limit(static_cast<int>(cuts.threads), Crowd::Clock::now());
+  if (most > cuts.teams) {
+    cuts.threads = most;
+  } else {
+    cuts.teams = cuts.threads = std::min(cuts.threads, tasks);
+  }
+  return cuts;
+}
+
+// Runs task(index, team_number, team) for every index below count. groups_of(size) says into how many groups a team of
+// so many splits.
 template <class GroupsOf, class Task>
-void ForEachByTeams(Parallel& parallel, int64_t workers, int64_t members, int64_t count, const GroupsOf& groups_of,
-                    const Task& task) {
-  if (members == 1) {
-    ForEach(parallel, workers, count, [&](int64_t index, int64_t worker) { task(index, worker, kAlone); });
+void ForEachByTeams(Parallel& parallel, const Cuts& cuts, int64_t count, const GroupsOf& groups_of, const Task& task) {
+  if (cuts.threads <= cuts.teams) {
+    ForEach(parallel, cuts.teams, count, [&](int64_t index, int64_t worker) { task(index, worker, kAlone); });
     return;
   }
+  const int wanted = static_cast<int>(cuts.threads);
+  const auto begin = Crowd::Clock::now();
   // Of each team, one for all and one for each group.
-  std::vector<Barrier> barriers(static_cast<size_t>(workers * (1 + members)));
+  std::vector<Barrier> barriers(static_cast<size_t>(cuts.teams + wanted));
   const auto wait = [](void* of_team, int64_t number, int64_t size) {
     static_cast<Barrier*>(of_team)[number].Wait(size);
   };
-  parallel.Together(static_cast<int>(workers * members), [&](int64_t rank, int64_t size) {
-    const int64_t team_size = std::max<int64_t>(1, size / workers), teams = std::min(workers, size / team_size);
-    const int64_t worker = rank / team_size;
-    if (worker >= teams) return;
-    const Team team = {rank % team_size, team_size, wait, &barriers[static_cast<size_t>(worker * (1 + members))],
+  std::vector<int64_t> first_ranks = {0};
+  for (const int64_t size : TeamSizes(cuts, wanted)) first_ranks.push_back(first_ranks.back() + size);
+  int together = 1;
+  std::atomic<int64_t> stopped{0};  // how often, for other programs
+  parallel.Together(wanted, [&](int64_t rank, int64_t size) {
+    if (rank == 0) together = static_cast<int>(size);
+    const int64_t before = TimesStopped();
+    // Where fewer threads came than were wanted, each team has about as many: no memory is needed to find that out.
+    const bool all = size == wanted;
+    const int64_t teams = all ? static_cast<int64_t>(first_ranks.size()) - 1 : std::min(cuts.teams, size);
+    const auto first_rank = [&](int64_t number) {
+      return all ? first_ranks[static_cast<size_t>(number)] : size * number / teams;
+    };
+    int64_t number = 0;
+    while (number < teams && rank >= first_rank(number + 1)) ++number;
+    if (number == teams) return;
+    const int64_t first = first_rank(number), team_size = first_rank(number + 1) - first;
+    const Team team = {rank - first, team_size, wait, &barriers[static_cast<size_t>(number + first)],
                        groups_of(team_size)};
-    for (int64_t i = worker; i < count; i += teams) {
-      task(i, worker, team);
+    for (int64_t i = number; i < count; i += teams) {
+      task(i, number, team);
       team.Wait();  // before the scratch memory is used again
     }
+    stopped.fetch_add(TimesStopped() - before, std::memory_order_relaxed);
   });
+  const auto end = Crowd::Clock::now();
+  if (together > 1) Crowd::OfProcess().Report(together, end - begin, stopped.load(std::memory_order_relaxed), end);
 }
 
 }  // namespace lstm_fast

@@ -11,7 +11,6 @@
 #include <string>
 #include <thread>
 
-#include "cpu/crowd.h"
 #include "cpu/environment.h"
 #include "cpu/fork.h"
 #include "cpu/processors.h"
@@ -100,21 +99,12 @@ struct TeamJob : Job {
 
   static void Work(Job& job, int rank) {
     auto& self = static_cast<TeamJob&>(job);
-    int members = self.size.load(std::memory_order_acquire);
-    // The caller may need this processor to go on.
-    while (members == 0) {
-      SpinUntil([&] { return (members = self.size.load(std::memory_order_acquire)) != 0; });
-      if (members == 0) sched_yield();
-    }
-    const int64_t before = TimesStopped();
-    self.task(self.context, rank, members);
-    self.stopped.fetch_add(TimesStopped() - before, std::memory_order_relaxed);
+    self.task(self.context, rank, WaitForSize(self.size));
   }
 
   void (*task)(void*, int, int);
   void* context;
   std::atomic<int> size{0};
-  std::atomic<int64_t> stopped{0};  // how often its members were, for other programs
 };
 
 class ThreadPool final : public Parallel {
@@ -152,9 +142,7 @@ class ThreadPool final : public Parallel {
   }
 
   void RunTogether(int wanted, void (*task)(void*, int, int), void* context) override {
-    wanted = std::min(wanted, threads());
-    const auto begin = Crowd::Clock::now();
-    const int helpers = (wanted > 1 ? crowd_.Limit(wanted, begin) : wanted) - 1;
+    const int helpers = std::min(wanted, threads()) - 1;
     if (helpers < 1) {
       task(context, 0, 1);
       return;
@@ -169,9 +157,6 @@ class ThreadPool final : public Parallel {
     }
     job.Work(job, 0);
     Finish(&job);
-    const auto end = Crowd::Clock::now();
-    const int size = job.size.load(std::memory_order_relaxed);
-    if (size > 1) crowd_.Report(size, end - begin, job.stopped.load(std::memory_order_relaxed), end);
   }
 
   std::mutex& mutex() { return mutex_; }
@@ -193,6 +178,7 @@ class ThreadPool final : public Parallel {
   // which it can do without: it never throws.
   void Post(Job* job) {
     const int wanted = job->open;
+    bool all = false;
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       ++busy_;
@@ -206,8 +192,13 @@ class ThreadPool final : public Parallel {
         }
         ++started_;
       }
+      all = wanted >= started_;
     }
-    for (int i = 0; i < wanted; ++i) work_.notify_one();
+    if (all) {
+      work_.notify_all();  // takes the caller half as long as one by one
+    } else {
+      for (int i = 0; i < wanted; ++i) work_.notify_one();
+    }
   }
 
   // Returns when no helper is inside the job and none can join it any more.
@@ -266,7 +257,6 @@ class ThreadPool final : public Parallel {
 
   Counts counts_;           // guarded by the mutex
   std::atomic<int> limit_;  // what they decide
-  Crowd crowd_;
   std::mutex mutex_;
   std::condition_variable work_, done_;
   Job* first_ = nullptr;             // jobs that helpers may join, the oldest first

@@ -109,6 +109,11 @@ LSTM_FAST_TEST(bits_of_teams_of_any_size) {
   problems.back().dtype = DType::kFloat64;
   problems.push_back(Shape(34, 30, 20, 64));
   problems.back().dtype = DType::kBFloat16;
+  problems.push_back(Shape(70, 160, 6, 24));  // directions side by side where there are more threads than slots
+  problems.back().repeated = Repeated::kEnd;
+  problems.back().directions = 2;
+  problems.push_back(Shape(64, 90, 20, 64));  // teams of unequal size
+  problems.back().masked = Masked::kRight;
   for (Options o : problems) {
     for (const Reserve reserve : {Reserve::kGates, Reserve::kRecompute}) {
       o.reserve = reserve;
