@@ -72,6 +72,9 @@ void NextBackwardChunk(const Direction<Real>& d, const Row* rows, int64_t row_co
   const bool recompute = d.reserve_mode == Reserve::kRecompute;
   Chunk& chunk = s.chunk;
   chunk.Clear();
+  int64_t rows_left = 0;
+  for (int64_t r = 0; r < row_count; ++r) rows_left += s.remaining[r].timesteps > 0 ? 1 : 0;
+  const int64_t most_steps = StepsOfChunk(d, row_count, rows_left);
   for (int64_t r = 0; r < row_count; ++r) {
     const Row& row = rows[r];
     Remaining& left = s.remaining[r];
@@ -82,13 +85,13 @@ void NextBackwardChunk(const Direction<Real>& d, const Row* rows, int64_t row_co
     const int64_t timesteps = left.timesteps;
     part = {recompute ? s.RecomputedEntries(d, r) : EntriesOf(d, row), 0, left.entries, 0, 0};
     if (left.InSkip()) {
-      const int64_t count = Least(d.chunk_steps, left.skipped);
+      const int64_t count = Least(most_steps, left.skipped);
       part.period = left.skip.period;
       part.phase = (left.skipped - count) % part.period;
       if (!recompute) part.first = left.entries - part.period;
       TakeSkipped(d, row, count, left);
     } else {
-      int64_t count = Least(d.chunk_steps, left.entries - left.skip.entry);
+      int64_t count = Least(most_steps, left.entries - left.skip.entry);
       if (recompute) count = Least(count, (left.entries - 1) % kCheckpointInterval + 1);
       left.timesteps -= count;
       left.entries -= count;

@@ -7,6 +7,7 @@
 #include "cpu/kernel.h"
 #include "cpu/scratch.inl"
 #include "cpu/simd.inl"
+#include "lstm_fast/lstm.h"
 
 namespace lstm_fast {
 namespace {
@@ -75,11 +76,21 @@ struct Chunk {
   int64_t StateOf(int64_t pair) const { return SharesStates() ? state_of[pair] : pair; }
 };
 
+// The most timesteps of a chunk of the backward pass, when so many of a tile's rows have any left: there is memory for
+// chunk_steps of all rows. In long chunks of few rows the sums of the weights' gradients are read and written less
+// often. Where timesteps may be skipped, or gates are computed again, something else says where chunks end.
+template <class Real>
+int64_t StepsOfChunk(const Direction<Real>& d, int64_t row_count, int64_t rows_left) {
+  const bool fixed = d.repeats || d.reserve_mode == Reserve::kRecompute;
+  return fixed || rows_left == 0 ? d.chunk_steps : d.chunk_steps * row_count / rows_left;
+}
+
 template <class Real>
 Chunk TakeChunk(Scratch<Real>& scratch, const Direction<Real>& d, int64_t row_count) {
   Chunk chunk{};
-  chunk.first = scratch.template Take<int64_t>(d.chunk_steps);
-  chunk.active = scratch.template Take<int64_t>(d.chunk_steps);
+  const int64_t steps = StepsOfChunk(d, row_count, 1);
+  chunk.first = scratch.template Take<int64_t>(steps);
+  chunk.active = scratch.template Take<int64_t>(steps);
   chunk.row = scratch.template Take<int64_t>(row_count);
   chunk.from = scratch.template Take<int64_t>(row_count);
   chunk.count = scratch.template Take<int64_t>(row_count);
