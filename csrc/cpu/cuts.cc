@@ -10,7 +10,7 @@ namespace lstm_fast {
 namespace {
 
 // Rows of a backward tile, and the most slots: both decide what is summed first, so neither follows the thread count.
-constexpr int64_t kBackwardTileRows = 16;
+constexpr int64_t kBackwardTileRows = 16, kSmallTileRows = 4;
 constexpr int64_t kSlots = 8;
 // Of any tile.
 constexpr int64_t kMostRows = 128;
@@ -69,17 +69,27 @@ int64_t ForwardTileRows(const Work& work, int64_t threads) {
   return AtLeast1(std::min(work.batch, rows));
 }
 
+// Where rows go through skips by themselves, few of them in a tile lose nothing, and the tiles are of unequal work:
+// many are shared out better.
+bool TilesMayBeSmall(const Work& work) { return work.repeats && work.SkipsByRow(); }
+
+int64_t MostSlots(const Work& work) { return TilesMayBeSmall(work) ? 2 * kSlots : kSlots; }
+
 // As few tiles as kBackwardTileRows allows; with twice the rows where each step reads a recurrent kernel from memory,
 // and more in very short sequences, where reading the weights and their gradients once would otherwise serve few
 // timesteps. Two where the work is worth it and there is no better way to share it out; otherwise 1, 4 or a multiple of
-// 8.
+// the slots, or small ones.
 int64_t BackwardTileRows(const Work& work) {
   const int64_t batch = work.batch, short_rows = kMostRows / AtLeast1(work.time);
   const int64_t least_rows = work.RecurrentKernelBytes() > 8 * 1024 * 1024 ? 2 * kBackwardTileRows : kBackwardTileRows;
   int64_t tiles = CeilDivide(batch, std::max(least_rows, short_rows));
   if (tiles == 1 && 2 * work.Flop() >= 8'000'000 && (batch >= 2 * FewRows(work) || !MayShareUnits(work))) tiles = 2;
-  // Rows that skip timesteps leave tiles of unequal work: 8 of them are shared out better than 4.
-  if (tiles > 2) tiles = tiles <= 4 && !work.repeats ? 4 : CeilDivide(tiles, kSlots) * kSlots;
+  const int64_t slots = MostSlots(work);
+  if (TilesMayBeSmall(work) && tiles <= slots) {
+    tiles = std::max(tiles, std::min(slots, batch / kSmallTileRows));
+  } else if (tiles > 2) {
+    tiles = tiles <= 4 && !work.repeats ? 4 : CeilDivide(tiles, slots) * slots;
+  }
   return AtLeast1(CeilDivide(batch, AtLeast1(tiles)));
 }
 
@@ -87,7 +97,7 @@ int64_t BackwardTileRows(const Work& work) {
 // instead.
 int64_t Slots(const Work& work, int64_t tiles) {
   const bool large = work.WeightsBytes() > 4 * 1024 * 1024 && MayShareUnits(work);
-  const int64_t most = large ? std::min<int64_t>(2, work.timesteps / 1024) : kSlots;
+  const int64_t most = large ? std::min<int64_t>(2, work.timesteps / 1024) : MostSlots(work);
   return AtLeast1(std::min(most, tiles));
 }
 

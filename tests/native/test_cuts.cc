@@ -147,6 +147,24 @@ LSTM_FAST_TEST(cuts_leave_work_where_rows_are_unequal) {
   }
 }
 
+// Rows that go through skips by themselves are in small tiles, which are for single threads.
+LSTM_FAST_TEST(cuts_leave_work_where_timesteps_repeat) {
+  struct Target {
+    int64_t batch, directions, threads, working;
+  };
+  for (const Target& target :
+       {Target{64, 1, 16, 16}, Target{64, 2, 16, 16}, Target{64, 2, 32, 32}, Target{32, 1, 8, 8}, Target{32, 2, 16, 16},
+        Target{16, 1, 4, 4}, Target{8, 1, 2, 2}, Target{256, 1, 16, 16}}) {
+    Work work = Layer(target.batch, 64, 16, target.directions);
+    work.repeats = true;
+    work.of_rows.assign(static_cast<size_t>(work.batch), work.time);
+    const Cuts cuts = CutBackward(work, target.threads);
+    Expect(cuts.threads == target.working && cuts.teams == cuts.threads,
+           std::to_string(cuts.teams) + " teams and " + std::to_string(cuts.threads) + " threads of " +
+               std::to_string(target.threads) + ", B = " + std::to_string(target.batch));
+  }
+}
+
 LSTM_FAST_TEST(teams_have_threads_by_their_work) {
   Cuts cuts{};
   cuts.teams = 4;
