@@ -34,6 +34,8 @@ TWO_CALLS = "two FastLSTM"
 ON_NUMPY = "lstm_fast on NumPy"
 PYTORCH = "PyTorch"
 PYTORCH_NATIVE = "PyTorch (native)"
+ONNX_RUNTIME = "ONNX Runtime"
+PRODUCT = "matrix product"  # of float32 by NumPy's OpenBLAS: what the machine can do
 
 # The same on a GPU. The report takes those that begin alike together, and the fastest of them.
 LSTM_FAST, CUDNN = "lstm_fast", "cuDNN"

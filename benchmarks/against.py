@@ -1,163 +1,197 @@
-"""This tree beside another one, each with what was compiled in it: whether a change has made anything slower.
+"""Compares this tree with a commit, or with another tree that has its compiled parts: is anything slower, or wrong?
 
-python -m benchmarks.against ../before --output against.json
+python -m benchmarks.against main --output against.jsonl
+python -m benchmarks.against ../before --reviews --data aclImdb.tar.gz --vocabulary subwords8k.subwords
+
+A commit is built first, in a temporary folder, without CUDA. That takes minutes. What the two trees compute is checked
+in both. Then processes of both take turns. A line is "slower" or "faster" only if the 95 % interval of the median ratio
+lies beyond the threshold, and if it does so again in new processes. The exit status is 1 if a line is slower or wrong.
 """
 
 import contextlib
 import dataclasses
 import itertools
-import json
 import os
-import statistics
+import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
-from benchmarks import FAST, ON_NUMPY
-from benchmarks.command import parser, write_json
-from benchmarks.environment import environment
+from benchmarks import FAST, ON_NUMPY, report, results, verdicts
+from benchmarks.command import parser
+from benchmarks.results import TREE, File, Row
 from benchmarks.scenarios import SCENARIOS, SMOKE_SCENARIOS
-from lstm_fast.bench import turns
-from lstm_fast.bench.prepared import Prepared
+from benchmarks.suites import Case, Settings, reviews
+from benchmarks.tables import tables
+from benchmarks.verdicts import OTHER, THIS
+from benchmarks.worker import Worker, WorkerError, working
 from lstm_fast.bench.scenarios import Scenario
+from lstm_fast.bench.turns import take_turns
 
-THIS, OTHER = "this", "other"
-TREE = Path(__file__).resolve().parents[1]
-BUDGET_SECONDS = 12.0  # for both trees, one scenario and one contender
-
-# What a process does that has a tree's package: reads one request a line, answers with a line. It counts the seconds of
-# its steps itself, so that the way of a request does not count.
-SERVER = """
-import json, os, sys, time
-answers = os.fdopen(os.dup(1), "w", buffering=1)
-os.dup2(2, 1)  # whatever frameworks print is no answer
-import benchmarks
-from benchmarks import parity
-from benchmarks.contenders import BY_NAME
-from lstm_fast.bench.scenarios import Scenario
-seconds = 0.0
-for line in sys.stdin:
-    request = json.loads(line)
-    if request:
-        prepared = parity.prepare(BY_NAME[request["contender"]], Scenario(**request["scenario"]), request["training"])
-        seconds = 0.0
-    else:
-        begin = prepared.clock()
-        prepared.step()
-        seconds += prepared.clock() - begin
-    print(json.dumps(seconds), file=answers)
-"""
+SECONDS = 12.0  # for both trees and one line
+BUILD = "-DLSTM_FAST_CUDA=OFF -DLSTM_FAST_TENSORFLOW=OFF"  # the CPU is compared
 
 
-class Server:
-    """A process that has one tree's package, and runs a program that answers requests: lines, each a JSON value."""
+class NothingToCompareError(Exception):
+    """There is no other tree that could run."""
 
-    def __init__(self, tree: Path, program: str = SERVER) -> None:
-        environment = {**os.environ, "PYTHONPATH": str(tree)}
-        command = [sys.executable, "-c", program]
-        self.tree = tree
-        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - as long as the process
-        self.process = subprocess.Popen(
-            command,
-            cwd=tree,
-            env=environment,
-            text=True,
-            bufsize=1,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.errors,
-        )
-        self.seconds = 0.0
 
-    def ask(self, request: dict[str, Any] | None = None) -> None:
-        """Prepares what is asked for, or, if nothing is, runs a step of it."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        with contextlib.suppress(BrokenPipeError):
-            print(json.dumps(request), file=self.process.stdin)
-        answer = self.process.stdout.readline()
-        if not answer:
-            self.errors.seek(0)
-            raise RuntimeError(f"the process of {self.tree} ended: {self.errors.read()[-2000:]}")
-        self.seconds = json.loads(answer)
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.communicate()
-        self.errors.close()
-
-    def prepared(self, scenario: Scenario, contender: str, training: bool) -> Prepared:
-        # An older tree does not know the newest fields.
-        given = {
-            field.name: getattr(scenario, field.name)
-            for field in dataclasses.fields(scenario)
-            if field.default is dataclasses.MISSING or getattr(scenario, field.name) != field.default
-        }
-        self.ask({"scenario": given, "contender": contender, "training": training})
-        return Prepared(self.ask, results=lambda _: (), clock=lambda: self.seconds)
+def has_compiled_parts(tree: Path) -> bool:
+    return any((tree / "lstm_fast").glob("_core*.so"))
 
 
 @contextlib.contextmanager
-def servers(other: Path) -> Iterator[dict[str, Server]]:
-    started = {OTHER: Server(other), THIS: Server(TREE)}
+def tree_of(what: str) -> Iterator[Path]:
+    """Yields the source tree, with its compiled parts, that a path or a commit stands for.
+
+    Raises:
+        NothingToCompareError: there is none.
+    """
+    if has_compiled_parts(Path(what)):
+        yield Path(what).resolve()
+        return
+    found = _run("git", "rev-parse", "--verify", "--quiet", f"{what}^{{commit}}", cwd=TREE)
+    if found.returncode:
+        expected = "a commit, or a source tree of lstm_fast with its compiled parts"
+        raise NothingToCompareError(f"expected {expected}, found {what}")
+    with tempfile.TemporaryDirectory(prefix="against-") as folder:
+        tree = Path(folder) / "tree"
+        try:
+            _must("git", "worktree", "add", "--detach", str(tree), found.stdout.strip(), cwd=TREE)
+            print(f"building {what}, which takes minutes", flush=True)
+            options = f"{os.environ.get('CMAKE_ARGS', '')} {BUILD}"
+            _must(sys.executable, "setup.py", "build_ext", "--inplace", cwd=tree, CMAKE_ARGS=options)
+            yield tree
+        finally:
+            _run("git", "worktree", "remove", "--force", str(tree), cwd=TREE)
+
+
+def _run(*command: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    streams: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return subprocess.run(command, cwd=cwd, env={**os.environ, **environment}, text=True, check=False, **streams)
+
+
+def _must(*command: str, cwd: Path, **environment: str) -> None:
+    done = _run(*command, cwd=cwd, **environment)
+    if done.returncode:
+        raise NothingToCompareError(f"{shlex.join(command)} failed: {done.stdout.strip()[-2000:]}")
+
+
+class Question(NamedTuple):
+    """What the processes of both trees are asked to make ready."""
+
+    contender: str
+    do: str
+    arguments: dict[str, Any]
+
+
+def layers(quick: bool) -> Iterator[Case]:
+    """A layer in every scenario, through Keras on TensorFlow and on NumPy arrays."""
+    scenarios = SMOKE_SCENARIOS[:1] if quick else SCENARIOS
+    for scenario, contender, training in itertools.product(scenarios, (FAST, ON_NUMPY), (True, False)):
+        question = {"contender": contender, "scenario": _fields(scenario), "training": training}
+        yield Case("against", f"{scenario}", results.pass_name(training), Question(contender, "layer", question))
+
+
+def _fields(scenario: Scenario) -> dict[str, Any]:
+    """Those that say something: an older tree does not know the newest."""
+    defaults = {field.name: field.default for field in dataclasses.fields(scenario)}
+    return {name: value for name, value in dataclasses.asdict(scenario).items() if value != defaults[name]}
+
+
+def models(settings: Settings, folder: Path) -> Iterator[Case]:
+    """The models of the worked example."""
+    for case in reviews.cases(settings):
+        own = folder / case.what
+        own.mkdir()
+        question = {"layer": "fast", **reviews.trained(case.what, settings, own)}
+        yield Case("against", case.name, "", Question(FAST, "model", question))
+
+
+def attempt(trees: Mapping[str, Path], cases: Sequence[Case], seconds: float, **facts: Any) -> Iterator[Row]:
+    """Yields the rows of cases, all of them of one pair of processes, unless one of these ends."""
+    left = iter(track(cases, description=f"against, attempt {facts['attempt']}"))
+    alive = False
+    while not alive:
+        with working(trees) as workers:
+            alive = True
+            for case in left:
+                for row in _measured(case, workers, seconds):
+                    own = {**facts, "tree": row.contender}
+                    yield dataclasses.replace(row, contender=case.what.contender, facts={**row.facts, **own})
+                alive = all(worker.process.poll() is None for worker in workers.values())
+                if not alive:
+                    break
+
+
+def _measured(case: Case, workers: Mapping[str, Worker], seconds: float) -> list[Row]:
+    """Rows whose contenders are the trees; one row if a tree does not compute what it should."""
     try:
-        yield started
-    finally:
-        for server in started.values():
-            server.close()
+        for worker in workers.values():
+            worker.ask(case.what.do, **case.what.arguments)
+        if case.what.do == "model":
+            return reviews.by_turns(case, workers, seconds, verdicts.ROUNDS)
+        steps = {tree: reviews.stepping(worker) for tree, worker in workers.items()}
+        times = take_turns(steps, seconds, min_rounds=verdicts.ROUNDS)
+        return [case.row(tree, rounds) for tree, rounds in times.items()]
+    except WorkerError as error:
+        return [case.row(error.worker, wrong=f"{error}")]
 
 
-def measure(
-    both: dict[str, Server], scenario: Scenario, contender: str, training: bool, budget: float
-) -> dict[str, Any]:
-    """Returns the milliseconds of each tree by round."""
-    prepared = {name: server.prepared(scenario, contender, training) for name, server in both.items()}
-    rounds = turns.take_turns(prepared, budget)
-    milliseconds = {name: [1e3 * value for value in seconds] for name, seconds in rounds.items()}
-    return {"scenario": str(scenario), "contender": contender, "training": training, "ms": milliseconds}
-
-
-def table(results: Sequence[dict[str, Any]]) -> Table:
-    drawn = Table(title="How many times as fast as the other tree: median, and the middle half of the rounds")
-    for heading in ("B,T,D,H", "pass", "contender", "ratio", "middle half", "ms"):
-        drawn.add_column(heading, justify="right" if heading in ("ratio", "middle half", "ms") else "left")
-    for result in results:
-        ratios = [b / a for a, b in zip(result["ms"][THIS], result["ms"][OTHER], strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4)
-        drawn.add_row(
-            result["scenario"],
-            "training" if result["training"] else "inference",
-            result["contender"],
-            f"{middle:.2f}",
-            f"{low:.2f} to {high:.2f}",
-            f"{statistics.median(result['ms'][THIS]):.2f}",
-        )
-    return drawn
+def compare(other: Path, cases: Sequence[Case], threshold: float, seconds: float) -> Iterator[Row]:
+    """Yields the rows of both trees; of what differs, also those of a second attempt, in new processes."""
+    trees = {THIS: TREE, OTHER: other}
+    facts = {"threshold": threshold, "other": results.commit_of(other)[0]}
+    first = []
+    for row in attempt(trees, cases, seconds, attempt=1, **facts):
+        first.append(row)
+        yield row
+    doubted = [line.rows[0] for line in verdicts.lines(first) if line.verdict in (verdicts.SLOWER, verdicts.FASTER)]
+    keys = {(row.case, row.pass_, row.contender) for row in doubted}
+    again = [case for case in cases if any((case.name, case.what.contender) == (key[0], key[2]) for key in keys)]
+    if again:
+        for row in attempt(trees, again, seconds, attempt=2, **facts):
+            if (row.case, row.pass_, row.contender) in keys or "wrong" in row.facts:
+                yield row
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
     options = parser("against", __doc__)
-    options.add_argument("other", type=Path, help="a source tree of lstm_fast with its compiled parts")
-    options.add_argument("--output", type=Path, default=Path("against.json"), help="file to write")
-    options.add_argument("--seconds", type=float, default=BUDGET_SECONDS, help="for one row of the table")
-    options.add_argument("--quick", action="store_true", help="one small scenario only, to see that it works")
+    options.add_argument("other", metavar="COMMIT|TREE", help="of lstm_fast; a tree must have its compiled parts")
+    options.add_argument("--output", type=Path, default=Path("against.jsonl"), help="file of results to write")
+    options.add_argument("--threshold", type=float, default=100 * verdicts.THRESHOLD, help="percent; default: 5")
+    options.add_argument("--seconds", type=float, help="for both trees and one line; default: 12, of models 60")
+    options.add_argument("--only", nargs="+", metavar="TEXT", help="lines whose names have one of these in them")
+    options.add_argument("--reviews", action="store_true", help="the models of the worked example, not layers")
+    options.add_argument("--data", default="sample", help="of the reviews, as of `lstm-fast train`")
+    options.add_argument("--vocabulary", type=Path, help="of the reviews: a .subwords file")
+    options.add_argument("--steps", type=int, default=400, help="that a model of the reviews is trained for before")
+    options.add_argument("--quick", action="store_true", help="one small scenario or model, to see that it works")
     given = options.parse_args(arguments)
-    if not (given.other / "lstm_fast").is_dir():
-        options.error(f"other: expected a source tree of lstm_fast, found {given.other}")
-    scenarios = SMOKE_SCENARIOS[:1] if given.quick else SCENARIOS
-    work = list(itertools.product(scenarios, (FAST, ON_NUMPY), (True, False)))
-    with servers(given.other.resolve()) as both:
-        results = [measure(both, *one, given.seconds) for one in track(work, description="against")]
-    write_json(given.output, {"environment": environment(), "against": results})
-    Console(width=120).print(table(results))
-    return 0
+    if not has_compiled_parts(TREE):
+        options.error(f"expected the compiled parts of this tree in {TREE / 'lstm_fast'}, found none")
+    settings = Settings(given.quick, given.seconds, None, given.data, given.vocabulary, given.steps)
+    header = results.header(shlex.join([*options.prog.split(), *arguments]))
+    rows: list[Row] = []
+    try:
+        with tree_of(given.other) as other, tempfile.TemporaryDirectory() as folder:
+            every = models(settings, Path(folder)) if given.reviews else layers(given.quick)
+            cases = [case for case in every if not given.only or any(text in f"{case}" for text in given.only)]
+            seconds = settings.budget(reviews.SECONDS if given.reviews else SECONDS)
+            with results.writing(given.output, lambda: header) as add:
+                for row in compare(other, cases, given.threshold / 100, seconds):
+                    add(row)
+                    rows.append(row)
+    except NothingToCompareError as error:
+        options.error(f"{error}")
+    report.show(list(tables([File(given.output, header, rows)])))
+    return int(any(line.verdict in (verdicts.SLOWER, verdicts.WRONG) for line in verdicts.lines(rows)))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from benchmarks import BASELINE, FAST, FAST_XLA, ON_NUMPY, PYTORCH, PYTORCH_NATIVE, TWO_CALLS, XLA
+from benchmarks import BASELINE, FAST, FAST_XLA, ON_NUMPY, ONNX_RUNTIME, PYTORCH, PYTORCH_NATIVE, TWO_CALLS, XLA
 from benchmarks.peers import numpy_kernels
 from lstm_fast.bench.contenders import Cannot, Contender, fast_contender, keras_contender
 from lstm_fast.bench.prepared import Prepared
@@ -65,6 +65,6 @@ CONTENDERS = (
     pytorch("PyTorch (unpacked)", packed=False, cannot=_padding_comes_first),
     Contender("JAX scan", peer("jax_scan"), requires=("jax",)),
     Contender("TensorFlow BlockLSTMV2", peer("block_lstm"), cannot=_no_lengths),
-    Contender("ONNX Runtime", peer("onnx_runtime"), requires=("onnx", "onnxruntime"), cannot=_no_training),
+    Contender(ONNX_RUNTIME, peer("onnx_runtime"), requires=("onnx", "onnxruntime"), cannot=_no_training),
 )
 BY_NAME = {contender.name: contender for contender in CONTENDERS}

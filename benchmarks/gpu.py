@@ -9,8 +9,8 @@ Nothing is installed and the source tree stays as it is: a copy of it with what 
 Needed are Keras, pytest-benchmark, pybind11, cmake and nvcc, and PyTorch or TensorFlow; benchmarks.carry brings what is
 missing to a machine without a package index.
 A second call with the same sources leaves out steps that are done, and takes those that failed last. Results are
-steps.json, report.md, gpu.json, which benchmarks.report reads, and others; failures.txt has what failing commands wrote
-last, the scratch folder all of it.
+results.jsonl, which benchmarks.report reads, and its page, report.md. What failing commands wrote last is in
+failures.txt; the scratch folder has all of it.
 """
 
 import concurrent.futures
@@ -22,6 +22,7 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -30,12 +31,12 @@ import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from benchmarks import carry, report, results, tables, threads, tune
-from benchmarks.command import parser, write_json
+from benchmarks import carry, report, results, tune
+from benchmarks.command import parser
+from benchmarks.results import Row
 from benchmarks.scenarios import GPU_SCENARIOS, IMDB, IMDB_REPEATING, PRECISIONS, SMALL_GPU_SCENARIOS
-from benchmarks.tables import NOTHING, Table
+from benchmarks.tables import Table, tables, telling
 from lstm_fast.bench.scenarios import Scenario
 
 ROOT = Path(__file__).parents[1]
@@ -83,10 +84,10 @@ SMOKE = {
     "torch": "agrees_with_reference or a_row_with_nan or cuda_graph or test_layer",
     "tensorflow": "agrees_with_reference or every_mode or test_devices or test_layer",
 }
-WRITTEN = ("steps.json", "report.md", "failures.txt", "gpu.json", "tune.json", "tensorflow.json", "threads.json")
+WRITTEN = ("results.jsonl", "report.md", "failures.txt")
 # Where a machine may have CUDA's libraries, beside the packages of Python.
 LIBRARIES = ("/usr/local/cuda/lib64", "/usr/lib/x86_64-linux-gnu", "/usr/lib64")
-SHOWN_ROWS, SHOWN_FAILURES, SHOWN_CHARACTERS = 15, 6, 120
+SHOWN_ROWS, SHOWN_FAILURES = 15, 6
 FAILURE_BYTES, FAILURES_BYTES = 4_000, 200_000  # of the output of a failing command, and of all
 KILLED, NO_TIME = "killed: out of time", "no time left"
 
@@ -110,6 +111,7 @@ class Session:
     """
 
     run: str
+    command: str
     output: Path
     scratch: Path
     deadline: float  # seconds since the epoch
@@ -136,6 +138,12 @@ class Session:
     @property
     def results(self) -> Path:
         return self.kept / "results.jsonl"
+
+    @functools.cached_property
+    def commit(self) -> str:
+        """The commit of the sources, as the processes in their copy are told it."""
+        commit, changed = results.commit_of(ROOT)
+        return f"{commit}{' changed' * changed}"
 
     def left(self) -> float:
         return min(self.deadline, self.until) - time.time()
@@ -184,6 +192,7 @@ class Session:
             "KERAS_BACKEND": self.keras_backend,
             "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
             "BENCHMARK_DEVICE": "cpu" if self.rehearsal else "cuda",
+            results.COMMIT: self.commit,
             **(self._of_tensorflow() if self.run == "tensorflow" else {}),
             **more,
         }
@@ -369,12 +378,12 @@ class Session:
         status, text, seconds = self.call(
             name, [*prefix, *command, *some, *shapes], log, LIMITS["test"], environment, self.tree
         )
-        seen = _lines(lines)
-        wrong = [line for line in seen if not line["right"]]
+        seen = _rows(lines)
+        wrong = [row for row in seen if not row.facts["right"]]
         result = f"{len(seen)} cuts run, {len(wrong)} wrong"
         if wrong:
             first = wrong[0]
-            result += f", first {first['shape']} {first['precision']} {first['pass']} {first.get('forced')}"
+            result += f", first {first.name} {first.facts['forced']}"
         if summary := re.findall(r"(?:ERROR|RACECHECK) SUMMARY: .*", text):
             result += f"; {summary[-1]}"
         self.note(
@@ -458,34 +467,48 @@ class Session:
             self._tune([(shape, SEARCHED_PRECISIONS) for shape in SEARCHED])
 
     def _tune(self, work: Sequence[tuple[str, Sequence[str]]]) -> None:
-        self.tuned_lines.unlink(missing_ok=True)
+        self._forget("cuts")
         for n, (shape, precisions) in enumerate(work):
             name = f"tune {shape} {' '.join(precisions)}"
             if self.left() < LEAST:
                 self.note(name, NO_TIME)
                 continue
             share = self.left() / (len(work) - n)
-            command = [sys.executable, "-m", "benchmarks.tune", "--output", str(self.tuned_lines), "--shapes", shape]
+            command = [sys.executable, "-m", "benchmarks.tune", "--output", str(self.results), "--shapes", shape]
             some = ["--precisions", *precisions, "--deadline", str(time.time() + 0.8 * share)]
             some += ["--emulated", "--most", "1"] if self.rehearsal else []
             status, text, seconds = self.call(
                 name, [*command, *some], "tune.log", 1.2 * share, self.environment(), self.tree
             )
-            tried = sum(line["shape"] == shape for line in _lines(self.tuned_lines))
+            tried = sum((row.suite, row.case.split()[0]) == ("cuts", shape) for row in _rows(self.results))
             result = f"{tried} cuts" if status == 0 else f"{tried} cuts until {_why(status, text)}"
             self.note(name, result, seconds, failed=status != 0)
 
-    @property
-    def tuned_lines(self) -> Path:
-        return self.kept / "tune.jsonl"
+    def _forget(self, suite: str) -> None:
+        """Leaves out the rows of a suite that an earlier call has measured."""
+        if self.results.exists():
+            self._write(self.results, [row for row in _rows(self.results) if row.suite != suite])
+
+    def _write(self, path: Path, rows: Sequence[Row]) -> None:
+        """Writes rows with the header of those that there are; nothing was measured where there is none."""
+        found = results.read([self.results])[0].header if self.results.exists() else None
+        commit, _, changed = self.commit.partition(" ")
+        own = results.Header(commit, bool(changed), results.now(), self.command, found.environment if found else {})
+        with results.writing(path, lambda: own) as add:
+            for row in rows:
+                add(row)
 
     def threads(self) -> None:
         """The kernels for the processor, with more and more threads."""
-        command = [sys.executable, "-m", "benchmarks.threads", "--output", str(self.kept / "threads.json")]
+        measured = self.kept / "threads.jsonl"
+        command = [sys.executable, "-m", "benchmarks.run", "threads", "--output", str(measured)]
         command += ["--quick"] if self.rehearsal else []
         environment = self.environment(BENCHMARK_DEVICE="cpu")
         status, text, seconds = self.call("threads", command, "threads.log", self.left(), environment, self.tree)
-        cores = f"{threads.numbers()[-1]} processors"
+        self._forget("threads")
+        rows = _rows(measured)
+        self._write(self.results, [*_rows(self.results), *rows])
+        cores = f"{max((row.facts['threads'] for row in rows), default=0)} processors"
         self.note("threads", cores if status == 0 else _why(status, text), seconds, failed=status != 0)
 
     def libraries(self) -> None:
@@ -493,7 +516,7 @@ class Session:
         search = map(Path, [*filter(None, sys.path), *LIBRARIES])
         folders, chosen = carry.link_libraries(self.kept / "libraries", list(search))
         (self.kept / "libraries.txt").write_text("\n".join(map(str, folders)))
-        write_json(self.kept / "libraries.json", chosen)
+        (self.kept / "libraries.json").write_text(json.dumps(chosen, indent=1))
         if missing := [name for name, file in chosen.items() if file == "none"]:
             self.note("libraries", f"none for {', '.join(missing)}")
         script = "import tensorflow as tf; print(tf.__version__, tf.config.list_physical_devices('GPU'))"
@@ -521,7 +544,7 @@ class Session:
 
     def _tensorflow(self, what: str) -> None:
         end = time.time() + self.left()
-        options = ["--output", str(self.kept / "tensorflow.jsonl"), "--deadline", str(end - LEAST / 2)]
+        options = ["--output", str(self.results), "--deadline", str(end - LEAST / 2)]
         options += ["--quick"] if self.rehearsal else []
         command = [sys.executable, "-m", "benchmarks.gpu_tensorflow", what, *options]
         status, text, seconds = self.call(what, command, "tensorflow.log", self.left(), self.environment(), self.tree)
@@ -531,72 +554,29 @@ class Session:
 
     def write(self) -> list[Table]:
         """Writes what has been found, also by earlier calls, and returns its tables."""
-        rendered, environments = [], {}
         for name in WRITTEN:  # of an earlier call
             (self.output / name).unlink(missing_ok=True)
-        if measured := _lines(self.results):
-            path = self.output / "gpu.json"
-            info = {"lstm_fast": measured[-1]["environment"]}
-            write_json(path, {"machine_info": info, "benchmarks": list(map(_trimmed, measured))})
-            read = results.read([path])
-            rendered, environments = list(tables.tables(read)), read.environments
-        if cuts := tuned(self.tuned_lines):
-            rendered.append(cuts)
-            write_json(self.output / "tune.json", {"columns": list(cuts.columns), "cuts": cuts.rows})
-        if lines := _lines(self.kept / "tensorflow.jsonl"):
-            last = {(line["what"], line["training"]): line for line in lines}  # a step may have been repeated
-            rendered.append(tables.of_tensorflow(list(last.values())))
-            write_json(self.output / "tensorflow.json", {"tensorflow": list(last.values())})
-        if (path := self.kept / "threads.json").exists():
-            shutil.copy(path, self.output)
-            rendered.append(threads.table(json.loads(path.read_text())["threads"]))
-        report.write_tables(environments, rendered, self.output)
-        write_json(self.output / "steps.json", {"steps": [dataclasses.asdict(line) for line in self.lines]})
-        if (path := self.kept / "failures.txt").exists():
-            (self.output / path.name).write_bytes(path.read_bytes()[-FAILURES_BYTES:])
-        return rendered
-
-    def table(self) -> Table:
-        """What each step came to; of the benchmarks, what is more than that they ran."""
-        plain = [line for line in self.lines if line.step.startswith("rest ") and not line.failed]
-        rows = [
-            (line.step, "FAILED" if line.failed else "", f"{line.seconds:.0f}", line.result[:SHOWN_CHARACTERS])
+        steps = [
+            Row(
+                "steps",
+                line.step,
+                "",
+                "",
+                [line.seconds],
+                {"result": line.result, "failed": line.failed, "undone": _undone(line)},
+            )
             for line in self.lines
-            if line not in plain
         ]
-        if plain:
-            none = sum(line.result == NO_TIME for line in plain)
-            seconds = sum(line.seconds for line in plain)
-            rows.append(("rest", "", f"{seconds:.0f}", f"{len(plain) - none} scenarios; {NO_TIME} for {none}"))
-        return Table("Steps", ("step", "", "s", "result"), rows)
-
-
-def tuned(path: Path) -> Table | None:
-    """The fastest cut of each problem and pass beside the chosen one; None where there is none."""
-    problems: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-    for line in _lines(path):
-        problems.setdefault((line["shape"], line["precision"], line["pass"]), []).append(line)
-    rows = []
-    for problem, lines in problems.items():
-        chosen = next((line for line in lines if line["chosen"]), None)
-        usable = [line for line in lines if line["right"]]
-        wrong = len(lines) - len(usable)
-        if chosen is None or not usable:
-            rows.append((" ".join(problem), *[NOTHING] * 6, f"{wrong}"))
-            continue
-        best = min(usable, key=lambda line: line["us_per_step"])
-        ratio = chosen["us_per_step"] / best["us_per_step"]
-        times = (f"{line['us_per_step']:.2f}" for line in (chosen, best))
-        cuts = (_cut(line["cut"]) for line in (chosen, best))
-        texts = [text for pair in zip(times, cuts, strict=True) for text in pair]
-        rows.append((" ".join(problem), *texts, f"{ratio:.2f}", f"{len(lines) - 1}", f"{wrong}"))
-    columns = ("B,T,H precision pass", "chosen µs", "cut", "best µs", "cut", "gain", "tried", "wrong")
-    note = "µs a timestep of the recurrence alone. A cut: kernel, exchange, blocks of a group x rows, warps."
-    return Table("Cuts", columns, rows, note) if rows else None
-
-
-def _cut(cut: Mapping[str, Any]) -> str:
-    return f"{cut['variant']} {cut['exchange']} {cut['blocks']}x{cut['rows']} {cut['warps']}w"
+        measured = _rows(self.results)
+        cuts = telling([row for row in measured if row.suite == "cuts"])
+        path = self.output / "results.jsonl"
+        self._write(path, [*(row for row in measured if row.suite != "cuts"), *cuts, *steps])
+        files = results.read([path])
+        rendered = list(tables(files))
+        report.write_page(files, rendered, self.output)
+        if (failures := self.kept / "failures.txt").exists():
+            (self.output / failures.name).write_bytes(failures.read_bytes()[-FAILURES_BYTES:])
+        return rendered
 
 
 def capability() -> str | None:
@@ -630,12 +610,6 @@ def _fingerprint() -> str:
     return digest.hexdigest()
 
 
-def _trimmed(line: Mapping[str, Any]) -> dict[str, Any]:
-    """Of what pytest-benchmark writes of a benchmark, what the report reads, and how far rounds were apart."""
-    stats = {name: line["stats"][name] for name in ("median", "iqr", "rounds") if name in line["stats"]}
-    return {"extra_info": line["extra_info"], "stats": stats}
-
-
 def _undone(line: Line) -> bool:
     return line.failed or line.result == NO_TIME
 
@@ -655,13 +629,9 @@ def _selected(scenario: Scenario) -> str:
     return " and ".join([size, *(kind if has else f"not {kind}" for kind, has in kinds.items())])
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file of JSON, of which the last may be cut off."""
-    found = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        with contextlib.suppress(ValueError):
-            found.append(json.loads(line))
-    return found
+def _rows(path: Path) -> list[Row]:
+    """The rows of a file of results, if there is one."""
+    return results.read([path])[0].rows if path.exists() else []
 
 
 def _why(status: int | None, text: str) -> str:
@@ -691,6 +661,7 @@ def _of_tests(report: Path, status: int | None, text: str) -> tuple[str, bool]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
     options = parser("gpu", __doc__)
     options.add_argument("run", choices=RUNS, help="what to do")
     options.add_argument("--output", type=Path, required=True, help="folder for results")
@@ -708,6 +679,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.error(f"--steps: expected some of {', '.join(steps)}; found {', '.join(sorted(unknown))}")
     session = Session(
         given.run,
+        shlex.join([*options.prog.split(), *arguments]),
         given.output.resolve(),
         given.scratch.resolve(),
         time.time() + (given.deadline or DEADLINES[given.run]),
@@ -719,7 +691,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     session.open(given.afresh)
     session.take([name for name in steps if not given.steps or name in given.steps])
     shown = session.write()
-    report.show([*map(_cut_off, shown), session.table()])
+    report.show([*map(_cut_off, shown[:-1]), shown[-1]])  # what each step came to is shown whole
     return int(any(map(_undone, session.lines)))
 
 

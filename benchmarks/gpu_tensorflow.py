@@ -2,14 +2,12 @@
 
 python -m benchmarks.gpu_tensorflow layers models jit devices --output tensorflow.jsonl
 
-Each line of the file is a case: the median milliseconds of both, and how far FastLSTM's results are from Keras's. Both
-compute float32 as TensorFlow does by default, TF32 where the GPU has it. Without a GPU, --quick tries everything on the
-processor.
+The rows of FastLSTM say how far its results are from Keras's. Both compute float32 as TensorFlow does by default, TF32
+where the GPU has it. Without a GPU, --quick tries everything on the processor.
 """
 
-import json
 import os
-import statistics
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +21,9 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks import KERAS_LAYER as KERAS
+from benchmarks import results
 from benchmarks.command import parser
+from benchmarks.results import Row, pass_name
 from benchmarks.scenarios import IMDB, IMDB_REPEATING
 from lstm_fast import _core
 from lstm_fast.bench import keras_tensorflow, turns
@@ -40,7 +40,6 @@ QUICK = (Scenario(3, 5, 4, 6), Scenario(3, 5, 4, 6, bidirectional=True, padding=
 VOCABULARY = 8185  # of subwords8k
 BUDGET_SECONDS = 1.0  # for the turns of a case
 WHATS = ("layers", "models", "jit", "devices")
-Line = dict[str, Any]
 
 
 def fused_calls() -> int:
@@ -52,23 +51,38 @@ def fused_calls() -> int:
     return int(cuda().fused_calls()["forward"])
 
 
-def compare(about: Line, contenders: dict[str, Prepared], mask: np.ndarray | None, budget: float) -> Line:
-    """Results of both, then their times by turns; a case that fails tells why, and the others go on."""
+def compare(
+    what: str,
+    training: bool,
+    contenders: dict[str, Prepared],
+    off: Callable[[dict[str, Any]], float],
+    budget: float,
+    together: bool = True,
+) -> list[Row]:
+    """Results of both, of which `off` says how far they are apart, then their times by turns.
+
+    A case that fails tells why, and the others go on.
+    """
+
+    def row(name: str, seconds: list[float], **facts: Any) -> Row:
+        return Row("tensorflow", what, pass_name(training), name, seconds, facts)
+
     try:
         before = fused_calls()
-        found = contenders[FAST].results(contenders[FAST].step())
-        fused = fused_calls() > before
-        off = max(error for _, error in errors(found, contenders[KERAS].results(contenders[KERAS].step()), mask))
-        times = turns.take_turns(contenders, budget, together=True)
+        found = {FAST: contenders[FAST].step()}
+        fused = fused_calls() > before  # FastLSTM did not leave it to cuDNN
+        found[KERAS] = contenders[KERAS].step()
+        apart = off({name: contenders[name].results(outputs) for name, outputs in found.items()})
+        times = turns.take_turns(contenders, budget, together=together)
     except Exception as error:
-        return {**about, "error": f"{type(error).__name__}: {error}".partition("\n")[0][:300]}
-    return {
-        **about,
-        "fused": fused,  # whether FastLSTM did not leave it to cuDNN
-        "off": off,
-        "right": off <= TOLERANCE["tf32"],  # NaN is not
-        "ms": {name: 1e3 * statistics.median(seconds) for name, seconds in times.items()},
-    }
+        return [row(FAST, [], error=f"{type(error).__name__}: {error}".partition("\n")[0][:300])]
+    right = apart <= TOLERANCE["tf32"]  # NaN is not
+    return [row(FAST, times[FAST], fused=fused, off=apart, right=right), row(KERAS, times[KERAS])]
+
+
+def worst(mask: np.ndarray | None) -> Callable[[dict[str, Any]], float]:
+    """How far results are apart: the largest error of an array."""
+    return lambda found: max(error for _, error in errors(found[FAST], found[KERAS], mask))
 
 
 def layer(name: str, scenario: Scenario, problem: Problem) -> keras.Layer:
@@ -116,21 +130,20 @@ def of_fit(name: str, scenario: Scenario, problem: Problem) -> Prepared:
     return Prepared(step, list)
 
 
-def layers(scenarios: Sequence[Scenario], budget: float) -> Iterator[Line]:
+def layers(scenarios: Sequence[Scenario], budget: float) -> Iterator[list[Row]]:
     """A layer eagerly, in a graph, and in `fit`."""
     for scenario in scenarios:
         problem = make_problem(scenario, seeded=True)
         for mode in ("eager", "graph"):
             for training in (True, False):
                 both = {name: of_layer(name, scenario, problem, training, mode) for name in CLASSES}
-                about = {"what": f"{mode} {scenario}", "training": training}
-                yield compare(about, both, problem.mask, budget)
+                yield compare(f"{mode} {scenario}", training, both, worst(problem.mask), budget)
         if not scenario.bidirectional:
             fit = {name: of_fit(name, scenario, problem) for name in CLASSES}
-            yield compare({"what": f"fit {scenario}", "training": True}, fit, None, budget)
+            yield compare(f"fit {scenario}", True, fit, worst(None), budget)
 
 
-def models(scenarios: Sequence[Scenario], budget: float) -> Iterator[Line]:
+def models(scenarios: Sequence[Scenario], budget: float) -> Iterator[list[Row]]:
     """The models of the worked example, on a batch of reviews as long as that of the padded scenario."""
     scenario = next(each for each in scenarios if each.padded)
     rng = np.random.default_rng(0)
@@ -143,11 +156,11 @@ def models(scenarios: Sequence[Scenario], budget: float) -> Iterator[Line]:
                 name: MODELS[model](VOCABULARY, "fast" if name == FAST else "keras", mask=masked, seed=0)
                 for name in CLASSES
             }
-            about = {"what": f"{model} model, padding {'masked' if masked else 'not masked'}"}
+            what = f"{model} model, padding {'masked' if masked else 'not masked'}"
             predict = {name: Prepared(_predicts(each, ids), list) for name, each in made.items()}
-            yield compare({**about, "training": False}, predict, None, budget)
-            fit = {name: Prepared(_trains(each, ids, labels), lambda _: []) for name, each in made.items()}
-            yield compare_training({**about, "training": True}, fit, budget)
+            yield compare(what, False, predict, worst(None), budget)
+            fit = {name: Prepared(_trains(each, ids, labels), lambda loss: loss) for name, each in made.items()}
+            yield compare(what, True, fit, apart, budget, together=False)
 
 
 def _predicts(model: keras.Model, ids: np.ndarray) -> Callable[[], list[np.ndarray]]:
@@ -158,21 +171,13 @@ def _trains(model: keras.Model, ids: np.ndarray, labels: np.ndarray) -> Callable
     return lambda: model.train_on_batch(ids, labels)
 
 
-def compare_training(about: Line, contenders: dict[str, Prepared], budget: float) -> Line:
-    """The first losses of both, which dropout may set apart in the stacked model, and times."""
-    try:
-        before = fused_calls()
-        losses = {name: float(np.asarray(each.step()).flat[0]) for name, each in contenders.items()}
-        fused = fused_calls() > before
-        times = turns.take_turns(contenders, budget)
-    except Exception as error:
-        return {**about, "error": f"{type(error).__name__}: {error}".partition("\n")[0][:300]}
-    off = abs(losses[FAST] - losses[KERAS]) / abs(losses[KERAS])
-    ms = {name: 1e3 * statistics.median(seconds) for name, seconds in times.items()}
-    return {**about, "fused": fused, "off": off, "right": off <= TOLERANCE["tf32"], "ms": ms}
+def apart(losses: dict[str, Any]) -> float:
+    """How far the losses of a step are apart, which dropout may be the reason of in the stacked model."""
+    first = {name: float(np.asarray(loss).flat[0]) for name, loss in losses.items()}
+    return abs(first[FAST] - first[KERAS]) / abs(first[KERAS])
 
 
-def jit(scenarios: Sequence[Scenario], budget: float) -> Iterator[Line]:
+def jit(scenarios: Sequence[Scenario], budget: float) -> Iterator[list[Row]]:
     """A layer under `jit_compile=True`; Keras's is what it is without, where XLA has no cuDNN."""
     for scenario in scenarios:
         problem = make_problem(scenario, seeded=True)
@@ -181,11 +186,11 @@ def jit(scenarios: Sequence[Scenario], budget: float) -> Iterator[Line]:
                 KERAS: of_layer(KERAS, scenario, problem, training, "graph"),
                 FAST: of_layer(FAST, scenario, problem, training, "jit"),
             }
-            about = {"what": f"FastLSTM under jit_compile {scenario}", "training": training}
-            yield compare(about, both, problem.mask, budget)
+            what = f"FastLSTM under jit_compile {scenario}"
+            yield compare(what, training, both, worst(problem.mask), budget)
 
 
-def devices(scenarios: Sequence[Scenario], budget: float) -> Iterator[Line]:
+def devices(scenarios: Sequence[Scenario], budget: float) -> Iterator[list[Row]]:
     """A layer where `tf.device` and a strategy put it."""
     scenario = scenarios[0]
     problem = make_problem(scenario, seeded=True)
@@ -194,15 +199,15 @@ def devices(scenarios: Sequence[Scenario], budget: float) -> Iterator[Line]:
     for place in dict.fromkeys((name, "CPU:0")):
         with tf.device(place):
             both = {each: of_layer(each, scenario, problem, True, "graph") for each in CLASSES}
-            line = compare({"what": f"tf.device {place} {scenario}", "training": True}, both, problem.mask, budget)
-        yield line
+            rows = compare(f"tf.device {place} {scenario}", True, both, worst(problem.mask), budget)
+        yield rows
     strategy = tf.distribute.MirroredStrategy([name])
     both = {}
     for each in CLASSES:
         with strategy.scope():
             made = layer(each, scenario, problem)
         both[each] = keras_tensorflow.prepared(_replicated(strategy, made, problem))
-    yield compare({"what": f"MirroredStrategy {name} {scenario}", "training": True}, both, problem.mask, budget)
+    yield compare(f"MirroredStrategy {name} {scenario}", True, both, worst(problem.mask), budget)
 
 
 def _replicated(strategy: Any, made: keras.Layer, problem: Problem) -> Callable[[], list[Any]]:
@@ -212,9 +217,10 @@ def _replicated(strategy: Any, made: keras.Layer, problem: Problem) -> Callable[
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
     options = parser("gpu_tensorflow", __doc__)
     options.add_argument("what", nargs="+", choices=WHATS, help="what to measure")
-    options.add_argument("--output", type=Path, required=True, help="file to append to, a line of JSON for each case")
+    options.add_argument("--output", type=Path, required=True, help="file of results to append to")
     options.add_argument("--deadline", type=float, default=float("inf"), help="seconds since the epoch")
     options.add_argument("--quick", action="store_true", help="small sizes, without a GPU too: to see that it works")
     given = options.parse_args(arguments)
@@ -222,11 +228,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.error("expected a GPU that TensorFlow sees, found none")
     wrong = 0
     scenarios, budget = (QUICK, 0.0) if given.quick else (SCENARIOS, BUDGET_SECONDS)
-    with given.output.open("a") as file:
+    header = results.header(shlex.join([*options.prog.split(), *arguments]))
+    with results.writing(given.output, lambda: header, append=True) as add:
         for what in given.what:
-            for line in globals()[what](scenarios, budget):
-                wrong += not line.get("right", False)
-                print(json.dumps(line), file=file, flush=True)  # what is there stays, if the next one never ends
+            for rows in globals()[what](scenarios, budget):
+                wrong += not rows[0].facts.get("right", False)
+                for row in rows:
+                    add(row)
                 if time.time() > given.deadline:
                     return int(wrong > 0)
     return int(wrong > 0)

@@ -10,8 +10,8 @@ from matplotlib.colors import BoundaryNorm, ListedColormap, to_hex
 from matplotlib.figure import Figure
 
 from benchmarks import BASELINE, FAST, PYTORCH, XLA
-from benchmarks.results import Cell, Timing
-from benchmarks.tables import groups, pass_name, peers
+from benchmarks.results import Row, pass_name
+from benchmarks.tables import Cell, groups, peers
 from lstm_fast.bench.plots import bars, save
 from lstm_fast.bench.words import digits
 
@@ -27,17 +27,17 @@ COLOURS += ("#08519c",)
 LIGHT_TEXT = ("#67000d", "#b2182b", "#3182bd", "#08519c")
 
 
-def speed(timings: Sequence[Timing], path: Path, environment: Mapping[str, Any]) -> None:
+def speed(rows: Sequence[Row], path: Path, environment: Mapping[str, Any]) -> None:
     """Bars: the time of each peer, where FastLSTM is 1, a cluster per scenario, a panel per pass."""
-    found = groups(timings)
+    found = groups(rows)
     shapes = [shape for shape in SHAPES if any(shape == scenario for _, scenario in found)]
-    drawn = [name for name in peers(timings) if name in DRAWN]
+    drawn = [name for name in peers(rows) if name in DRAWN]
     panels: dict[str, dict[str, dict[str, float]]] = {pass_name(training): {} for training in (False, True)}
-    for (training, scenario), group in found.items():
+    for (pass_, scenario), group in found.items():
         if FAST in group and (scenario in shapes or not shapes):
-            own = group[FAST].seconds
-            ratios = {name: group[name].seconds / own for name in drawn if name in group}
-            panels[pass_name(training)][scenario] = ratios
+            own = group[FAST].median
+            ratios = {name: group[name].median / own for name in drawn if name in group}
+            panels[pass_][scenario] = ratios
     bars(panels, path, machine(environment))
 
 
@@ -55,20 +55,20 @@ def grid(cells: Sequence[Cell], path: Path, environment: Mapping[str, Any]) -> N
     times = sorted({cell.time for cell in cells})
     colours = ListedColormap(COLOURS)
     norm = BoundaryNorm(BOUNDS, len(COLOURS), extend="both")
-    panels = [(framework, training) for framework in frameworks for training in (False, True)]
+    panels = [(framework, pass_name(training)) for framework in frameworks for training in (False, True)]
     figure = Figure(figsize=(2.4 + 2.3 * len(panels), 1.8 + 0.3 * len(rows)), layout="constrained")
     all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for axes, (framework, training) in zip(all_axes, panels, strict=True):
+    for axes, (framework, pass_) in zip(all_axes, panels, strict=True):
         ratios = np.full((len(rows), len(times)), np.nan)
         for cell in cells:
-            if cell.training == training and framework in cell.ratios:
+            if cell.pass_ == pass_ and framework in cell.ratios:
                 place = rows.index((cell.features, cell.units, cell.batch)), times.index(cell.time)
                 ratios[place] = cell.ratios[framework]
         image = axes.imshow(ratios, norm=norm, cmap=colours, aspect="auto")
         _annotate(axes, ratios, lambda ratio: to_hex(colours(norm(ratio))))
         axes.set_facecolor("#dddddd")  # left out
         axes.set_xticks(range(len(times)), [str(time) for time in times])
-        axes.set(xlabel="T", title=f"{pass_name(training)}\nagainst {framework}")
+        axes.set(xlabel="T", title=f"{pass_}\nagainst {framework}")
         for row in range(1, len(rows)):
             if rows[row][:2] != rows[row - 1][:2]:
                 axes.axhline(row - 0.5, color="black", linewidth=1)

@@ -1,21 +1,18 @@
-"""Turns results into tables and plots: of pytest-benchmark and of benchmarks.gpu, grid, memory and backends.
+"""Makes one page of results: where they come from, their tables, and plots beside it.
 
 pytest benchmarks --benchmark-json=results/results.json
+python -m benchmarks.run turns grid memory backends --output results/run.jsonl
 python -m benchmarks.gpu all --output results
-python -m benchmarks.grid --output results/grid.json
-python -m benchmarks.memory --output results/memory.json
-python -m benchmarks.backends --output results/backends.json
 python -m benchmarks.report results --output results
 """
 
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from benchmarks.command import parser
-from benchmarks.results import Results, read
-from benchmarks.tables import Table, environment_lines, tables
+from benchmarks.results import File, read
+from benchmarks.tables import Table, cells, head, tables
 
 USAGE = 2
 MAX_WIDTH = 500  # of a table, in characters
@@ -40,23 +37,26 @@ def show(rendered: Sequence[Table]) -> None:
         console.print(printed)
 
 
-def write(results: Results, rendered: Sequence[Table], folder: Path, formats: Sequence[str]) -> None:
-    """Writes report.md and the plots."""
-    from benchmarks import plots
-
-    write_tables(results.environments, rendered, folder)
-    for suffix in formats:
-        if layers := results.of_kind("layers"):
-            plots.speed(layers, folder / f"speed.{suffix}", results.environments["speed"])
-        if results.cells:
-            plots.grid(results.cells, folder / f"grid.{suffix}", results.environments["grid"])
-
-
-def write_tables(environments: dict[str, dict[str, Any]], rendered: Sequence[Table], folder: Path) -> None:
+def write_page(files: Sequence[File], rendered: Sequence[Table], folder: Path) -> None:
     """Writes report.md."""
     folder.mkdir(parents=True, exist_ok=True)
-    sections = (*environment_lines(environments), *(table.markdown() for table in rendered))
-    (folder / "report.md").write_text("# Benchmarks\n\n" + "\n\n".join(section.strip() for section in sections) + "\n")
+    sections = ("# Benchmarks", *head(files), *(table.markdown().strip() for table in rendered))
+    (folder / "report.md").write_text("\n\n".join(sections) + "\n", encoding="utf-8")
+
+
+def draw(files: Sequence[File], folder: Path, formats: Sequence[str]) -> None:
+    """Draws the plots of layers and of the grid."""
+    from benchmarks import plots
+
+    for file in files:
+        layers, grid = (
+            [row for row in file.rows if row.suite == suite and row.seconds] for suite in ("layers", "grid")
+        )
+        for suffix in formats:
+            if layers:
+                plots.speed(layers, folder / f"speed.{suffix}", file.header.environment)
+            if grid:
+                plots.grid(cells(grid), folder / f"grid.{suffix}", file.header.environment)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,9 +66,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.add_argument("--format", choices=("svg", "png"), nargs="+", default=["svg"], help="of the plots")
     given = options.parse_args(arguments)
     try:
-        results = read(given.results)
-        rendered = list(tables(results))
-        write(results, rendered, given.output, given.format)
+        files = read(given.results)
+        rendered = list(tables(files))
+        write_page(files, rendered, given.output)
+        draw(files, given.output, given.format)
     except (OSError, ValueError) as error:
         print(f"benchmarks.report: {error}", file=sys.stderr)
         return USAGE

@@ -1,132 +1,231 @@
-"""Reads what the measurements have written, whichever of them there are."""
+"""The one schema of results, its writer and its reader.
 
+A file of results is lines of JSON. The first line is a header: which commit was measured, when, where and by which
+command. Each further line is a row: what one contender took for one case. What pytest-benchmark writes is read as such
+rows, too.
+"""
+
+import contextlib
+import dataclasses
+import datetime
 import json
-from collections.abc import Iterable, Sequence
+import os
+import statistics
+import subprocess
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks import BASELINE, FAST, FAST_XLA, ON_NUMPY, PYTORCH, XLA
+SCHEMA = "lstm_fast benchmarks, 1"
+TREE = Path(__file__).resolve().parents[1]
+COMMIT = "BENCHMARK_COMMIT"  # the variable for a copy of a tree, in which git knows nothing
 
-# Of a folder of results: the files that the documentation of each measurement names.
-NAMES = ("results.json", "gpu.json", "grid.json", "memory.json", "backends.json")
+
+@dataclasses.dataclass(frozen=True)
+class Header:
+    """Where results come from."""
+
+    commit: str
+    dirty: bool  # whether files of the commit had been changed
+    date: str
+    command: str
+    environment: dict[str, Any]  # the machine and the versions
+
+    def __str__(self) -> str:
+        return f"commit {self.commit[:12]}{' with changes' * self.dirty}, {self.date}: `{self.command}`"
 
 
-class Timing(NamedTuple):
-    """One benchmark of pytest-benchmark."""
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What one contender took for one case.
 
-    seconds: float  # the median
-    info: dict[str, Any]  # its extra_info
+    Attributes:
+        suite: what the case is one of.
+        case: a shape B,T,D,H in most suites.
+        pass_: training or inference; in some suites another one, or none.
+        contender: who computed it.
+        seconds: of a step, a figure for every round; empty if nothing was timed.
+        facts: what else a reader should know, as JSON has it.
+    """
+
+    suite: str
+    case: str
+    pass_: str
+    contender: str
+    seconds: list[float] = dataclasses.field(default_factory=list)
+    facts: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return f"{self.pass_} {self.case}".strip()
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
 
     @property
     def gflops(self) -> float:
-        """Billions of floating-point operations per second."""
-        return float(self.info["flop"] / self.seconds / 1e9)
+        """Billions of floating-point operations a second."""
+        return float(self.facts["flop"] / self.median / 1e9)
 
 
-class Cell(NamedTuple):
-    """One cell of the grid; a ratio says how many times as fast lstm_fast is."""
+class File(NamedTuple):
+    """A file of results."""
 
-    batch: int
-    time: int
-    features: int
-    units: int
-    training: bool
-    ratios: dict[str, float]  # over the fastest contender of each framework
+    path: Path
+    header: Header
+    rows: list[Row]
 
-    def __str__(self) -> str:
-        name = "training" if self.training else "inference"
-        return f"{name} {self.batch},{self.time},{self.features},{self.units}"
+    @property
+    def suites(self) -> list[str]:
+        return list(dict.fromkeys(row.suite for row in self.rows))
 
 
-class Memory(NamedTuple):
-    """Peak memory of a training step."""
-
-    batch: int
-    time: int
-    megabytes: dict[str, float]  # by contender
+def pass_name(training: bool) -> str:
+    return "training" if training else "inference"
 
 
-class Backends(NamedTuple):
-    """Training steps of the single IMDB model with each of Keras's backends."""
+def header(command: str) -> Header:
+    """The header of what is measured now, in this tree."""
+    from benchmarks.environment import environment  # it needs the compiled part, and a reader does not have that
 
-    batch: int
-    time: int
-    padding: float  # share of the timesteps
-    ms: dict[str, dict[str, dict[str, float]]]  # by backend, contender, and what is computed: "all" or "real" timesteps
+    return Header(*commit_of(TREE), now(), command, environment())
 
 
-class Results(NamedTuple):
-    """Everything that there is; empty or None what there is not."""
-
-    environments: dict[str, dict[str, Any]]  # by kind of results
-    timings: list[Timing]
-    cells: list[Cell]
-    memory: Memory | None
-    backends: Backends | None
-
-    def of_kind(self, kind: str) -> list[Timing]:
-        return [timing for timing in self.timings if timing.info["kind"] == kind]
+def now() -> str:
+    return f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d %H:%M} UTC"
 
 
-def read(paths: Sequence[Path]) -> Results:
-    """Reads files, and the well-known files of folders.
+def commit_of(tree: Path) -> tuple[str, bool]:
+    """The commit of a tree, and whether its files have been changed since."""
+    if tree == TREE and COMMIT in os.environ:
+        commit, _, changed = os.environ[COMMIT].partition(" ")
+        return commit, bool(changed)
+    git = ("git", "-C", str(tree))
+    try:
+        commit, changed = (
+            subprocess.run([*git, *words], capture_output=True, text=True, check=True).stdout.strip()
+            for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown", False
+    return commit, bool(changed)
+
+
+@contextlib.contextmanager
+def writing(path: Path, make_header: Callable[[], Header], *, append: bool = False) -> Iterator[Callable[[Row], None]]:
+    """Yields a function that writes a row at once: it stays if the next one never ends.
+
+    Args:
+        path: the file.
+        make_header: called for the header, unless rows are appended to a file that has one.
+        append: whether rows that are there stay.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    whole, _, cut_off = path.read_bytes().rpartition(b"\n") if append and path.exists() else (b"", b"", b"")
+    if cut_off:  # its writer was stopped
+        path.write_bytes(whole + b"\n" * bool(whole))
+    found = None if whole else make_header()
+    with path.open("a" if append else "w", encoding="utf-8") as file:
+
+        def write(content: Any) -> None:
+            print(json.dumps(content, default=str), file=file, flush=True)
+
+        if found:
+            write({"schema": SCHEMA, **dataclasses.asdict(found)})
+
+        def add(row: Row) -> None:
+            content = dataclasses.asdict(row)
+            write({name.rstrip("_"): value for name, value in content.items()})
+
+        yield add
+
+
+def read(paths: Iterable[Path]) -> list[File]:
+    """Reads files of results, and all of the files of folders.
 
     Raises:
         OSError: A file cannot be read.
         ValueError: There are no results, or a file is not one of results; the message begins with its name.
     """
-    results = Results({}, [], [], None, None)
-    for path in _files(paths):
-        try:
-            results = _with(results, json.loads(path.read_text()))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:  # JSONDecodeError is a ValueError
-            raise ValueError(f"{path}: {error if isinstance(error, ValueError) else repr(error)}") from error
-    return results
-
-
-def _files(paths: Iterable[Path]) -> list[Path]:
-    files: list[Path] = []
+    files = []
     for path in paths:
-        found = [path / name for name in NAMES if (path / name).exists()] if path.is_dir() else [path]
+        found = (
+            sorted(each for each in path.iterdir() if each.suffix in (".json", ".jsonl")) if path.is_dir() else [path]
+        )
         if not found:
-            raise ValueError(f"{path}: expected {', '.join(NAMES)}, found none of them")
-        files += found
+            raise ValueError(f"{path}: expected files of results, .json or .jsonl, found none")
+        files += [_read(each) for each in found]
     return files
 
 
-def _with(results: Results, content: dict[str, Any]) -> Results:
-    environments = dict(results.environments)
-    if "benchmarks" in content:
-        timings = [Timing(b["stats"]["median"], b["extra_info"]) for b in content["benchmarks"]]
-        if not timings:
-            raise ValueError("expected benchmarks, found none; was --benchmark-disable given?")
-        on_gpu = all(timing.info["kind"] == "gpu" for timing in timings)
-        environments["gpu" if on_gpu else "speed"] = content["machine_info"]["lstm_fast"]
-        return results._replace(environments=environments, timings=results.timings + timings)
-    if "grid" in content:
-        if not content["grid"]:
-            raise ValueError("expected cells, found none")
-        environments["grid"] = content["environment"]
-        return results._replace(environments=environments, cells=list(map(_cell, content["grid"])))
-    if "memory" in content:
-        environments["memory"] = content["environment"]
-        memory, peaks = content["memory"], content["memory"]["peak"]
-        megabytes = {peak["contender"]: peak["bytes"] / 1e6 for peak in peaks}
-        return results._replace(environments=environments, memory=Memory(memory["batch"], memory["time"], megabytes))
-    if "backends" in content:
-        environments["backends"] = content["environment"]
-        return results._replace(environments=environments, backends=Backends(**content["backends"]))
-    raise ValueError("expected results of pytest-benchmark, benchmarks.grid, benchmarks.memory or benchmarks.backends")
+def _read(path: Path) -> File:
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    try:
+        first = json.loads(lines[0]) if lines else None
+    except ValueError:  # JSON of many lines
+        first = None
+    if isinstance(first, dict) and "schema" in first:
+        return _of_lines(path, first, lines[1:])
+    try:
+        content = json.loads("".join(lines))
+    except ValueError as error:
+        raise ValueError(f"{path}: expected results as lines of JSON, or of pytest-benchmark, found {error}") from None
+    if not isinstance(content, dict) or "benchmarks" not in content:
+        raise ValueError(f"{path}: expected a header with a schema, or benchmarks of pytest-benchmark, found neither")
+    try:
+        return _of_pytest(path, content)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{path}: expected results of pytest-benchmark, found none: {error!r}") from error
 
 
-def _cell(row: dict[str, Any]) -> Cell:
-    ms = row["ms"]
+def _of_lines(path: Path, first: dict[str, Any], lines: Sequence[str]) -> File:
+    if (schema := first.pop("schema")) != SCHEMA:
+        raise ValueError(f"{path}: expected the schema {SCHEMA!r}, found {schema!r}")
+    found = _made(Header, first, f"{path}:1")
+    rows = []
+    for number, line in enumerate(lines, start=2):
+        if number == len(lines) + 1 and not line.endswith("\n"):
+            break  # its writer was stopped
+        try:
+            content = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{path}:{number}: expected a row as JSON, found {error}") from None
+        content = {"pass_" if name == "pass" else name: value for name, value in content.items()}
+        rows.append(_made(Row, content, f"{path}:{number}"))
+    return File(path, found, rows)
 
-    def fastest(*names: str) -> float:
-        return min(float(ms[name]) for name in names if name in ms)
 
-    # Each against what is called in the same way: within TensorFlow, as a graph or by XLA, or from Python.
-    ratios = {"Keras": fastest(BASELINE, XLA) / fastest(FAST, FAST_XLA)}
-    if PYTORCH in ms:
-        ratios["PyTorch"] = ms[PYTORCH] / ms[ON_NUMPY]
-    return Cell(row["batch"], row["time"], row["features"], row["units"], row["training"], ratios)
+def _made(kind: Any, content: dict[str, Any], where: str) -> Any:
+    """A header or a row of what a line says."""
+    fields = {field.name: field.type for field in dataclasses.fields(kind)}
+    if content.keys() != fields.keys():
+        names = " ".join(sorted(content)) or "nothing"
+        raise ValueError(f"{where}: expected the fields {' '.join(sorted(fields))}, found {names}")
+    for name, value in content.items():
+        right = isinstance(value, getattr(fields[name], "__origin__", fields[name]))
+        if not right or (name == "seconds" and not all(isinstance(each, int | float) for each in value)):
+            raise ValueError(f"{where}: expected {name} as {fields[name]}, found {value!r}")
+    return kind(**content)
+
+
+def _of_pytest(path: Path, content: dict[str, Any]) -> File:
+    """What pytest-benchmark wrote, as rows."""
+    commit = content.get("commit_info", {})
+    found = Header(
+        commit.get("id", "unknown"),
+        commit.get("dirty", False),
+        content.get("datetime", "unknown date")[:16].replace("T", " "),
+        "pytest benchmarks",
+        content["machine_info"]["lstm_fast"],
+    )
+    rows = []
+    for benchmark in content["benchmarks"]:
+        facts, stats = dict(benchmark["extra_info"]), benchmark["stats"]
+        named = facts.pop("kind"), facts.pop("scenario", ""), facts.pop("training", None), facts.pop("contender")
+        suite, case, training, contender = named
+        pass_ = "" if training is None else pass_name(training)
+        rows.append(Row(suite, case, pass_, contender, stats.get("data") or [stats["median"]], facts))
+    if not rows:
+        raise ValueError("expected benchmarks, found none; was --benchmark-disable given?")
+    return File(path, found, rows)

@@ -1,14 +1,31 @@
-"""The tables of the report."""
+"""The tables of the report, of rows of results."""
 
+import dataclasses
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from benchmarks import CUDNN, FAST, FAST_XLA, KERAS_LAYER, LSTM_FAST, ON_NUMPY, TWO_CALLS
-from benchmarks.results import Backends, Memory, Results, Timing
+from benchmarks import (
+    BASELINE,
+    CUDNN,
+    FAST,
+    FAST_XLA,
+    KERAS_LAYER,
+    LSTM_FAST,
+    ON_NUMPY,
+    ONNX_RUNTIME,
+    PRODUCT,
+    PYTORCH,
+    TWO_CALLS,
+    XLA,
+    verdicts,
+)
+from benchmarks.results import File, Row, pass_name
+from lstm_fast.bench.turns import ratio
 
 OWN = (FAST, FAST_XLA, TWO_CALLS, ON_NUMPY)
 WORST = 10  # cells of the grid to name
+SHOWN_CHARACTERS = 120  # of the result of a step
 NOTHING = "-"
 
 
@@ -26,244 +43,409 @@ class Table(NamedTuple):
         return f"## {self.title}\n\n{lines}\n" + (f"\n{self.note}\n" if self.note else "")
 
 
-def tables(results: Results) -> Iterator[Table]:
-    """Yields a table for everything that has been measured."""
-    if results.of_kind("layers"):
-        yield from _speed(results)
-    if results.of_kind("roofline"):
-        yield _roofline(results.of_kind("roofline"))
-    if results.of_kind("scaling"):
-        yield _scaling(results.of_kind("scaling"))
-    if results.of_kind("padding"):
-        yield _padding(results.of_kind("padding"))
-    if results.of_kind("recompute"):
-        yield _recompute(results.of_kind("recompute"))
-    if results.of_kind("overhead"):
-        yield _overhead(results.of_kind("overhead"))
-    if results.of_kind("gpu"):
-        yield from _gpu(results.of_kind("gpu"))
-    if results.memory:
-        yield _memory(results.memory)
-    if results.backends:
-        yield _backends(results.backends)
-    if results.cells:
-        yield from _grid(results)
+class Cell(NamedTuple):
+    """One cell of the grid; a ratio says how many times as fast lstm_fast is."""
+
+    batch: int
+    time: int
+    features: int
+    units: int
+    pass_: str
+    ratios: dict[str, float]  # over the fastest contender of each framework
+
+    def __str__(self) -> str:
+        return f"{self.pass_} {self.batch},{self.time},{self.features},{self.units}"
 
 
-def environment_lines(environments: dict[str, dict[str, Any]]) -> list[str]:
-    """One line, or where the results come from different places, a line for each kind of them."""
+def tables(files: Sequence[File]) -> Iterator[Table]:
+    """Yields a table for everything that has been measured, and one of what failed.
+
+    Raises:
+        ValueError: rows lack what their table shows; the message begins with the names of the files.
+    """
+    good: dict[str, list[Row]] = {}
+    bad = []
+    for row in (row for file in files for row in file.rows):
+        if "error" in row.facts:
+            bad.append((f"{row.suite} {row.name}", row.contender, f"{row.facts['error']}"[:200]))
+        else:
+            good.setdefault(row.suite, []).append(row)
+    for suite in sorted(good, key=lambda suite: list(TABLES).index(suite) if suite in TABLES else -1):
+        try:
+            products = good.get("roofline", []) if suite == "layers" else []
+            yield from TABLES[suite](good[suite] + products)
+        except (LookupError, TypeError, AttributeError, statistics.StatisticsError) as error:
+            names = ", ".join(f"{file.path}" for file in files if suite in file.suites)
+            found = f"{suite}: {error!r}"
+            raise ValueError(f"{names}: expected rows that benchmarks.tables can show, found {found}") from error
+    if bad:
+        yield Table("Failed", ("suite, case", "contender", "why"), bad)
+
+
+def head(files: Sequence[File]) -> list[str]:
+    """Says of each file which suites it has and where they come from; of equal machines only once."""
     lines: dict[str, list[str]] = {}
-    for kind, environment in environments.items():
-        lines.setdefault(", ".join(f"{name} {value}" for name, value in environment.items()), []).append(kind)
-    return [f"{' and '.join(kinds)}: {line}" if len(lines) > 1 else line for line, kinds in lines.items()]
+    for file in files:
+        machine = ", ".join(f"{name} {value}" for name, value in file.header.environment.items())
+        lines.setdefault(machine, []).append(f"- {' and '.join(file.suites)}: {file.header}")
+    return ["\n".join([*origins, "", machine]).strip() for machine, origins in lines.items()]
 
 
-def groups(timings: Sequence[Timing]) -> dict[tuple[bool, str], dict[str, Timing]]:
-    """Timings by (training, scenario) and contender, in the order of the run."""
-    found: dict[tuple[bool, str], dict[str, Timing]] = {}
-    for timing in timings:
-        found.setdefault((timing.info["training"], timing.info["scenario"]), {})[timing.info["contender"]] = timing
+def groups(rows: Sequence[Row]) -> dict[tuple[str, str], dict[str, Row]]:
+    """Rows by (pass, case) and contender, in the order of the run."""
+    found: dict[tuple[str, str], dict[str, Row]] = {}
+    for row in rows:
+        found.setdefault((row.pass_, row.case), {})[row.contender] = row
     return found
 
 
-def peers(timings: Sequence[Timing]) -> list[str]:
+def peers(rows: Sequence[Row]) -> list[str]:
     """The contenders that are not lstm_fast."""
-    return [name for name in dict.fromkeys(timing.info["contender"] for timing in timings) if name not in OWN]
+    return [name for name in dict.fromkeys(row.contender for row in rows) if name not in OWN]
 
 
-def pass_name(training: bool) -> str:
-    return "training" if training else "inference"
+def cells(rows: Sequence[Row]) -> list[Cell]:
+    """The cells of the grid; each ratio is over what is called in the same way.
+
+    That is within TensorFlow, as a graph or by XLA, or from Python.
+    """
+    found = []
+    for (pass_, _), group in groups(rows).items():
+        own = min((group[name] for name in (FAST, FAST_XLA) if name in group), key=lambda row: row.median)
+        ratios = {"Keras": _over(own, group, BASELINE, XLA), "PyTorch": _over(group[ON_NUMPY], group, PYTORCH)}
+        shape = (int(own.facts[name]) for name in ("batch", "time", "features", "units"))
+        found.append(Cell(*shape, pass_, {name: value for name, value in ratios.items() if value is not None}))
+    return found
 
 
-def _speed(results: Results) -> Iterator[Table]:
-    layers = results.of_kind("layers")
+def _over(own: Row, group: dict[str, Row], *names: str) -> float | None:
+    """How many times as long the fastest of these contenders takes; None if there is none."""
+    others = [group[name].seconds for name in names if name in group]
+    return ratio(own.seconds, *others) if others else None
+
+
+def _speed(rows: Sequence[Row]) -> Iterator[Table]:
     # FLOP/s of the product that the share is of: by NumPy, whose OpenBLAS everybody has.
-    roofline = next((t.gflops for t in results.of_kind("roofline") if t.info["contender"] == "NumPy"), None)
-    for training in (False, True):
-        members = {scenario: group for (kind, scenario), group in groups(layers).items() if kind == training}
+    roofline = next((row.gflops for row in rows if (row.suite, row.contender) == ("roofline", "NumPy")), None)
+    for pass_ in (pass_name(False), pass_name(True)):
+        members = {case: group for (kind, case), group in groups(rows).items() if kind == pass_}
         contenders = dict.fromkeys(name for group in members.values() for name in group if name != FAST)
-        rows, slower = [], []
-        for scenario, group in members.items():
+        lines, slower = [], []
+        for case, group in members.items():
             fast = group.get(FAST)
-            row = [scenario]
-            row += [NOTHING] * 3 if fast is None else [_ms(fast), f"{fast.gflops:.1f}", _share(fast, roofline)]
+            line = [case]
+            line += [NOTHING] * 3 if fast is None else [_ms(fast), f"{fast.gflops:.1f}", _share(fast, roofline)]
             for name in contenders:
                 other = group.get(name)
                 if other is None or fast is None:
-                    row.append(NOTHING if other is None else _ms(other))
+                    line.append(NOTHING if other is None else _ms(other))
                     continue
-                ratio = other.seconds / fast.seconds
-                row.append(f"{_ms(other)} ({ratio:.2f})")
-                if ratio < 1 and name not in OWN:
-                    slower.append(f"{name} at {scenario} ({ratio:.2f})")
-            rows.append(row)
-        if rows:
+                times = other.median / fast.median
+                line.append(f"{_ms(other)} ({times:.2f})")
+                if times < 1 and name not in OWN:
+                    slower.append(f"{name} at {case} ({times:.2f})")
+            lines.append(line)
+        if lines:
             note = (
                 "Median ms; in brackets, how many times as fast FastLSTM is. GFLOP/s count real timesteps; share: of "
                 f"NumPy's matrix product. Faster than FastLSTM: {', '.join(slower) or 'none of the others'}."
             )
             columns = ("B,T,D,H", f"{FAST} ms", "GFLOP/s", "share", *contenders)
-            yield Table(f"Speed, {pass_name(training)}", columns, rows, note)
+            yield Table(f"Speed, {pass_}", columns, lines, note)
 
 
-def _share(timing: Timing, roofline: float | None) -> str:
-    return NOTHING if roofline is None else f"{timing.gflops / roofline:.0%}"
+def _share(row: Row, roofline: float | None) -> str:
+    return NOTHING if roofline is None else f"{row.gflops / roofline:.0%}"
 
 
-def _roofline(timings: Sequence[Timing]) -> Table:
-    rows = []
-    for timing in timings:
-        about = {name: value for name, value in timing.info.items() if name not in ("kind", "contender", "flop")}
-        description = ", ".join(f"{name} {value}" for name, value in about.items())
-        rows.append((timing.info["contender"], _ms(timing), f"{timing.gflops:.1f}", description))
+def _roofline(rows: Sequence[Row]) -> Iterator[Table]:
+    lines = []
+    for row in rows:
+        description = ", ".join(f"{name} {value}" for name, value in row.facts.items() if name != "flop")
+        lines.append((row.contender, _ms(row), f"{row.gflops:.1f}", description))
     note = "A share may exceed 100 %: the core type tells which vectors OpenBLAS uses, not always the widest there are."
-    return Table("Roofline: a large product of float32 matrices", ("by", "ms", "GFLOP/s", "with"), rows, note)
+    title = "Roofline: a large product of float32 matrices"
+    yield Table(title, ("by", "ms", "GFLOP/s", "with"), lines, note)
 
 
-def _scaling(timings: Sequence[Timing]) -> Table:
-    by_threads: dict[tuple[bool, str], dict[int, Timing]] = {}
-    for timing in timings:
-        place = by_threads.setdefault((timing.info["training"], timing.info["scenario"]), {})
-        place[timing.info["threads"]] = timing
-    rows = []
-    for (training, scenario), times in by_threads.items():
-        if 1 not in times or len(times) == 1:  # a machine with one processor, or a part of the benchmarks
-            continue
-        one, (threads, many) = times[1], max(times.items())
-        gain = one.seconds / many.seconds
-        row = (f"{pass_name(training)} {scenario}", _ms(one), f"{threads}", _ms(many))
-        rows.append((*row, f"{gain:.2f}", f"{gain / threads:.0%}"))
-    columns = ("pass, B,T,D,H", "ms, 1 thread", "threads", "ms", "times as fast", "efficiency")
-    return Table("Threads", columns, rows, "lstm_fast on NumPy.")
-
-
-def _padding(timings: Sequence[Timing]) -> Table:
-    pairs: dict[tuple[bool, bool], dict[bool, Timing]] = {}
-    for timing in timings:
-        two_way = "bidirectional" in timing.info["scenario"]
-        pairs.setdefault((timing.info["training"], two_way), {})[timing.info["masked"]] = timing
-    rows = []
-    for (training, _), pair in pairs.items():
+def _padding(rows: Sequence[Row]) -> Iterator[Table]:
+    pairs: dict[tuple[str, bool], dict[bool, Row]] = {}
+    for row in rows:
+        pairs.setdefault((row.pass_, "bidirectional" in row.case), {})[row.facts["masked"]] = row
+    lines = []
+    for pair in pairs.values():
         if len(pair) < 2:
             continue
         masked, unmasked = pair[True], pair[False]
-        padding = masked.info["padding"]
-        gain = unmasked.seconds / masked.seconds
-        row = (f"{pass_name(training)} {masked.info['scenario']}", _ms(masked), _ms(unmasked), f"{gain:.2f}")
-        rows.append((*row, f"{1 / (1 - padding):.2f}", f"{padding:.1%}"))
+        padding = masked.facts["padding"]
+        line = (masked.name, _ms(masked), _ms(unmasked), f"{unmasked.median / masked.median:.2f}")
+        lines.append((*line, f"{1 / (1 - padding):.2f}", f"{padding:.1%}"))
     columns = ("pass, B,T,D,H", "ms, masked", "ms, unmasked", "times as fast", "by timesteps", "padding")
     note = "FastLSTM on one padded batch; by timesteps: all of them over the real ones."
-    return Table("Padding", columns, rows, note)
+    yield Table("Padding", columns, lines, note)
 
 
-def _recompute(timings: Sequence[Timing]) -> Table:
-    first = timings[0]
-    rows = [(t.info["contender"], _ms(t), f"{t.seconds / first.seconds:.2f}") for t in timings]
-    columns = ("contender", "ms", f"times {first.info['contender']}")
-    return Table(f"Recomputation of the gates, training {first.info['scenario']}", columns, rows)
+def _recompute(rows: Sequence[Row]) -> Iterator[Table]:
+    first = rows[0]
+    lines = [(row.contender, _ms(row), f"{row.median / first.median:.2f}") for row in rows]
+    columns = ("contender", "ms", f"times {first.contender}")
+    yield Table(f"Recomputation of the gates, {first.name}", columns, lines)
 
 
-def _overhead(timings: Sequence[Timing]) -> Table:
-    rows = [(timing.info["contender"], f"{1e6 * timing.seconds:.1f}") for timing in timings]
-    return Table(f"A call with next to no work, inference {timings[0].info['scenario']}", ("contender", "µs"), rows)
+def _overhead(rows: Sequence[Row]) -> Iterator[Table]:
+    lines = [(row.contender, f"{1e6 * row.median:.1f}") for row in rows]
+    yield Table(f"A call with next to no work, {rows[0].name}", ("contender", "µs"), lines)
 
 
-def _gpu(timings: Sequence[Timing]) -> Iterator[Table]:
-    for training in (False, True):
-        members = {scenario: group for (kind, scenario), group in groups(timings).items() if kind == training}
-        rivals = [name for name in peers(timings) if not name.startswith((LSTM_FAST, CUDNN))]
-        rows, ratios = [], []
-        for scenario, group in members.items():
+def _turns(rows: Sequence[Row]) -> Iterator[Table]:
+    lines = []
+    for group in groups(rows).values():
+        fast, product = group[FAST], group[PRODUCT]
+        ratios = [_over(fast, group, *names) for names in ((BASELINE, XLA), (PYTORCH,), (ONNX_RUNTIME,))]
+        shares = (
+            group[name].facts["flop"] / product.facts["flop"] * ratio(group[name].seconds, product.seconds)
+            for name in (FAST, ON_NUMPY)
+        )
+        texts = (NOTHING if value is None else f"{value:.2f}" for value in ratios)
+        lines.append((fast.name, *texts, *(f"{share:.0%}" for share in shares), _ms(fast)))
+    columns = ("pass, B,T,D,H", "Keras", "PyTorch", ONNX_RUNTIME, "share", "share on NumPy", f"{FAST} ms")
+    note = "Medians over the rounds. Share: of the rate of NumPy's matrix product, which takes its turn, too."
+    yield Table("In turns: how many times as fast FastLSTM is", columns, lines, note)
+
+
+def _threads(rows: Sequence[Row]) -> Iterator[Table]:
+    numbers = sorted({row.facts["threads"] for row in rows})
+    by_number: dict[str, dict[int, Row]] = {}
+    for row in rows:
+        by_number.setdefault(row.name, {})[row.facts["threads"]] = row
+    lines = []
+    for name, found in by_number.items():
+        times = (
+            f"{_ms(found[n])} ({found[1].median / found[n].median:.1f})" if n in found else NOTHING for n in numbers
+        )
+        lines.append((name, *times))
+    note = "Median ms; in brackets, how many times as fast as one thread. lstm_fast on NumPy."
+    yield Table("Threads", ("pass, B,T,D,H", *map(str, numbers)), lines, note)
+
+
+def _memory(rows: Sequence[Row]) -> Iterator[Table]:
+    first = rows[0]
+    sizes = {row.contender: row.facts["peak_bytes"] for row in rows}
+    lines = [(name, f"{size / 1e6:.0f}", f"{size / sizes[first.contender]:.2f}") for name, size in sizes.items()]
+    columns = ("contender", "MB", f"times {first.contender}")
+    yield Table(f"Memory of a training step, {first.case}", columns, lines, "Rise of the peak.")
+
+
+def _backends(rows: Sequence[Row]) -> Iterator[Table]:
+    lines = []
+    pairs: dict[tuple[str, bool], dict[str, Row]] = {}
+    for row in rows:
+        pairs.setdefault((row.facts["backend"], row.facts["masked"]), {})[row.contender] = row
+    for (backend, masked), pair in pairs.items():
+        fast, plain = pair[FAST], pair[KERAS_LAYER]
+        times = f"{ratio(fast.seconds, plain.seconds):.1f}"
+        lines.append((f"{backend}{', masked' * masked}", _ms(fast), _ms(plain), times))
+    columns = ("backend", f"{FAST} ms", f"{KERAS_LAYER} ms", "times as fast")
+    note = f"train_on_batch; {rows[0].facts['padding']:.1%} of the timesteps are padding."
+    title = f"Keras's backends: training step, {rows[0].case.partition(': ')[2]}"
+    yield Table(title, columns, lines, note)
+
+
+def _grid(rows: Sequence[Row]) -> Iterator[Table]:
+    found = cells(rows)
+    for framework in ("Keras", "PyTorch"):
+        ratios = {f"{cell}": cell.ratios[framework] for cell in found if framework in cell.ratios}
+        if not ratios:
+            continue
+        ranked = sorted(ratios.items(), key=lambda item: item[1])
+        below = sum(value < 1 for value in ratios.values())
+        note = f"{len(ratios)} cells, median {statistics.median(ratios.values()):.2f}; below 1: {below}."
+        lines = [(name, f"{value:.2f}") for name, value in ranked[:WORST]]
+        title = f"Grid: the worst cells against {framework}"
+        yield Table(title, ("pass, B,T,D,H", "times as fast"), lines, note)
+
+
+def _exports(rows: Sequence[Row]) -> Iterator[Table]:
+    writers = list(dict.fromkeys(row.contender for row in rows))
+    for backend in dict.fromkeys(row.facts["backend"] for row in rows):
+        members = [row for row in rows if row.facts["backend"] == backend]
+        lines = [
+            (case, *(group[name].facts["outcome"] for name in writers)) for (_, case), group in groups(members).items()
+        ]
+        packages = members[0].facts["packages"]
+        note = f"The largest difference to the model. {', '.join(f'{name} {packages[name]}' for name in packages)}."
+        yield Table(f"Exports, Keras on {backend}", ("format, LSTM, mask", *writers), lines, note)
+
+
+def _reviews(rows: Sequence[Row]) -> Iterator[Table]:
+    lines = []
+    for group in groups(rows).values():
+        fast, plain = group[FAST], group[KERAS_LAYER]
+        line = (fast.name, _ms(fast), _ms(plain), f"{ratio(fast.seconds, plain.seconds):.2f}")
+        lines.append((*line, _memory_of(plain, fast)))
+    columns = ("pass, model", f"{FAST} ms", f"{KERAS_LAYER} ms", "times as fast", "times the memory")
+    note = f"Of a few batches of the worked example. The memory: how many times as much {KERAS_LAYER} takes."
+    yield Table("Reviews", columns, lines, note)
+
+
+def _memory_of(other: Row, own: Row) -> str:
+    sizes = [row.facts.get("peak_bytes") for row in (other, own)]
+    return f"{sizes[0] / sizes[1]:.2f}" if all(sizes) else NOTHING
+
+
+def _against(rows: Sequence[Row]) -> Iterator[Table]:
+    lines = []
+    for found in verdicts.lines(rows):
+        this = found.rows[0]
+        if found.interval is None:
+            lines.append((this.name, this.contender, *[NOTHING] * 4, found.verdict, found.why[:200]))
+            continue
+        low, median, high = (f"{value:.2f}" for value in found.interval)
+        own, other = ({row.facts["tree"]: row for row in found.rows}[tree] for tree in (verdicts.THIS, verdicts.OTHER))
+        memory = _memory_of(other, own)
+        lines.append((own.name, own.contender, median, f"{low} to {high}", _ms(own), memory, found.verdict, ""))
+    facts = rows[0].facts
+    columns = ("pass, case", "contender", "times as fast", "95 % interval", "ms", "memory of the other", "verdict", "")
+    note = (
+        f"Slower or faster: the interval of the median ratio lies more than {facts['threshold']:.0%} from 1, and so it "
+        "does in new processes. Nothing is timed that computes something wrong in one of the trees."
+    )
+    yield Table(f"This tree against {facts['other'][:12]}", columns, lines, note)
+
+
+def _gpu(rows: Sequence[Row]) -> Iterator[Table]:
+    for pass_ in (pass_name(False), pass_name(True)):
+        members = {case: group for (kind, case), group in groups(rows).items() if kind == pass_}
+        rivals = [name for name in peers(rows) if not name.startswith((LSTM_FAST, CUDNN))]
+        lines, ratios = [], []
+        for case, group in members.items():
             ours, cudnn = (_fastest(group, family) for family in (LSTM_FAST, CUDNN))
-            ratio = cudnn[1].seconds / ours[1].seconds if ours and cudnn else None
-            ratios += [] if ratio is None else [ratio]
-            row = [scenario, *_us(ours), *_us(cudnn), NOTHING if ratio is None else f"{ratio:.2f}"]
-            row.append(f"{ours[1].info['share_of_floor']:.0%}" if ours else NOTHING)
-            row.append(" / ".join(_us_of_graph(group, family) for family in (LSTM_FAST, CUDNN)))
-            row += [_us((name, group[name]))[0] if name in group else NOTHING for name in rivals]
-            rows.append(row)
-        if rows:
-            below = sum(ratio < 1 for ratio in ratios)
+            times = cudnn.median / ours.median if ours and cudnn else None
+            ratios += [] if times is None else [times]
+            line = [case, *_us(ours), *_us(cudnn), NOTHING if times is None else f"{times:.2f}"]
+            line.append(f"{ours.facts['share_of_floor']:.0%}" if ours else NOTHING)
+            line.append(" / ".join(_us_of_graph(group, family) for family in (LSTM_FAST, CUDNN)))
+            line += [_us(group.get(name))[0] for name in rivals]
+            lines.append(line)
+        if lines:
+            below = sum(value < 1 for value in ratios)
             note = "Median µs a timestep of the longest row; graph: replayed from a CUDA graph, lstm_fast / cuDNN. "
             note += "Share: of the floor, which benchmarks/floors.py explains."
             if ratios:
                 note += f" Times as fast: median {statistics.median(ratios):.2f}; below 1: {below} of {len(ratios)}."
             columns = (f"{LSTM_FAST} µs", "through", f"{CUDNN} µs", "through", "times as fast", "share", "graph µs")
-            title = f"GPU, {pass_name(training)}"
-            yield Table(title, ("B,T,D,H", *columns, *(f"{name} µs" for name in rivals)), rows, note)
+            yield Table(f"GPU, {pass_}", ("B,T,D,H", *columns, *(f"{name} µs" for name in rivals)), lines, note)
 
 
-def _fastest(group: dict[str, Timing], family: str) -> tuple[str, Timing] | None:
+def _fastest(group: dict[str, Row], family: str) -> Row | None:
     """The fastest of the contenders whose names begin alike."""
-    members = [(name, timing) for name, timing in group.items() if name.startswith(family)]
-    return min(members, key=lambda member: member[1].seconds, default=None)
+    members = [row for name, row in group.items() if name.startswith(family)]
+    return min(members, key=lambda row: row.median, default=None)
 
 
-def _us(contender: tuple[str, Timing] | None) -> tuple[str, str]:
+def _us(row: Row | None) -> tuple[str, str]:
     """Microseconds a timestep, and what the parentheses of the name say."""
-    if contender is None:
+    if row is None:
         return NOTHING, NOTHING
-    name, timing = contender
-    through = name.partition("(")[2].rstrip(")")
-    if name.startswith(CUDNN) and CUDNN.lower() not in timing.info.get("kernel", CUDNN).lower():
+    through = row.contender.partition("(")[2].rstrip(")")
+    if row.contender.startswith(CUDNN) and CUDNN.lower() not in row.facts.get("kernel", CUDNN).lower():
         through += f", without {CUDNN}"  # PyTorch has a loop of its own for what cuDNN does not take
-    return f"{1e6 * timing.seconds / timing.info['time']:.2f}", through
+    return f"{1e6 * row.median / row.facts['time']:.2f}", through
 
 
-def _us_of_graph(group: dict[str, Timing], family: str) -> str:
-    infos = [timing.info for name, timing in group.items() if name.startswith(family)]
-    steps = [1e6 * info["graph_seconds"] / info["time"] for info in infos if "graph_seconds" in info]
+def _us_of_graph(group: dict[str, Row], family: str) -> str:
+    facts = [row.facts for name, row in group.items() if name.startswith(family)]
+    steps = [1e6 * fact["graph_seconds"] / fact["time"] for fact in facts if "graph_seconds" in fact]
     return f"{min(steps):.2f}" if steps else NOTHING
 
 
-def of_tensorflow(lines: Sequence[dict[str, Any]]) -> Table:
-    """The table of benchmarks.gpu_tensorflow, of the lines that it writes."""
-    rows = []
-    for line in lines:
-        name = f"{pass_name(line['training'])} {line['what']}"
-        if "error" in line:
-            rows.append((name, *[NOTHING] * 4, f"FAILED: {line['error']}"[:100]))
-            continue
-        ours, cudnn = line["ms"][FAST], line["ms"][KERAS_LAYER]
-        said = [] if line["fused"] else ["Keras's own layer ran"]
-        said += [] if line["right"] else ["WRONG"]
-        rows.append((name, f"{ours:.2f}", f"{cudnn:.2f}", f"{cudnn / ours:.2f}", f"{line['off']:.1e}", ", ".join(said)))
+def _tensorflow(rows: Sequence[Row]) -> Iterator[Table]:
+    lines = []
+    for group in groups(rows).values():  # of a step that was repeated the last one
+        fast, plain = group[FAST], group[KERAS_LAYER]
+        said = [] if fast.facts["fused"] else ["Keras's own layer ran"]
+        said += [] if fast.facts["right"] else [verdicts.WRONG]
+        times = f"{plain.median / fast.median:.2f}" if fast.facts["right"] else NOTHING
+        lines.append((fast.name, _ms(fast), _ms(plain), times, f"{fast.facts['off']:.1e}", ", ".join(said)))
     columns = ("pass, case", f"{FAST} ms", f"{KERAS_LAYER} ms", "times as fast", "off", "")
     note = "Median ms of a step; off: the largest norm of a difference over the norm of Keras's result."
-    return Table("TensorFlow", columns, rows, note)
+    yield Table("TensorFlow", columns, lines, note)
 
 
-def _memory(memory: Memory) -> Table:
-    first, *_ = memory.megabytes.values()
-    rows = [(name, f"{size:.0f}", f"{size / first:.2f}") for name, size in memory.megabytes.items()]
-    title = f"Memory of a training step, single IMDB model, batch {memory.batch}, {memory.time} timesteps"
-    return Table(title, ("contender", "MB", f"times {next(iter(memory.megabytes))}"), rows, "Rise of the peak.")
+def telling(rows: Sequence[Row]) -> list[Row]:
+    """Of all cuts of a problem the chosen one and the fastest that is right; both know how many there were."""
+    problems: dict[str, list[Row]] = {}
+    for row in rows:
+        problems.setdefault(row.name, []).append(row)
+    kept = []
+    for members in problems.values():
+        counts = {"tried": len(members) - 1, "wrong": sum(not row.facts["right"] for row in members)}
+        chosen = next((row for row in members if row.facts["chosen"]), members[0])
+        usable = (row for row in members if row.facts["right"] and row.seconds)
+        best = min(usable, key=lambda row: row.median, default=chosen)
+        for row in (chosen, best)[: 1 + (best is not chosen)]:
+            kept.append(dataclasses.replace(row, facts={**counts, **row.facts}))  # counts that are there stay
+    return kept
 
 
-def _backends(backends: Backends) -> Table:
-    rows = []
-    for backend, contenders in backends.ms.items():
-        plain, fast = contenders["keras.layers.LSTM"], contenders[FAST]
-        for label, kind in (("", "all"), (", masked", "real")):
-            ratio = plain[kind] / fast[kind]
-            rows.append((f"{backend}{label}", f"{fast[kind]:.0f}", f"{plain[kind]:.0f}", f"{ratio:.1f}"))
-    title = f"Keras's backends: training step, single IMDB model, batch {backends.batch}, {backends.time} timesteps"
-    columns = ("backend", f"{FAST} ms", "keras.layers.LSTM ms", "times as fast")
-    return Table(title, columns, rows, f"train_on_batch; {backends.padding:.1%} of the timesteps are padding.")
-
-
-def _grid(results: Results) -> Iterator[Table]:
-    for framework in ("Keras", "PyTorch"):
-        ratios = {str(cell): cell.ratios[framework] for cell in results.cells if framework in cell.ratios}
-        if not ratios:
+def _cuts(rows: Sequence[Row]) -> Iterator[Table]:
+    pairs: dict[str, list[Row]] = {}
+    for row in telling(rows):
+        pairs.setdefault(row.name, []).append(row)
+    lines = []
+    for name, pair in pairs.items():
+        chosen, best = pair[0], pair[-1]
+        tried, wrong = (f"{chosen.facts[count]}" for count in ("tried", "wrong"))
+        if not (chosen.facts["chosen"] and chosen.seconds and best.facts["right"]):
+            lines.append((name, *[NOTHING] * 5, tried, wrong))
             continue
-        ranked = sorted(ratios.items(), key=lambda item: item[1])
-        below = sum(ratio < 1 for ratio in ratios.values())
-        note = f"{len(ratios)} cells, median {statistics.median(ratios.values()):.2f}; below 1: {below}."
-        rows = [(name, f"{ratio:.2f}") for name, ratio in ranked[:WORST]]
-        title = f"Grid: the worst cells against {framework}"
-        yield Table(title, ("pass, B,T,D,H", "times as fast"), rows, note)
+        texts = [text for row in (chosen, best) for text in (_us(row)[0], _cut(row.facts["cut"]))]
+        lines.append((name, *texts, f"{chosen.median / best.median:.2f}", tried, wrong))
+    columns = ("pass, B,T,H precision", "chosen µs", "cut", "best µs", "cut", "gain", "tried", "wrong")
+    note = "µs a timestep of the recurrence alone. A cut: kernel, exchange, blocks of a group x rows, warps."
+    yield Table("Cuts", columns, lines, note)
 
 
-def _ms(timing: Timing) -> str:
-    return f"{1e3 * timing.seconds:.2f}"
+def _cut(cut: Mapping[str, Any]) -> str:
+    return f"{cut['variant']} {cut['exchange']} {cut['blocks']}x{cut['rows']} {cut['warps']}w"
+
+
+def _steps(rows: Sequence[Row]) -> Iterator[Table]:
+    """What each step of benchmarks.gpu came to; of the benchmarks, what is more than that they ran."""
+    plain = [row for row in rows if row.case.startswith("rest ") and not row.facts["failed"]]
+    lines = [
+        (row.case, "FAILED" if row.facts["failed"] else "", f"{row.median:.0f}", row.facts["result"][:SHOWN_CHARACTERS])
+        for row in rows
+        if row not in plain
+    ]
+    if plain:
+        none = sum(row.facts["undone"] for row in plain)
+        result = f"{len(plain) - none} scenarios; no time left for {none}"
+        lines.append(("rest", "", f"{sum(row.median for row in plain):.0f}", result))
+    yield Table("Steps", ("step", "", "s", "result"), lines)
+
+
+def _ms(row: Row) -> str:
+    return f"{1e3 * row.median:.2f}"
+
+
+# By suite, in the order of the report.
+TABLES: Mapping[str, Callable[[Sequence[Row]], Iterator[Table]]] = {
+    "layers": _speed,
+    "roofline": _roofline,
+    "padding": _padding,
+    "recompute": _recompute,
+    "overhead": _overhead,
+    "turns": _turns,
+    "threads": _threads,
+    "gpu": _gpu,
+    "tensorflow": _tensorflow,
+    "cuts": _cuts,
+    "memory": _memory,
+    "backends": _backends,
+    "grid": _grid,
+    "exports": _exports,
+    "reviews": _reviews,
+    "against": _against,
+    "steps": _steps,
+}

@@ -9,8 +9,8 @@ layer takes part with KERAS_BACKEND=tensorflow.
 """
 
 import contextlib
+import functools
 import importlib
-import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -21,8 +21,8 @@ import numpy as np
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from benchmarks import DEVICE
-from benchmarks.environment import environment, gpu
+from benchmarks import DEVICE, results
+from benchmarks.environment import gpu
 from benchmarks.gpu_contenders import KEYS, contender
 from benchmarks.scenarios import GPU_SCENARIOS, PRECISIONS, SMOKE_SCENARIOS
 from lstm_fast import reference
@@ -40,7 +40,7 @@ ROUND_SECONDS = 0.01
 BUDGET_SECONDS = float(os.environ.get("BENCHMARK_SECONDS", "0.4"))  # for a contender
 MIN_ROUNDS, MAX_ROUNDS = 5, 40
 DEADLINE = float(os.environ.get("BENCHMARK_DEADLINE", "inf"))  # seconds since the epoch: nothing starts after it
-LINES = os.environ.get("BENCHMARK_LINES")  # file to append each result to: it stays if a later one never ends
+LINES = os.environ.get("BENCHMARK_LINES")  # file to append each row to: it stays if a later one never ends
 
 _clock: Callable[[], float] = time.perf_counter
 
@@ -99,13 +99,11 @@ def test_layer(
         prepared = gpu_parity.prepare(who, scenario, training, precision, device)
         timed_by(prepared)
         name = f"{scenario} {precision}"
+        about = {"kind": "gpu", "contender": who.name, "scenario": name, "training": training}
         benchmark.group = f"gpu {'training' if training else 'inference'} {name}"
         benchmark.extra_info.update(
-            kind="gpu",
-            contender=who.name,
-            scenario=name,
+            **about,
             precision=precision,
-            training=training,
             flop=scenario.flop(training),
             bytes=scenario.bytes(training) * gpu_torch.DTYPES[precision].itemsize // 4,
             time=scenario.time,
@@ -128,9 +126,11 @@ def test_layer(
         )
         benchmark.extra_info.update(_graph(prepared))
         if LINES:
-            line = benchmark.stats.as_dict(include_data=False)
-            with Path(LINES).open("a") as file:
-                print(json.dumps({"environment": environment(), **line}, default=str), file=file)
+            facts = {key: value for key, value in benchmark.extra_info.items() if key not in about}
+            row = results.Row("gpu", name, results.pass_name(training), who.name, benchmark.stats.stats.data, facts)
+            command = functools.partial(results.header, "pytest benchmarks/test_gpu.py")
+            with results.writing(Path(LINES), command, append=True) as add:
+                add(row)
 
 
 def _rounds(prepared: Prepared) -> dict[str, int]:

@@ -5,14 +5,16 @@ python -m benchmarks.tune --shapes 64,256,128 --precisions float32 bfloat16 --ou
 
 import importlib
 import itertools
-import json
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks import results
 from benchmarks.command import parser
+from benchmarks.results import Row
 
 PASSES = ("forward", "backward")
 EXCHANGES = ("block", "cluster", "grid")
@@ -202,52 +204,61 @@ def examine(
     once: bool,
     masked: bool = False,
     most: int | None = None,
-) -> Iterator[dict[str, Any]]:
-    """Yields a line for the chosen cut of each pass, and for others: its time, and whether it is right.
+) -> Iterator[Row]:
+    """Yields a row for the chosen cut of each pass, and for others: its time, and whether it is right.
 
     The others are all, or so many, most promising first.
     """
     recurrence = Recurrence(cuda, shape, precision, device, masked)
     recurrence.prepare()
     recurrence.run("forward")  # for the backward pass, whose reserve it is
-    about = {"shape": str(shape), "precision": precision, "masked": masked}
+    case = f"{shape} {precision}{' masked' * masked}"
     for left, of in zip((2, 1), PASSES, strict=True):
         end = time.time() + (deadline - time.time()) / left  # the backward pass gets its share of the time
         recurrence.spoil(of)
         recurrence.run(of)
         right = recurrence.results(of)
-        chosen = _line(recurrence, of, right, precision, once, None)
-        yield {**about, "pass": of, "chosen": True, **chosen}
-        best = chosen["us_per_step"]
+        chosen = _row(case, recurrence, of, right, precision, once, None, None)
+        yield chosen
+        best = chosen.median if chosen.seconds else None
         for forced in itertools.islice(cuts(cuda, recurrence, of, precision), most):
             if time.time() > end:
                 break
             recurrence.prepare()
-            line = _line(recurrence, of, right, precision, once, best)
-            yield {**about, "pass": of, "chosen": False, "forced": forced, **line}
-            if line["right"] and line["us_per_step"] is not None:
-                best = min(best, line["us_per_step"])
+            row = _row(case, recurrence, of, right, precision, once, best, forced)
+            yield row
+            if row.facts["right"] and row.seconds:
+                best = row.median if best is None else min(best, row.median)
         recurrence.prepare()
         if of == "forward":
             recurrence.run(of)
 
 
-def _line(
-    recurrence: Recurrence, of: str, right: Sequence[Any], precision: str, once: bool, best: float | None
-) -> dict[str, Any]:
+def _row(
+    case: str,
+    recurrence: Recurrence,
+    of: str,
+    right: Sequence[Any],
+    precision: str,
+    once: bool,
+    best: float | None,
+    forced: dict[str, Any] | None,
+) -> Row:
     cut = recurrence.cut(of)
     recurrence.spoil(of)
-    seconds = None if once else _seconds(recurrence, of, best)
+    seconds = [] if once else [_seconds(recurrence, of, best)]
     if once:
         recurrence.run(of)
     errors = [_error(found, expected) for found, expected in zip(recurrence.results(of), right, strict=True)]
-    steps = recurrence.shape.time
-    return {
-        "us_per_step": None if seconds is None else 1e6 * seconds / steps,
-        "error": max(errors),
+    facts = {
+        "time": recurrence.shape.time,
+        "chosen": forced is None,
+        "forced": forced,
+        "off": max(errors),
         "right": all(error <= TOLERANCE[precision] for error in errors),  # NaN is not
         "cut": cut,
     }
+    return Row("cuts", case, of, "lstm_fast", seconds, facts)
 
 
 def _error(found: Any, expected: Any) -> float:
@@ -268,7 +279,7 @@ def _seconds(recurrence: Recurrence, of: str, best: float | None) -> float:
         for _ in range(calls):
             recurrence.run(of)
         times.append((now() - start) / calls)
-        if best is not None and min(times) > 3e-6 * best * recurrence.shape.time:
+        if best is not None and min(times) > 3 * best:
             break
         if len(times) == 1:
             calls = max(1, min(50, int(2e-3 / max(times[0], 1e-6))))
@@ -276,10 +287,11 @@ def _seconds(recurrence: Recurrence, of: str, best: float | None) -> float:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
     options = parser("tune", __doc__)
     options.add_argument("--shapes", nargs="+", help="B,T,H each, or B,T,H,2 for two directions")
     options.add_argument("--precisions", nargs="+", choices=NUMBERS, default=["float32", "tf32", "bfloat16"])
-    options.add_argument("--output", type=Path, required=True, help="file to append to, a line of JSON for each cut")
+    options.add_argument("--output", type=Path, required=True, help="file of results to append to, a row for each cut")
     options.add_argument("--deadline", type=float, default=float("inf"), help="seconds since the epoch")
     options.add_argument("--once", action="store_true", help="run every cut once, untimed, also on ragged batches")
     options.add_argument("--most", type=int, help="of cuts, over all that is asked for; one or more of each pass")
@@ -296,12 +308,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     work = list(itertools.product(shapes, given.precisions, (False, True)[: 1 + given.once]))
     # Of each pass there is the chosen one anyhow.
     most = None if given.most is None else max(0, round(given.most / (len(work) * len(PASSES))) - 1)
-    with given.output.open("a") as file:
+    header = results.header(shlex.join([*options.prog.split(), *arguments]))
+    with results.writing(given.output, lambda: header, append=True) as add:
         for n, (shape, precision, masked) in enumerate(work):
             end = time.time() + (given.deadline - time.time()) / (len(work) - n)  # each gets its share of the time
-            for line in examine(module, shape, precision, device, end, given.once, masked, most):
-                wrong += not line["right"]
-                print(json.dumps(line), file=file, flush=True)  # what is there stays, if the next one never ends
+            for row in examine(module, shape, precision, device, end, given.once, masked, most):
+                wrong += not row.facts["right"]
+                add(row)
     return int(wrong > 0)
 
 

@@ -23,15 +23,17 @@ def take_turns(
     *,
     together: bool = False,
     slow_seconds: float = math.inf,
+    min_rounds: int = MIN_ROUNDS,
 ) -> dict[str, list[float]]:
     """Returns the seconds of each contender's step, one figure for every round, in which all have their turn.
 
     Args:
         contenders: who takes turns, warmed up; by name.
-        budget_seconds: no round begins later, but for the first three.
+        budget_seconds: no round begins later, but for the first ones.
         together: whether the calls of a block are timed together, as where a step returns before it is done, or one
             by one, for their median.
         slow_seconds: a contender whose step takes longer is timed once, before the others take turns.
+        min_rounds: number of those first ones.
     """
     blocks, times = {}, {}
     for name, contender in contenders.items():
@@ -45,7 +47,7 @@ def take_turns(
             blocks[name] = warm, max(1, min(MAX_BLOCK_CALLS, timed))
     start = time.perf_counter()
     for n in range(MAX_ROUNDS):
-        if n >= MIN_ROUNDS and time.perf_counter() - start > budget_seconds:
+        if n >= min_rounds and time.perf_counter() - start > budget_seconds:
             break
         for name, (warm, calls) in blocks.items():
             contender = contenders[name]
