@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from rich.progress import track
 
 from benchmarks import FAST, ON_NUMPY, report, results, verdicts
-from benchmarks.command import parser
+from benchmarks.command import parsed, parser
 from benchmarks.results import TREE, File, Row
 from benchmarks.scenarios import SCENARIOS, SMOKE_SCENARIOS
 from benchmarks.suites import Case, Settings, reviews
@@ -143,10 +143,10 @@ def _measured(case: Case, workers: Mapping[str, Worker], seconds: float) -> list
         return [case.row(error.worker, wrong=f"{error}")]
 
 
-def compare(other: Path, cases: Sequence[Case], threshold: float, seconds: float) -> Iterator[Row]:
+def compare(other: Path, name: str, cases: Sequence[Case], threshold: float, seconds: float) -> Iterator[Row]:
     """Yields the rows of both trees; of what differs, also those of a second attempt, in new processes."""
     trees = {THIS: TREE, OTHER: other}
-    facts = {"threshold": threshold, "other": results.commit_of(other)[0]}
+    facts = {"threshold": threshold, "other": name}
     first = []
     for row in attempt(trees, cases, seconds, attempt=1, **facts):
         first.append(row)
@@ -161,7 +161,6 @@ def compare(other: Path, cases: Sequence[Case], threshold: float, seconds: float
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    arguments = sys.argv[1:] if arguments is None else arguments
     options = parser("against", __doc__)
     options.add_argument("other", metavar="COMMIT|TREE", help="of lstm_fast; a tree must have its compiled parts")
     options.add_argument("--output", type=Path, default=Path("against.jsonl"), help="file of results to write")
@@ -173,19 +172,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.add_argument("--vocabulary", type=Path, help="of the reviews: a .subwords file")
     options.add_argument("--steps", type=int, default=400, help="that a model of the reviews is trained for before")
     options.add_argument("--quick", action="store_true", help="one small scenario or model, to see that it works")
-    given = options.parse_args(arguments)
+    given = parsed(options, arguments)
     if not has_compiled_parts(TREE):
         options.error(f"expected the compiled parts of this tree in {TREE / 'lstm_fast'}, found none")
     settings = Settings(given.quick, given.seconds, None, given.data, given.vocabulary, given.steps)
-    header = results.header(shlex.join([*options.prog.split(), *arguments]))
+    header = results.header(given.command)
     rows: list[Row] = []
     try:
         with tree_of(given.other) as other, tempfile.TemporaryDirectory() as folder:
             every = models(settings, Path(folder)) if given.reviews else layers(given.quick)
+            name = f"{given.other}, commit {results.commit_of(other)[0][:12]}"
             cases = [case for case in every if not given.only or any(text in f"{case}" for text in given.only)]
             seconds = settings.budget(reviews.SECONDS if given.reviews else SECONDS)
             with results.writing(given.output, lambda: header) as add:
-                for row in compare(other, cases, given.threshold / 100, seconds):
+                for row in compare(other, name, cases, given.threshold / 100, seconds):
                     add(row)
                     rows.append(row)
     except NothingToCompareError as error:

@@ -22,7 +22,6 @@ import importlib.util
 import json
 import os
 import re
-import shlex
 import shutil
 import signal
 import subprocess
@@ -33,7 +32,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks import carry, report, results, tune
-from benchmarks.command import parser
+from benchmarks.command import parsed, parser
 from benchmarks.results import Row
 from benchmarks.scenarios import GPU_SCENARIOS, IMDB, IMDB_REPEATING, PRECISIONS, SMALL_GPU_SCENARIOS
 from benchmarks.tables import Table, tables, telling
@@ -661,7 +660,6 @@ def _of_tests(report: Path, status: int | None, text: str) -> tuple[str, bool]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    arguments = sys.argv[1:] if arguments is None else arguments
     options = parser("gpu", __doc__)
     options.add_argument("run", choices=RUNS, help="what to do")
     options.add_argument("--output", type=Path, required=True, help="folder for results")
@@ -673,13 +671,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.add_argument("--shapes", nargs="+", default=TUNED, help="what to tune: B,T,H each")
     options.add_argument("--precisions", nargs="+", choices=tune.NUMBERS, default=TUNED_PRECISIONS, help="likewise")
     options.add_argument("--rehearse", action="store_true", help="small sizes, no build and no GPU")
-    given = options.parse_args(arguments)
+    given = parsed(options, arguments)
     steps = list(RUNS[given.run])
     if unknown := set(given.steps or ()) - set(steps):
         options.error(f"--steps: expected some of {', '.join(steps)}; found {', '.join(sorted(unknown))}")
     session = Session(
         given.run,
-        shlex.join([*options.prog.split(), *arguments]),
+        given.command,
         given.output.resolve(),
         given.scratch.resolve(),
         time.time() + (given.deadline or DEADLINES[given.run]),

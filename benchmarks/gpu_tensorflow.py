@@ -7,7 +7,6 @@ where the GPU has it. Without a GPU, --quick tries everything on the processor.
 """
 
 import os
-import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +21,7 @@ import tensorflow as tf
 
 from benchmarks import KERAS_LAYER as KERAS
 from benchmarks import results
-from benchmarks.command import parser
+from benchmarks.command import parsed, parser
 from benchmarks.results import Row, pass_name
 from benchmarks.scenarios import IMDB, IMDB_REPEATING
 from lstm_fast import _core
@@ -217,18 +216,17 @@ def _replicated(strategy: Any, made: keras.Layer, problem: Problem) -> Callable[
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    arguments = sys.argv[1:] if arguments is None else arguments
     options = parser("gpu_tensorflow", __doc__)
     options.add_argument("what", nargs="+", choices=WHATS, help="what to measure")
     options.add_argument("--output", type=Path, required=True, help="file of results to append to")
     options.add_argument("--deadline", type=float, default=float("inf"), help="seconds since the epoch")
     options.add_argument("--quick", action="store_true", help="small sizes, without a GPU too: to see that it works")
-    given = options.parse_args(arguments)
+    given = parsed(options, arguments)
     if keras_tensorflow.device() is None and not given.quick:
         options.error("expected a GPU that TensorFlow sees, found none")
     wrong = 0
     scenarios, budget = (QUICK, 0.0) if given.quick else (SCENARIOS, BUDGET_SECONDS)
-    header = results.header(shlex.join([*options.prog.split(), *arguments]))
+    header = results.header(given.command)
     with results.writing(given.output, lambda: header, append=True) as add:
         for what in given.what:
             for rows in globals()[what](scenarios, budget):

@@ -8,7 +8,6 @@ A suite is a module in benchmarks/suites. `pytest benchmarks` measures the group
 
 import importlib
 import logging
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from types import ModuleType
 from rich.progress import track
 
 from benchmarks import report, results, suites
-from benchmarks.command import parser
+from benchmarks.command import parsed, parser
 from benchmarks.results import File, Row
 from benchmarks.suites import Case, Settings
 from benchmarks.tables import tables
@@ -46,7 +45,6 @@ def measured(case: Case, settings: Settings) -> list[Row]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    arguments = sys.argv[1:] if arguments is None else arguments
     options = parser("run", __doc__)
     options.add_argument("suites", nargs="+", choices=suites.NAMES, metavar="SUITE", help=", ".join(suites.NAMES))
     options.add_argument("--output", type=Path, required=True, help="file of results to write, .jsonl")
@@ -57,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.add_argument("--data", default="sample", help="reviews: as of `lstm-fast train`")
     options.add_argument("--vocabulary", type=Path, help="reviews: a .subwords file")
     options.add_argument("--steps", type=int, default=400, help="reviews: that a model is trained for before")
-    given = options.parse_args(arguments)
+    given = parsed(options, arguments)
     if given.again and given.suites != ["grid"]:
         options.error(f"--again: expected the suite grid alone, found {' '.join(given.suites)}")
     # Every case has a graph of its own, which TensorFlow takes for a mistake.
@@ -69,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.error(f"--again: {error}")
     if not work:
         options.error("expected cases to measure, found none")
-    header = results.header(shlex.join([*options.prog.split(), *arguments]))
+    header = results.header(given.command)
     rows: list[Row] = []
     with results.writing(given.output, lambda: header) as add:
         for case in track(work, description=" ".join(given.suites)):

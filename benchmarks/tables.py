@@ -13,7 +13,6 @@ from benchmarks import (
     KERAS_LAYER,
     LSTM_FAST,
     ON_NUMPY,
-    ONNX_RUNTIME,
     PRODUCT,
     PYTORCH,
     TWO_CALLS,
@@ -119,43 +118,63 @@ def cells(rows: Sequence[Row]) -> list[Cell]:
 
 
 def _over(own: Row, group: dict[str, Row], *names: str) -> float | None:
-    """How many times as long the fastest of these contenders takes; None if there is none."""
-    others = [group[name].seconds for name in names if name in group]
-    return ratio(own.seconds, *others) if others else None
+    """How many times as long the fastest of these contenders takes; None if there is none.
+
+    Where all took turns it is the median over the rounds.
+    """
+    others = [group[name] for name in names if name in group]
+    if not others or not own.facts.get("right", True):
+        return None
+    if own.suite == "layers":  # each was measured after the other, in rounds of its own
+        return min(row.median for row in others) / own.median
+    return ratio(own.seconds, *(row.seconds for row in others))
 
 
-def _speed(rows: Sequence[Row]) -> Iterator[Table]:
-    # FLOP/s of the product that the share is of: by NumPy, whose OpenBLAS everybody has.
-    roofline = next((row.gflops for row in rows if (row.suite, row.contender) == ("roofline", "NumPy")), None)
-    for pass_ in (pass_name(False), pass_name(True)):
-        members = {case: group for (kind, case), group in groups(rows).items() if kind == pass_}
-        contenders = dict.fromkeys(name for group in members.values() for name in group if name != FAST)
+Extra = Callable[[Row, dict[str, Row]], str]  # a column, of FastLSTM's row and all of the case
+
+
+def _compared(title: str, note: str, **extra: Extra) -> Callable[[Sequence[Row]], Iterator[Table]]:
+    """A table with FastLSTM's time, and how many times as long each other contender takes."""
+
+    def render(rows: Sequence[Row]) -> Iterator[Table]:
+        products = [(PRODUCT, row) for row in rows if (row.suite, row.contender) == ("roofline", "NumPy")]
+        members = [row for row in rows if row.suite != "roofline"]
+        contenders = [name for name in dict.fromkeys(row.contender for row in members) if name not in (FAST, PRODUCT)]
         lines, slower = [], []
-        for case, group in members.items():
+        for group in ({**dict(products), **group} for group in groups(members).values()):
             fast = group.get(FAST)
-            line = [case]
-            line += [NOTHING] * 3 if fast is None else [_ms(fast), f"{fast.gflops:.1f}", _share(fast, roofline)]
+            anyone = next(row for name, row in group.items() if name != PRODUCT)
+            line = [anyone.name, *([NOTHING] * (1 + len(extra)) if fast is None else [_ms(fast)])]
+            line += [] if fast is None else [text(fast, group) for text in extra.values()]
             for name in contenders:
-                other = group.get(name)
-                if other is None or fast is None:
-                    line.append(NOTHING if other is None else _ms(other))
-                    continue
-                times = other.median / fast.median
-                line.append(f"{_ms(other)} ({times:.2f})")
-                if times < 1 and name not in OWN:
-                    slower.append(f"{name} at {case} ({times:.2f})")
+                times = _over(fast, group, name) if fast else None
+                time = _ms(group[name]) if name in group else NOTHING
+                line.append(time if times is None else f"{time} ({times:.2f})")
+                if times is not None and times < 1 and name not in OWN:
+                    slower.append(f"{name} at {anyone.name} ({times:.2f})")
             lines.append(line)
-        if lines:
-            note = (
-                "Median ms; in brackets, how many times as fast FastLSTM is. GFLOP/s count real timesteps; share: of "
-                f"NumPy's matrix product. Faster than FastLSTM: {', '.join(slower) or 'none of the others'}."
-            )
-            columns = ("B,T,D,H", f"{FAST} ms", "GFLOP/s", "share", *contenders)
-            yield Table(f"Speed, {pass_}", columns, lines, note)
+        said = f"Median ms; in brackets, how many times as fast {FAST} is. {note}".strip()
+        said += f" Faster than {FAST}: {', '.join(slower) or 'none of the others'}."
+        yield Table(title, ("pass, case", f"{FAST} ms", *extra, *contenders), lines, said)
+
+    return render
 
 
-def _share(row: Row, roofline: float | None) -> str:
-    return NOTHING if roofline is None else f"{row.gflops / roofline:.0%}"
+def _share(own: Row, group: dict[str, Row]) -> str:
+    """Of the rate of NumPy's matrix product, whose OpenBLAS everybody has."""
+    times = _over(own, group, PRODUCT)
+    return NOTHING if times is None else f"{own.facts['flop'] / group[PRODUCT].facts['flop'] * times:.0%}"
+
+
+def _memory_of(other: Row, own: Row) -> str:
+    """How many times as much memory the other one takes."""
+    sizes = [row.facts.get("peak_bytes") for row in (other, own)]
+    return f"{sizes[0] / sizes[1]:.2f}" if all(sizes) else NOTHING
+
+
+def _remarks(own: Row, _: dict[str, Row]) -> str:
+    said = [] if own.facts["fused"] else ["Keras's own layer ran"]
+    return ", ".join(said if own.facts["right"] else [*said, verdicts.WRONG])
 
 
 def _roofline(rows: Sequence[Row]) -> Iterator[Table]:
@@ -197,22 +216,6 @@ def _overhead(rows: Sequence[Row]) -> Iterator[Table]:
     yield Table(f"A call with next to no work, {rows[0].name}", ("contender", "µs"), lines)
 
 
-def _turns(rows: Sequence[Row]) -> Iterator[Table]:
-    lines = []
-    for group in groups(rows).values():
-        fast, product = group[FAST], group[PRODUCT]
-        ratios = [_over(fast, group, *names) for names in ((BASELINE, XLA), (PYTORCH,), (ONNX_RUNTIME,))]
-        shares = (
-            group[name].facts["flop"] / product.facts["flop"] * ratio(group[name].seconds, product.seconds)
-            for name in (FAST, ON_NUMPY)
-        )
-        texts = (NOTHING if value is None else f"{value:.2f}" for value in ratios)
-        lines.append((fast.name, *texts, *(f"{share:.0%}" for share in shares), _ms(fast)))
-    columns = ("pass, B,T,D,H", "Keras", "PyTorch", ONNX_RUNTIME, "share", "share on NumPy", f"{FAST} ms")
-    note = "Medians over the rounds. Share: of the rate of NumPy's matrix product, which takes its turn, too."
-    yield Table("In turns: how many times as fast FastLSTM is", columns, lines, note)
-
-
 def _threads(rows: Sequence[Row]) -> Iterator[Table]:
     numbers = sorted({row.facts["threads"] for row in rows})
     by_number: dict[str, dict[int, Row]] = {}
@@ -234,21 +237,6 @@ def _memory(rows: Sequence[Row]) -> Iterator[Table]:
     lines = [(name, f"{size / 1e6:.0f}", f"{size / sizes[first.contender]:.2f}") for name, size in sizes.items()]
     columns = ("contender", "MB", f"times {first.contender}")
     yield Table(f"Memory of a training step, {first.case}", columns, lines, "Rise of the peak.")
-
-
-def _backends(rows: Sequence[Row]) -> Iterator[Table]:
-    lines = []
-    pairs: dict[tuple[str, bool], dict[str, Row]] = {}
-    for row in rows:
-        pairs.setdefault((row.facts["backend"], row.facts["masked"]), {})[row.contender] = row
-    for (backend, masked), pair in pairs.items():
-        fast, plain = pair[FAST], pair[KERAS_LAYER]
-        times = f"{ratio(fast.seconds, plain.seconds):.1f}"
-        lines.append((f"{backend}{', masked' * masked}", _ms(fast), _ms(plain), times))
-    columns = ("backend", f"{FAST} ms", f"{KERAS_LAYER} ms", "times as fast")
-    note = f"train_on_batch; {rows[0].facts['padding']:.1%} of the timesteps are padding."
-    title = f"Keras's backends: training step, {rows[0].case.partition(': ')[2]}"
-    yield Table(title, columns, lines, note)
 
 
 def _grid(rows: Sequence[Row]) -> Iterator[Table]:
@@ -277,22 +265,6 @@ def _exports(rows: Sequence[Row]) -> Iterator[Table]:
         yield Table(f"Exports, Keras on {backend}", ("format, LSTM, mask", *writers), lines, note)
 
 
-def _reviews(rows: Sequence[Row]) -> Iterator[Table]:
-    lines = []
-    for group in groups(rows).values():
-        fast, plain = group[FAST], group[KERAS_LAYER]
-        line = (fast.name, _ms(fast), _ms(plain), f"{ratio(fast.seconds, plain.seconds):.2f}")
-        lines.append((*line, _memory_of(plain, fast)))
-    columns = ("pass, model", f"{FAST} ms", f"{KERAS_LAYER} ms", "times as fast", "times the memory")
-    note = f"Of a few batches of the worked example. The memory: how many times as much {KERAS_LAYER} takes."
-    yield Table("Reviews", columns, lines, note)
-
-
-def _memory_of(other: Row, own: Row) -> str:
-    sizes = [row.facts.get("peak_bytes") for row in (other, own)]
-    return f"{sizes[0] / sizes[1]:.2f}" if all(sizes) else NOTHING
-
-
 def _against(rows: Sequence[Row]) -> Iterator[Table]:
     lines = []
     for found in verdicts.lines(rows):
@@ -310,7 +282,7 @@ def _against(rows: Sequence[Row]) -> Iterator[Table]:
         f"Slower or faster: the interval of the median ratio lies more than {facts['threshold']:.0%} from 1, and so it "
         "does in new processes. Nothing is timed that computes something wrong in one of the trees."
     )
-    yield Table(f"This tree against {facts['other'][:12]}", columns, lines, note)
+    yield Table(f"This tree against {facts['other']}", columns, lines, note)
 
 
 def _gpu(rows: Sequence[Row]) -> Iterator[Table]:
@@ -357,19 +329,6 @@ def _us_of_graph(group: dict[str, Row], family: str) -> str:
     facts = [row.facts for name, row in group.items() if name.startswith(family)]
     steps = [1e6 * fact["graph_seconds"] / fact["time"] for fact in facts if "graph_seconds" in fact]
     return f"{min(steps):.2f}" if steps else NOTHING
-
-
-def _tensorflow(rows: Sequence[Row]) -> Iterator[Table]:
-    lines = []
-    for group in groups(rows).values():  # of a step that was repeated the last one
-        fast, plain = group[FAST], group[KERAS_LAYER]
-        said = [] if fast.facts["fused"] else ["Keras's own layer ran"]
-        said += [] if fast.facts["right"] else [verdicts.WRONG]
-        times = f"{plain.median / fast.median:.2f}" if fast.facts["right"] else NOTHING
-        lines.append((fast.name, _ms(fast), _ms(plain), times, f"{fast.facts['off']:.1e}", ", ".join(said)))
-    columns = ("pass, case", f"{FAST} ms", f"{KERAS_LAYER} ms", "times as fast", "off", "")
-    note = "Median ms of a step; off: the largest norm of a difference over the norm of Keras's result."
-    yield Table("TensorFlow", columns, lines, note)
 
 
 def telling(rows: Sequence[Row]) -> list[Row]:
@@ -431,21 +390,34 @@ def _ms(row: Row) -> str:
 
 # By suite, in the order of the report.
 TABLES: Mapping[str, Callable[[Sequence[Row]], Iterator[Table]]] = {
-    "layers": _speed,
+    "layers": _compared(
+        "Speed",
+        "GFLOP/s count real timesteps; share: of NumPy's matrix product.",
+        **{"GFLOP/s": lambda own, _: f"{own.gflops:.1f}", "share": _share},
+    ),
     "roofline": _roofline,
     "padding": _padding,
     "recompute": _recompute,
     "overhead": _overhead,
-    "turns": _turns,
+    "turns": _compared("In turns", "Share: of the rate of NumPy's matrix product, in turns, too.", share=_share),
     "threads": _threads,
     "gpu": _gpu,
-    "tensorflow": _tensorflow,
+    "tensorflow": _compared(
+        "TensorFlow",
+        "Off: the largest norm of a difference over the norm of Keras's result.",
+        off=lambda own, _: f"{own.facts['off']:.1e}",
+        remarks=_remarks,
+    ),
     "cuts": _cuts,
     "memory": _memory,
-    "backends": _backends,
+    "backends": _compared("Keras's backends", "A step is train_on_batch."),
     "grid": _grid,
     "exports": _exports,
-    "reviews": _reviews,
+    "reviews": _compared(
+        "Reviews",
+        f"A step is some batches. Memory: how many times as much {KERAS_LAYER} takes.",
+        memory=lambda own, group: _memory_of(group[KERAS_LAYER], own),
+    ),
     "against": _against,
     "steps": _steps,
 }

@@ -5,7 +5,6 @@ python -m benchmarks.tune --shapes 64,256,128 --precisions float32 bfloat16 --ou
 
 import importlib
 import itertools
-import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks import results
-from benchmarks.command import parser
+from benchmarks.command import parsed, parser
 from benchmarks.results import Row
 
 PASSES = ("forward", "backward")
@@ -287,7 +286,6 @@ def _seconds(recurrence: Recurrence, of: str, best: float | None) -> float:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    arguments = sys.argv[1:] if arguments is None else arguments
     options = parser("tune", __doc__)
     options.add_argument("--shapes", nargs="+", help="B,T,H each, or B,T,H,2 for two directions")
     options.add_argument("--precisions", nargs="+", choices=NUMBERS, default=["float32", "tf32", "bfloat16"])
@@ -298,7 +296,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.add_argument(
         "--emulated", action="store_true", help="the emulated device of the tests, to see that it works"
     )
-    given = options.parse_args(arguments)
+    given = parsed(options, arguments)
     if given.emulated:
         module, device = importlib.import_module("emulated").load(), "cpu"
     else:
@@ -308,7 +306,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     work = list(itertools.product(shapes, given.precisions, (False, True)[: 1 + given.once]))
     # Of each pass there is the chosen one anyhow.
     most = None if given.most is None else max(0, round(given.most / (len(work) * len(PASSES))) - 1)
-    header = results.header(shlex.join([*options.prog.split(), *arguments]))
+    header = results.header(given.command)
     with results.writing(given.output, lambda: header, append=True) as add:
         for n, (shape, precision, masked) in enumerate(work):
             end = time.time() + (given.deadline - time.time()) / (len(work) - n)  # each gets its share of the time

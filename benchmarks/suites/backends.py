@@ -23,15 +23,15 @@ def cases(settings: Settings) -> list[Case]:
     batch, time = QUICK if settings.quick else (BATCH, TIME)
     name = f"single IMDB model, batch {batch}, {time} timesteps"
     installed = [backend for backend in BACKENDS if importlib.util.find_spec(backend)]
-    return [Case("backends", f"{backend}: {name}", "training", (backend, batch, time)) for backend in installed]
+    return [Case("backends", f"{name}, {backend}", "training", (backend, batch, time)) for backend in installed]
 
 
 def measure(case: Case, settings: Settings) -> list[Row]:
     backend, batch, time = case.what
     times = worker.once(train, batch, time, settings.budget(SECONDS), BENCHMARK_BACKEND=backend)
-    padding = 1 - scenario_of(batch, time).real_share
-    facts = {"backend": backend, "batch": batch, "time": time, "padding": padding}
-    return [case.row(name, seconds, **facts, masked=masked) for name, masked, seconds in times]
+    facts = {"backend": backend, "padding": 1 - scenario_of(batch, time).real_share}
+    cases_of = {masked: case._replace(name=f"{case.name}{', masked' * masked}") for masked in (False, True)}
+    return [cases_of[masked].row(name, seconds, **facts) for name, masked, seconds in times]
 
 
 def scenario_of(batch: int, time: int) -> Scenario:

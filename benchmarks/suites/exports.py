@@ -1,6 +1,7 @@
 """What files of an LSTM compute, by format, mask and direction: written by `lstm_fast.export`, and by Keras alone.
 
-A check calls a file with two batch sizes and two lengths, with padding and without. No times are taken. BENCHMARK_BACKEND says which backend Keras has.
+A check calls a file with two batch sizes and two lengths, with padding and without. No times are taken.
+BENCHMARK_BACKEND says which backend Keras has.
 """
 
 import itertools
