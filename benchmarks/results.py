@@ -191,6 +191,8 @@ def _of_lines(path: Path, first: dict[str, Any], lines: Sequence[str]) -> File:
             content = json.loads(line)
         except ValueError as error:
             raise ValueError(f"{path}:{number}: expected a row as JSON, found {error}") from None
+        if not isinstance(content, dict):
+            raise ValueError(f"{path}:{number}: expected an object, found {content!r}")
         content = {"pass_" if name == "pass" else name: value for name, value in content.items()}
         rows.append(_made(Row, content, f"{path}:{number}"))
     return File(path, found, rows)
@@ -200,8 +202,8 @@ def _made(kind: Any, content: dict[str, Any], where: str) -> Any:
     """A header or a row of what a line says."""
     fields = {field.name: field.type for field in dataclasses.fields(kind)}
     if content.keys() != fields.keys():
-        names = " ".join(sorted(content)) or "nothing"
-        raise ValueError(f"{where}: expected the fields {' '.join(sorted(fields))}, found {names}")
+        expected, found = (" ".join(sorted(name.rstrip("_") for name in names)) for names in (fields, content))
+        raise ValueError(f"{where}: expected the fields {expected}, found {found or 'nothing'}")
     for name, value in content.items():
         right = isinstance(value, getattr(fields[name], "__origin__", fields[name]))
         if not right or (name == "seconds" and not all(isinstance(each, int | float) for each in value)):

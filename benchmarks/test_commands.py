@@ -1,6 +1,5 @@
 """The measurements that are commands run, and write what the report reads."""
 
-import json
 import shutil
 import subprocess
 import sys
@@ -9,66 +8,71 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import against, backends, carry, gpu, grid, memory, pictures, results, reviews, threads, tune, turns
+from benchmarks import carry, gpu, pictures, report, results, run, suites, test_gpu, tune
+from benchmarks.results import Row
 from benchmarks.scenarios import IMDB, IMDB_REPEATING
-from benchmarks.tables import of_tensorflow
+from benchmarks.suites import Case, Settings, grid
+from benchmarks.tables import TABLES, tables, telling
 from lstm_fast import cli
 from lstm_fast.bench.scenarios import IMDB_PADDING, Scenario, make_problem
 
-
-def test_turns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert turns.main(["--quick", "--output", str(tmp_path / "turns.json")]) == 0
-    measured = json.loads((tmp_path / "turns.json").read_text())["turns"]
-    assert [result["training"] for result in measured] == [True, False]
-    assert all(turns.ratio(result, ["PyTorch"]) > 0 < turns.share(result, "FastLSTM") for result in measured)
-    assert "inference" in capsys.readouterr().out
+CUT = {"variant": "v", "exchange": "block", "blocks": 1, "rows": 2, "warps": 4}
 
 
-def test_grid(tmp_path: Path) -> None:
-    assert grid.main(["--quick", "--output", str(tmp_path / "grid.json")]) == 0
-    cells = results.read([tmp_path]).cells
-    assert len(cells) == 2 * len(grid.QUICK)
-    assert all(ratio > 0 for cell in cells for ratio in cell.ratios.values())
+@pytest.mark.parametrize("suite", suites.NAMES)
+def test_suite(suite: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "results" / "run.jsonl"
+    assert run.main([suite, "--quick", "--output", str(path)]) == 0
+    (file,) = results.read([path.parent])
+    assert file.header.command == f"python -m benchmarks.run {suite} --quick --output {path}"
+    assert file.suites == [suite]
+    assert all(min(row.seconds, default=1) > 0 for row in file.rows)
+    shown = capsys.readouterr().out
+    assert report.main([str(path), "--output", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == shown
+    assert file.header.commit[:12] in (tmp_path / "report.md").read_text()
+
+
+def test_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A case that fails is told, and the others are measured."""
+
+    def measure(case: Case, _: Settings) -> list[Row]:
+        assert case.pass_ == "inference", "too hard"
+        return [case.row("lstm_fast on NumPy", [1e-3], threads=1)]
+
+    monkeypatch.setattr("benchmarks.suites.threads.measure", measure)
+    options = ["threads", "--quick", "--output", str(tmp_path / "run.jsonl")]
+    assert run.main(options) == 1
+    assert len(results.read([tmp_path])[0].rows) == 2
+    assert "AssertionError: too hard" in capsys.readouterr().out
+    assert run.main([*options, "--only", "inference"]) == 0
+    for more, message in {
+        "--only nothing": "expected cases to measure, found none",
+        f"--again {tmp_path}": "expected the suite grid alone, found threads",
+        "training": "invalid choice: 'training'",
+    }.items():
+        with pytest.raises(SystemExit) as stopped:
+            run.main([*more.split(), *options] if more == "training" else [*options, *more.split()])
+        assert stopped.value.code == 2
+        assert message in " ".join(capsys.readouterr().err.split())
 
 
 def test_grid_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    ms = {"Keras graph": 2.0, "FastLSTM": 1.0, "lstm_fast on NumPy": 1.0}
-    shape = {"batch": 2, "time": 3, "features": 4}
-    rows = [{**shape, "units": 8, "training": True, "ms": ms | {"PyTorch": 0.5}}]
-    rows.append({**shape, "units": 9, "training": False, "ms": ms})
-    (tmp_path / "grid.json").write_text(json.dumps({"environment": {}, "grid": rows}))
+    def rows(units: int, pass_: str, pytorch: float) -> list[Row]:
+        seconds = {"Keras graph": 2.0, "FastLSTM": 1.0, "lstm_fast on NumPy": 1.0, "PyTorch": pytorch}
+        shape = {"batch": 2, "time": 3, "features": 4, "units": units}
+        return [Row("grid", f"2,3,4,{units}", pass_, name, [value], shape) for name, value in seconds.items()]
+
+    with results.writing(tmp_path / "grid.jsonl", lambda: results.Header("", False, "", "", {})) as add:
+        for row in (*rows(8, "training", 0.5), *rows(9, "inference", 1.5)):
+            add(row)
     monkeypatch.setattr(grid, "AGAIN_SECONDS", 0.0)
-    assert grid.main(["--again", str(tmp_path / "grid.json"), "--output", str(tmp_path / "again" / "grid.json")]) == 0
-    assert [(c.units, c.training) for c in results.read([tmp_path / "again"]).cells] == [(8, True)]
+    again = tmp_path / "again.jsonl"
+    assert run.main(["grid", "--again", str(tmp_path / "grid.jsonl"), "--output", str(again)]) == 0
+    assert {row.name for row in results.read([again])[0].rows} == {"training 2,3,4,8"}
     with pytest.raises(SystemExit):
-        grid.main(["--again", str(tmp_path / "nothing.json")])
-    assert "nothing.json" in capsys.readouterr().err
-
-
-def test_against(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A tree beside itself."""
-    options = ["--quick", "--seconds", "0", "--output", str(tmp_path / "against.json")]
-    assert against.main([str(against.TREE), *options]) == 0
-    measured = json.loads((tmp_path / "against.json").read_text())["against"]
-    assert len(measured) == 4
-    assert all(min(result["ms"][tree]) > 0 for result in measured for tree in (against.THIS, against.OTHER))
-    assert "lstm_fast on NumPy" in capsys.readouterr().out
-    with pytest.raises(SystemExit):
-        against.main([str(tmp_path)])
-    assert f"expected a source tree of lstm_fast, found {tmp_path}" in " ".join(capsys.readouterr().err.split())
-
-
-def test_reviews(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A tree beside itself, on the package's sample."""
-    options = ["--models", "single", "--steps", "1", "--seconds", "0", "--output", str(tmp_path / "reviews.json")]
-    assert reviews.main([str(reviews.TREE), *options]) == 0
-    (measured,) = json.loads((tmp_path / "reviews.json").read_text())["reviews"].values()
-    assert all(min(seconds[name]) > 0 for seconds in measured["seconds"].values() for name in (reviews.KERAS, "this"))
-    assert all(peak > 0 for peak in measured["peak"].values())
-    assert "peak memory" in capsys.readouterr().out
-    with pytest.raises(SystemExit):
-        reviews.main([str(tmp_path)])
-    assert f"expected a source tree of lstm_fast, found {tmp_path}" in " ".join(capsys.readouterr().err.split())
+        run.main(["grid", "--again", str(tmp_path / "nothing.jsonl"), "--output", str(again)])
+    assert "nothing.jsonl" in capsys.readouterr().err
 
 
 def test_pictures(tmp_path: Path) -> None:
@@ -83,26 +87,13 @@ def test_pictures(tmp_path: Path) -> None:
     assert text.count("padding not masked") == text.count("padding masked") == 2
 
 
-def test_cells() -> None:
-    found = set(grid.cells())
+def test_scenarios_of_the_grid() -> None:
+    found = set(grid.scenarios())
     assert found
     assert all(grid.small_enough(scenario) for scenario in found)
 
 
-def test_memory() -> None:
-    assert memory.in_fresh_process("FastLSTM", batch=8, time=50) > 0
-
-
-def test_backends(tmp_path: Path) -> None:
-    (tmp_path / "backends.json").write_text(json.dumps(backends.run(Scenario(3, 8, 64, 64, padding=IMDB_PADDING))))
-    found = results.read([tmp_path]).backends
-    assert found is not None
-    assert "tensorflow" in found.ms
-    for contenders in found.ms.values():
-        assert all(ms > 0 for kinds in contenders.values() for ms in kinds.values())
-
-
-def test_tune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tune(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every cut of a small problem, on the emulated device of the tests."""
     pytest.importorskip("torch")
     import emulated
@@ -111,20 +102,19 @@ def test_tune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A clock that counts, as the time of an emulation says nothing.
     monkeypatch.setattr("benchmarks.peers.gpu_torch.clock", lambda _: time.process_time)
     shape = tune.Shape(3, 2, 24, directions=2)
-    lines = [
-        line
+    rows = [
+        row
         for masked in (False, True)
-        for line in tune.examine(device, shape, "float32", "cpu", time.time() + 60, once=masked, masked=masked)
+        for row in tune.examine(device, shape, "float32", "cpu", time.time() + 60, once=masked, masked=masked)
     ]
-    assert all(line["right"] for line in lines)
-    assert {line["pass"] for line in lines} == set(tune.PASSES)
-    assert {line["cut"]["exchange"] for line in lines} == set(tune.EXCHANGES)
-    assert sum(line["chosen"] for line in lines) == 4
-    path = tmp_path / "tune.jsonl"
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines if not line["masked"]))
-    table = gpu.tuned(path)
-    assert table is not None
-    assert [row[0] for row in table.rows] == [f"3,2,24,2 float32 {name}" for name in tune.PASSES]
+    assert all(row.facts["right"] for row in rows)
+    assert {row.pass_ for row in rows} == set(tune.PASSES)
+    assert {row.facts["cut"]["exchange"] for row in rows} == set(tune.EXCHANGES)
+    assert sum(row.facts["chosen"] for row in rows) == 4
+    (table,) = TABLES["cuts"]([row for row in rows if row.seconds])
+    assert [row[0] for row in table.rows] == [f"{name} 3,2,24,2 float32" for name in tune.PASSES]
+    assert telling(telling(rows)) == telling(rows)  # what a run brings back says as much as all
+    assert len(telling(rows)) < len(rows)
 
 
 def test_gpu_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -140,7 +130,7 @@ def test_gpu_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
         gpu.main([*options, "--steps", "build", "sleep"])
     assert "expected some of build, test, short, rest; found sleep" in " ".join(capsys.readouterr().err.split())
 
-    session = gpu.Session("all", tmp_path, tmp_path, time.time() + 60)
+    session = gpu.Session("all", "the command", tmp_path, tmp_path, time.time() + 60)
     session.open(afresh=False)
     command = [sys.executable, "-c", "import time; print('begun', flush=True); time.sleep(60)"]
     status, text, seconds = session.call("sleep", command, "sleep.log", 1.0)
@@ -149,12 +139,16 @@ def test_gpu_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert seconds < 30
     assert gpu._why(status, text) == "killed: out of time: begun"
 
-    about = {"kind": "gpu", "contender": "lstm_fast (JAX)", "training": True, "scenario": "1,2,3,4 tf32", "time": 2}
-    line = {"environment": {"gpu": "abacus"}, "extra_info": {**about, "share_of_floor": 0.5}, "stats": {"median": 8e-6}}
-    session.results.write_text(json.dumps(line) + "\n" + '{"cut off')
-    (table,) = session.write()
+    row = Row("gpu", "1,2,3,4 tf32", "training", "lstm_fast (JAX)", [8e-6], {"time": 2, "share_of_floor": 0.5})
+    with results.writing(session.results, lambda: results.Header("", False, "", "", {"gpu": "abacus"})) as add:
+        add(row)
+    with session.results.open("a") as file:
+        file.write('{"cut off')
+    table, _ = session.write()
     assert tuple(table.rows[0][:3]) == ("1,2,3,4 tf32", "4.00", "JAX")
-    assert "abacus" in (tmp_path / "report.md").read_text()
+    text = (tmp_path / "report.md").read_text()
+    assert "abacus" in text
+    assert "the command" in text
     assert "begun" in (tmp_path / "failures.txt").read_text()
 
 
@@ -179,7 +173,7 @@ def test_gpu_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
     def call(afresh: bool = False) -> dict[str, gpu.Line]:
         taken.clear()
-        session = gpu.Session("kernels", tmp_path / "out", tmp_path, time.time() + 60)
+        session = gpu.Session("kernels", "", tmp_path / "out", tmp_path, time.time() + 60)
         session.open(afresh)
         session.take(names)
         session.write()
@@ -201,26 +195,27 @@ def test_gpu_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_gpu_runs_fit_into_their_time() -> None:
-    for run, seconds in (("kernels", 9 * 60), ("tensorflow", 12 * 60)):
-        assert sum(gpu.RUNS[run].values()) <= gpu.DEADLINES[run] <= seconds
+    for name, seconds in (("kernels", 9 * 60), ("tensorflow", 12 * 60)):
+        assert sum(gpu.RUNS[name].values()) <= gpu.DEADLINES[name] <= seconds
     for steps in gpu.RUNS.values():
         assert all(callable(getattr(gpu.Session, name)) for name in steps)
 
 
 def test_gpu_results_are_small(tmp_path: Path) -> None:
     """Those of a whole run take less than 1 MB together."""
-    session = gpu.Session("kernels", tmp_path / "out", tmp_path / "scratch", time.time() + 60)
+    session = gpu.Session("kernels", "", tmp_path / "out", tmp_path / "scratch", time.time() + 60)
     session.open(afresh=False)
-    about = {"kind": "gpu", "contender": "lstm_fast (PyTorch)", "training": True, "time": 2, "share_of_floor": 0.5}
-    about["cut"] = {"forward": {"kernel": "k" * 500}, "backward": {"kernel": "k" * 500}}
-    line = {"environment": {"gpu": "abacus"}, "stats": {"median": 8e-6, "data": [8e-6] * 1000}, "options": "x" * 1000}
-    with session.results.open("w") as file:
+    cut = {"forward": {"kernel": "k" * 500}, "backward": {"kernel": "k" * 500}}
+    with results.writing(session.results, lambda: results.Header("", False, "", "", {"gpu": "abacus"})) as add:
         for n in range(400):
-            print(json.dumps({**line, "extra_info": {**about, "scenario": f"{n}"}}), file=file)
+            facts = {"time": 2, "share_of_floor": 0.5, "cut": cut}
+            add(Row("gpu", f"{n}", "training", "lstm_fast (PyTorch)", [1 / 7e6] * test_gpu.MAX_ROUNDS, facts))
+        for n in range(10_000):
+            add(Row("cuts", f"{n % 9}", "forward", "", [8e-6], {"time": 2, "chosen": n < 9, "right": True, "cut": CUT}))
     (session.kept / "failures.txt").write_text("x" * 1_000_000)
     session.write()
     assert sum(path.stat().st_size for path in (tmp_path / "out").iterdir()) < 1_000_000
-    assert {path.name for path in (tmp_path / "out").iterdir()} <= set(gpu.WRITTEN)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == set(gpu.WRITTEN)
 
 
 def test_gpu_rehearsal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -232,7 +227,8 @@ def test_gpu_rehearsal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     folders = ["--output", str(tmp_path / "out"), "--scratch", str(tmp_path / "scratch")]
     assert gpu.main(["kernels", "--rehearse", "--steps", "build", "search", "sanitize", "threads", *folders]) == 0
     written = {path.name for path in (tmp_path / "out").iterdir()}
-    assert written == {"steps.json", "report.md", "tune.json", "threads.json"}
+    assert written == {"results.jsonl", "report.md"}
+    assert results.read([tmp_path / "out"])[0].suites == ["threads", "cuts", "steps"]
     shown = capsys.readouterr().out
     assert "0 wrong" in shown
     assert "tune 2,2,16 float32" in shown[shown.rindex("Steps") :]  # what each step came to is last
@@ -247,18 +243,10 @@ def test_gpu_tensorflow(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.delitem(gpu_tensorflow.MODELS, "stacked")  # which takes its time to compile
     path = tmp_path / "tensorflow.jsonl"
     assert gpu_tensorflow.main([what, "--quick", "--output", str(path)]) == 0
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert all(line["right"] and line["fused"] for line in lines)
-    assert len(of_tensorflow(lines).rows) == len(lines) > 1
-    failed = of_tensorflow([{"what": "graph", "training": True, "error": "out of memory"}])
-    assert failed.rows[0][-1] == "FAILED: out of memory"
-
-
-def test_threads(tmp_path: Path) -> None:
-    assert threads.main(["--quick", "--output", str(tmp_path / "threads.json")]) == 0
-    measured = json.loads((tmp_path / "threads.json").read_text())["threads"]
-    assert [result["training"] for result in measured] == [False, True]
-    assert all(ms > 0 for result in measured for ms in result["ms"].values())
+    (file,) = results.read([path])
+    assert all(row.facts["right"] and row.facts["fused"] for row in file.rows if row.contender == "FastLSTM")
+    (table,) = tables([file])
+    assert len(table.rows) == len(file.rows) / 2 > 1
 
 
 def test_repeating() -> None:

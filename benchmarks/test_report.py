@@ -1,5 +1,6 @@
 """The report of made-up results."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,18 @@ from benchmarks import (
     FAST_TORCH,
     FAST_XLA,
     FLASHRNN,
+    KERAS_LAYER,
     ON_NUMPY,
+    PRODUCT,
     PYTORCH,
     XLA,
     report,
+    results,
 )
+from benchmarks.results import Row
 
 ENVIRONMENT = {"cpu": "abacus", "isa": "generic", "threads": 2}
+HEADER = results.Header("0123456789abcdef", True, "2026-01-02 03:04 UTC", "python -m benchmarks.run", ENVIRONMENT)
 
 
 def timing(kind: str, contender: str, seconds: float, scenario: str = "1,2,3,4", **info: Any) -> dict[str, Any]:
@@ -33,39 +39,48 @@ def layers() -> list[dict[str, Any]]:
     return [timing("layers", name, s) for name, s in ((BASELINE, 0.006), (FAST, 0.002), (PYTORCH, 0.001))]
 
 
-def cell(time: int, training: bool, **ms: float) -> dict[str, Any]:
-    return {"batch": 1, "time": time, "features": 3, "units": 4, "training": training, "ms": ms}
-
-
-def write(folder: Path, name: str, content: dict[str, Any]) -> Path:
-    folder.mkdir(exist_ok=True)
-    (folder / name).write_text(json.dumps(content))
+def write(folder: Path, name: str, *rows: Row, header: results.Header = HEADER) -> Path:
+    with results.writing(folder / name, lambda: header) as add:
+        for row in rows:
+            add(row)
     return folder / name
 
 
 def write_timings(folder: Path, *benchmarks: dict[str, Any], name: str = "results.json") -> Path:
-    return write(folder, name, {"machine_info": {"lstm_fast": ENVIRONMENT}, "benchmarks": benchmarks})
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(json.dumps({"machine_info": {"lstm_fast": ENVIRONMENT}, "benchmarks": benchmarks}))
+    return folder / name
 
 
 def write_grid(folder: Path) -> Path:
     fast = {FAST: 1.0, ON_NUMPY: 0.5}
-    cells = [
-        cell(2, False, **fast, **{BASELINE: 8.0, XLA: 4.0, PYTORCH: 6.0}),
-        cell(2000, True, **fast, **{BASELINE: 0.25}),
-        cell(10, False, **fast, **{BASELINE: 8.0, XLA: 1.5, FAST_XLA: 0.75}),
+    cells = {
+        (2, "inference"): {**fast, BASELINE: 8.0, XLA: 4.0, PYTORCH: 6.0},
+        (2000, "training"): {**fast, BASELINE: 0.25},
+        (10, "inference"): {**fast, BASELINE: 8.0, XLA: 1.5, FAST_XLA: 0.75},
+    }
+    rows = [
+        Row("grid", f"1,{time},3,4", pass_, name, [s], {"batch": 1, "time": time, "features": 3, "units": 4})
+        for (time, pass_), seconds in cells.items()
+        for name, s in seconds.items()
     ]
-    return write(folder, "grid.json", {"environment": ENVIRONMENT | {"cpu": "fingers"}, "grid": cells})
+    other = dataclasses.replace(HEADER, environment=ENVIRONMENT | {"cpu": "fingers"})
+    return write(folder, "grid.jsonl", *rows, header=other)
 
 
-def write_memory(folder: Path) -> Path:
-    peak = [{"contender": "keras.layers.LSTM", "bytes": 4e8}, {"contender": FAST, "bytes": 1e8}]
-    return write(folder, "memory.json", {"environment": ENVIRONMENT, "memory": {"batch": 5, "time": 7, "peak": peak}})
-
-
-def write_backends(folder: Path) -> Path:
-    ms = {"jax": {"keras.layers.LSTM": {"all": 90.0, "real": 80.0}, FAST: {"all": 30.0, "real": 10.0}}}
-    about = {"batch": 5, "time": 7, "padding": 0.7, "ms": ms}
-    return write(folder, "backends.json", {"environment": ENVIRONMENT, "backends": about})
+def write_run(folder: Path) -> Path:
+    """A row or two of other suites."""
+    flop = {"flop": 1e9}
+    seconds = {KERAS_LAYER: [0.09, 0.12], FAST: [0.03, 0.03]}
+    rows = [Row("backends", "model, jax, masked", "training", name, s) for name, s in seconds.items()]
+    rows += [Row("memory", "model", "training", name, [], {"peak_bytes": s[0] * 1e9}) for name, s in seconds.items()]
+    rows += [Row("threads", "1,2,3,4", "training", ON_NUMPY, [0.004 / n], {"threads": n}) for n in (1, 2)]
+    turns = {FAST: [0.1, 0.2], PYTORCH: [0.2, 0.6], PRODUCT: [0.05, 0.1]}
+    rows += [Row("turns", "1,2,3,4", "training", name, s, flop) for name, s in turns.items()]
+    rows += [Row("tensorflow", "graph", "training", FAST, [1.0], {"fused": True, "right": False, "off": 0.5})]
+    rows += [Row("tensorflow", "graph", "training", KERAS_LAYER, [2.0]), Row("tensorflow", "fit", "training", FAST)]
+    rows[-1].facts["error"] = "out of memory"
+    return write(folder, "run.jsonl", *rows)
 
 
 def write_gpu(folder: Path) -> Path:
@@ -98,8 +113,6 @@ def test_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         folder,
         *layers(),
         timing("roofline", "NumPy", 0.0005, threads=2, library="openblas"),
-        timing("scaling", ON_NUMPY, 0.004, threads=1),
-        timing("scaling", ON_NUMPY, 0.0025, threads=2),
         timing("padding", FAST, 0.002, scenario="1,2,3,4 padded", masked=True, padding=0.75),
         timing("padding", FAST, 0.006, masked=False, padding=0.75),
         timing("recompute", FAST, 0.002),
@@ -107,38 +120,42 @@ def test_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         timing("overhead", FAST, 0.00012),
     )
     write_grid(folder)
-    write_memory(folder)
-    write_backends(folder)
+    write_run(folder)
     write_gpu(folder)
     text = rendered(folder, output=output)
     for line in (
-        "| jax, masked | 10 | 80 | 8.0 |",
+        "| training model, jax, masked | 30.00 | 105.00 (3.50) |",
+        "| training 1,2,3,4 | 150.00 | 50% | 400.00 (2.50) |",
+        "| training graph | 1000.00 | 5.0e-01 | WRONG | 2000.00 |",  # a wrong result is no faster
+        "| tensorflow training fit | FastLSTM | out of memory |",
+        "| training 1,2,3,4 | 4.00 (1.0) | 2.00 (2.0) |",
+        "- backends and memory and threads and turns and tensorflow: commit 0123456789ab with changes, "
+        "2026-01-02 03:04 UTC: `python -m benchmarks.run`",
         "| 1,10,3,4 tf32 | 0.80 | JAX | 4.00 | torch.nn.LSTM | 5.00 | 25% | 0.50 / 3.00 | 3.00 |",
         "| 1,10,3,4 bfloat16 | 0.40 | PyTorch | - | - | - | 50% | - / - | - |",
         "| 1,10,3,4 float16 | - | - | 0.20 | torch.nn.LSTM, without cuDNN | - | - | - / - | - |",
         "Times as fast: median 5.00; below 1: 0 of 1.",
-        "speed and gpu and memory and backends: cpu abacus, isa generic, threads 2",
-        "grid: cpu fingers, isa generic, threads 2",
-        "| 1,2,3,4 | 2.00 | 2.0 | 25% | 6.00 (3.00) | 1.00 (0.50) |",
+        "\ncpu abacus, isa generic, threads 2\n",
+        "\ncpu fingers, isa generic, threads 2\n",
+        "| training 1,2,3,4 | 2.00 | 2.0 | 25% | 6.00 (3.00) | 1.00 (0.50) |",
         "| NumPy | 0.50 | 8.0 |",
-        "| training 1,2,3,4 | 4.00 | 2 | 2.50 | 1.60 | 80% |",
         "| training 1,2,3,4 padded | 2.00 | 6.00 | 3.00 | 4.00 | 75.0% |",
         "| FastLSTM, recompute | 3.00 | 1.50 |",
         "| FastLSTM | 120.0 |",
-        "| FastLSTM | 100 | 0.25 |",
+        "| FastLSTM | 30 | 0.33 |",
         "| inference 1,2,3,4 | 4.00 |",  # the faster one of Keras's
         "| training 1,2000,3,4 | 0.25 |",
         "| inference 1,10,3,4 | 2.00 |",  # and of ours
         "| inference 1,2,3,4 | 12.00 |",
     ):
         assert line in text
-    assert "Faster than FastLSTM: PyTorch at 1,2,3,4 (0.50)" in text
+    assert "Faster than FastLSTM: PyTorch at training 1,2,3,4 (0.50)" in text
     assert all("<svg" in (output / name).read_text() for name in ("speed.svg", "grid.svg"))
     assert "6.00 (3.00)" in capsys.readouterr().out  # whatever the width of the terminal
 
 
 @pytest.mark.parametrize(
-    "write_part", [lambda folder: write_timings(folder, *layers()), write_grid, write_memory, write_gpu]
+    "write_part", [lambda folder: write_timings(folder, *layers()), write_grid, write_run, write_gpu]
 )
 def test_one_part(tmp_path: Path, write_part: Any) -> None:
     path = write_part(tmp_path / "results")
@@ -154,20 +171,44 @@ def test_formats(tmp_path: Path) -> None:
     assert (tmp_path / "speed.svg").exists()
 
 
+def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
+    row = Row("turns", "1,2,3,4", "training", FAST, [0.5, 1.0], {"flop": 7})
+    path = write(tmp_path, "run.jsonl", row)
+    with path.open("a") as file:
+        file.write('{"suite": "tur')  # its writer was stopped
+    assert results.read([path]) == [results.File(path, HEADER, [row])]
+    with results.writing(path, lambda: HEADER, append=True) as add:
+        add(row)
+    assert results.read([path]) == [results.File(path, HEADER, [row, row])]
+
+
 def test_bad_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "cut off.json").write_text("{")
     (tmp_path / "folder").mkdir()
-    for path in (
-        tmp_path / "missing.json",
-        tmp_path / "cut off.json",
-        tmp_path / "folder",
-        write_timings(tmp_path, name="empty.json"),
-        write(tmp_path, "no cells.json", {"environment": {}, "grid": []}),
-        write(tmp_path, "other.json", {"a": 1}),
-        write(tmp_path, "foreign.json", {"machine_info": {}, "benchmarks": [{"stats": {}}]}),
+    row = {"suite": "turns", "case": "", "pass": "", "contender": "FastLSTM", "seconds": [1.0], "facts": {}}
+    first = json.dumps({"schema": results.SCHEMA, **dataclasses.asdict(HEADER)})
+    for name, text, message in (
+        ("missing.json", None, "No such file"),
+        ("empty.jsonl", "", "expected results as lines of JSON, or of pytest-benchmark"),
+        ("cut off.json", "{", "expected results as lines of JSON, or of pytest-benchmark"),
+        ("folder", None, "expected files of results, .json or .jsonl, found none"),
+        ("other.json", '{"a": 1}', "expected a header with a schema, or benchmarks of pytest-benchmark"),
+        ("foreign.json", '{"machine_info": {}, "benchmarks": [{"stats": {}}]}', "expected results of pytest-benchmark"),
+        ("disabled.json", '{"machine_info": {"lstm_fast": {}}, "benchmarks": []}', "was --benchmark-disable given?"),
+        ("newer.jsonl", '{"schema": "2"}', "expected the schema 'lstm_fast benchmarks, 1', found '2'"),
+        ("header.jsonl", f'{{"schema": "{results.SCHEMA}"}}', "header.jsonl:1: expected the fields command commit"),
+        ("no row.jsonl", f"{first}\n[\n", "no row.jsonl:2: expected a row as JSON, found Expecting value"),
+        ("list.jsonl", f"{first}\n[]\n", "list.jsonl:2: expected an object, found []"),
+        ("field.jsonl", f'{first}\n{{"suite": "turns"}}\n', "contender facts pass seconds suite, found suite"),
+        ("type.jsonl", f"{first}\n{json.dumps({**row, 'seconds': ['1']})}\n", "type.jsonl:2: expected seconds as list"),
+        ("unknown.jsonl", f"{first}\n{json.dumps({**row, 'suite': 'new'})}\n", "expected rows that benchmarks.tables"),
+        ("facts.jsonl", f"{first}\n{json.dumps({**row, 'suite': 'layers'})}\n", "found layers: KeyError('flop')"),
     ):
+        path = tmp_path / name
+        if text is not None:
+            path.write_text(text)
         assert report.main([str(path), "--output", str(tmp_path / "out")]) == 2
         error = capsys.readouterr().err
         assert path.name in error
+        assert message in error
         assert error.count("\n") == 1
         assert not (tmp_path / "out").exists()

@@ -57,6 +57,7 @@ class Worker:
             print(json.dumps([do, arguments]), file=self.process.stdin)
         answer = self.process.stdout.readline()
         if not answer:
+            self.process.wait()
             self.errors.seek(0)
             raise WorkerError(self.name, f"the process ended: {self.errors.read().strip()[-2000:]}")
         returned, raised = json.loads(answer)
