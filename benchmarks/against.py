@@ -65,7 +65,7 @@ def tree_of(what: str) -> Iterator[Path]:
             _must("git", "worktree", "add", "--detach", str(tree), found.stdout.strip(), cwd=TREE)
             print(f"building {what}, which takes minutes", flush=True)
             options = f"{os.environ.get('CMAKE_ARGS', '')} {BUILD}"
-            _must(sys.executable, "setup.py", "build_ext", "--inplace", cwd=tree, CMAKE_ARGS=options)
+            _must(sys.executable, "setup.py", "build_ext", "--build-lib", ".", cwd=tree, CMAKE_ARGS=options)
             yield tree
         finally:
             _run("git", "worktree", "remove", "--force", str(tree), cwd=TREE)

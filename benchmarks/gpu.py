@@ -499,15 +499,12 @@ class Session:
 
     def threads(self) -> None:
         """The kernels for the processor, with more and more threads."""
-        measured = self.kept / "threads.jsonl"
-        command = [sys.executable, "-m", "benchmarks.run", "threads", "--output", str(measured)]
+        self._forget("threads")
+        command = [sys.executable, "-m", "benchmarks.run", "threads", "--append", "--output", str(self.results)]
         command += ["--quick"] if self.rehearsal else []
         environment = self.environment(BENCHMARK_DEVICE="cpu")
         status, text, seconds = self.call("threads", command, "threads.log", self.left(), environment, self.tree)
-        self._forget("threads")
-        rows = _rows(measured)
-        self._write(self.results, [*_rows(self.results), *rows])
-        cores = f"{max((row.facts['threads'] for row in rows), default=0)} processors"
+        cores = f"{len(os.sched_getaffinity(0))} processors"
         self.note("threads", cores if status == 0 else _why(status, text), seconds, failed=status != 0)
 
     def libraries(self) -> None:
@@ -555,17 +552,10 @@ class Session:
         """Writes what has been found, also by earlier calls, and returns its tables."""
         for name in WRITTEN:  # of an earlier call
             (self.output / name).unlink(missing_ok=True)
-        steps = [
-            Row(
-                "steps",
-                line.step,
-                "",
-                "",
-                [line.seconds],
-                {"result": line.result, "failed": line.failed, "undone": _undone(line)},
-            )
-            for line in self.lines
-        ]
+        steps = []
+        for line in self.lines:
+            facts = {"result": line.result, "failed": line.failed, "undone": _undone(line)}
+            steps.append(Row("steps", line.step, "", "", [line.seconds], facts))
         measured = _rows(self.results)
         cuts = telling([row for row in measured if row.suite == "cuts"])
         path = self.output / "results.jsonl"

@@ -48,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser("run", __doc__)
     options.add_argument("suites", nargs="+", choices=suites.NAMES, metavar="SUITE", help=", ".join(suites.NAMES))
     options.add_argument("--output", type=Path, required=True, help="file of results to write, .jsonl")
+    options.add_argument("--append", action="store_true", help="keep the rows that the file has")
     options.add_argument("--only", nargs="+", metavar="TEXT", help="cases whose names have one of these in them")
     options.add_argument("--seconds", type=float, help="for the contenders of a case; default: as the suite has it")
     options.add_argument("--quick", action="store_true", help="small cases only, to see that it works")
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.error("expected cases to measure, found none")
     header = results.header(given.command)
     rows: list[Row] = []
-    with results.writing(given.output, lambda: header) as add:
+    with results.writing(given.output, lambda: header, append=given.append) as add:
         for case in track(work, description=" ".join(given.suites)):
             for row in measured(case, settings):
                 add(row)

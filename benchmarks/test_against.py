@@ -135,7 +135,7 @@ def test_a_commit_is_built(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     with pytest.raises(SystemExit) as stopped:
         against.main(["broken", "--output", str(tmp_path / "against.jsonl")])
     assert stopped.value.code == 2
-    assert "build_ext --inplace failed: 0123" in " ".join(capsys.readouterr().err.split())
+    assert "build_ext --build-lib . failed: 0123" in " ".join(capsys.readouterr().err.split())
 
 
 def test_usage(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
