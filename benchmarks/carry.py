@@ -106,7 +106,7 @@ def _closure(site: Path, names: Sequence[str], without: set[str]) -> list[import
     left = [_normal(name) for name in names]
     while left:
         name = left.pop()
-        # What is not there was not wanted where packages were installed one by one.
+        # A package that is not there was not wanted: somebody installed packages one by one.
         if name in found or name in without or name not in installed:
             continue
         found[name] = installed[name]

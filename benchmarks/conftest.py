@@ -19,7 +19,7 @@ from benchmarks.environment import environment
 from lstm_fast import _core
 from lstm_fast.bench.scenarios import Scenario
 
-# What runs on a GPU does not need TensorFlow.
+# On a GPU only test_gpu.py runs, because it does not need TensorFlow.
 collect_ignore = [path.name for path in Path(__file__).parent.glob("test_*.py") if path.name != "test_gpu.py"]
 if DEVICE == "cpu":
     collect_ignore = []

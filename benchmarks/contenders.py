@@ -27,7 +27,7 @@ def pytorch(name: str, cannot: Cannot = Contender.cannot, **options: Any) -> Con
 
 
 def _slow_in_xla(scenario: Scenario, training: bool) -> str | None:
-    # It takes many seconds a call there, and would take most of the time of the whole run.
+    # A call takes many seconds there, which would be most of the time of the whole run.
     return "left out, too slow" if training and scenario.time > 1000 else None
 
 

@@ -1,4 +1,4 @@
-"""The least time that a pass can take on a GPU: a model, and the two rates in it, which are measured.
+"""The least time that a pass can take on a GPU. It is a model; two rates in it are measured.
 
 A pass takes at least as long as each of these alone:
 
@@ -18,8 +18,8 @@ import torch
 from benchmarks.peers.gpu_torch import DTYPES, arithmetic, clock
 from lstm_fast.bench.scenarios import Scenario
 
-# By H, microseconds of a forward timestep at B = 64 on Hopper, whatever the numbers are: the design's estimates of the
-# exchange of h between multiprocessors, the gates and the barriers. In between, straight on logarithmic axes.
+# Microseconds of a forward timestep by H, at B = 64 on Hopper, whatever the numbers are. The design estimated the
+# exchange of h between multiprocessors, the gates and the barriers. Between these H the line is straight on logarithmic axes.
 LATENCY = {64: 0.15, 128: 0.3, 256: 0.45, 512: 0.7, 1024: 1.8}
 SIZE = {"cpu": 64, "cuda": 8192}  # rows and columns
 BYTES = {"cpu": 1 << 16, "cuda": 1 << 30}

@@ -40,7 +40,7 @@ from lstm_fast.bench.scenarios import Scenario
 
 ROOT = Path(__file__).parents[1]
 TREE = ("lstm_fast", "tests", "benchmarks", "csrc", "pyproject.toml", "CMakeLists.txt", "setup.py")
-# Seconds for each step of a run, in their order; the run's deadline holds for all.
+# Seconds for each step of a run, in the order of the steps. The run's deadline holds for all together.
 RUNS: Mapping[str, Mapping[str, float]] = {
     "kernels": {
         "build": 150,
@@ -64,8 +64,8 @@ RUNS: Mapping[str, Mapping[str, float]] = {
     "tune": {"build": 600, "tune": 3600},
 }
 DEADLINES = {"kernels": 540.0, "tensorflow": 720.0, "all": 480.0, "tune": 480.0}
-NEEDED = ("libraries", "build")  # without these there are no others
-# Seconds that a command of a step may take at most. With less than LEAST left, none begins.
+NEEDED = ("libraries", "build")  # if one of these fails, the others cannot run
+# A command of a step may take so many seconds at most. None begins with less than LEAST left.
 LIMITS = {"test": 120, "short": 90, "rest": 120}
 LEAST = 10
 SHORT_SIZES = (64, 128, 256, 512, 1024)
@@ -84,7 +84,7 @@ SMOKE = {
     "tensorflow": "agrees_with_reference or every_mode or test_devices or test_layer",
 }
 WRITTEN = ("results.jsonl", "report.md", "failures.txt")
-# Where a machine may have CUDA's libraries, beside the packages of Python.
+# A machine may have CUDA's libraries here, beside the packages of Python.
 LIBRARIES = ("/usr/local/cuda/lib64", "/usr/lib/x86_64-linux-gnu", "/usr/lib64")
 SHOWN_ROWS, SHOWN_FAILURES = 15, 6
 FAILURE_BYTES, FAILURES_BYTES = 4_000, 200_000  # of the output of a failing command, and of all
@@ -163,7 +163,7 @@ class Session:
         finished = {name for name, lines in known.items() if not any(_undone(Line(**line)) for line in lines)}
         end = time.time()
         for name in sorted(steps, key=lambda name: name not in NEEDED and name in known and name not in finished):
-            end += RUNS[self.run][name]  # what a step leaves of its time is for those after it
+            end += RUNS[self.run][name]  # the steps after it may use what a step leaves of its time
             if name in finished:
                 self.lines += [dataclasses.replace(Line(**line), seconds=0.0) for line in known[name]]
                 continue
@@ -273,7 +273,7 @@ class Session:
             f"-DLSTM_FAST_VERSION={version[1] if version else '0'}",
             "-DLSTM_FAST_CUDA=ON",
             f"-DLSTM_FAST_CUDA_ARCHITECTURES={architecture}-real",
-            "-DLSTM_FAST_WERROR=OFF",  # of a compiler nobody has seen yet
+            "-DLSTM_FAST_WERROR=OFF",  # because nobody has seen this compiler yet
             f"-DLSTM_FAST_TENSORFLOW={'ON' if self.run == 'tensorflow' else 'AUTO'}",
         ]
         jobs = str(min(16, os.cpu_count() or 1))
@@ -366,7 +366,7 @@ class Session:
         lines = self.kept / f"check-{name.replace(' ', '-')}.jsonl"
         lines.unlink(missing_ok=True)
         command = [sys.executable, "-m", "benchmarks.tune", "--once", "--output", str(lines)]
-        # Under a sanitizer a kernel takes a hundred times as long.
+        # A kernel takes a hundred times as long under a sanitizer.
         deadline = time.time() + 0.6 * min(LIMITS["test"], self.left())
         some = ["--deadline", str(deadline), "--precisions", *(("float32",) if self.rehearsal else tune.NUMBERS)]
         some += [] if most is None else ["--most", str(most)]
@@ -546,7 +546,7 @@ class Session:
         status, text, seconds = self.call(what, command, "tensorflow.log", self.left(), self.environment(), self.tree)
         self.note(what, "measured" if status == 0 else _why(status, text), seconds, failed=status != 0)
 
-    # What is told of it.
+    # The results.
 
     def write(self) -> list[Table]:
         """Writes what has been found, also by earlier calls, and returns its tables."""
@@ -679,7 +679,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     session.open(given.afresh)
     session.take([name for name in steps if not given.steps or name in given.steps])
     shown = session.write()
-    report.show([*map(_cut_off, shown[:-1]), shown[-1]])  # what each step came to is shown whole
+    report.show([*map(_cut_off, shown[:-1]), shown[-1]])  # the table of the steps is shown whole
     return int(any(map(_undone, session.lines)))
 
 

@@ -8,7 +8,7 @@ from benchmarks.contenders import peer
 from lstm_fast.bench.contenders import Cannot, Contender
 from lstm_fast.bench.scenarios import Scenario
 
-# In the order of the run: a kernel of ours that fails may leave the process without a usable device.
+# The run keeps this order, because a kernel of ours that fails may leave the process without a usable device.
 KEYS = {
     "cudnn_torch": CUDNN_TORCH,
     "cudnn_jax": CUDNN_JAX,
@@ -42,7 +42,7 @@ def contender(key: str, precision: str, device: str = DEVICE) -> Contender:
 
 
 def _on(module: str, device: str) -> Cannot:
-    # Asked only if the framework is there.
+    # This is asked only if the framework is there.
     return lambda *_: importlib.import_module(f"benchmarks.peers.{module}").problem_of_device(device)
 
 

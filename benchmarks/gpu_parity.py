@@ -1,4 +1,4 @@
-"""What every contender on a GPU must pass before it is timed: the exact results, and if it is ours, by its own kernels.
+"""The check before a contender is timed on a GPU: its results are exact, and ours come from our own kernels.
 
 Exact is what torch.nn.LSTM computes in float64 on that device from the same numbers; `test_gpu.py` compares that with
 `lstm_fast.reference`.
@@ -57,5 +57,5 @@ def fused_calls(device: str) -> dict[str, int]:
         return dict(_core.fused_calls())
     try:
         return dict(cuda().fused_calls())
-    except RuntimeError:  # not built: the others can be measured all the same
+    except RuntimeError:  # not built; the others can still be measured
         return {"forward": 0, "backward": 0}

@@ -1,4 +1,4 @@
-"""What every contender must pass before it is timed: Keras's results, and if it is ours, from the fused kernels."""
+"""The check before a contender is timed: its results are Keras's, and ours come from the fused kernels."""
 
 import functools
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ def prepare(contender: Contender, scenario: Scenario, training: bool) -> Prepare
         found = prepared.results(prepared.step())
     terms = scenario.batch * scenario.time * (scenario.features + scenario.units)
     for array, expected in zip(found, results_of_keras(scenario, training), strict=True):
-        # Gradients of a mean are far below 1, where the tolerance is absolute: bring the largest to 1.
+        # The tolerance is absolute, and gradients of a mean are far below 1. So the largest is brought to 1.
         scale = tolerances.largest(expected) or 1.0  # one timestep: no gradient of the recurrent kernel
         atol = tolerances.between_layers("float32", terms, expected / scale)
         np.testing.assert_allclose(array / scale, expected / scale, rtol=0.0, atol=atol, err_msg=contender.name)

@@ -1,4 +1,4 @@
-"""The picture of the first page: the worked example with masks and without. On the machine that has measured it.
+"""Draws the picture of the first page: the worked example with masks and without. It runs on the machine that measured.
 
 lstm-fast compare --output runs/unmasked
 lstm-fast compare --mask --output runs/masked

@@ -9,18 +9,18 @@ from matplotlib.axes import Axes
 from matplotlib.colors import BoundaryNorm, ListedColormap, to_hex
 from matplotlib.figure import Figure
 
-from benchmarks import BASELINE, FAST, PYTORCH, XLA
+from benchmarks import BASELINE, FAST, ONNX_RUNTIME, PYTORCH, XLA
 from benchmarks.results import Row, pass_name
 from benchmarks.tables import Cell, groups, peers
 from lstm_fast.bench.plots import bars, save
 from lstm_fast.bench.words import digits
 
-# A few say more than all, which are in the tables: those that a user of Keras would think of, and shapes where each of
-# them does well. Other shapes are drawn where none of these was measured.
-DRAWN = (BASELINE, XLA, PYTORCH, "ONNX Runtime")
+# The plot shows a few; the tables show all. It shows those that a user of Keras would think of, and shapes where each
+# of them does well. If none of these shapes was measured, it shows the others.
+DRAWN = (BASELINE, XLA, PYTORCH, ONNX_RUNTIME)
 SHAPES = ("64,256,64,64", "64,100,128,256", "1,100,128,128", "17,33,50,100", "64,1354,64,64 padded")
 
-# The grid's classes of ratios: whatever is below 1 is red, however little it is.
+# The classes of the grid's ratios. Every ratio below 1 is red, also if it is close to 1.
 BOUNDS = (0.5, 0.8, 0.9, 1, 1.1, 1.5, 2, 4, 8, 16)
 COLOURS = ("#67000d", "#b2182b", "#ef6548", "#fcae91", "#f7f7f7", "#deebf7", "#c6dbef", "#9ecae1", "#6baed6", "#3182bd")
 COLOURS += ("#08519c",)

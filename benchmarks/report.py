@@ -32,7 +32,7 @@ def show(rendered: Sequence[Table]) -> None:
             printed.add_column(texts[0], justify="right" if n else "left", min_width=max(map(len, texts)))
         for row in table.rows:
             printed.add_row(*row)
-        # A table that is too wide is better wrapped by the terminal than cut off.
+        # The terminal wraps a table that is too wide; that is better than to cut it off.
         console.width = max(width, console.measure(printed, options=unlimited).minimum)
         console.print(printed)
 

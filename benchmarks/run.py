@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parsed(options, arguments)
     if given.again and given.suites != ["grid"]:
         options.error(f"--again: expected the suite grid alone, found {' '.join(given.suites)}")
-    # Every case has a graph of its own, which TensorFlow takes for a mistake.
+    # TensorFlow warns because every case has a graph of its own.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     settings = Settings(given.quick, given.seconds, given.again, given.data, given.vocabulary, given.steps)
     try:

@@ -12,7 +12,7 @@ SMOKE_SCENARIOS = (
     Scenario(3, 5, 4, 6, bidirectional=True, padding=IMDB_PADDING),
 )
 
-# On a GPU: numbers in memory and, of float32, how products are computed.
+# On a GPU a precision is the type of numbers in memory and, for float32, how products are computed.
 PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
 SMALL_GPU_SCENARIOS = tuple(Scenario(batch, 256, size, size) for size in (32, 64, 128) for batch in (64, 1))
 IMDB = Scenario(64, 1354, 64, 64, bidirectional=True, padding=IMDB_PADDING)  # a batch of the single model

@@ -1,4 +1,4 @@
-"""Times every cut of a pass that the GPU can run, beside the one that the kernels choose; and runs each of them once.
+"""Times every cut of a pass that the GPU can run, beside the one that the kernels choose, or runs each of them once.
 
 python -m benchmarks.tune --shapes 64,256,128 --precisions float32 bfloat16 --output tune.jsonl
 """
@@ -17,7 +17,7 @@ from benchmarks.results import Row
 
 PASSES = ("forward", "backward")
 EXCHANGES = ("block", "cluster", "grid")
-# Of the recurrence in each precision of benchmarks.scenarios, as lstm_fast._cuda calls them.
+# The type and the products of each precision of benchmarks.scenarios, as lstm_fast._cuda names them.
 NUMBERS = {
     "float32": ("float32", "exact"),
     "tf32": ("float32", "tf32"),
@@ -25,9 +25,9 @@ NUMBERS = {
     "bfloat16": ("bfloat16", "exact"),
     "float16": ("float16", "exact"),
 }
-# The norm of an error against the chosen cut's results over the norm of these: other orders of summation.
+# How far results may be from the chosen cut's, by norms. Other cuts add in another order.
 TOLERANCE = {"float32": 1e-4, "tf32": 1e-2, "tf32x3": 1e-4, "float16": 2e-2, "bfloat16": 8e-2}
-# What `--once` runs: sizes that no block, warp or fragment divides.
+# `--once` runs these sizes, which no block, warp or fragment divides.
 AWKWARD = ("5,4,24", "9,3,100", "19,3,264")
 
 
@@ -210,7 +210,7 @@ def examine(
     """
     recurrence = Recurrence(cuda, shape, precision, device, masked)
     recurrence.prepare()
-    recurrence.run("forward")  # for the backward pass, whose reserve it is
+    recurrence.run("forward")  # the backward pass needs its reserve
     case = f"{shape} {precision}{' masked' * masked}"
     for left, of in zip((2, 1), PASSES, strict=True):
         end = time.time() + (deadline - time.time()) / left  # the backward pass gets its share of the time
@@ -304,7 +304,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wrong = 0
     shapes = [Shape(*map(int, text.split(","))) for text in given.shapes or AWKWARD]
     work = list(itertools.product(shapes, given.precisions, (False, True)[: 1 + given.once]))
-    # Of each pass there is the chosen one anyhow.
+    # The chosen cut of each pass always runs, so it is not counted.
     most = None if given.most is None else max(0, round(given.most / (len(work) * len(PASSES))) - 1)
     header = results.header(given.command)
     with results.writing(given.output, lambda: header, append=True) as add:

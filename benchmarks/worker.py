@@ -1,4 +1,4 @@
-"""Another process, with the package of this tree or of another one, which does what it is asked for.
+"""A process that has the package of this tree or of another one, and does what it is asked for.
 
 The process runs this file, whichever tree's package it has. So both trees are asked in the same way, and what is
 imported here at the top must be there in every tree: nothing but the standard library.
@@ -136,7 +136,7 @@ def model(name: str, layer: str, vocabulary: int, weights: str, batches: str) ->
     laps = [tuple(map(tf.constant, batch)) for batch in np.load(batches, allow_pickle=True)]
     passes = {"training": made.train_on_batch, "inference": prediction(made)}
     before = _core.fused_calls()["forward"]
-    few = laps[0][0][:4, :50]  # what a large batch would leave behind, `peak` would not see
+    few = laps[0][0][:4, :50]  # few, because `peak` would not see the memory that a large batch leaves behind
     found, expected = passes["inference"](few, None), prediction(built("keras"))(few, None)
     off = float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
     assert off <= TOLERANCE["float32"], f"predictions are off by {off:.1e} of their norm"  # NaN is not
@@ -175,7 +175,7 @@ def step() -> float:
 
 def _serve() -> None:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # whatever frameworks print is no answer
+    os.dup2(2, 1)  # because what frameworks print is no answer
     for line in sys.stdin:
         do, arguments = json.loads(line)
         returned, raised = None, ""

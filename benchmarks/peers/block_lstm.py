@@ -28,7 +28,7 @@ def prepare(problem: Problem, training: bool) -> Prepared:
         y = tf.concat([out.h if n == 0 else tf.reverse(out.h, [0]) for n, out in enumerate(outputs)], -1)
         if not training:
             return [y]
-        # The gradient that TensorFlow registers is that of version 1, whose gates are in another order.
+        # TensorFlow registers the gradient of version 1, whose gates have another order.
         dy = tf.split(y * (2 / (time * batch * units * len(weights))), len(weights), axis=-1)
         gradients = [
             tf.raw_ops.BlockLSTMGradV2(

@@ -84,7 +84,7 @@ def prepared(
         return [*found[:2], *as_keras(found[2:])] if training else found
 
     def graph() -> Callable[[], Any]:
-        # Whatever is done once only, such as loading a kernel, must be done before.
+        # Work that is done only once, such as loading a kernel, must be done before.
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):

@@ -15,7 +15,7 @@ QUICK = tuple(Scenario(*shape) for shape in ((1, 1, 8, 8), (2, 10, 8, 16)))
 
 # A larger cell is left out: its training step takes Keras or PyTorch several seconds.
 MAX_FLOP = 60e9
-# Likewise: Keras keeps about this many arrays [B, T, H] and [B, T, D] of a training step, the kernel's products apart.
+# So is a cell that takes too much memory. Keras keeps about so many arrays [B, T, H] and [B, T, D] of a training step.
 ARRAYS_OF_UNITS, ARRAYS_OF_FEATURES, MAX_BYTES = 24, 4, 4e9
 SECONDS, AGAIN_SECONDS = 1.0, 8.0  # the second where cells are measured again
 

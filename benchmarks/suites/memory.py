@@ -35,7 +35,7 @@ def rise_of_peak(contender: str, batch: int, time: int) -> int:
     for layer in model.layers:
         if isinstance(layer, FastBidirectional):
             layer.forward_layer.recompute = contender.endswith("recompute")
-    # One tracing for both shapes.
+    # The function is traced once, for both shapes.
     ids, labels = tf.TensorSpec((None, None), tf.int64), tf.TensorSpec((None,), tf.int64)
 
     @tf.function(input_signature=[ids, labels])
