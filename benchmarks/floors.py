@@ -19,7 +19,7 @@ from benchmarks.peers.gpu_torch import DTYPES, arithmetic, clock
 from lstm_fast.bench.scenarios import Scenario
 
 # Microseconds of a forward timestep by H, at B = 64 on Hopper, whatever the numbers are. The design estimated the
-# exchange of h between multiprocessors, the gates and the barriers. Between these H the line is straight on logarithmic axes.
+# exchange of h between multiprocessors, the gates and the barriers. Between them it is straight on logarithmic axes.
 LATENCY = {64: 0.15, 128: 0.3, 256: 0.45, 512: 0.7, 1024: 1.8}
 SIZE = {"cpu": 64, "cuda": 8192}  # rows and columns
 BYTES = {"cpu": 1 << 16, "cuda": 1 << 30}
