@@ -135,7 +135,8 @@ def writing(path: Path, make_header: Callable[[], Header], *, append: bool = Fal
             write({"schema": SCHEMA, **dataclasses.asdict(found)})
 
         def add(row: Row) -> None:
-            content = dataclasses.asdict(row)
+            seconds = [float(f"{value:.7g}") for value in row.seconds]  # no clock has more digits
+            content = dataclasses.asdict(dataclasses.replace(row, seconds=seconds))
             write({name.rstrip("_"): value for name, value in content.items()})
 
         yield add

@@ -144,7 +144,7 @@ def test_gpu_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
         add(row)
     with session.results.open("a") as file:
         file.write('{"cut off')
-    table, _ = session.write()
+    (table,) = session.write()
     assert tuple(table.rows[0][:3]) == ("1,2,3,4 tf32", "4.00", "JAX")
     text = (tmp_path / "report.md").read_text()
     assert "abacus" in text

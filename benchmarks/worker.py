@@ -93,8 +93,7 @@ def once(function: Callable[..., Any], *arguments: Any, **environment: str) -> A
 
 # What the process does. The functions import what they need, from the tree whose package is there.
 
-_step: Callable[[], Any] = list
-_last: dict[str, Any] = {}
+_held: dict[str, Any] = {}  # what was made ready last: `step`, its `clock`, and of a model `passes` and `laps`
 
 
 def call(module: str, name: str, arguments: Sequence[Any]) -> Any:
@@ -103,17 +102,17 @@ def call(module: str, name: str, arguments: Sequence[Any]) -> Any:
 
 def layer(contender: str, scenario: dict[str, Any], training: bool) -> None:
     """Makes a layer ready, if it computes what Keras's layer does, as far as the tree's own tests allow."""
-    global _step  # noqa: PLW0603 - the process serves one at a time
     importlib.import_module("benchmarks")  # sets the environment, before Keras is imported
     from benchmarks import parity
     from benchmarks.contenders import BY_NAME
     from lstm_fast.bench.scenarios import Scenario
 
-    _step = parity.prepare(BY_NAME[contender], Scenario(**scenario), training).step
+    prepared = parity.prepare(BY_NAME[contender], Scenario(**scenario), training)
+    _held.update(step=prepared.step, clock=prepared.clock)
 
 
 def model(name: str, layer: str, vocabulary: int, weights: str, batches: str) -> None:
-    """Makes a model of the worked example ready, whose predictions are those of the one of Keras's layers."""
+    """Makes a model of the worked example ready, if it predicts and has gradients as the one of Keras's layers."""
     importlib.import_module("benchmarks")
     import numpy as np
     import tensorflow as tf
@@ -128,49 +127,52 @@ def model(name: str, layer: str, vocabulary: int, weights: str, batches: str) ->
         made.load_weights(weights)
         return made
 
-    def prediction(made: Any) -> Callable[..., Any]:
-        graph = tf.function(lambda ids: made(ids, training=False), reduce_retracing=True)
-        return lambda ids, _: graph(ids).numpy()
+    def shown(made: Any, ids: Any) -> list[np.ndarray]:
+        with tf.GradientTape() as tape:
+            outputs = made(ids, training=False)
+            loss = tf.reduce_sum(outputs**2)
+        return [np.asarray(tf.convert_to_tensor(a)) for a in (outputs, *tape.gradient(loss, made.trainable_variables))]
 
     made = built(layer)
     laps = [tuple(map(tf.constant, batch)) for batch in np.load(batches, allow_pickle=True)]
-    passes = {"training": made.train_on_batch, "inference": prediction(made)}
-    before = _core.fused_calls()["forward"]
     few = laps[0][0][:4, :50]  # few, because `peak` would not see the memory that a large batch leaves behind
-    found, expected = passes["inference"](few, None), prediction(built("keras"))(few, None)
-    off = float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
-    assert off <= TOLERANCE["float32"], f"predictions are off by {off:.1e} of their norm"  # NaN is not
-    fused = _core.fused_calls()["forward"] > before
-    assert fused == (layer == "fast"), f"the fused kernels {'ran' if fused else 'did not run'}"
-    _last.update(passes=passes, laps=laps)
+    before = _core.fused_calls()
+    found = shown(made, few)
+    fused = {name for name, calls in _core.fused_calls().items() if calls > before[name]}
+    assert fused == ({"forward", "backward"} if layer == "fast" else set()), f"fused passes: {fused or 'none'}"
+    for array, right in zip(found, shown(built("keras"), few), strict=True):
+        off = float(np.linalg.norm(array - right) / (np.linalg.norm(right) or 1.0))
+        assert off <= TOLERANCE["float32"], f"a prediction or gradient is off by {off:.1e} of its norm"  # NaN is not
+    graph = tf.function(lambda ids: made(ids, training=False), reduce_retracing=True)
+    passes = {"training": made.train_on_batch, "inference": lambda ids, _: graph(ids).numpy()}
+    _held.update(passes=passes, laps=laps, clock=time.perf_counter)
 
 
 def select(pass_: str) -> None:
     """Makes a lap of the model the step."""
-    global _step  # noqa: PLW0603 - likewise
-    run, laps = _last["passes"][pass_], _last["laps"]
-    _step = lambda: [run(*batch) for batch in laps]  # noqa: E731
+    run, laps = _held["passes"][pass_], _held["laps"]
+    _held["step"] = lambda: [run(*batch) for batch in laps]
 
 
 def peak() -> int:
     """By how many bytes a lap of training raises the memory of a process that has trained on small batches before."""
     from lstm_fast.bench.memory import peak_bytes, reset_peak
 
-    ids, labels = _last["laps"][0]
+    ids, labels = _held["laps"][0]
     for rows, steps in ((4, 30), (4, 40), (3, 50), (5, 20)):  # one tracing for all shapes, and the optimizer's slots
-        _last["passes"]["training"](ids[:rows, :steps], labels[:rows])
+        _held["passes"]["training"](ids[:rows, :steps], labels[:rows])
     reset_peak()
     before = peak_bytes()
     select("training")
-    _step()
+    _held["step"]()
     return int(peak_bytes() - before)
 
 
 def step() -> float:
     """The seconds of a step, which the process takes itself, so that the way of a request does not count."""
-    begin = time.perf_counter()
-    _step()
-    return time.perf_counter() - begin
+    begin = _held["clock"]()
+    _held["step"]()
+    return float(_held["clock"]() - begin)
 
 
 def _serve() -> None:
