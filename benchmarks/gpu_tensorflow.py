@@ -23,7 +23,7 @@ from benchmarks import KERAS_LAYER as KERAS
 from benchmarks import results
 from benchmarks.command import parsed, parser
 from benchmarks.results import Row, pass_name
-from benchmarks.scenarios import IMDB, IMDB_REPEATING
+from benchmarks.scenarios import IMDB, IMDB_REPEATING, VOCABULARY, ids_and_labels
 from lstm_fast import _core
 from lstm_fast.bench import keras_tensorflow, turns
 from lstm_fast.bench.contenders import FAST
@@ -36,7 +36,6 @@ from lstm_fast.text.models import MODELS
 CLASSES = {KERAS: (keras.layers.LSTM, keras.layers.Bidirectional), FAST: (FastLSTM, FastBidirectional)}
 SCENARIOS = (*(Scenario(64, 256, size, size) for size in (32, 64, 128, 256)), IMDB, IMDB_REPEATING)
 QUICK = (Scenario(3, 5, 4, 6), Scenario(3, 5, 4, 6, bidirectional=True, padding=IMDB_PADDING))
-VOCABULARY = 8185  # of subwords8k
 BUDGET_SECONDS = 1.0  # for the turns of a case
 WHATS = ("layers", "models", "jit", "devices")
 
@@ -145,10 +144,7 @@ def layers(scenarios: Sequence[Scenario], budget: float) -> Iterator[list[Row]]:
 def models(scenarios: Sequence[Scenario], budget: float) -> Iterator[list[Row]]:
     """The models of the worked example, on a batch of reviews as long as that of the padded scenario."""
     scenario = next(each for each in scenarios if each.padded)
-    rng = np.random.default_rng(0)
-    ids = rng.integers(1, VOCABULARY, (scenario.batch, scenario.time))
-    ids[np.arange(scenario.time) >= scenario.lengths[:, None]] = 0
-    labels = rng.integers(0, 2, scenario.batch).astype(np.float32)
+    ids, labels = ids_and_labels(scenario, VOCABULARY)
     for model in MODELS:
         for masked in (True, False):
             made = {

@@ -2,9 +2,12 @@
 
 from dataclasses import replace
 
+import numpy as np
+
 from lstm_fast.bench.scenarios import FULL, IMDB_PADDING, Scenario
 
 SCENARIOS = FULL
+VOCABULARY = 8185  # the entries of `subwords8k`
 SMOKE_SCENARIOS = (
     Scenario(3, 5, 4, 6),
     Scenario(3, 5, 4, 6, padding=IMDB_PADDING),
@@ -27,3 +30,11 @@ GPU_SCENARIOS = (
     Scenario(64, 256, 128, 128, bidirectional=True),
     Scenario(64, 256, 256, 256, padding=IMDB_PADDING),
 )
+
+
+def ids_and_labels(scenario: Scenario, vocabulary: int = VOCABULARY) -> tuple[np.ndarray, np.ndarray]:
+    """A batch of made-up reviews for a model; id 0 is padding."""
+    rng = np.random.default_rng(0)
+    ids = rng.integers(1, vocabulary, (scenario.batch, scenario.time))
+    ids[np.arange(scenario.time) >= scenario.lengths[:, None]] = 0
+    return ids, rng.integers(0, 2, (scenario.batch, 1))

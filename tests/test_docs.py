@@ -50,7 +50,7 @@ NOT_RUN = {
     "mkdir ": "is for the lines after it",
     "pytest benchmarks": "takes long; CI runs it once, without measuring",
     "pytest -m gpu": "needs a GPU",
-    "python -m benchmarks": "measures for minutes; benchmarks/test_commands.py runs these commands in small",
+    "python -m benchmarks": "measures for minutes; tests in benchmarks/ run these commands in small",
 }
 # Options that make a command of lstm-fast quick. The last of several equal options counts. But all shapes are measured,
 # so this one replaces the page's.

@@ -3,45 +3,40 @@
 import importlib.util
 import os
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from typing import Any
 
 from benchmarks import FAST, KERAS_LAYER, worker
 from benchmarks.results import Row
+from benchmarks.scenarios import IMDB, VOCABULARY, ids_and_labels
 from benchmarks.suites import Case, Settings
 from lstm_fast.bench.prepared import Prepared
-from lstm_fast.bench.scenarios import IMDB_PADDING, Scenario
+from lstm_fast.bench.scenarios import Scenario
 
 BACKENDS = ("tensorflow", "jax", "torch")
-VOCABULARY = 8185  # the entries of `subwords8k`
-BATCH, TIME = 64, 1354  # the longest review of an IMDB batch
-QUICK = 3, 8
+QUICK = replace(IMDB, batch=3, time=8)
 SECONDS = 20.0
 SLOW_SECONDS = 10.0  # Keras on PyTorch takes a minute or more a step: it is timed once
 
 
 def cases(settings: Settings) -> list[Case]:
-    batch, time = QUICK if settings.quick else (BATCH, TIME)
-    name = f"single IMDB model, batch {batch}, {time} timesteps"
+    scenario = QUICK if settings.quick else IMDB
+    name = f"single IMDB model, batch {scenario.batch}, {scenario.time} timesteps"
     installed = [backend for backend in BACKENDS if importlib.util.find_spec(backend)]
-    return [Case("backends", f"{name}, {backend}", "training", (backend, batch, time)) for backend in installed]
+    return [Case("backends", f"{name}, {backend}", "training", (backend, scenario)) for backend in installed]
 
 
 def measure(case: Case, settings: Settings) -> list[Row]:
-    backend, batch, time = case.what
-    times = worker.once(train, batch, time, settings.budget(SECONDS), BENCHMARK_BACKEND=backend)
-    facts = {"backend": backend, "padding": 1 - scenario_of(batch, time).real_share}
+    backend, scenario = case.what
+    times = worker.once(train, asdict(scenario), settings.budget(SECONDS), BENCHMARK_BACKEND=backend)
+    facts = {"backend": backend, "padding": 1 - scenario.real_share}
     cases_of = {masked: case._replace(name=f"{case.name}{', masked' * masked}") for masked in (False, True)}
     return [cases_of[masked].row(name, seconds, **facts) for name, masked, seconds in times]
 
 
-def scenario_of(batch: int, time: int) -> Scenario:
-    return Scenario(batch, time, 64, 64, bidirectional=True, padding=IMDB_PADDING)
-
-
-def train(batch: int, time: int, seconds: float) -> list[tuple[str, bool, list[float]]]:
+def train(scenario: dict[str, Any], seconds: float) -> list[tuple[str, bool, list[float]]]:
     """The seconds of `train_on_batch`, by contender, without and with the mask."""
     import keras
-    import numpy as np
 
     from lstm_fast import _core
     from lstm_fast.bench.turns import take_turns
@@ -49,10 +44,7 @@ def train(batch: int, time: int, seconds: float) -> list[tuple[str, bool, list[f
 
     expected = os.environ["BENCHMARK_BACKEND"]
     assert keras.backend.backend() == expected, f"Keras runs on {keras.backend.backend()}, not on {expected}"
-    rng = np.random.default_rng(0)
-    ids = rng.integers(1, VOCABULARY, (batch, time))  # 0 is padding
-    ids[np.arange(time) >= scenario_of(batch, time).lengths[:, None]] = 0
-    labels = rng.integers(0, 2, (batch, 1))
+    ids, labels = ids_and_labels(Scenario(**scenario))
 
     def step(layer: Any, mask: bool) -> Callable[[], Any]:
         model = single(VOCABULARY, layer, mask=mask, seed=0)

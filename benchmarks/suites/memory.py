@@ -2,17 +2,17 @@
 
 from benchmarks import FAST, KERAS_LAYER, worker
 from benchmarks.results import Row
+from benchmarks.scenarios import IMDB, VOCABULARY
 from benchmarks.suites import Case, Settings
 from lstm_fast.bench.memory import peak_bytes, reset_peak
 
 CONTENDERS = (KERAS_LAYER, FAST, f"{FAST}, recompute")
-BATCH, TIME, VOCABULARY = 64, 1354, 8185  # the longest review of an IMDB batch, the entries of `subwords8k`
 QUICK = 8, 50
 STEPS = 3  # the allocator has then seen everything that it will reuse
 
 
 def cases(settings: Settings) -> list[Case]:
-    batch, time = QUICK if settings.quick else (BATCH, TIME)
+    batch, time = QUICK if settings.quick else (IMDB.batch, IMDB.time)
     name = f"single IMDB model, batch {batch}, {time} timesteps"
     return [Case("memory", name, "training", (contender, batch, time)) for contender in CONTENDERS]
 
