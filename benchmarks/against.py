@@ -45,6 +45,12 @@ def has_compiled_parts(tree: Path) -> bool:
     return any((tree / "lstm_fast").glob("_core*.so"))
 
 
+def newer_sources(tree: Path) -> bool:
+    """Whether sources of the kernels are younger than what is compiled, which would then be compared for them."""
+    sources = (path.stat().st_mtime for path in (tree / "csrc").rglob("*") if path.is_file())
+    return max(sources, default=0.0) > max(path.stat().st_mtime for path in (tree / "lstm_fast").glob("*.so"))
+
+
 @contextlib.contextmanager
 def tree_of(what: str) -> Iterator[Path]:
     """Yields the source tree, with its compiled parts, that a path or a commit stands for.
@@ -180,6 +186,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows: list[Row] = []
     try:
         with tree_of(given.other) as other, tempfile.TemporaryDirectory() as folder:
+            for tree in filter(newer_sources, (TREE, other)):
+                print(
+                    f"{tree}: files in csrc are newer than the compiled parts: are these up to date?", file=sys.stderr
+                )
             every = models(settings, Path(folder)) if given.reviews else layers(given.quick)
             name = f"{given.other}, commit {results.commit_of(other)[0][:12]}"
             cases = [case for case in every if not given.only or any(text in f"{case}" for text in given.only)]

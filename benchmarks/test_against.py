@@ -1,6 +1,7 @@
 """Verdicts between two trees: of made-up rounds, and of a tree that was made slower and wrong on purpose."""
 
 import math
+import os
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -149,3 +150,13 @@ def test_usage(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: 
     with pytest.raises(SystemExit):
         against.main(["main"])
     assert "expected the compiled parts of this tree" in " ".join(capsys.readouterr().err.split())
+
+
+def test_compiled_parts_may_be_old(tmp_path: Path) -> None:
+    for name in ("csrc/a.cc", "lstm_fast/_core.so"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    os.utime(tmp_path / "csrc" / "a.cc", (1, 1))
+    assert not against.newer_sources(tmp_path)
+    os.utime(tmp_path / "lstm_fast" / "_core.so", (0, 0))
+    assert against.newer_sources(tmp_path)
