@@ -21,6 +21,7 @@ from benchmarks import (
 )
 from benchmarks.results import File, Row, pass_name
 from lstm_fast.bench.turns import ratio
+from lstm_fast.bench.words import significant
 
 OWN = (FAST, FAST_XLA, TWO_CALLS, ON_NUMPY)
 WORST = 10  # cells of the grid to name
@@ -125,7 +126,7 @@ def _over(own: Row, group: dict[str, Row], *names: str) -> float | None:
     others = [group[name] for name in names if name in group]
     if not others or not own.facts.get("right", True):
         return None
-    if own.suite == "layers":  # each was measured after the other, in rounds of its own
+    if own.suite in ("layers", "recompute", "overhead"):  # each was measured after the other, in rounds of its own
         return min(row.median for row in others) / own.median
     return ratio(own.seconds, *(row.seconds for row in others))
 
@@ -133,7 +134,7 @@ def _over(own: Row, group: dict[str, Row], *names: str) -> float | None:
 Extra = Callable[[Row, dict[str, Row]], str]  # a column, of FastLSTM's row and all of the case
 
 
-def _compared(title: str, note: str, **extra: Extra) -> Callable[[Sequence[Row]], Iterator[Table]]:
+def _compared(title: str, note: str = "", **extra: Extra) -> Callable[[Sequence[Row]], Iterator[Table]]:
     """A table with FastLSTM's time, and how many times as long each other contender takes."""
 
     def render(rows: Sequence[Row]) -> Iterator[Table]:
@@ -202,18 +203,6 @@ def _padding(rows: Sequence[Row]) -> Iterator[Table]:
     columns = ("pass, B,T,D,H", "ms, masked", "ms, unmasked", "times as fast", "by timesteps", "padding")
     note = "FastLSTM on one padded batch; by timesteps: all of them over the real ones."
     yield Table("Padding", columns, lines, note)
-
-
-def _recompute(rows: Sequence[Row]) -> Iterator[Table]:
-    first = rows[0]
-    lines = [(row.contender, _ms(row), f"{row.median / first.median:.2f}") for row in rows]
-    columns = ("contender", "ms", f"times {first.contender}")
-    yield Table(f"Recomputation of the gates, {first.name}", columns, lines)
-
-
-def _overhead(rows: Sequence[Row]) -> Iterator[Table]:
-    lines = [(row.contender, f"{1e6 * row.median:.1f}") for row in rows]
-    yield Table(f"A call with next to no work, {rows[0].name}", ("contender", "µs"), lines)
 
 
 def _threads(rows: Sequence[Row]) -> Iterator[Table]:
@@ -385,7 +374,7 @@ def _steps(rows: Sequence[Row]) -> Iterator[Table]:
 
 
 def _ms(row: Row) -> str:
-    return f"{1e3 * row.median:.2f}"
+    return significant(1e3 * row.median)
 
 
 # By suite, in the order of the report.
@@ -397,8 +386,8 @@ TABLES: Mapping[str, Callable[[Sequence[Row]], Iterator[Table]]] = {
     ),
     "roofline": _roofline,
     "padding": _padding,
-    "recompute": _recompute,
-    "overhead": _overhead,
+    "recompute": _compared("Recomputation of the gates"),
+    "overhead": _compared("A call with next to no work"),
     "turns": _compared("In turns", "Share: of the rate of NumPy's matrix product, in turns, too.", share=_share),
     "threads": _threads,
     "gpu": _gpu,
