@@ -44,6 +44,8 @@ int Crowd::Limit(int wanted, Clock::time_point now) {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (most_ < wanted && now >= until_) {
     most_ = most_ > INT_MAX / 2 ? INT_MAX : 2 * most_;
+    until_ = now + kFirstPause;  // or until such teams have run for a while
+    trying_ = true;
     time_ = {};
     stopped_ = 0;
   }
@@ -56,12 +58,14 @@ void Crowd::Report(int size, Clock::duration time, int64_t stopped, Clock::time_
   stopped_ += stopped;
   if (time_ < kWindow) return;
   if (stopped_ * kBetweenStops > time_) {
-    most_ = std::max(1, size / 2);
+    most_ = std::min(most_, std::max(1, size / 2));  // less than that may have been decided since the team began
     pause_ = std::clamp<Clock::duration>(2 * pause_, kFirstPause, kLongestPause);
     until_ = now + pause_;
   } else {
     pause_ = {};
+    if (trying_) until_ = now;
   }
+  trying_ = false;
   time_ = {};
   stopped_ = 0;
 }

@@ -33,6 +33,7 @@ class Crowd {
   std::mutex mutex_;
   int most_ = INT_MAX;         // threads of a team
   Clock::time_point until_{};  // when more are tried
+  bool trying_ = false;        // whether more are, and nobody knows yet how that goes
   Clock::duration pause_{};    // the last one
   Clock::duration time_{};     // of teams, since it was last decided
   int64_t stopped_ = 0;        // likewise

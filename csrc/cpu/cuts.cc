@@ -1,7 +1,10 @@
 #include "cpu/cuts.h"
 
 #include <algorithm>
+#include <functional>
 #include <numeric>
+#include <queue>
+#include <utility>
 #include <vector>
 
 #include "cpu/kernel.h"
@@ -185,13 +188,20 @@ double LongestTeam(const Cuts& cuts, int64_t tasks, const TaskFlop& task_flop) {
   const double average =
       double(AtLeast1(std::accumulate(of_tasks.begin(), of_tasks.end(), int64_t{0}))) / double(tasks);
   std::vector<int64_t> of_teams(static_cast<size_t>(cuts.teams));
-  double longest = 0;
   if (cuts.threads <= cuts.teams) {  // who has the least to do claims the next task
-    for (const int64_t timesteps : of_tasks) *std::min_element(of_teams.begin(), of_teams.end()) += timesteps;
-    return double(*std::max_element(of_teams.begin(), of_teams.end())) / average * task_flop(1);
+    std::priority_queue<int64_t, std::vector<int64_t>, std::greater<int64_t>> loads({}, std::move(of_teams));
+    int64_t longest = 0;
+    for (const int64_t timesteps : of_tasks) {
+      const int64_t load = loads.top() + timesteps;
+      loads.pop();
+      loads.push(load);
+      longest = std::max(longest, load);
+    }
+    return double(longest) / average * task_flop(1);
   }
   const std::vector<int64_t> sizes = TeamSizes(cuts, cuts.threads);
   for (size_t task = 0; task < of_tasks.size(); ++task) of_teams[task % of_teams.size()] += of_tasks[task];
+  double longest = 0;
   for (size_t team = 0; team < sizes.size(); ++team) {
     longest = std::max(longest, double(of_teams[team]) / average * task_flop(sizes[team]));
   }
@@ -199,17 +209,20 @@ double LongestTeam(const Cuts& cuts, int64_t tasks, const TaskFlop& task_flop) {
 }
 
 // Threads that would have no task, or only short ones, join others' tasks. There may be fewer teams than tasks, so that
-// no thread is left. `threads`: as many as the work is worth.
+// no thread is left. `threads`: as many as the work is worth. One thread chooses while the others wait, so that it
+// looks at a few cuts only, and at none where there is nothing to gain.
 template <class TaskFlop>
 void ChooseTeams(int64_t threads, int64_t tasks, const TaskFlop& task_flop, Cuts& cuts) {
+  constexpr double kGain = 0.97;  // what is estimated is no more exact
   Cuts best = cuts;
   double least = LongestTeam(cuts, tasks, task_flop);
-  for (int64_t teams = std::min(threads, tasks); teams > 0; --teams) {
+  const double ideal = double(tasks) / double(threads) * task_flop(1);
+  for (int64_t teams = std::min(threads, tasks); teams > 0 && kGain * least > ideal; teams -= AtLeast1(teams / 8)) {
     for (int64_t wanted = std::min(threads, teams * cuts.most); wanted > teams; wanted /= 2) {
       cuts.teams = teams;
       cuts.threads = cuts.of_tasks.empty() ? wanted - wanted % teams : wanted;
       const double cost = LongestTeam(cuts, tasks, task_flop);
-      if (cost >= 0.97 * least) continue;  // what is estimated is no more exact
+      if (cost >= kGain * least) continue;
       least = cost;
       best = cuts;
     }
@@ -224,14 +237,17 @@ std::vector<int64_t> TeamSizes(const Cuts& cuts, int64_t threads) {
   std::vector<int64_t> sizes(static_cast<size_t>(teams), 1), timesteps(sizes.size());
   for (size_t task = 0; task < cuts.of_tasks.size(); ++task) timesteps[task % sizes.size()] += cuts.of_tasks[task];
   if (cuts.of_tasks.empty()) std::fill(timesteps.begin(), timesteps.end(), 1);
-  for (int64_t left = threads - teams; left > 0; --left) {
-    size_t next = 0;  // has the most timesteps for each of its threads
-    for (size_t team = 1; team < sizes.size(); ++team) {
-      const bool full = sizes[next] == cuts.most, more = timesteps[team] * sizes[next] > timesteps[next] * sizes[team];
-      if (sizes[team] < cuts.most && (full || more)) next = team;
-    }
-    if (sizes[next] == cuts.most) break;
-    ++sizes[next];
+  // The team with the most timesteps for each of its threads has the next one.
+  const auto after = [&](size_t a, size_t b) {
+    const int64_t of_a = timesteps[a] * sizes[b], of_b = timesteps[b] * sizes[a];
+    return of_a < of_b || (of_a == of_b && a > b);
+  };
+  std::priority_queue<size_t, std::vector<size_t>, decltype(after)> next(after);
+  for (size_t team = 0; team < sizes.size() && cuts.most > 1; ++team) next.push(team);
+  for (int64_t left = threads - teams; left > 0 && !next.empty(); --left) {
+    const size_t team = next.top();
+    next.pop();
+    if (++sizes[team] < cuts.most) next.push(team);
   }
   return sizes;
 }

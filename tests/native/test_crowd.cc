@@ -68,6 +68,29 @@ LSTM_FAST_TEST(a_team_has_its_threads_again_when_the_others_are_gone) {
   ExpectThreads(16, large.Run(16, milliseconds(2000)));
 }
 
+// Several callers have teams at the same time, some of them since before it was decided.
+LSTM_FAST_TEST(a_large_team_that_was_stopped_gives_no_other_more_threads) {
+  Crowd crowd;
+  const Crowd::Clock::time_point now{};
+  crowd.Report(2, milliseconds(25), 100, now);
+  ExpectThreads(1, crowd.Limit(64, now));
+  crowd.Report(64, milliseconds(25), 100, now);
+  ExpectThreads(1, crowd.Limit(64, now));
+}
+
+LSTM_FAST_TEST(more_threads_are_tried_one_step_after_the_other) {
+  Crowd crowd;
+  Crowd::Clock::time_point now{};
+  crowd.Report(2, milliseconds(25), 100, now);
+  now += milliseconds(200);
+  ExpectThreads(2, crowd.Limit(16, now));
+  ExpectThreads(2, crowd.Limit(16, now));
+  crowd.Report(2, milliseconds(25), 0, now);  // nobody was stopped
+  ExpectThreads(4, crowd.Limit(16, now));
+  now += milliseconds(200);  // nobody has reported
+  ExpectThreads(8, crowd.Limit(16, now));
+}
+
 LSTM_FAST_TEST(the_system_counts_how_often_a_thread_is_stopped) {
 #if defined(__linux__)
   // Two threads on one processor: each is stopped for the other.

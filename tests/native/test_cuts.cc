@@ -1,5 +1,6 @@
 // How passes are cut for many threads, by arithmetic: a machine with two processors shows here what 64 would do.
 // native_tests --table cuts prints it all.
+#include <chrono>
 #include <cstdio>
 #include <initializer_list>
 #include <string>
@@ -163,6 +164,17 @@ LSTM_FAST_TEST(cuts_leave_work_where_timesteps_repeat) {
            std::to_string(cuts.teams) + " teams and " + std::to_string(cuts.threads) + " threads of " +
                std::to_string(target.threads) + ", B = " + std::to_string(target.batch));
   }
+}
+
+// Choosing is done by one thread, while all others wait: it must not take as long as the work. The count is the most
+// that may be set.
+LSTM_FAST_TEST(cuts_are_chosen_fast_for_any_number_of_threads) {
+  const Work work = Padded(Layer(4096, 128, 16));
+  const auto begin = std::chrono::steady_clock::now();
+  CutForward(work, 4096);
+  CutBackward(work, 4096);
+  const std::chrono::duration<double> time = std::chrono::steady_clock::now() - begin;
+  Expect(time.count() < 0.2, std::to_string(time.count()) + " s for a choice");
 }
 
 LSTM_FAST_TEST(teams_have_threads_by_their_work) {
