@@ -205,7 +205,8 @@ def test_a_loss_that_cannot_be_loaded(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "loss: the model is not compiled, so a stand-in" in printed
     # The module that registers it.
     status, found = bench(tmp_path, None, "--timesteps", "4", "--import", __name__)
-    assert (status, found["notes"][:-1]) == (0, [])
+    assert status == 0
+    assert not [note for note in found["notes"] if "loaded" in note]  # a busy machine has notes of its own
     assert "loss: the model's own, of made-up targets" in capsys.readouterr().out
 
 
