@@ -110,13 +110,12 @@ def _fields(scenario: Scenario) -> dict[str, Any]:
     return {name: value for name, value in dataclasses.asdict(scenario).items() if value != defaults[name]}
 
 
-def models(settings: Settings, folder: Path) -> Iterator[Case]:
-    """The models of the worked example."""
-    for case in reviews.cases(settings):
-        own = folder / case.what
-        own.mkdir()
-        question = {"layer": "fast", **reviews.trained(case.what, settings, own)}
-        yield Case("against", case.name, "", Question(FAST, "model", question))
+def model(case: Case, settings: Settings, folder: Path) -> Case:
+    """A model of the worked example, trained before."""
+    own = folder / case.what
+    own.mkdir()
+    question = {"layer": "fast", **reviews.trained(case.what, settings, own)}
+    return Case("against", case.name, "", Question(FAST, "model", question))
 
 
 def attempt(trees: Mapping[str, Path], cases: Sequence[Case], seconds: float, **facts: Any) -> Iterator[Row]:
@@ -172,7 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.add_argument("--output", type=Path, default=Path("against.jsonl"), help="file of results to write")
     options.add_argument("--threshold", type=float, default=100 * verdicts.THRESHOLD, help="percent; default: 5")
     options.add_argument("--seconds", type=float, help="for both trees and one line; default: 12, of models 60")
-    options.add_argument("--only", nargs="+", metavar="TEXT", help="lines whose names have one of these in them")
+    options.add_argument("--only", nargs="+", metavar="TEXT", help="cases whose names have one of these in them")
     options.add_argument("--reviews", action="store_true", help="the models of the worked example, not layers")
     options.add_argument("--data", default="sample", help="of the reviews, as of `lstm-fast train`")
     options.add_argument("--vocabulary", type=Path, help="of the reviews: a .subwords file")
@@ -182,6 +181,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not has_compiled_parts(TREE):
         options.error(f"expected the compiled parts of this tree in {TREE / 'lstm_fast'}, found none")
     settings = Settings(given.quick, given.seconds, None, given.data, given.vocabulary, given.steps)
+    every = reviews.cases(settings) if given.reviews else layers(given.quick)
+    cases = [case for case in every if not given.only or any(text in f"{case}" for text in given.only)]
+    if not cases:  # a status of 0 would say that nothing is slower
+        options.error("expected lines to compare, found none")
     header = results.header(given.command)
     rows: list[Row] = []
     try:
@@ -190,9 +193,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(
                     f"{tree}: files in csrc are newer than the compiled parts: are these up to date?", file=sys.stderr
                 )
-            every = models(settings, Path(folder)) if given.reviews else layers(given.quick)
+            if given.reviews:
+                cases = [model(case, settings, Path(folder)) for case in cases]
             name = f"{given.other}, commit {results.commit_of(other)[0][:12]}"
-            cases = [case for case in every if not given.only or any(text in f"{case}" for text in given.only)]
             seconds = settings.budget(reviews.SECONDS if given.reviews else SECONDS)
             with results.writing(given.output, lambda: header) as add:
                 for row in compare(other, name, cases, given.threshold / 100, seconds):

@@ -146,6 +146,11 @@ def test_usage(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: 
             against.main([what])
         assert stopped.value.code == 2
         assert f"{expected} {what}" in " ".join(capsys.readouterr().err.split())
+    for options in (["--only", "trainng"], ["--reviews", "--only", "training"]):  # a model is a case of both passes
+        with pytest.raises(SystemExit) as stopped:
+            against.main([str(against.TREE), *options])
+        assert stopped.value.code == 2
+        assert "expected lines to compare, found none" in " ".join(capsys.readouterr().err.split())
     monkeypatch.setattr(against, "TREE", tmp_path)
     with pytest.raises(SystemExit):
         against.main(["main"])
