@@ -151,6 +151,11 @@ def test_usage(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: 
             against.main([str(against.TREE), *options])
         assert stopped.value.code == 2
         assert "expected lines to compare, found none" in " ".join(capsys.readouterr().err.split())
+    for options in ("--threshold=nan", "--threshold=-100", "--threshold=inf", "--threshold=x", "--seconds=-1"):
+        with pytest.raises(SystemExit) as stopped:
+            against.main([str(against.TREE), options])
+        assert stopped.value.code == 2
+        assert "expected a number of at least 0, found" in " ".join(capsys.readouterr().err.split())
     monkeypatch.setattr(against, "TREE", tmp_path)
     with pytest.raises(SystemExit):
         against.main(["main"])
