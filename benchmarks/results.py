@@ -120,9 +120,16 @@ def writing(path: Path, make_header: Callable[[], Header], *, append: bool = Fal
         path: the file.
         make_header: called for the header, unless rows are appended to a file that has one.
         append: whether rows that are there stay.
+
+    Raises:
+        ValueError: rows would be appended to a file that is not one of results; it stays as it is.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    whole, _, cut_off = path.read_bytes().rpartition(b"\n") if append and path.exists() else (b"", b"", b"")
+    there = path.read_bytes() if append and path.exists() else b""
+    begin = json.dumps({"schema": SCHEMA}).rstrip("}").encode()
+    if not there.startswith(begin[: len(there)]):  # a header may be cut off, too
+        raise ValueError(f"{path}: expected results to append to, found another file")
+    whole, _, cut_off = there.rpartition(b"\n")
     if cut_off:  # its writer was stopped
         path.write_bytes(whole + b"\n" * bool(whole))
     found = None if whole else make_header()

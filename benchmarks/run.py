@@ -69,6 +69,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not work:
         options.error("expected cases to measure, found none")
     header = results.header(given.command)
+    try:
+        there = results.read([given.output])[0].header if given.append and given.output.exists() else header
+    except (OSError, ValueError) as error:
+        options.error(f"--append: {error}")
+    if (there.commit, there.dirty) != (header.commit, header.dirty):  # a file has one header for all of its rows
+        options.error(f"--append: expected rows of {header.commit[:12]}, as this tree is, found {there}")
     rows: list[Row] = []
     with results.writing(given.output, lambda: header, append=given.append) as add:
         for case in track(work, description=" ".join(given.suites)):

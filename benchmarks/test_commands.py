@@ -46,7 +46,13 @@ def test_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert len(results.read([tmp_path])[0].rows) == 2
     assert "AssertionError: too hard" in capsys.readouterr().out
     assert run.main([*options, "--only", "inference"]) == 0
+    assert run.main([*options, "--only", "inference", "--append"]) == 0
+    assert len(results.read([tmp_path])[0].rows) == 2
+    (tmp_path / "other.json").write_text('{\n"machine_info": 1}')
+    monkeypatch.setenv(results.COMMIT, "0123")
     for more, message in {
+        "--append": "--append: expected rows of 0123, as this tree is, found commit",
+        f"--append --output {tmp_path / 'other.json'}": "found neither",
         "--only nothing": "expected cases to measure, found none",
         f"--again {tmp_path}": "expected the suite grid alone, found threads",
         "training": "invalid choice: 'training'",

@@ -182,6 +182,23 @@ def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert results.read([path]) == [results.File(path, HEADER, [row, row])]
 
 
+@pytest.mark.parametrize("text", ["{}", '{\n"benchmarks": 1}', '{"schema": "lstm_fast benchmarks, 2"}\n'])
+def test_no_row_goes_to_a_foreign_file(tmp_path: Path, text: str) -> None:
+    (tmp_path / "foreign.json").write_text(text)
+    with pytest.raises(ValueError, match=r"foreign.json: expected results to append to"):
+        with results.writing(tmp_path / "foreign.json", lambda: HEADER, append=True):
+            pass
+    assert (tmp_path / "foreign.json").read_text() == text
+
+
+@pytest.mark.parametrize("text", ["", '{"sch', '{"schema": "lstm_fast benchmarks, 1", "commit": "0'])
+def test_a_header_that_is_cut_off_is_written_again(tmp_path: Path, text: str) -> None:
+    (tmp_path / "run.jsonl").write_text(text)
+    with results.writing(tmp_path / "run.jsonl", lambda: HEADER, append=True):
+        pass
+    assert results.read([tmp_path])[0].header == HEADER
+
+
 def test_bad_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "folder").mkdir()
     row = {"suite": "turns", "case": "", "pass": "", "contender": "FastLSTM", "seconds": [1.0], "facts": {}}
