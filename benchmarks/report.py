@@ -24,7 +24,7 @@ def show(rendered: Sequence[Table]) -> None:
     from rich.console import Console
     from rich.table import Table as RichTable
 
-    console = Console()
+    console = Console(markup=False, emoji=False)  # texts hold brackets and colons of others
     width, unlimited = console.width, console.options.update(max_width=MAX_WIDTH)
     for table in rendered:
         printed = RichTable(title=table.title, caption=table.note or None, box=box.SIMPLE_HEAD, title_justify="left")

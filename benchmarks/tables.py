@@ -39,7 +39,8 @@ class Table(NamedTuple):
 
     def markdown(self) -> str:
         rule = ("---", *["---:"] * (len(self.columns) - 1))
-        lines = "\n".join(f"| {' | '.join(line)} |" for line in (self.columns, rule, *self.rows))
+        texts = ([text.replace("|", r"\|") for text in line] for line in (self.columns, rule, *self.rows))
+        lines = "\n".join(f"| {' | '.join(line)} |" for line in texts)
         return f"## {self.title}\n\n{lines}\n" + (f"\n{self.note}\n" if self.note else "")
 
 

@@ -182,6 +182,13 @@ def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert results.read([path]) == [results.File(path, HEADER, [row, row])]
 
 
+def test_texts_of_others_are_shown_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    why = "TypeError: expected [batch, time] in [/tmp] :smile: a|b"
+    text = rendered(write(tmp_path, "run.jsonl", Row("turns", "1,2,3,4", "", "", [], {"error": why})), output=tmp_path)
+    assert why.replace("|", r"\|") in text
+    assert why in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("text", ["{}", '{\n"benchmarks": 1}', '{"schema": "lstm_fast benchmarks, 2"}\n'])
 def test_no_row_goes_to_a_foreign_file(tmp_path: Path, text: str) -> None:
     (tmp_path / "foreign.json").write_text(text)
