@@ -70,7 +70,8 @@ def test_grid_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
         return [Row("grid", f"2,3,4,{units}", pass_, name, [value], shape) for name, value in seconds.items()]
 
     with results.writing(tmp_path / "grid.jsonl", lambda: results.Header("", False, "", "", {})) as add:
-        for row in (*rows(8, "training", 0.5), *rows(9, "inference", 1.5)):
+        failed = Row("grid", "2,3,4,7", "training", "", [], {"error": "out of memory"})
+        for row in (failed, *rows(8, "training", 0.5), *rows(9, "inference", 1.5)):
             add(row)
     monkeypatch.setattr(grid, "AGAIN_SECONDS", 0.0)
     again = tmp_path / "again.jsonl"
