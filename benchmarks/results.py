@@ -168,16 +168,19 @@ def read(paths: Iterable[Path]) -> list[File]:
 
 
 def _read(path: Path) -> File:
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: expected results as text, found {error}") from None
     try:
         first = json.loads(lines[0]) if lines else None
-    except ValueError:  # JSON of many lines
+    except (ValueError, RecursionError):  # JSON of many lines
         first = None
     if isinstance(first, dict) and "schema" in first:
         return _of_lines(path, first, lines[1:])
     try:
         content = json.loads("".join(lines))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: expected results as lines of JSON, or of pytest-benchmark, found {error}") from None
     if not isinstance(content, dict) or "benchmarks" not in content:
         raise ValueError(f"{path}: expected a header with a schema, or benchmarks of pytest-benchmark, found neither")

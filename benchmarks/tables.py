@@ -75,7 +75,7 @@ def tables(files: Sequence[File]) -> Iterator[Table]:
         try:
             products = good.get("roofline", []) if suite == "layers" else []
             yield from TABLES[suite](good[suite] + products)
-        except (LookupError, TypeError, AttributeError, statistics.StatisticsError) as error:
+        except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
             names = ", ".join(f"{file.path}" for file in files if suite in file.suites)
             found = f"{suite}: {error!r}"
             raise ValueError(f"{names}: expected rows that benchmarks.tables can show, found {found}") from error

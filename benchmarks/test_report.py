@@ -210,7 +210,11 @@ def test_bad_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     (tmp_path / "folder").mkdir()
     row = {"suite": "turns", "case": "", "pass": "", "contender": "FastLSTM", "seconds": [1.0], "facts": {}}
     first = json.dumps({"schema": results.SCHEMA, **dataclasses.asdict(HEADER)})
+    untimed = {**row, "contender": "PyTorch", "seconds": []}
     for name, text, message in (
+        ("deep.json", "[" * 100_000, "maximum recursion depth"),
+        ("zero.jsonl", f"{first}\n{json.dumps(row)}\n{json.dumps(untimed)}\n", "found turns: ZeroDivisionError"),
+        ("alone.jsonl", f"{first}\n{json.dumps({**row, 'suite': 'grid', 'contender': 'x'})}\n", "found grid: ValueError"),
         ("missing.json", None, "No such file"),
         ("empty.jsonl", "", "expected results as lines of JSON, or of pytest-benchmark"),
         ("cut off.json", "{", "expected results as lines of JSON, or of pytest-benchmark"),
@@ -236,3 +240,6 @@ def test_bad_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         assert message in error
         assert error.count("\n") == 1
         assert not (tmp_path / "out").exists()
+    (tmp_path / "latin.jsonl").write_bytes(b"\xff")
+    with pytest.raises(ValueError, match=r"latin.jsonl: expected results as text"):
+        results.read([tmp_path / "latin.jsonl"])
