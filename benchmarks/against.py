@@ -169,9 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser("against", __doc__)
     options.add_argument("other", metavar="COMMIT|TREE", help="of lstm_fast; a tree must have its compiled parts")
     options.add_argument("--output", type=Path, default=Path("against.jsonl"), help="file of results to write")
-    options.add_argument(
-        "--threshold", type=not_negative, default=100 * verdicts.THRESHOLD, help="percent; default: 5"
-    )
+    options.add_argument("--threshold", type=not_negative, default=100 * verdicts.THRESHOLD, help="percent; default: 5")
     options.add_argument("--seconds", type=not_negative, help="for both trees and one line; default: 12, of models 60")
     options.add_argument("--only", nargs="+", metavar="TEXT", help="cases whose names have one of these in them")
     options.add_argument("--reviews", action="store_true", help="the models of the worked example, not layers")

@@ -50,7 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.add_argument("--output", type=Path, required=True, help="file of results to write, .jsonl")
     options.add_argument("--append", action="store_true", help="keep the rows that the file has")
     options.add_argument("--only", nargs="+", metavar="TEXT", help="cases whose names have one of these in them")
-    options.add_argument("--seconds", type=not_negative, help="for the contenders of a case; default: as the suite has it")
+    options.add_argument(
+        "--seconds", type=not_negative, help="for the contenders of a case; default: as the suite has it"
+    )
     options.add_argument("--quick", action="store_true", help="small cases only, to see that it works")
     options.add_argument("--again", type=Path, metavar="FILE", help="grid: cells that were slower in FILE, for longer")
     options.add_argument("--data", default="sample", help="reviews: as of `lstm-fast train`")

@@ -256,6 +256,15 @@ def _exports(rows: Sequence[Row]) -> Iterator[Table]:
 
 
 def _against(rows: Sequence[Row]) -> Iterator[Table]:
+    """A table for each tree that this one was compared with: files of several comparisons may lie in one folder."""
+    comparisons: dict[tuple[str, float], list[Row]] = {}
+    for row in rows:
+        comparisons.setdefault((row.facts["other"], row.facts["threshold"]), []).append(row)
+    for members in comparisons.values():
+        yield _comparison(members)
+
+
+def _comparison(rows: Sequence[Row]) -> Table:
     lines = []
     for found in verdicts.lines(rows):
         this = found.rows[0]
@@ -263,16 +272,20 @@ def _against(rows: Sequence[Row]) -> Iterator[Table]:
             lines.append((this.name, this.contender, *[NOTHING] * 4, found.verdict, found.why[:200]))
             continue
         low, median, high = (f"{value:.2f}" for value in found.interval)
-        own, other = ({row.facts["tree"]: row for row in found.rows}[tree] for tree in (verdicts.THIS, verdicts.OTHER))
+        # The first attempt's, as the interval is.
+        own, other = (
+            next(row for row in found.rows if row.facts["tree"] == tree) for tree in (verdicts.THIS, verdicts.OTHER)
+        )
         memory = _memory_of(other, own)
         lines.append((own.name, own.contender, median, f"{low} to {high}", _ms(own), memory, found.verdict, ""))
     facts = rows[0].facts
     columns = ("pass, case", "contender", "times as fast", "95 % interval", "ms", "memory of the other", "verdict", "")
     note = (
-        f"Slower or faster: the interval of the median ratio lies more than {facts['threshold']:.0%} from 1, and so it "
-        "does in new processes. Nothing is timed that computes something wrong in one of the trees."
+        "Slower or faster: the interval of the median ratio says that one of both takes more than "
+        f"{100 * facts['threshold']:g}% longer, and so it does in new processes. Figures are those of the first ones. "
+        "Nothing is timed that computes something wrong in one of the trees."
     )
-    yield Table(f"This tree against {facts['other']}", columns, lines, note)
+    return Table(f"This tree against {facts['other']}", columns, lines, note)
 
 
 def _gpu(rows: Sequence[Row]) -> Iterator[Table]:

@@ -23,6 +23,7 @@ from benchmarks import (
     XLA,
     report,
     results,
+    verdicts,
 )
 from benchmarks.results import Row
 
@@ -189,12 +190,30 @@ def test_texts_of_others_are_shown_as_they_are(tmp_path: Path, capsys: pytest.Ca
     assert why in capsys.readouterr().out
 
 
+def test_comparisons_stay_apart(tmp_path: Path) -> None:
+    """Each has a table of its own, whose milliseconds are those of its ratio: the first attempt's."""
+    for name, seconds in (("main", ((0.002, 0.001), (0.004, 0.003))), ("v1", ((0.005, 0.005),))):
+        facts = {"threshold": 0.005, "other": name}
+        rows = [
+            Row("against", "1,2,3,4", "training", FAST, [value] * 9, {**facts, "attempt": n, "tree": tree})
+            for n, pair in enumerate(seconds, start=1)
+            for tree, value in zip((verdicts.THIS, verdicts.OTHER), pair, strict=True)
+        ]
+        write(tmp_path / "results", f"{name}.jsonl", *rows)
+    text = rendered(tmp_path / "results", output=tmp_path)
+    assert "against main" in text
+    assert "against v1" in text
+    assert "| training 1,2,3,4 | FastLSTM | 0.50 | 0.50 to 0.50 | 2.00 | - | slower |  |" in text
+    assert "| training 1,2,3,4 | FastLSTM | 1.00 | 1.00 to 1.00 | 5.00 | - | same |  |" in text
+    assert "more than 0.5% longer" in text
+
+
 @pytest.mark.parametrize("text", ["{}", '{\n"benchmarks": 1}', '{"schema": "lstm_fast benchmarks, 2"}\n'])
 def test_no_row_goes_to_a_foreign_file(tmp_path: Path, text: str) -> None:
     (tmp_path / "foreign.json").write_text(text)
-    with pytest.raises(ValueError, match=r"foreign.json: expected results to append to"):
-        with results.writing(tmp_path / "foreign.json", lambda: HEADER, append=True):
-            pass
+    appending = results.writing(tmp_path / "foreign.json", lambda: HEADER, append=True)
+    with pytest.raises(ValueError, match=r"foreign.json: expected results to append to"), appending:
+        pass
     assert (tmp_path / "foreign.json").read_text() == text
 
 
@@ -214,7 +233,11 @@ def test_bad_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     for name, text, message in (
         ("deep.json", "[" * 100_000, "maximum recursion depth"),
         ("zero.jsonl", f"{first}\n{json.dumps(row)}\n{json.dumps(untimed)}\n", "found turns: ZeroDivisionError"),
-        ("alone.jsonl", f"{first}\n{json.dumps({**row, 'suite': 'grid', 'contender': 'x'})}\n", "found grid: ValueError"),
+        (
+            "alone.jsonl",
+            f"{first}\n{json.dumps({**row, 'suite': 'grid', 'contender': 'x'})}\n",
+            "found grid: ValueError",
+        ),
         ("missing.json", None, "No such file"),
         ("empty.jsonl", "", "expected results as lines of JSON, or of pytest-benchmark"),
         ("cut off.json", "{", "expected results as lines of JSON, or of pytest-benchmark"),

@@ -37,7 +37,9 @@ def scenarios() -> Iterator[Scenario]:
 def cases(settings: Settings) -> list[Case]:
     if settings.again is None:
         return turns.of_scenarios("grid", QUICK if settings.quick else list(scenarios()))
-    measured = [row for file in results.read([settings.again]) for row in file.rows if row.suite == "grid" and row.seconds]
+    measured = [
+        row for file in results.read([settings.again]) for row in file.rows if row.suite == "grid" and row.seconds
+    ]
     slower = [cell for cell in cells_of(measured) if min(cell.ratios.values()) < 1]
     found = [(Scenario(cell.batch, cell.time, cell.features, cell.units), cell.pass_) for cell in slower]
     return [Case("grid", f"{scenario}", pass_, (scenario, pass_ == "training")) for scenario, pass_ in found]
