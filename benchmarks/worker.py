@@ -32,7 +32,7 @@ class Worker:
 
     def __init__(self, name: str = "", tree: Path = TREE, **environment: str) -> None:
         self.name = name
-        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - it must live as long as the process
+        self.errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - it must live as long as the process
         script = f"import runpy; runpy.run_path({str(Path(__file__).resolve())!r}, run_name='__main__')"
         self.process = subprocess.Popen(
             [sys.executable, "-c", script],
