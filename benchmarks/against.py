@@ -13,6 +13,7 @@ import dataclasses
 import itertools
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -75,6 +76,16 @@ def tree_of(what: str) -> Iterator[Path]:
             yield tree
         finally:
             _run("git", "worktree", "remove", "--force", str(tree), cwd=TREE)
+
+
+@contextlib.contextmanager
+def orderly() -> Iterator[None]:
+    """SIGTERM ends this as Ctrl-C does, so that no work tree is left behind: `timeout` and CI send it."""
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _run(*command: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -188,7 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     header = results.header(given.command)
     rows: list[Row] = []
     try:
-        with tree_of(given.other) as other, tempfile.TemporaryDirectory() as folder:
+        with orderly(), tree_of(given.other) as other, tempfile.TemporaryDirectory() as folder:
             for tree in filter(newer_sources, (TREE, other)):
                 print(
                     f"{tree}: files in csrc are newer than the compiled parts: are these up to date?", file=sys.stderr

@@ -3,6 +3,7 @@
 import math
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -137,6 +138,24 @@ def test_a_commit_is_built(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
         against.main(["broken", "--output", str(tmp_path / "against.jsonl")])
     assert stopped.value.code == 2
     assert "build_ext --build-lib . failed: 0123" in " ".join(capsys.readouterr().err.split())
+
+
+def test_no_work_tree_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[str] = []
+
+    def run(*command: str, **_: object) -> subprocess.CompletedProcess[str]:
+        called.append(" ".join(command[1:3]))
+        if "setup.py" in command:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return subprocess.CompletedProcess(command, 0, stdout="0123\n")
+
+    monkeypatch.setattr(against, "_run", run)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stopped, against.orderly(), against.tree_of("main"):
+        pass
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert called[-1] == "worktree remove"
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_usage(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
