@@ -33,6 +33,7 @@ from benchmarks.verdicts import OTHER, THIS
 from benchmarks.worker import Worker, WorkerError, working
 from lstm_fast.bench.scenarios import Scenario
 from lstm_fast.bench.turns import take_turns
+from lstm_fast.errors import DataError
 
 SECONDS = 12.0  # for both trees and one line
 BUILD = "-DLSTM_FAST_CUDA=OFF -DLSTM_FAST_TENSORFLOW=OFF"  # the CPU is compared
@@ -214,7 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 for row in compare(other, name, cases, given.threshold / 100, seconds):
                     add(row)
                     rows.append(row)
-    except NothingToCompareError as error:
+    except (NothingToCompareError, DataError, OSError) as error:  # not 1: no line is slower
         options.error(f"{error}")
     report.show(list(tables([File(given.output, header, rows)])))
     return int(any(line.verdict in (verdicts.SLOWER, verdicts.WRONG) for line in verdicts.lines(rows)))

@@ -78,11 +78,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if (there.commit, there.dirty) != (header.commit, header.dirty):  # a file has one header for all of its rows
         options.error(f"--append: expected rows of {header.commit[:12]}, as this tree is, found {there}")
     rows: list[Row] = []
-    with results.writing(given.output, lambda: header, append=given.append) as add:
-        for case in track(work, description=" ".join(given.suites)):
-            for row in measured(case, settings):
-                add(row)
-                rows.append(row)
+    try:
+        with results.writing(given.output, lambda: header, append=given.append) as add:
+            for case in track(work, description=" ".join(given.suites)):
+                for row in measured(case, settings):
+                    add(row)
+                    rows.append(row)
+    except OSError as error:  # not 1: no case has failed
+        options.error(f"--output: {error}")
     report.show(list(tables([File(given.output, header, rows)])))
     return int(any("error" in row.facts for row in rows))
 

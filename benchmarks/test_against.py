@@ -175,6 +175,15 @@ def test_usage(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: 
             against.main([str(against.TREE), options])
         assert stopped.value.code == 2
         assert "expected a number of at least 0, found" in " ".join(capsys.readouterr().err.split())
+    here, output = str(against.TREE), str(tmp_path / "against.jsonl")
+    for options, message in (
+        (["--output", str(tmp_path)], "Is a directory"),
+        (["--reviews", "--data", "no-such-data", "--output", output], "found nothing at no-such-data"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            against.main([here, "--quick", *options])
+        assert stopped.value.code == 2
+        assert message in " ".join(capsys.readouterr().err.split())
     monkeypatch.setattr(against, "TREE", tmp_path)
     with pytest.raises(SystemExit):
         against.main(["main"])

@@ -51,6 +51,7 @@ def test_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     (tmp_path / "other.json").write_text('{\n"machine_info": 1}')
     monkeypatch.setenv(results.COMMIT, "0123")
     for more, message in {
+        f"--output {tmp_path}": "--output: [Errno 21] Is a directory",
         "--append": "--append: expected rows of 0123, as this tree is, found commit",
         f"--append --output {tmp_path / 'other.json'}": "found neither",
         "--only nothing": "expected cases to measure, found none",
