@@ -8,6 +8,7 @@ rows, too.
 import contextlib
 import dataclasses
 import datetime
+import fcntl
 import json
 import os
 import statistics
@@ -122,18 +123,22 @@ def writing(path: Path, make_header: Callable[[], Header], *, append: bool = Fal
         append: whether rows that are there stay.
 
     Raises:
+        OSError: the file cannot be written, or another run writes it.
         ValueError: rows would be appended to a file that is not one of results; it stays as it is.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    there = path.read_bytes() if append and path.exists() else b""
-    begin = json.dumps({"schema": SCHEMA}).rstrip("}").encode()
-    if not there.startswith(begin[: len(there)]):  # a header may be cut off, too
-        raise ValueError(f"{path}: expected results to append to, found another file")
-    whole, _, cut_off = there.rpartition(b"\n")
-    if cut_off:  # its writer was stopped
-        path.write_bytes(whole + b"\n" * bool(whole))
-    found = None if whole else make_header()
-    with path.open("a" if append else "w", encoding="utf-8") as file:
+    with path.open("a", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BlockingIOError(f"{path}: expected results that nobody else writes, found another run") from None
+        there = path.read_bytes() if append else b""
+        begin = json.dumps({"schema": SCHEMA}).rstrip("}").encode()
+        if not there.startswith(begin[: len(there)]):  # a header may be cut off, too
+            raise ValueError(f"{path}: expected results to append to, found another file")
+        whole = there[: there.rfind(b"\n") + 1]  # the rest's writer was stopped
+        found = None if whole else make_header()
+        file.truncate(len(whole))
 
         def write(content: Any) -> None:
             print(json.dumps(content, default=str), file=file, flush=True)

@@ -183,6 +183,17 @@ def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert results.read([path]) == [results.File(path, HEADER, [row, row])]
 
 
+def test_two_runs_do_not_write_one_file(tmp_path: Path) -> None:
+    row = Row("turns", "1,2,3,4", "training", FAST, [1.0])
+    with results.writing(tmp_path / "run.jsonl", lambda: HEADER) as add:
+        add(row)
+        second = results.writing(tmp_path / "run.jsonl", lambda: HEADER)
+        with pytest.raises(BlockingIOError, match="expected results that nobody else writes"), second:
+            pass
+        add(row)
+    assert results.read([tmp_path])[0].rows == [row, row]
+
+
 def test_texts_of_others_are_shown_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     why = "TypeError: expected [batch, time] in [/tmp] :smile: a|b"
     text = rendered(write(tmp_path, "run.jsonl", Row("turns", "1,2,3,4", "", "", [], {"error": why})), output=tmp_path)
