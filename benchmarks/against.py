@@ -213,8 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             seconds = settings.budget(reviews.SECONDS if given.reviews else SECONDS)
             with results.writing(given.output, lambda: header) as add:
                 for row in compare(other, name, cases, given.threshold / 100, seconds):
-                    add(row)
-                    rows.append(row)
+                    rows.append(add(row))
     except (NothingToCompareError, DataError, OSError) as error:  # not 1: no line is slower
         options.error(f"{error}")
     report.show(list(tables([File(given.output, header, rows)])))

@@ -10,7 +10,7 @@ try:
     from pytest_benchmark.fixture import BenchmarkFixture
 except ModuleNotFoundError:
     raise pytest.UsageError(
-        "benchmarks: expected the package pytest-benchmark, found none; run pip install '.[bench]'"
+        "benchmarks: expected the package pytest-benchmark, found none; run pip install -e '.[bench]'"
     ) from None
 
 from benchmarks import DEVICE

@@ -114,8 +114,8 @@ def commit_of(tree: Path) -> tuple[str, bool]:
 
 
 @contextlib.contextmanager
-def writing(path: Path, make_header: Callable[[], Header], *, append: bool = False) -> Iterator[Callable[[Row], None]]:
-    """Yields a function that writes a row at once: it stays if the next one never ends.
+def writing(path: Path, make_header: Callable[[], Header], *, append: bool = False) -> Iterator[Callable[[Row], Row]]:
+    """Yields a function that writes a row at once, and returns it as written. It stays if the next one never ends.
 
     Args:
         path: the file.
@@ -146,10 +146,11 @@ def writing(path: Path, make_header: Callable[[], Header], *, append: bool = Fal
         if found:
             write({"schema": SCHEMA, **dataclasses.asdict(found)})
 
-        def add(row: Row) -> None:
+        def add(row: Row) -> Row:
             seconds = [float(f"{value:.7g}") for value in row.seconds]  # no clock has more digits
-            content = dataclasses.asdict(dataclasses.replace(row, seconds=seconds))
-            write({name.rstrip("_"): value for name, value in content.items()})
+            written = dataclasses.replace(row, seconds=seconds)
+            write({name.rstrip("_"): value for name, value in dataclasses.asdict(written).items()})
+            return written
 
         yield add
 

@@ -82,8 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with results.writing(given.output, lambda: header, append=given.append) as add:
             for case in track(work, description=" ".join(given.suites)):
                 for row in measured(case, settings):
-                    add(row)
-                    rows.append(row)
+                    rows.append(add(row))
     except OSError as error:  # not 1: no case has failed
         options.error(f"--output: {error}")
     report.show(list(tables([File(given.output, header, rows)])))

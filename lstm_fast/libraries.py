@@ -15,6 +15,9 @@ from typing import TypeVar
 from lstm_fast.locks import fork_safe_lock
 
 _PACKAGE = pathlib.Path(__file__).parent
+_ADVICE = "reinstall lstm_fast"
+if (_PACKAGE.parent / "setup.py").exists():  # Python looks into the folder where it starts before all others
+    _ADVICE += "; Python has found its source folder: start Python elsewhere, or run `pip install -e .` there"
 
 T = TypeVar("T")
 
@@ -61,7 +64,7 @@ def once(where: str = "") -> Callable[[Callable[[], T]], Callable[[], T]]:
 def check_library(path: pathlib.Path) -> None:
     """Raises LibraryError if `path` is missing or cut off: mapping such a file would kill the process (SIGBUS)."""
     if not path.exists():
-        raise LibraryError(f"{path} is missing: reinstall lstm_fast")
+        raise LibraryError(f"{path} is missing: {_ADVICE}")
     with path.open("rb") as file:
         header = file.read(64)
     if header[:6] != b"\x7fELF\x02\x01":  # not ELF, 64 bits, little-endian: dlopen itself refuses what it cannot read
@@ -125,7 +128,7 @@ def cuda() -> ModuleType:
 def _load_cuda() -> ModuleType:
     modules = list(_PACKAGE.glob("_cuda.*.so"))
     if not modules:
-        raise LibraryError(f"{_PACKAGE / '_cuda.*.so'} is missing: reinstall lstm_fast")
+        raise LibraryError(f"{_PACKAGE / '_cuda.*.so'} is missing: {_ADVICE}")
     for path in [*modules, _PACKAGE / "liblstm_fast_cuda.so"]:
         check_library(path)
     try:

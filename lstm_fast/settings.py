@@ -146,6 +146,13 @@ class Config:
     def __repr__(self) -> str:
         return f"<lstm_fast.config {' '.join(f'{name}={self._shown(name)}' for name in VARIABLES)}>"
 
+    if not TYPE_CHECKING:  # mypy knows the attributes, and would take any name then
+
+        def __setattr__(self, name: str, value: object) -> None:
+            if not hasattr(type(self), name) or name == "isa":
+                raise AttributeError(_no_setting(name))
+            object.__setattr__(self, name, value)
+
     @property
     def kernel(self) -> str:
         """Which code runs: "auto", "fused" or "keras". LSTM_FAST_KERNEL, else "auto".
@@ -250,9 +257,7 @@ class Config:
         checked = {}
         for name, value in settings.items():
             if name not in _SETTINGS:
-                close = difflib.get_close_matches(name, _SETTINGS, n=1)
-                meant = f"; did you mean `{close[0]}`?" if close else ""
-                raise TypeError(f"lstm_fast.config: expected {', '.join(_SETTINGS)}, found `{name}`{meant}")
+                raise TypeError(_no_setting(name))
             checked[name] = None if value is None else _SETTINGS[name].check(f"lstm_fast.config: `{name}`", value)
         with self._lock:
             before = {name: self._set.get(name) for name in checked}
@@ -280,6 +285,15 @@ class Config:
                 first = first or error
         if first:
             raise first
+
+
+def _no_setting(name: str) -> str:
+    """Returns why a name cannot be set."""
+    if name == "isa":
+        return "lstm_fast.config: `isa` cannot be set; set the variable LSTM_FAST_ISA before the first call of a layer"
+    close = [known for known in _SETTINGS if known in name] or difflib.get_close_matches(name, _SETTINGS, n=1)
+    meant = f"; did you mean `{close[0]}`?" if close else ""
+    return f"lstm_fast.config: expected {', '.join(_SETTINGS)}, found `{name}`{meant}"
 
 
 class PutBack:

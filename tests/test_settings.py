@@ -118,7 +118,7 @@ def test_a_call_without_a_block_sets() -> None:
         ("threads", "2", TypeError, "found '2'"),
         ("keep_mib", -1, ValueError, "`keep_mib`: expected an integer from 0 to 1073741824, found -1"),
         ("keep_mib", 2**40, ValueError, "found 1099511627776"),
-        ("isa", "generic", TypeError, "found `isa`"),
+        ("isa", "generic", TypeError, "`isa` cannot be set; set the variable LSTM_FAST_ISA before"),
         ("threads", np.array(2.7), TypeError, "found array"),
         ("kernel", np.array(["keras"]), ValueError, "`kernel`: expected one of"),
         ("skip_repeats", 1, TypeError, "`skip_repeats`: expected True or False, found 1"),
@@ -141,9 +141,11 @@ def test_wrong_values_change_nothing(name: str, value: Any, error: type, message
 
 
 def test_what_cannot_be_set_is_an_error() -> None:
-    with pytest.raises(AttributeError):
-        config.thread = 2  # type: ignore[attr-defined]
-    with pytest.raises(AttributeError):  # the backward pass needs the instruction set of its forward pass
+    with pytest.raises(AttributeError, match="found `num_threads`; did you mean `threads`"):
+        config.num_threads = 2  # type: ignore[attr-defined]
+    with pytest.raises(
+        AttributeError, match="`isa` cannot be set"
+    ):  # the backward pass needs the instruction set of its forward pass
         config.isa = "generic"  # type: ignore[misc]
     assert config.isa == _core.isa()
 

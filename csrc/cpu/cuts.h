@@ -37,7 +37,7 @@ struct Cuts {
   int64_t tile_rows;    // rows of a tile; the last one may have fewer
   int64_t chunk_steps;  // timesteps projected, or gone back through, at once
   int64_t teams;        // that run the tasks
-  int64_t threads;      // of all teams; no more than teams: each is a single thread, which claims its tasks
+  int64_t threads;      // of all teams together; as many as teams: each is one thread, which claims its tasks
   int64_t most;         // threads that a team may have
   bool in_place;        // the weights are read as they were given
   // Timesteps of each task, all rows together; empty: all alike.

@@ -82,7 +82,8 @@ def _speed(result: Comparison) -> Table:
         slow, fast = times.median("keras"), times.median("fast")
         speed.add_row(name, f"{fast:.1f}", f"{slow:.1f}", f"[bold]{times.ratio:.2f} x[/bold]")
 
-    speed.caption = f"FastLSTM: {result.computed:.0%} of the timesteps computed, the rest copied"
+    timesteps = "timesteps that are not masked" if result.mask else "timesteps"
+    speed.caption = f"FastLSTM: {result.computed:.0%} of the {timesteps} computed, the others copied"
     return speed
 
 

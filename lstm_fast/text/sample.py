@@ -24,7 +24,7 @@ MEDIAN_LENGTH = 253
 MIN_LENGTH, MAX_LENGTH = 12, 3944
 # Of the lognormal. The tail of IMDB's lengths is lighter than a lognormal's: with their 0.78, batches would be longer.
 LENGTH_SIGMA = 0.74
-LEARNING_RATE = 5e-3  # learns the rule within 3 epochs of 2,000 reviews; IMDB's 1e-4 needs far more steps
+LEARNING_RATE = 5e-3  # learns the rule within 3 epochs of 2,000 reviews
 WORDS_PER_OPINION = 6
 CONTRARY_SHARE = 0.25  # the largest share of one side's opinions that contradicts that side
 # Every third reviewer negates most opinions, the others few: a model that ignores negations is wrong.
