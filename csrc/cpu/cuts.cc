@@ -282,7 +282,7 @@ Cuts CutForward(const Work& work, int64_t threads) {
   if (cuts.of_tasks.empty()) {
     const int64_t wanted = std::min(worth, tasks * cuts.most);
     if (wanted > tasks) cuts.threads = wanted - wanted % tasks;
-  } else {
+  } else if (threads > tasks) {  // otherwise a helper that wakes late would leave a whole pass to one thread
     const Average tile = AverageTile(work, cuts.tile_rows);
     ChooseTeams(worth, tasks, [&](int64_t members) { return ForwardTaskFlop(work, tile, members); }, cuts);
   }
@@ -304,7 +304,8 @@ Cuts CutBackward(const Work& work, int64_t threads) {
   cuts.teams = cuts.threads = Workers(threads, tasks, 2 * work.Flop());
   // Threads without a row of their own lose more by waiting than the products' shares gain, measured with one row.
   cuts.most = std::max(cuts.tile_rows * MostSharingUnits(work, 1), MostSharingUnits(work, cuts.tile_rows));
-  const bool claims = threads == 2 && tasks > 1 && cuts.of_tasks.empty();  // two threads with tasks of equal length
+  // A team cannot be joined once it runs: a helper that wakes late would leave a whole pass to one thread.
+  const bool claims = tasks > 1 && (threads == 2 || (threads <= tasks && !cuts.of_tasks.empty()));
   if (!claims && !(work.repeats && work.SkipsByRow())) {
     const Average tile = AverageTile(work, cuts.tile_rows);
     const auto task_flop = [&](int64_t members) { return BackwardTaskFlop(work, cuts, tile, members); };
