@@ -1,7 +1,7 @@
 // The layer's schedule: which rows run where and when, over the kernels of the active instruction set.
 //
 // Rows are sorted by the number of timesteps that they will take and cut into tiles; a tile runs all its timesteps on
-// one thread, so that a call forks and joins once per phase. Where threads would have no tile, or only short ones,
+// one thread, so that a call forks and joins once per phase. Where there are more threads than tiles,
 // several run a tile together, as a team (cuts.cc): forward, each on its own units, with a barrier in each timestep;
 // backward, most often each with its own rows, with a few barriers in a chunk of timesteps. The backward pass adds the
 // gradients of the weights up in "slots", each a fixed list of tiles with accumulators of its own, whose number depends
