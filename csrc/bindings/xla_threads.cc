@@ -111,7 +111,8 @@ void XlaThreads::Run(int64_t count, void (*task)(void*, int64_t), void* context)
   job->WaitUntilLeft();
 }
 
-void XlaThreads::RunTogether(int wanted, void (*task)(void*, int, int), void* context) {
+void XlaThreads::RunTogether(int wanted, std::chrono::microseconds patience, void (*task)(void*, int, int),
+                             void* context) {
   const int helpers = std::min(wanted, threads_) - 1;
   if (helpers < 1) {
     task(context, 0, 1);
@@ -121,7 +122,7 @@ void XlaThreads::RunTogether(int wanted, void (*task)(void*, int, int), void* co
   const auto work = [&](int rank) { task(context, rank, WaitForSize(size)); };
   const auto job = std::make_shared<Job>(work, true);
   Offer(job, helpers);
-  SpinUntil([&] { return job->AllJoined(helpers); });
+  SpinUntil([&] { return job->AllJoined(helpers); }, patience);
   size.store(1 + job->Close(), std::memory_order_release);
   job->Work();
   job->WaitUntilLeft();

@@ -2,6 +2,7 @@
 #ifndef LSTM_FAST_BINDINGS_XLA_THREADS_H_
 #define LSTM_FAST_BINDINGS_XLA_THREADS_H_
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
 
@@ -21,7 +22,8 @@ class XlaThreads final : public Parallel {
 
   int threads() const override { return threads_; }
   void Run(int64_t count, void (*task)(void* context, int64_t index), void* context) override;
-  void RunTogether(int wanted, void (*task)(void* context, int rank, int size), void* context) override;
+  void RunTogether(int wanted, std::chrono::microseconds patience, void (*task)(void* context, int rank, int size),
+                   void* context) override;
 
  private:
   class Job;

@@ -1,8 +1,6 @@
 #include "cpu/crowd.h"
 
-#if defined(__linux__)
-#include <sys/resource.h>
-#endif
+#include <time.h>
 
 #include <algorithm>
 
@@ -13,22 +11,21 @@ namespace {
 
 using std::chrono::milliseconds;
 
-// So much time of teams is looked at before it is decided. The system lets a thread run for about 3 ms.
-constexpr milliseconds kWindow{20};
-// Stopped more often than that, on average, others are at work: a machine with nothing else to do stops a thread some
-// times a second, one with another program on the same processor some hundred times.
-constexpr milliseconds kBetweenStops{10};
+// So much time of teams is looked at before it is decided that they are alone. The system lets a thread run for about
+// 3 ms: one such stop does not count.
+constexpr milliseconds kWindow{40};
+// Stopped for a larger part of the time than one in so many, others are at work. Another program on a member's
+// processor takes half of it, what the system itself has to do takes a hundredth.
+constexpr int kPart = 8;
 // Before more threads are tried again: twice as long each time, so that trials take little.
 constexpr milliseconds kFirstPause{200}, kLongestPause{1600};
 
 }  // namespace
 
-int64_t TimesStopped() {
-#if defined(RUSAGE_THREAD)
-  rusage usage;
-  if (getrusage(RUSAGE_THREAD, &usage) == 0) return usage.ru_nivcsw;
-#endif
-  return 0;
+std::chrono::steady_clock::duration ProcessorTime() {
+  timespec time{};
+  if (clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time) != 0) return std::chrono::steady_clock::now().time_since_epoch();
+  return std::chrono::seconds(time.tv_sec) + std::chrono::nanoseconds(time.tv_nsec);
 }
 
 Crowd& Crowd::OfProcess() {
@@ -47,17 +44,18 @@ int Crowd::Limit(int wanted, Clock::time_point now) {
     until_ = now + kFirstPause;  // or until such teams have run for a while
     trying_ = true;
     time_ = {};
-    stopped_ = 0;
+    stopped_ = {};
   }
   return std::min(most_, wanted);
 }
 
-void Crowd::Report(int size, Clock::duration time, int64_t stopped, Clock::time_point now) {
+void Crowd::Report(int size, Clock::duration time, Clock::duration stopped, Clock::time_point now) {
   const std::lock_guard<std::mutex> lock(mutex_);
   time_ += time;
   stopped_ += stopped;
-  if (time_ < kWindow) return;
-  if (stopped_ * kBetweenStops > time_) {
+  const bool beside_others = stopped_ * kPart > std::max<Clock::duration>(time_, kWindow);
+  if (!beside_others && time_ < kWindow) return;
+  if (beside_others) {
     most_ = std::min(most_, std::max(1, size / 2));  // less than that may have been decided since the team began
     pause_ = std::clamp<Clock::duration>(2 * pause_, kFirstPause, kLongestPause);
     until_ = now + pause_;
@@ -67,7 +65,7 @@ void Crowd::Report(int size, Clock::duration time, int64_t stopped, Clock::time_
   }
   trying_ = false;
   time_ = {};
-  stopped_ = 0;
+  stopped_ = {};
 }
 
 }  // namespace lstm_fast

@@ -5,13 +5,12 @@
 
 #include <chrono>
 #include <climits>
-#include <cstdint>
 #include <mutex>
 
 namespace lstm_fast {
 
-// How often the system has stopped this thread for another one, since it began; 0 where the system does not say.
-int64_t TimesStopped();
+// For how long this thread has run on a processor, from some point in time on.
+std::chrono::steady_clock::duration ProcessorTime();
 
 // Thread-safe.
 class Crowd {
@@ -24,8 +23,8 @@ class Crowd {
   // How many of the threads that are wanted a team may have. After a while more are tried again.
   int Limit(int wanted, Clock::time_point now);
 
-  // A team of `size` threads was at work until `now`; its members were stopped so many times, together.
-  void Report(int size, Clock::duration time, int64_t stopped, Clock::time_point now);
+  // A team of `size` threads was at work until `now`; its members, together, were kept from running for so long.
+  void Report(int size, Clock::duration time, Clock::duration stopped, Clock::time_point now);
 
   std::mutex& mutex() { return mutex_; }
 
@@ -36,7 +35,7 @@ class Crowd {
   bool trying_ = false;        // whether more are, and nobody knows yet how that goes
   Clock::duration pause_{};    // the last one
   Clock::duration time_{};     // of teams, since it was last decided
-  int64_t stopped_ = 0;        // likewise
+  Clock::duration stopped_{};  // likewise
 };
 
 }  // namespace lstm_fast

@@ -39,6 +39,7 @@ struct Cuts {
   int64_t teams;        // that run the tasks
   int64_t threads;      // of all teams together; as many as teams: each is one thread, which claims its tasks
   int64_t most;         // threads that a team may have
+  int64_t patience;     // microseconds to wait for them: they may sleep
   bool in_place;        // the weights are read as they were given
   // Timesteps of each task, all rows together; empty: all alike.
   std::vector<int64_t> of_tasks;

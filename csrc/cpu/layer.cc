@@ -1,7 +1,7 @@
 // The layer's schedule: which rows run where and when, over the kernels of the active instruction set.
 //
 // Rows are sorted by the number of timesteps that they will take and cut into tiles; a tile runs all its timesteps on
-// one thread, so that a call forks and joins once per phase. Where there are more threads than tiles,
+// one thread, so that a call forks and joins once per phase. Where threads would have no tile, or only short ones,
 // several run a tile together, as a team (cuts.cc): forward, each on its own units, with a barrier in each timestep;
 // backward, most often each with its own rows, with a few barriers in a chunk of timesteps. The backward pass adds the
 // gradients of the weights up in "slots", each a fixed list of tiles with accumulators of its own, whose number depends
@@ -92,7 +92,7 @@ class Layer {
     const Workspace packed(static_cast<size_t>(weights_.PackedSize(cuts.in_place)) * sizeof(Real));
     weights_.Pack(packed.data<Real>(), direction_);
     const int64_t scratch_size = kernels_.forward_scratch(direction_[0], tiles[0].rows);
-    const Workspace scratch(static_cast<size_t>(cuts.teams * scratch_size) * sizeof(Real));
+    const Workspace scratch(static_cast<size_t>(TasksAtOnce(cuts, tasks) * scratch_size) * sizeof(Real));
     const auto one_group = [](int64_t) -> int64_t { return 1; };
     const auto run = [&](int64_t task, int64_t worker, const Team& team) {
       const Tile& tile = tiles[static_cast<size_t>(task / directions)];
@@ -152,7 +152,7 @@ class Layer {
     }
     const bool in_place = cuts.gradients_in_place && weights_.AllGradientsWanted(output);
     const Workspace partial(in_place ? 0 : static_cast<size_t>(slots * directions * gradient_size) * sizeof(Real));
-    const Workspace scratch(static_cast<size_t>(cuts.teams * scratch_size) * sizeof(Real));
+    const Workspace scratch(static_cast<size_t>(TasksAtOnce(cuts, tasks) * scratch_size) * sizeof(Real));
     if (tiles.empty()) {  // nobody would write them
       std::fill_n(partial.data<Real>(), slots * directions * gradient_size, Real(0));
     }

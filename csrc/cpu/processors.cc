@@ -28,6 +28,12 @@ class ProcessorSet {
   size_t bytes() const { return words_.size() * sizeof(cpu_set_t); }
   int count() { return CPU_COUNT_S(bytes(), data()); }
   void Add(int processor) { CPU_SET_S(static_cast<size_t>(processor), bytes(), data()); }
+  // Returns whether it was in the set.
+  bool Remove(int processor) {
+    if (processor < 0 || !CPU_ISSET_S(static_cast<size_t>(processor), bytes(), data())) return false;
+    CPU_CLR_S(static_cast<size_t>(processor), bytes(), data());
+    return true;
+  }
 
  private:
   std::vector<cpu_set_t> words_;  // zeros
@@ -60,10 +66,24 @@ int ProcessorCount() {
   return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
 }
 
-void RunOnProcessors() {
+int CurrentProcessor() {
 #if defined(__linux__)
-  ProcessorSet& set = Processors();
-  if (set.count()) static_cast<void>(pthread_setaffinity_np(pthread_self(), set.bytes(), set.data()));
+  return sched_getcpu();
+#else
+  return -1;
+#endif
+}
+
+void RunOnProcessorsBut(int processor, std::thread::native_handle_type thread) {
+#if defined(__linux__)
+  static auto* const kept = new ProcessorSet(Processors());  // a copy made here would need memory each time
+  ProcessorSet& set = *kept;
+  const bool removed = set.Remove(processor);
+  if (set.count()) static_cast<void>(pthread_setaffinity_np(thread, set.bytes(), set.data()));
+  if (removed) set.Add(processor);
+#else
+  static_cast<void>(processor);
+  static_cast<void>(thread);
 #endif
 }
 

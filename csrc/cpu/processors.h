@@ -2,13 +2,19 @@
 #ifndef LSTM_FAST_CPU_PROCESSORS_H_
 #define LSTM_FAST_CPU_PROCESSORS_H_
 
+#include <thread>
+
 namespace lstm_fast {
 
 // How many there are: at least 1.
 int ProcessorCount();
 
-// Lets the calling thread run on all of them, whatever the thread that started it is bound to. Advice only.
-void RunOnProcessors();
+// The one that the calling thread is on; -1 where the system does not say.
+int CurrentProcessor();
+
+// Lets a thread run on all of them but one, or with -1 on all, whatever the thread that started it is bound to. Advice
+// only. By one thread at a time.
+void RunOnProcessorsBut(int processor, std::thread::native_handle_type thread);
 
 }  // namespace lstm_fast
 

@@ -75,6 +75,8 @@ inline void WakeAll(std::atomic<unsigned>& word) {
 // Where `size` threads wait for each other again and again. It must outlive the last Wait().
 class Barrier {
  public:
+  using Clock = std::chrono::steady_clock;
+
   void Wait(int64_t size) {
     const unsigned generation = generation_.load(std::memory_order_relaxed);
     if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size) {
@@ -88,9 +90,14 @@ class Barrier {
     if (SpinUntil(passed, kPatience)) return;
     // A member is not running, since the machine is busy. The system moves it to a processor that nobody uses.
     asleep_.fetch_add(1);
+    const auto begin = Clock::now();
     while (!passed()) SleepWhile(generation_, generation);
+    slept_.fetch_add((Clock::now() - begin).count(), std::memory_order_relaxed);
     asleep_.fetch_sub(1);
   }
+
+  // For how long members have slept here, together.
+  Clock::duration slept() const { return Clock::duration(slept_.load(std::memory_order_relaxed)); }
 
  private:
   // More than members of a team that all run are apart, and less than the milliseconds for which the system stops one.
@@ -98,6 +105,7 @@ class Barrier {
   alignas(64) std::atomic<int64_t> arrived_{0};
   alignas(64) std::atomic<unsigned> generation_{0};
   std::atomic<int> asleep_{0};
+  std::atomic<Clock::rep> slept_{0};
 };
 
 }  // namespace lstm_fast

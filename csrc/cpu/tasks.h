@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -38,12 +39,18 @@ inline Cuts LimitTeams(Cuts cuts, int64_t tasks) {
   return cuts;
 }
 
-// Runs task(index, team_number, team) for every index below count. groups_of(size) says into how many groups a team of
-// so many splits.
+// Into how many pieces of scratch memory the tasks of ForEachByTeams() write at once, at most.
+inline int64_t TasksAtOnce(const Cuts& cuts, int64_t tasks) {
+  return cuts.threads <= cuts.teams ? cuts.teams : std::max(cuts.teams, std::min(cuts.threads, tasks));
+}
+
+// Runs task(index, place, team) for every index below count; `place`, below TasksAtOnce(), is the team's own while it
+// runs a task. groups_of(size) says into how many groups a team of so many splits.
 template <class GroupsOf, class Task>
 void ForEachByTeams(Parallel& parallel, const Cuts& cuts, int64_t count, const GroupsOf& groups_of, const Task& task) {
+  const auto alone = [&](int64_t index, int64_t worker) { task(index, worker, kAlone); };
   if (cuts.threads <= cuts.teams) {
-    ForEach(parallel, cuts.teams, count, [&](int64_t index, int64_t worker) { task(index, worker, kAlone); });
+    ForEach(parallel, cuts.teams, count, alone);
     return;
   }
   const int wanted = static_cast<int>(cuts.threads);
@@ -56,13 +63,14 @@ void ForEachByTeams(Parallel& parallel, const Cuts& cuts, int64_t count, const G
   std::vector<int64_t> first_ranks = {0};
   for (const int64_t size : TeamSizes(cuts, wanted)) first_ranks.push_back(first_ranks.back() + size);
   int together = 1;
-  std::atomic<int64_t> stopped{0};  // how often, for other programs
-  parallel.Together(wanted, [&](int64_t rank, int64_t size) {
+  std::atomic<Crowd::Clock::rep> not_running{0};  // for how long members were
+  parallel.Together(wanted, std::chrono::microseconds(cuts.patience), [&](int64_t rank, int64_t size) {
     if (rank == 0) together = static_cast<int>(size);
-    const int64_t before = TimesStopped();
+    if (size <= cuts.teams) return;
+    const auto came = Crowd::Clock::now().time_since_epoch() - ProcessorTime();
     // Where fewer threads came than were wanted, each team has about as many: no memory is needed to find that out.
     const bool all = size == wanted;
-    const int64_t teams = all ? static_cast<int64_t>(first_ranks.size()) - 1 : std::min(cuts.teams, size);
+    const int64_t teams = cuts.teams;
     const auto first_rank = [&](int64_t number) {
       return all ? first_ranks[static_cast<size_t>(number)] : size * number / teams;
     };
@@ -76,10 +84,17 @@ void ForEachByTeams(Parallel& parallel, const Cuts& cuts, int64_t count, const G
       task(i, number, team);
       team.Wait();  // before the scratch memory is used again
     }
-    stopped.fetch_add(TimesStopped() - before, std::memory_order_relaxed);
+    const auto left = Crowd::Clock::now().time_since_epoch() - ProcessorTime();
+    not_running.fetch_add((left - came).count(), std::memory_order_relaxed);
   });
+  if (together <= cuts.teams) {  // a team cannot be joined once it runs, but these can
+    ForEach(parallel, TasksAtOnce(cuts, count), count, alone);
+    return;
+  }
   const auto end = Crowd::Clock::now();
-  if (together > 1) Crowd::OfProcess().Report(together, end - begin, stopped.load(std::memory_order_relaxed), end);
+  Crowd::Clock::duration stopped(not_running.load(std::memory_order_relaxed));
+  for (const Barrier& barrier : barriers) stopped -= barrier.slept();
+  Crowd::OfProcess().Report(together, end - begin, stopped, end);
 }
 
 }  // namespace lstm_fast

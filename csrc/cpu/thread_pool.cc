@@ -67,10 +67,11 @@ struct Job {
     std::fegetenv(&environment);
   }
 
-  Job* next = nullptr;         // in the pool's list; guarded by the pool's mutex
-  int open;                    // helpers that may still join; guarded likewise
-  int joined = 0;              // guarded likewise
-  std::atomic<int> inside{0};  // helpers at work
+  Job* next = nullptr;                 // in the pool's list; guarded by the pool's mutex
+  int open;                            // helpers that may still join; guarded likewise
+  int joined = 0;                      // guarded likewise
+  std::atomic<int> inside{0};          // helpers at work
+  int processor = CurrentProcessor();  // the caller's
   void (*work)(Job&, int rank);
   // The caller's: the bits of a call must not depend on which thread started a helper, whose rounding it has.
   std::fenv_t environment;
@@ -141,15 +142,16 @@ class ThreadPool final : public Parallel {
     Finish(&job);
   }
 
-  void RunTogether(int wanted, void (*task)(void*, int, int), void* context) override {
+  void RunTogether(int wanted, std::chrono::microseconds patience, void (*task)(void*, int, int),
+                   void* context) override {
     const int helpers = std::min(wanted, threads()) - 1;
     if (helpers < 1) {
       task(context, 0, 1);
       return;
     }
     TeamJob job(helpers, task, context);
-    Post(&job);
-    SpinUntil([&] { return job.inside.load(std::memory_order_acquire) == helpers; });
+    const int free = Post(&job);
+    SpinUntil([&] { return job.inside.load(std::memory_order_acquire) >= free; }, patience);
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       Forget(&job);
@@ -174,10 +176,11 @@ class ThreadPool final : public Parallel {
     work_.notify_all();
   }
 
-  // Offers a job to the helpers; the calling thread counts as busy until Finish(). Nothing is allocated but threads,
-  // which it can do without: it never throws.
-  void Post(Job* job) {
+  // Offers a job to the helpers; returns how many may join it at once. The calling thread counts as busy until
+  // Finish(). Nothing is allocated but threads, which it can do without: it never throws.
+  int Post(Job* job) {
     const int wanted = job->open;
+    int free = 0;
     bool all = false;
     {
       const std::lock_guard<std::mutex> lock(mutex_);
@@ -192,6 +195,8 @@ class ThreadPool final : public Parallel {
         }
         ++started_;
       }
+      if (stacked_ && busy_ == 1) KeepAwayFrom(job->processor);
+      free = std::min({wanted, started_, threads() - busy_});
       all = wanted >= started_;
     }
     if (all) {
@@ -199,6 +204,16 @@ class ThreadPool final : public Parallel {
     } else {
       for (int i = 0; i < wanted; ++i) work_.notify_one();
     }
+    return free;
+  }
+
+  // Helpers that sleep must not wake up on the processor that their caller works on. Where there are more helpers than
+  // other processors they may run anywhere.
+  void KeepAwayFrom(int processor) {
+    if (started_ >= ProcessorCount()) processor = -1;
+    if (processor == away_from_) return;
+    away_from_ = processor;
+    for (Helper* helper = helpers_; helper; helper = helper->next) RunOnProcessorsBut(away_from_, helper->thread);
   }
 
   // Returns when no helper is inside the job and none can join it any more.
@@ -230,8 +245,10 @@ class ThreadPool final : public Parallel {
   }
 
   void Serve() {
-    RunOnProcessors();
     std::unique_lock<std::mutex> lock(mutex_);
+    Helper self{pthread_self(), helpers_};
+    helpers_ = &self;
+    RunOnProcessorsBut(away_from_, self.thread);
     while (true) {
       if (!first_) {
         const unsigned seen = posted_.load(std::memory_order_relaxed);
@@ -245,6 +262,7 @@ class ThreadPool final : public Parallel {
       job->inside.fetch_add(1, std::memory_order_relaxed);
       const int rank = ++job->joined;
       if (--job->open == 0) Forget(job);
+      if (CurrentProcessor() == job->processor) stacked_ = true;
       lock.unlock();
       std::fesetenv(&job->environment);
       job->work(*job, rank);
@@ -255,6 +273,12 @@ class ThreadPool final : public Parallel {
     }
   }
 
+  // A thread that serves; lives as long as the process.
+  struct Helper {
+    std::thread::native_handle_type thread;
+    Helper* next;
+  };
+
   Counts counts_;           // guarded by the mutex
   std::atomic<int> limit_;  // what they decide
   std::mutex mutex_;
@@ -263,6 +287,11 @@ class ThreadPool final : public Parallel {
   std::atomic<unsigned> posted_{0};  // counts jobs, for those on the lookout
   int busy_ = 0;                     // threads at work, callers included: at most the limit, but for callers
   int started_ = 0;                  // helpers; they live as long as the process and sleep when idle
+  Helper* helpers_ = nullptr;        // those that run
+  int away_from_ = -1;               // the processor that they keep away from
+  // Whether a helper has woken up on its caller's processor. It ran only when the caller had used its time, after some
+  // ms, while another processor was free. Seen on virtual machines, in most calls after a pause.
+  bool stacked_ = false;
 };
 
 // Never destroyed: threads may outlive static destruction.

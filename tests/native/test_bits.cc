@@ -68,7 +68,9 @@ class OneByOne final : public Parallel {
   void Run(int64_t count, void (*task)(void*, int64_t), void* context) override {
     for (int64_t i = count - 1; i >= 0; --i) task(context, i);
   }
-  void RunTogether(int, void (*task)(void*, int, int), void* context) override { task(context, 0, 1); }
+  void RunTogether(int, std::chrono::microseconds, void (*task)(void*, int, int), void* context) override {
+    task(context, 0, 1);
+  }
 };
 
 LSTM_FAST_TEST(bits_on_threads_of_the_callers_own) {
@@ -90,7 +92,7 @@ class AsManyAsWanted final : public Parallel {
   void Run(int64_t count, void (*task)(void*, int64_t), void* context) override {
     for (int64_t i = 0; i < count; ++i) task(context, i);
   }
-  void RunTogether(int wanted, void (*task)(void*, int, int), void* context) override {
+  void RunTogether(int wanted, std::chrono::microseconds, void (*task)(void*, int, int), void* context) override {
     std::vector<std::thread> others;
     for (int rank = 1; rank < wanted; ++rank) others.emplace_back([=] { task(context, rank, wanted); });
     task(context, 0, wanted);

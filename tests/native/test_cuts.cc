@@ -130,7 +130,8 @@ LSTM_FAST_TEST(cuts_leave_work_where_rows_are_unequal) {
     double forward, backward;
   };
   for (const Target& target :
-       {Target{64, 64, 16, 0.6, 0.55}, Target{64, 256, 16, 0.7, 0.8}, Target{256, 64, 32, 0.75, 0.65}}) {
+       {Target{64, 64, 8, 0.9, 0.8}, Target{64, 64, 16, 0.6, 0.55}, Target{64, 256, 2, 0.8, 0.95},
+        Target{64, 256, 16, 0.7, 0.8}, Target{256, 64, 16, 0.9, 0.8}, Target{256, 64, 32, 0.75, 0.65}}) {
     for (const int64_t lanes : {4, 8, 16}) {
       for (const int64_t directions : {1, 2}) {
         const Work work = Padded(Layer(target.batch, target.units, lanes, directions));

@@ -99,7 +99,7 @@ LSTM_FAST_TEST(there_may_be_no_memory_for_a_thread) {
       Expect(runs == 100, std::to_string(runs) + " of 100 tasks ran");
     }
     std::atomic<int> members{0};
-    OwnThreads().Together(threads, [&](int, int) { ++members; });
+    OwnThreads().Together(threads, std::chrono::milliseconds(1), [&](int, int) { ++members; });
     Expect(members >= 1 && members <= threads, std::to_string(members) + " members");
   }
 }
@@ -132,7 +132,7 @@ LSTM_FAST_TEST(threads_may_not_be_had) {
   int most = 0;
   const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(60);
   while (most < 4 && std::chrono::steady_clock::now() < end) {
-    OwnThreads().Together(4, [&](int rank, int size) {
+    OwnThreads().Together(4, std::chrono::milliseconds(1), [&](int rank, int size) {
       if (rank == 0) most = size;
     });
   }

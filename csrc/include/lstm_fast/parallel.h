@@ -2,6 +2,7 @@
 #ifndef LSTM_FAST_PARALLEL_H_
 #define LSTM_FAST_PARALLEL_H_
 
+#include <chrono>
 #include <cstdint>
 #include <optional>
 #include <type_traits>
@@ -23,8 +24,10 @@ class Parallel {
 
   // Calls task(context, rank, size) once for every rank in [0, size), all at the same time and each on a thread of its
   // own, so that they may wait for each other; returns when all have returned. 1 <= size <= wanted: as many threads as
-  // are free at once. Tasks must not throw.
-  virtual void RunTogether(int wanted, void (*task)(void* context, int rank, int size), void* context) = 0;
+  // have come when the caller's patience ends. It does not wait for threads that are at work for others. Tasks must not
+  // throw.
+  virtual void RunTogether(int wanted, std::chrono::microseconds patience,
+                           void (*task)(void* context, int rank, int size), void* context) = 0;
 
   // The same with a function object. Subnormal numbers are zero in it, in any thread.
   template <class Function>
@@ -39,9 +42,9 @@ class Parallel {
   }
 
   template <class Function>
-  void Together(int wanted, Function&& function) {
+  void Together(int wanted, std::chrono::microseconds patience, Function&& function) {
     RunTogether(
-        wanted,
+        wanted, patience,
         [](void* context, int rank, int size) {
           const SubnormalsAreZero scope;
           (*static_cast<std::remove_reference_t<Function>*>(context))(rank, size);
