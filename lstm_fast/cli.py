@@ -57,7 +57,7 @@ def _run(arguments: argparse.Namespace) -> int:
         status: int = command.run(arguments)
         sys.stdout.flush()  # here, because a BrokenPipeError is handled below
     except CommandError as error:
-        print(f"lstm-fast: error: {error}", file=sys.stderr)
+        print(f"lstm-fast: error: {_as_option(str(error), arguments)}", file=sys.stderr)
         return USAGE
     except BrokenPipeError:  # the reader has closed the pipe, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at its end
@@ -66,6 +66,13 @@ def _run(arguments: argparse.Namespace) -> int:
         print("\nlstm-fast: interrupted", file=sys.stderr)
         return INTERRUPTED
     return status
+
+
+def _as_option(message: str, arguments: argparse.Namespace) -> str:
+    """Returns the message with the name of an argument as the user types it: functions call it `data_dir`."""
+    name, colon, rest = message.partition(":")
+    is_option = name in vars(arguments) and name not in ("command", "texts")
+    return f"--{name.replace('_', '-')}{colon}{rest}" if is_option else message
 
 
 def _parser() -> argparse.ArgumentParser:

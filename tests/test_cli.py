@@ -249,7 +249,7 @@ def test_output_that_cannot_be_written(command: str, tmp_path: Path, capsys: pyt
     (tmp_path / "file").write_text("", encoding="utf-8")
     start = time.monotonic()
     message = fails(capsys, command, "--data", "sample", "--output", str(tmp_path / "file" / "run"))
-    assert "output: expected a folder that can be written, found" in message
+    assert "error: --output: expected a folder that can be written, found" in message
     assert time.monotonic() - start < 5
 
 

@@ -570,8 +570,8 @@ def test_a_vocabulary_of_any_text_is_kept(tmp_path: Path) -> None:
     [
         (["--data", "{}/nothere"], "found nothing at"),
         (["--data", "{}/bad.csv"], "at least two classes"),
-        (["--data", "sample", "--text-column", "text"], "text_column: expected none with sample, found 'text'"),
-        (["--data", "sample", "--test-share", "0.5"], "test_share: expected none with sample, found 0.5"),
+        (["--data", "sample", "--text-column", "text"], "--text-column: expected none with sample, found 'text'"),
+        (["--data", "sample", "--test-share", "0.5"], "--test-share: expected none with sample, found 0.5"),
     ],
 )
 @pytest.mark.parametrize("command", ["train", "compare"])

@@ -224,4 +224,4 @@ def test_an_environment_that_does_not_name_the_others(
         "torch": "MASTER_ADDR, MASTER_PORT, RANK, WORLD_SIZE as torchrun sets them",
     }
     assert main(["train", "--distribute", *OPTIONS]) == 2
-    assert f"lstm-fast: error: distribute: expected {names[BACKEND]}" in capsys.readouterr().err
+    assert f"lstm-fast: error: --distribute: expected {names[BACKEND]}" in capsys.readouterr().err

@@ -55,6 +55,13 @@ ProcessorSet& Processors() {
   return *set;
 }
 [[maybe_unused]] const ProcessorSet& at_load = Processors();
+
+// A copy to change, made at once as well: threads that need it have nobody to tell that memory has run out.
+ProcessorSet& ForHelpers() {
+  static auto* const set = new ProcessorSet(Processors());
+  return *set;
+}
+[[maybe_unused]] const ProcessorSet& for_helpers_at_load = ForHelpers();
 #endif
 
 }  // namespace
@@ -76,8 +83,7 @@ int CurrentProcessor() {
 
 void RunOnProcessorsBut(int processor, std::thread::native_handle_type thread) {
 #if defined(__linux__)
-  static auto* const kept = new ProcessorSet(Processors());  // a copy made here would need memory each time
-  ProcessorSet& set = *kept;
+  ProcessorSet& set = ForHelpers();
   const bool removed = set.Remove(processor);
   if (set.count()) static_cast<void>(pthread_setaffinity_np(thread, set.bytes(), set.data()));
   if (removed) set.Add(processor);

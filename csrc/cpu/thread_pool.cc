@@ -1,7 +1,10 @@
 // The package's own threads.
+#include <pthread.h>
+
 #include <algorithm>
 #include <atomic>
 #include <cfenv>
+#include <chrono>
 #include <condition_variable>
 #include <cstdlib>
 #include <mutex>
