@@ -35,7 +35,9 @@ class XlaThreads::Job {
 
   // What the caller does.
   void Work() const { work_(0); }
-  bool AllJoined(int helpers) const { return inside_.load(std::memory_order_acquire) == helpers; }
+  bool AllCame(int helpers) const {
+    return inside_.load(std::memory_order_acquire) + refused_.load(std::memory_order_relaxed) >= helpers;
+  }
 
   // Lets no helper join any more; returns how many have.
   int Close() {
@@ -58,7 +60,10 @@ class XlaThreads::Job {
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       // XLA may run a task in the thread that offers it, which cannot be together with itself.
-      if (closed_ || (together_ && std::this_thread::get_id() == caller_)) return;
+      if (closed_ || (together_ && std::this_thread::get_id() == caller_)) {
+        refused_.fetch_add(1, std::memory_order_relaxed);
+        return;
+      }
       rank = ++joined_;
       inside_.fetch_add(1, std::memory_order_release);
     }
@@ -81,7 +86,7 @@ class XlaThreads::Job {
   std::condition_variable left_;
   bool closed_ = false;
   int joined_ = 0;
-  std::atomic<int> inside_{0};
+  std::atomic<int> inside_{0}, refused_{0};
 };
 
 XlaThreads::XlaThreads(const Api* api, Context* context) : api_(api), context_(context) {
@@ -121,25 +126,31 @@ void XlaThreads::RunTogether(int wanted, std::chrono::microseconds patience, voi
   std::atomic<int> size{0};
   const auto work = [&](int rank) { task(context, rank, WaitForSize(size)); };
   const auto job = std::make_shared<Job>(work, true);
-  Offer(job, helpers);
-  SpinUntil([&] { return job->AllJoined(helpers); }, patience);
+  const int offered = Offer(job, helpers);
+  SpinUntil([&] { return job->AllCame(offered); }, patience);
   size.store(1 + job->Close(), std::memory_order_release);
   job->Work();
   job->WaitUntilLeft();
 }
 
-void XlaThreads::Offer(const std::shared_ptr<Job>& job, int helpers) {
+int XlaThreads::Offer(const std::shared_ptr<Job>& job, int helpers) {
   const auto help = [](void* data) {
     const std::unique_ptr<std::shared_ptr<Job>> share(static_cast<std::shared_ptr<Job>*>(data));
     (*share)->Help();
   };
+  int offered = 0;
   for (int i = 0; i < helpers; ++i) {
     // No exception from here on: helpers may be at work on what the caller's frame holds.
     auto* share = new (std::nothrow) std::shared_ptr<Job>(job);
-    if (!share) return;
+    if (!share) break;
     Schedule arguments = {sizeof arguments, nullptr, context_, help, share};
-    if (!Succeeded(api_, api_->schedule(&arguments))) delete share;
+    if (Succeeded(api_, api_->schedule(&arguments))) {
+      ++offered;
+    } else {
+      delete share;
+    }
   }
+  return offered;
 }
 
 }  // namespace lstm_fast::xla

@@ -27,7 +27,8 @@ class XlaThreads final : public Parallel {
 
  private:
   class Job;
-  void Offer(const std::shared_ptr<Job>& job, int helpers);
+  // Returns how many helpers it could be offered to.
+  int Offer(const std::shared_ptr<Job>& job, int helpers);
 
   const Api* api_;
   Context* context_;

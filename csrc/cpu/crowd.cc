@@ -1,6 +1,8 @@
 #include "cpu/crowd.h"
 
-#include <time.h>
+#if defined(__linux__)
+#include <sys/resource.h>
+#endif
 
 #include <algorithm>
 
@@ -15,17 +17,24 @@ using std::chrono::milliseconds;
 // 3 ms: one such stop does not count.
 constexpr milliseconds kWindow{40};
 // Stopped for a larger part of the time than one in so many, others are at work. Another program on a member's
-// processor takes half of it, what the system itself has to do takes a hundredth.
+// processor takes half of it, what the system itself has to do takes some thousandths for each member.
 constexpr int kPart = 8;
 // Before more threads are tried again: twice as long each time, so that trials take little.
 constexpr milliseconds kFirstPause{200}, kLongestPause{1600};
 
 }  // namespace
 
-std::chrono::steady_clock::duration ProcessorTime() {
-  timespec time{};
-  if (clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time) != 0) return std::chrono::steady_clock::now().time_since_epoch();
-  return std::chrono::seconds(time.tv_sec) + std::chrono::nanoseconds(time.tv_nsec);
+ThreadUse ThreadUse::Now() {
+#if defined(RUSAGE_THREAD)
+  rusage usage;
+  if (getrusage(RUSAGE_THREAD, &usage) == 0) {
+    const auto of = [](const timeval& time) {
+      return std::chrono::seconds(time.tv_sec) + std::chrono::microseconds(time.tv_usec);
+    };
+    return {of(usage.ru_utime) + of(usage.ru_stime), usage.ru_nivcsw};
+  }
+#endif
+  return {};
 }
 
 Crowd& Crowd::OfProcess() {

@@ -5,12 +5,18 @@
 
 #include <chrono>
 #include <climits>
+#include <cstdint>
 #include <mutex>
 
 namespace lstm_fast {
 
-// For how long this thread has run on a processor, from some point in time on.
-std::chrono::steady_clock::duration ProcessorTime();
+// What the system says about the calling thread, since it began; nothing where it does not say.
+struct ThreadUse {
+  std::chrono::steady_clock::duration running;  // on a processor
+  int64_t stops;                                // for another thread
+
+  static ThreadUse Now();
+};
 
 // Thread-safe.
 class Crowd {
@@ -23,7 +29,7 @@ class Crowd {
   // How many of the threads that are wanted a team may have. After a while more are tried again.
   int Limit(int wanted, Clock::time_point now);
 
-  // A team of `size` threads was at work until `now`; its members, together, were kept from running for so long.
+  // A team of `size` threads was at work until `now`; its members were kept from running for so long, added up.
   void Report(int size, Clock::duration time, Clock::duration stopped, Clock::time_point now);
 
   std::mutex& mutex() { return mutex_; }

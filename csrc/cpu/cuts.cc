@@ -230,9 +230,9 @@ void ChooseTeams(int64_t threads, int64_t tasks, const TaskFlop& task_flop, Cuts
   cuts = best;
 }
 
-// Threads that sleep take 50 to 150 us to wake up, sometimes more. A 16th of the time that one thread would take, at 50
-// operations a nanosecond, is waited for them.
-int64_t Patience(int64_t flop) { return std::clamp<int64_t>(flop / (16 * 50'000), 50, 1000); }
+// Threads that sleep take 50 to 150 us to wake up, sometimes more. An eighth of the time that all of them will take is
+// waited for them, at 50 operations a nanosecond each.
+int64_t Patience(int64_t flop, int64_t threads) { return std::clamp<int64_t>(flop / (8 * 50'000 * threads), 50, 1000); }
 
 }  // namespace
 
@@ -272,7 +272,6 @@ int64_t Workers(int64_t threads, int64_t tasks, int64_t flop) {
 
 Cuts CutForward(const Work& work, int64_t threads) {
   Cuts cuts{};
-  cuts.patience = Patience(work.Flop());
   cuts.tile_rows = ForwardTileRows(work, threads);
   // Where rows may skip timesteps, the chunks must not depend on the tiles. Periods of up to so many steps are found.
   cuts.chunk_steps = work.repeats && !work.recompute ? kBlockSteps : ChunkSteps(work, cuts.tile_rows);
@@ -291,12 +290,12 @@ Cuts CutForward(const Work& work, int64_t threads) {
     const Average tile = AverageTile(work, cuts.tile_rows);
     ChooseTeams(worth, tasks, [&](int64_t members) { return ForwardTaskFlop(work, tile, members); }, cuts);
   }
+  cuts.patience = Patience(work.Flop(), cuts.threads);
   return cuts;
 }
 
 Cuts CutBackward(const Work& work, int64_t threads) {
   Cuts cuts{};
-  cuts.patience = Patience(2 * work.Flop());
   cuts.tile_rows = BackwardTileRows(work);
   cuts.chunk_steps = ChunkSteps(work, cuts.tile_rows);
   cuts.in_place = work.fits_in_place && work.timesteps <= 16;  // packing the transpose takes longer than packing does
@@ -310,13 +309,15 @@ Cuts CutBackward(const Work& work, int64_t threads) {
   cuts.teams = cuts.threads = Workers(threads, tasks, 2 * work.Flop());
   // Threads without a row of their own lose more by waiting than the products' shares gain, measured with one row.
   cuts.most = std::max(cuts.tile_rows * MostSharingUnits(work, 1), MostSharingUnits(work, cuts.tile_rows));
-  // Two threads gain nothing by it where tasks are of equal length, nor where few rows' steps are short, as measured.
+  // Two threads form no team where all tasks are equally long, or where they could not share units: they would gain
+  // nothing, as measured.
   const bool claims = threads == 2 && tasks > 1 && (cuts.of_tasks.empty() || !MayShareUnits(work));
   if (!claims && !(work.repeats && work.SkipsByRow())) {
     const Average tile = AverageTile(work, cuts.tile_rows);
     const auto task_flop = [&](int64_t members) { return BackwardTaskFlop(work, cuts, tile, members); };
     ChooseTeams(std::min(threads, 2 * work.Flop() / 4'000'000), tasks, task_flop, cuts);
   }
+  cuts.patience = Patience(2 * work.Flop(), cuts.threads);
   return cuts;
 }
 

@@ -77,27 +77,26 @@ class Barrier {
  public:
   using Clock = std::chrono::steady_clock;
 
-  void Wait(int64_t size) {
+  // Returns for how long the calling thread has slept, and waited for a processor after that.
+  Clock::duration Wait(int64_t size) {
     const unsigned generation = generation_.load(std::memory_order_relaxed);
     if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size) {
       arrived_.store(0, std::memory_order_relaxed);
       // One of this thread and of one that falls asleep sees what the other has stored: all four are in one order.
       generation_.store(generation + 1);
       if (asleep_.load() > 0) WakeAll(generation_);
-      return;
+      return {};
     }
     const auto passed = [&] { return generation_.load() != generation; };
-    if (SpinUntil(passed, kPatience)) return;
-    // A member is not running, since the machine is busy. The system moves it to a processor that nobody uses.
+    if (SpinUntil(passed, kPatience)) return {};
+    // A member is not running, since the machine is busy. The system moves it to a processor that nobody uses, unless
+    // the member keeps away from that one.
     asleep_.fetch_add(1);
     const auto begin = Clock::now();
     while (!passed()) SleepWhile(generation_, generation);
-    slept_.fetch_add((Clock::now() - begin).count(), std::memory_order_relaxed);
     asleep_.fetch_sub(1);
+    return Clock::now() - begin;
   }
-
-  // For how long members have slept here, together.
-  Clock::duration slept() const { return Clock::duration(slept_.load(std::memory_order_relaxed)); }
 
  private:
   // More than members of a team that all run are apart, and less than the milliseconds for which the system stops one.
@@ -105,7 +104,6 @@ class Barrier {
   alignas(64) std::atomic<int64_t> arrived_{0};
   alignas(64) std::atomic<unsigned> generation_{0};
   std::atomic<int> asleep_{0};
-  std::atomic<Clock::rep> slept_{0};
 };
 
 }  // namespace lstm_fast

@@ -39,10 +39,13 @@ inline Cuts LimitTeams(Cuts cuts, int64_t tasks) {
   return cuts;
 }
 
-// Into how many pieces of scratch memory the tasks of ForEachByTeams() write at once, at most.
+// How many pieces of scratch memory ForEachByTeams() uses at once, at most.
 inline int64_t TasksAtOnce(const Cuts& cuts, int64_t tasks) {
   return cuts.threads <= cuts.teams ? cuts.teams : std::max(cuts.teams, std::min(cuts.threads, tasks));
 }
+
+// For how long this thread has slept at barriers.
+inline thread_local Crowd::Clock::duration slept_at_barriers{};
 
 // Runs task(index, place, team) for every index below count; `place`, below TasksAtOnce(), is the team's own while it
 // runs a task. groups_of(size) says into how many groups a team of so many splits.
@@ -58,16 +61,18 @@ void ForEachByTeams(Parallel& parallel, const Cuts& cuts, int64_t count, const G
   // Of each team, one for all and one for each group.
   std::vector<Barrier> barriers(static_cast<size_t>(cuts.teams + wanted));
   const auto wait = [](void* of_team, int64_t number, int64_t size) {
-    static_cast<Barrier*>(of_team)[number].Wait(size);
+    slept_at_barriers += static_cast<Barrier*>(of_team)[number].Wait(size);
   };
   std::vector<int64_t> first_ranks = {0};
   for (const int64_t size : TeamSizes(cuts, wanted)) first_ranks.push_back(first_ranks.back() + size);
   int together = 1;
-  std::atomic<Crowd::Clock::rep> not_running{0};  // for how long members were
+  std::atomic<Crowd::Clock::rep> stopped{0};  // for how long members were, added up
   parallel.Together(wanted, std::chrono::microseconds(cuts.patience), [&](int64_t rank, int64_t size) {
     if (rank == 0) together = static_cast<int>(size);
     if (size <= cuts.teams) return;
-    const auto came = Crowd::Clock::now().time_since_epoch() - ProcessorTime();
+    const auto came = Crowd::Clock::now();
+    const ThreadUse before = ThreadUse::Now();
+    slept_at_barriers = {};
     // Where fewer threads came than were wanted, each team has about as many: no memory is needed to find that out.
     const bool all = size == wanted;
     const int64_t teams = cuts.teams;
@@ -84,17 +89,18 @@ void ForEachByTeams(Parallel& parallel, const Cuts& cuts, int64_t count, const G
       task(i, number, team);
       team.Wait();  // before the scratch memory is used again
     }
-    const auto left = Crowd::Clock::now().time_since_epoch() - ProcessorTime();
-    not_running.fetch_add((left - came).count(), std::memory_order_relaxed);
+    const ThreadUse after = ThreadUse::Now();
+    if (after.stops == before.stops) return;
+    const auto awake = Crowd::Clock::now() - came - slept_at_barriers;
+    stopped.fetch_add((awake - (after.running - before.running)).count(), std::memory_order_relaxed);
   });
   if (together <= cuts.teams) {  // a team cannot be joined once it runs, but these can
     ForEach(parallel, TasksAtOnce(cuts, count), count, alone);
     return;
   }
   const auto end = Crowd::Clock::now();
-  Crowd::Clock::duration stopped(not_running.load(std::memory_order_relaxed));
-  for (const Barrier& barrier : barriers) stopped -= barrier.slept();
-  Crowd::OfProcess().Report(together, end - begin, stopped, end);
+  Crowd::OfProcess().Report(together, end - begin, Crowd::Clock::duration(stopped.load(std::memory_order_relaxed)),
+                            end);
 }
 
 }  // namespace lstm_fast

@@ -154,6 +154,7 @@ class ThreadPool final : public Parallel {
     }
     TeamJob job(helpers, task, context);
     const int free = Post(&job);
+    if (helpers >= ProcessorCount()) patience = std::min(patience, kLookout);  // they may need the caller's processor
     SpinUntil([&] { return job.inside.load(std::memory_order_acquire) >= free; }, patience);
     {
       const std::lock_guard<std::mutex> lock(mutex_);
@@ -179,7 +180,7 @@ class ThreadPool final : public Parallel {
     work_.notify_all();
   }
 
-  // Offers a job to the helpers; returns how many may join it at once. The calling thread counts as busy until
+  // Offers a job to the helpers; returns how many are free to join it. The calling thread counts as busy until
   // Finish(). Nothing is allocated but threads, which it can do without: it never throws.
   int Post(Job* job) {
     const int wanted = job->open;
@@ -188,9 +189,11 @@ class ThreadPool final : public Parallel {
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       ++busy_;
+      int promised = 0;  // to the other jobs
+      for (const Job* other = first_; other; other = other->next) promised += other->open;
       Append(job);
       posted_.fetch_add(1, std::memory_order_release);
-      while (started_ < wanted) {
+      while (started_ < std::min(serving_ + promised + wanted, threads() - 1)) {
         try {
           std::thread([this] { Serve(); }).detach();
         } catch (...) {
@@ -198,8 +201,8 @@ class ThreadPool final : public Parallel {
         }
         ++started_;
       }
-      if (stacked_ && busy_ == 1) KeepAwayFrom(job->processor);
-      free = std::min({wanted, started_, threads() - busy_});
+      if (stacked_) KeepAwayFrom(busy_ == 1 ? job->processor : -1);
+      free = std::min({wanted, started_ - serving_ - promised, threads() - busy_ - promised});
       all = wanted >= started_;
     }
     if (all) {
@@ -210,13 +213,11 @@ class ThreadPool final : public Parallel {
     return free;
   }
 
-  // Helpers that sleep must not wake up on the processor that their caller works on. Where there are more helpers than
-  // other processors they may run anywhere.
+  // Helpers that sleep must not wake up on the processor that their caller works on. Where more of them work than there
+  // are other processors they may run anywhere.
   void KeepAwayFrom(int processor) {
-    if (started_ >= ProcessorCount()) processor = -1;
-    if (processor == away_from_) return;
-    away_from_ = processor;
-    for (Helper* helper = helpers_; helper; helper = helper->next) RunOnProcessorsBut(away_from_, helper->thread);
+    if (std::min(started_, threads() - 1) >= ProcessorCount()) processor = -1;
+    for (Helper* helper = helpers_; helper; helper = helper->next) helper->KeepAwayFrom(processor);
   }
 
   // Returns when no helper is inside the job and none can join it any more.
@@ -230,6 +231,9 @@ class ThreadPool final : public Parallel {
     const auto left = [job] { return job->inside.load(std::memory_order_acquire) == 0; };
     if (SpinUntil(left)) return;
     std::unique_lock<std::mutex> lock(mutex_);
+    for (Helper* helper = helpers_; helper; helper = helper->next) {
+      if (helper->job == job) helper->KeepAwayFrom(-1);  // this thread's processor is free for it
+    }
     done_.wait(lock, left);
   }
 
@@ -249,9 +253,9 @@ class ThreadPool final : public Parallel {
 
   void Serve() {
     std::unique_lock<std::mutex> lock(mutex_);
-    Helper self{pthread_self(), helpers_};
+    Helper self{helpers_};
     helpers_ = &self;
-    RunOnProcessorsBut(away_from_, self.thread);
+    self.KeepAwayFrom(-1);
     while (true) {
       if (!first_) {
         const unsigned seen = posted_.load(std::memory_order_relaxed);
@@ -262,24 +266,41 @@ class ThreadPool final : public Parallel {
       work_.wait(lock, [this] { return first_ && busy_ < threads(); });
       Job* job = first_;
       ++busy_;
+      ++serving_;
+      self.job = job;
       job->inside.fetch_add(1, std::memory_order_relaxed);
       const int rank = ++job->joined;
       if (--job->open == 0) Forget(job);
-      if (CurrentProcessor() == job->processor) stacked_ = true;
+      if (CurrentProcessor() == job->processor) {
+        stacked_ = true;
+        KeepAwayFrom(job->processor);
+      }
       lock.unlock();
       std::fesetenv(&job->environment);
       job->work(*job, rank);
       lock.lock();
       Forget(job);  // its tasks are all claimed
       --busy_;
+      --serving_;
+      self.job = nullptr;
       if (job->inside.fetch_sub(1, std::memory_order_release) == 1) done_.notify_all();
     }
   }
 
-  // A thread that serves; lives as long as the process.
+  // A thread that serves; lives as long as the process. Guarded by the mutex.
   struct Helper {
-    std::thread::native_handle_type thread;
-    Helper* next;
+    explicit Helper(Helper* others) : next(others) {}
+
+    void KeepAwayFrom(int processor) {
+      if (processor == away_from) return;
+      away_from = processor;
+      RunOnProcessorsBut(processor, thread);
+    }
+
+    Helper* const next;
+    const std::thread::native_handle_type thread = pthread_self();
+    const Job* job = nullptr;  // that it is at work for
+    int away_from = -2;  // the processor; -1: none; -2: what it may run on, it has from the thread that started it
   };
 
   Counts counts_;           // guarded by the mutex
@@ -290,10 +311,10 @@ class ThreadPool final : public Parallel {
   std::atomic<unsigned> posted_{0};  // counts jobs, for those on the lookout
   int busy_ = 0;                     // threads at work, callers included: at most the limit, but for callers
   int started_ = 0;                  // helpers; they live as long as the process and sleep when idle
+  int serving_ = 0;                  // those at work
   Helper* helpers_ = nullptr;        // those that run
-  int away_from_ = -1;               // the processor that they keep away from
-  // Whether a helper has woken up on its caller's processor. It ran only when the caller had used its time, after some
-  // ms, while another processor was free. Seen on virtual machines, in most calls after a pause.
+  // Whether a helper has woken up on its caller's processor. There it comes when the caller has used up its time, after
+  // some ms, or the caller stops for it. Seen on a virtual machine after pauses, while another processor was free.
   bool stacked_ = false;
 };
 

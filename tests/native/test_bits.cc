@@ -84,23 +84,30 @@ LSTM_FAST_TEST(bits_on_threads_of_the_callers_own) {
   }
 }
 
-// So many threads whenever they are wanted, on however few processors.
+// So many threads whenever they are wanted, on however few processors; of a team some may be missing.
 class AsManyAsWanted final : public Parallel {
  public:
-  explicit AsManyAsWanted(int threads) : threads_(threads) {}
+  explicit AsManyAsWanted(int threads, int missing = 0) : threads_(threads), missing_(missing) {}
   int threads() const override { return threads_; }
   void Run(int64_t count, void (*task)(void*, int64_t), void* context) override {
-    for (int64_t i = 0; i < count; ++i) task(context, i);
+    Start(static_cast<int>(std::min<int64_t>(count, threads_)), [=](int rank, int size) {
+      for (int64_t i = rank; i < count; i += size) task(context, i);
+    });
   }
   void RunTogether(int wanted, std::chrono::microseconds, void (*task)(void*, int, int), void* context) override {
-    std::vector<std::thread> others;
-    for (int rank = 1; rank < wanted; ++rank) others.emplace_back([=] { task(context, rank, wanted); });
-    task(context, 0, wanted);
-    for (std::thread& other : others) other.join();
+    Start(std::max(1, wanted - missing_), [=](int rank, int size) { task(context, rank, size); });
   }
 
  private:
-  const int threads_;
+  template <class Function>
+  static void Start(int size, const Function& function) {
+    std::vector<std::thread> others;
+    for (int rank = 1; rank < size; ++rank) others.emplace_back([=] { function(rank, size); });
+    if (size > 0) function(0, size);
+    for (std::thread& other : others) other.join();
+  }
+
+  const int threads_, missing_;
 };
 
 LSTM_FAST_TEST(bits_of_teams_of_any_size) {
@@ -129,6 +136,28 @@ LSTM_FAST_TEST(bits_of_teams_of_any_size) {
         together.Run(problem, many);
         together.ExpectWhole();
         together.ExpectSameBits(alone, std::to_string(threads) + " threads together, " + Describe(o));
+      }
+    }
+  }
+}
+
+// Teams of which some threads came too late: they are smaller, or there are none.
+LSTM_FAST_TEST(bits_of_teams_that_lack_threads) {
+  std::vector<Options> problems = {Shape(1, 40, 20, 136), Shape(20, 40, 20, 136), Shape(64, 60, 20, 72)};
+  problems.back().masked = Masked::kRight;
+  for (const Options& o : problems) {
+    const Case problem(o);
+    AsManyAsWanted one(1);
+    Outputs alone(problem), together(problem);
+    alone.Run(problem, one);
+    for (const int threads : {2, 7, 16}) {
+      if (kUnderTsan && threads > 7) continue;
+      for (int missing = 1; missing < threads; missing += 1 + missing / 2) {
+        AsManyAsWanted some(threads, missing);
+        together.Run(problem, some);
+        together.ExpectWhole();
+        together.ExpectSameBits(
+            alone, std::to_string(missing) + " of " + std::to_string(threads) + " threads missing, " + Describe(o));
       }
     }
   }

@@ -102,21 +102,23 @@ LSTM_FAST_TEST(a_thread_that_is_stopped_does_not_run) {
   for (int i = 0; i < CPU_SETSIZE && CPU_COUNT(&one) == 0; ++i) {
     if (CPU_ISSET(i, &all)) CPU_SET(i, &one);
   }
-  const auto work = [&](Crowd::Clock::duration* ran) {
+  const auto work = [&](ThreadUse* use) {
     sched_setaffinity(0, sizeof one, &one);
-    const auto before = ProcessorTime();
+    const ThreadUse before = ThreadUse::Now();
     const auto end = Crowd::Clock::now() + milliseconds(300);
     while (Crowd::Clock::now() < end) {
     }
-    *ran = ProcessorTime() - before;
+    const ThreadUse after = ThreadUse::Now();
+    *use = {after.running - before.running, after.stops - before.stops};
   };
-  Crowd::Clock::duration first{}, second{};
+  ThreadUse first{}, second{};
   std::thread other(work, &second);
   std::thread same(work, &first);
   same.join();
   other.join();
-  Expect(first > milliseconds(0) && second > milliseconds(0), "a thread did not run");
-  Expect(first + second < milliseconds(500), "two threads on one processor ran for longer than it did");
+  Expect(first.stops + second.stops > 0, "neither of two threads on one processor was stopped");
+  Expect(first.running > milliseconds(0) && second.running > milliseconds(0), "a thread did not run");
+  Expect(first.running + second.running < milliseconds(500), "two threads on one processor ran longer than it did");
 #endif
 }
 

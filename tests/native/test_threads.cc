@@ -2,6 +2,7 @@
 #include <pthread.h>
 #include <sched.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <mutex>
@@ -9,9 +10,11 @@
 #include <stdexcept>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "check.h"
+#include "cpu/processors.h"
 #include "lstm_fast/parallel.h"
 #include "run.h"
 
@@ -85,18 +88,44 @@ LSTM_FAST_TEST(helpers_come_soon_after_a_pause) {
   NeedTwoProcessors();
   const Settings settings;
   SetThreadCount(2);
-  constexpr int kRounds = 100;
-  int came = 0;
-  for (int round = 0; round < kRounds; ++round) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(5));
-    OwnThreads().Together(2, std::chrono::milliseconds(1), [&](int rank, int size) { came += rank == 0 && size == 2; });
+  // Other programs may keep it from coming, for a while.
+  int most = 0;
+  for (int batch = 0; batch < 20 && most < 10; ++batch) {
+    int came = 0;
+    for (int round = 0; round < 20; ++round) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+      OwnThreads().Together(2, std::chrono::milliseconds(1), [&](int rank, int size) {
+        if (rank == 0 && size == 2) ++came;
+      });
+    }
+    most = std::max(most, came);
   }
-  Expect(came > kRounds / 2, "a helper came within 1 ms in " + std::to_string(came) + " of 100 calls");
+  Expect(most >= 10, "a helper came within 1 ms in " + std::to_string(most) + " of 20 calls");
 }
 
-LSTM_FAST_TEST(nobody_waits_for_helpers_that_work_for_others) {
+LSTM_FAST_TEST(a_thread_keeps_away_from_a_processor) {
+  NeedTwoProcessors();
+  const cpu_set_t all = ProcessorsOfThisThread();
+  std::thread([&] {
+    int one = 0;
+    while (!CPU_ISSET(one, &all)) ++one;
+    cpu_set_t others = all;
+    CPU_CLR(one, &others);
+    RunOnProcessorsBut(one, pthread_self());
+    const cpu_set_t without = ProcessorsOfThisThread();
+    Expect(CPU_EQUAL(&without, &others), "it may run on another set than all but one");
+    Expect(CurrentProcessor() != one, "it runs on that one");
+    RunOnProcessorsBut(-1, pthread_self());
+    const cpu_set_t again = ProcessorsOfThisThread();
+    Expect(CPU_EQUAL(&again, &all), "it may not run on all again");
+  }).join();
+}
+
+// Two of `threads` are at work for another caller. Returns how many of as many are together, and for how long they were
+// waited for.
+std::pair<int, double> BesideAnother(int threads) {
   const Settings settings;
-  SetThreadCount(2);
+  SetThreadCount(threads);
   std::atomic<int> at_work{0};
   std::atomic<bool> done{false};
   std::thread other([&] {
@@ -107,13 +136,21 @@ LSTM_FAST_TEST(nobody_waits_for_helpers_that_work_for_others) {
   });
   while (at_work < 2) std::this_thread::yield();
   const auto begin = std::chrono::steady_clock::now();
-  int together = 0;
-  OwnThreads().Together(2, std::chrono::seconds(30), [&](int, int size) { together = size; });
+  std::atomic<int> together{0};
+  OwnThreads().Together(threads, std::chrono::seconds(30), [&](int, int size) { together = size; });
   const std::chrono::duration<double> time = std::chrono::steady_clock::now() - begin;
   done = true;
   other.join();
-  Expect(together == 1, std::to_string(together) + " threads of 1 that was free");
-  Expect(time.count() < 15, "it waited for " + std::to_string(time.count()) + " s");
+  return {together.load(), time.count()};
+}
+
+LSTM_FAST_TEST(nobody_waits_for_helpers_that_work_for_others) {
+  for (const int threads : {2, 3, 4}) {
+    const auto [together, seconds] = BesideAnother(threads);
+    const int expected = std::max(1, threads - 2);
+    Expect(together == expected, std::to_string(together) + " threads of " + std::to_string(expected));
+    Expect(seconds < 15, "it waited for " + std::to_string(seconds) + " s");
+  }
 }
 
 LSTM_FAST_TEST(the_number_of_threads_may_change_while_others_compute) {
@@ -177,6 +214,7 @@ LSTM_FAST_TEST(helpers_of_a_bound_thread_are_not_bound) {
   NeedTwoProcessors();
   const cpu_set_t all = ProcessorsOfThisThread();
   BindToOne();
+  const int processor = CurrentProcessor();
   SetThreadCount(3);
   std::atomic<int> helpers{0}, bound{0};
   const std::thread::id caller = std::this_thread::get_id();
@@ -184,8 +222,12 @@ LSTM_FAST_TEST(helpers_of_a_bound_thread_are_not_bound) {
     OwnThreads().Together(3, std::chrono::milliseconds(1), [&](int, int) {
       if (std::this_thread::get_id() == caller) return;
       const cpu_set_t own = ProcessorsOfThisThread();
+      cpu_set_t others = all;
+      CPU_CLR(processor, &others);  // the caller's, from which they may keep away
+      cpu_set_t both;
+      CPU_AND(&both, &own, &others);
       ++helpers;
-      bound += CPU_COUNT(&own) < CPU_COUNT(&all) - 1;  // they may keep away from the caller's processor
+      bound += CPU_EQUAL(&both, &others) ? 0 : 1;
     });
   }
   Expect(helpers > 0, "no helper ever came");

@@ -24,8 +24,7 @@ class Parallel {
 
   // Calls task(context, rank, size) once for every rank in [0, size), all at the same time and each on a thread of its
   // own, so that they may wait for each other; returns when all have returned. 1 <= size <= wanted: as many threads as
-  // have come when the caller's patience ends. It does not wait for threads that are at work for others. Tasks must not
-  // throw.
+  // have come when the caller's patience ends, or all that can come have. Tasks must not throw.
   virtual void RunTogether(int wanted, std::chrono::microseconds patience,
                            void (*task)(void* context, int rank, int size), void* context) = 0;
 
@@ -58,7 +57,8 @@ class Parallel {
 // callers may run at once: together they keep at most ThreadCount() threads busy, besides the callers themselves.
 // ThreadCount() is LSTM_FAST_NUM_THREADS, or else OMP_NUM_THREADS, or else the number of processors that the process's
 // first thread might use when this library was loaded, or fewer where a control group limits processor time
-// (containers). The threads run on these, whatever the thread is bound to whose call starts them.
+// (containers). The threads run on these, whatever the thread is bound to whose call starts them; where the system
+// wakes them up on the processor of their caller, on the others.
 LSTM_FAST_EXPORT Parallel& OwnThreads();
 
 // Throw std::invalid_argument for a count that is not from 1 to 4096, and for such an LSTM_FAST_NUM_THREADS.
