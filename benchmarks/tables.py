@@ -24,6 +24,7 @@ from lstm_fast.bench.turns import ratio
 from lstm_fast.bench.words import significant
 
 OWN = (FAST, FAST_XLA, TWO_CALLS, ON_NUMPY)
+ONE_BY_ONE = ("layers", "recompute", "overhead")  # suites that measure each after the other, in rounds of its own
 WORST = 10  # cells of the grid to name
 SHOWN_CHARACTERS = 120  # of the result of a step
 NOTHING = "-"
@@ -127,7 +128,7 @@ def _over(own: Row, group: dict[str, Row], *names: str) -> float | None:
     others = [group[name] for name in names if name in group]
     if not others or not own.facts.get("right", True):
         return None
-    if own.suite in ("layers", "recompute", "overhead"):  # each was measured after the other, in rounds of its own
+    if own.suite in ONE_BY_ONE:
         return min(row.median for row in others) / own.median
     return ratio(own.seconds, *(row.seconds for row in others))
 
@@ -155,7 +156,8 @@ def _compared(title: str, note: str = "", **extra: Extra) -> Callable[[Sequence[
                 if times is not None and times < 1 and name not in OWN:
                     slower.append(f"{name} at {anyone.name} ({times:.2f})")
             lines.append(line)
-        said = f"Median ms; in brackets, how many times as fast {FAST} is. {note}".strip()
+        how = "" if members[0].suite in ONE_BY_ONE else ", the median of the rounds"
+        said = f"Median ms; in brackets, how many times as fast {FAST} is{how}. {note}".strip()
         said += f" Faster than {FAST}: {', '.join(slower) or 'none of the others'}."
         yield Table(title, ("pass, case", f"{FAST} ms", *extra, *contenders), lines, said)
 

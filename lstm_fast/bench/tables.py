@@ -60,7 +60,7 @@ def caption(results: Sequence[Measurement]) -> Iterator[str]:
     if any(FAST in result.seconds for result in timed):
         rate = statistics.median(result.product_rate for result in timed)
         product = timed[0].where.product
-        yield "ms, us/step: medians of FastLSTM; x: how many times as fast it is as the other."
+        yield "ms, us/step: medians of FastLSTM; x: how many times as fast as the other, median of the rounds."
         yield (
             "share: of the floor, which is the time of the arithmetic of all real timesteps at the rate of "
             f"{product}, {rate / 1e9:,.0f} GFLOP/s in the same turns."

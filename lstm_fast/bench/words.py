@@ -8,4 +8,4 @@ def digits(ratio: float) -> str:
 
 def significant(value: float) -> str:
     """Three digits."""
-    return f"{value:.0f}" if value >= 100 else f"{value:#.3g}"
+    return f"{value:.0f}" if value >= 99.95 else f"{value:#.3g}"  # which of that would be 100.
