@@ -195,6 +195,18 @@ class FastBidirectional(Bidirectional):  # type: ignore[misc]
             make_fast(direction)
         _show_cudnn(self, shown=True)
 
+    @property
+    def recompute(self) -> bool:
+        """Whether the layers inside recompute the gates in the backward pass. To set it sets it in both."""
+        return any(map(fused.recomputes, directions_of(self)))
+
+    @recompute.setter
+    def recompute(self, value: bool) -> None:
+        for direction in directions_of(self):
+            if not isinstance(direction, fused.Fused):
+                raise AttributeError(f"`recompute`: expected FastLSTM or FastRNN inside, found {direction!r}")
+            direction.recompute = fused.checked_recompute(value)
+
     def __repr__(self) -> str:
         return fused.shown(self)
 

@@ -514,6 +514,11 @@ def test_verdicts() -> None:
     )
     answer.seconds = {TRAINING: {PLAIN: [1.0], FAST: [1.0]}, PREDICTION: {PLAIN: [0.9], FAST: [1.0]}}
     assert report.verdict(answer) == "nothing gained: training 1.00 times, prediction 0.90 times as fast"
+    answer.seconds[PREDICTION][PLAIN] = [1.3]
+    answer.seconds[TRAINING][PLAIN] = [0.8]
+    assert report.verdict(answer) == (
+        "training 0.80 times, prediction 1.30 times as fast; with lstm_fast.accelerate(model) training gets slower"
+    )
 
 
 # Memory

@@ -316,6 +316,12 @@ def test_missing_packages_are_refused(package: str, tmp_path: pathlib.Path, monk
         lstm_fast.export(model, tmp_path / "model.onnx", "onnx")
 
 
+def test_a_keras_that_cannot_write_the_format(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keras, "__version__", "3.12.4")
+    with pytest.raises(ImportError, match=r"`format`: expected Keras 3\.13 or later for litert, found 3\.12\.4"):
+        lstm_fast.export(make_model(), tmp_path / "model.tflite", "litert", batch_size=1)
+
+
 def test_missing_runtime_is_said(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     needs("onnx")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)

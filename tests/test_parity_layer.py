@@ -235,6 +235,23 @@ def test_recompute_gives_the_same_gradients():
 
 
 @pytest.mark.fast
+def test_both_directions_recompute():
+    layers = [FastBidirectional(FastLSTM(UNITS)) for _ in range(2)]
+    same_weights(*layers)
+    layers[1].recompute = True
+    inside = layers[1].forward_layer, layers[1].backward_layer
+    assert [layer.recompute for layer in (*layers, *inside)] == [False, True, True, True]
+    assert type(layers[1]).from_config(layers[1].get_config()).recompute
+    with fused(forward=2, backward=2):
+        found = [run(layer, sequences=sequences()) for layer in layers]
+    assert_agree(*found)
+    with pytest.raises(TypeError, match="`recompute`: expected True or False, found 1"):
+        layers[1].recompute = 1
+    with pytest.raises(AttributeError, match="`recompute`: expected FastLSTM or FastRNN inside, found <GRU"):
+        FastBidirectional(keras.layers.GRU(UNITS)).recompute = True
+
+
+@pytest.mark.fast
 def test_nan_and_infinity_spread_as_in_keras():
     fast, plain = (layer_class(UNITS, return_sequences=True) for layer_class in (FastLSTM, keras.layers.LSTM))
     same_weights(fast, plain)

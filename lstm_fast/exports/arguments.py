@@ -10,7 +10,7 @@ import keras
 from lstm_fast import convert, layers
 from lstm_fast.environment import is_installed
 from lstm_fast.exports import copies
-from lstm_fast.exports.formats import DTYPES, SUFFIXES, WRITTEN_BY
+from lstm_fast.exports.formats import DTYPES, KERAS, SUFFIXES, WRITTEN_BY
 
 
 def check_call(who: str, model: Any, format: Any, batch_size: Any, tolerance: Any) -> int | None:
@@ -56,6 +56,12 @@ def check_packages(format: str) -> None:
         raise ImportError(
             f"export: `format`: {format} is written with {' and '.join(missing)}, not installed: run pip install "
             + " ".join(missing)
+        )
+    least = KERAS.get(format, (3, 0))
+    if tuple(map(int, keras.__version__.split(".")[:2])) < least:
+        raise ImportError(
+            f"export: `format`: expected Keras {least[0]}.{least[1]} or later for {format}, found {keras.__version__}: "
+            "run pip install --upgrade keras"
         )
 
 

@@ -15,4 +15,5 @@ WRITTEN_BY = {
     "litert": {"tensorflow": "tensorflow"},
     "openvino": {"tensorflow": "tensorflow", "openvino": "openvino"},
 }
+KERAS = {"litert": (3, 13)}  # the first release that writes the format
 RUN_BY = {"saved_model": "tensorflow", "onnx": "onnxruntime", "litert": "tensorflow", "openvino": "openvino"}

@@ -73,4 +73,6 @@ def verdict(answer: Answer) -> str:
     told = ", ".join(f"{_SHOWN[name]} {digits(ratio)} times" for name, ratio in ratios.items()) + " as fast"
     if max(ratios.values()) < GAIN:
         return f"nothing gained: {told}"
+    if slower := [_SHOWN[name] for name, ratio in ratios.items() if ratio < 1 / GAIN]:
+        return f"{told}; with lstm_fast.accelerate(model) {slower[0]} gets slower"
     return f"{told}; lstm_fast.accelerate(model) is all it takes"
