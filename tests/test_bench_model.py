@@ -557,6 +557,20 @@ def test_modules_may_print(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         peak.in_fresh_process(asked._replace(imports=("ending",)))
 
 
+@pytest.mark.backends("tensorflow")
+def test_the_folder_at_hand_is_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be that of the sources, which are not compiled."""
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    Path("lstm_fast").mkdir()
+    Path("lstm_fast/__init__.py").write_text("raise ImportError('the folder at hand')", encoding="utf-8")
+    model = single(layers.LSTM(2))
+    model.save("my.keras")
+    batch = inputs.made_up(model, 2, 5)
+    how, _ = training.choose(model, batch, np.zeros((2, 2), "float32"))
+    assert peak.in_fresh_process(peak.Asked("my.keras", (), True, batch, how)) >= 0
+
+
 # Bad input
 
 

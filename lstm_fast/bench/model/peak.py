@@ -48,7 +48,9 @@ def in_fresh_process(asked: Asked) -> int:
     """
     with tempfile.TemporaryDirectory() as folder:
         question, result = Path(folder) / "asked", Path(folder) / "bytes"
-        script = "import sys; from lstm_fast.bench.model import peak; peak.main(*sys.argv[1:])"
+        # It finds the same modules as this process: `-c` alone would look into the current folder first.
+        same = f"import sys; sys.path[:] = {sys.path!r}"
+        script = f"{same}; from lstm_fast.bench.model import peak; peak.main(*sys.argv[1:])"
         try:
             question.write_bytes(pickle.dumps(asked))
             finished = subprocess.run(
