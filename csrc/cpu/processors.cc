@@ -56,12 +56,15 @@ ProcessorSet& Processors() {
 }
 [[maybe_unused]] const ProcessorSet& at_load = Processors();
 
-// A copy to change, made at once as well: threads that need it have nobody to tell that memory has run out.
-ProcessorSet& ForHelpers() {
-  static auto* const set = new ProcessorSet(Processors());
-  return *set;
+// Copies to change, made at once as well: threads that need them have nobody to tell that memory has run out.
+struct Copies {
+  ProcessorSet wanted, found;
+};
+Copies& ForHelpers() {
+  static auto* const copies = new Copies{Processors(), Processors()};
+  return *copies;
 }
-[[maybe_unused]] const ProcessorSet& for_helpers_at_load = ForHelpers();
+[[maybe_unused]] const Copies& for_helpers_at_load = ForHelpers();
 #endif
 
 }  // namespace
@@ -83,13 +86,28 @@ int CurrentProcessor() {
 
 void RunOnProcessorsBut(int processor, std::thread::native_handle_type thread) {
 #if defined(__linux__)
-  ProcessorSet& set = ForHelpers();
+  ProcessorSet& set = ForHelpers().wanted;
   const bool removed = set.Remove(processor);
   if (set.count()) static_cast<void>(pthread_setaffinity_np(thread, set.bytes(), set.data()));
   if (removed) set.Add(processor);
 #else
   static_cast<void>(processor);
   static_cast<void>(thread);
+#endif
+}
+
+bool RunsOnProcessorsBut(int processor, std::thread::native_handle_type thread) {
+#if defined(__linux__)
+  auto& [set, found] = ForHelpers();
+  const bool removed = set.Remove(processor);
+  const bool same = pthread_getaffinity_np(thread, found.bytes(), found.data()) == 0 &&
+                    CPU_EQUAL_S(set.bytes(), set.data(), found.data());
+  if (removed) set.Add(processor);
+  return same;
+#else
+  static_cast<void>(processor);
+  static_cast<void>(thread);
+  return true;
 #endif
 }
 

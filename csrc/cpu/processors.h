@@ -16,6 +16,9 @@ int CurrentProcessor();
 // only. By one thread at a time.
 void RunOnProcessorsBut(int processor, std::thread::native_handle_type thread);
 
+// Whether it may run on exactly these. By one thread at a time, too.
+bool RunsOnProcessorsBut(int processor, std::thread::native_handle_type thread);
+
 }  // namespace lstm_fast
 
 #endif  // LSTM_FAST_CPU_PROCESSORS_H_

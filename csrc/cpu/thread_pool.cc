@@ -1,5 +1,6 @@
 // The package's own threads.
 #include <pthread.h>
+#include <signal.h>
 
 #include <algorithm>
 #include <atomic>
@@ -147,14 +148,14 @@ class ThreadPool final : public Parallel {
 
   void RunTogether(int wanted, std::chrono::microseconds patience, void (*task)(void*, int, int),
                    void* context) override {
-    const int helpers = std::min(wanted, threads()) - 1;
+    // Members on one processor would wait for each other there, each for the time that the system lets another one run.
+    const int helpers = std::min({wanted, threads(), ProcessorCount()}) - 1;
     if (helpers < 1) {
       task(context, 0, 1);
       return;
     }
     TeamJob job(helpers, task, context);
     const int free = Post(&job);
-    if (helpers >= ProcessorCount()) patience = std::min(patience, kLookout);  // they may need the caller's processor
     SpinUntil([&] { return job.inside.load(std::memory_order_acquire) >= free; }, patience);
     {
       const std::lock_guard<std::mutex> lock(mutex_);
@@ -194,11 +195,7 @@ class ThreadPool final : public Parallel {
       Append(job);
       posted_.fetch_add(1, std::memory_order_release);
       while (started_ < std::min(serving_ + promised + wanted, threads() - 1)) {
-        try {
-          std::thread([this] { Serve(); }).detach();
-        } catch (...) {
-          break;  // no more threads, or no memory for one: the caller does the work with those there are
-        }
+        if (!StartHelper()) break;
         ++started_;
       }
       if (stacked_) KeepAwayFrom(busy_ == 1 ? job->processor : -1);
@@ -211,6 +208,23 @@ class ThreadPool final : public Parallel {
       for (int i = 0; i < wanted; ++i) work_.notify_one();
     }
     return free;
+  }
+
+  // Returns whether there are the memory and the thread for it: the caller does the work with those there are.
+  bool StartHelper() {
+    // A program that waits for signals must get them, so helpers do not; but for those of a fault of their own.
+    sigset_t all, before;
+    sigfillset(&all);
+    for (const int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP}) sigdelset(&all, fault);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    bool started = true;
+    try {
+      std::thread([this] { Serve(); }).detach();
+    } catch (...) {
+      started = false;
+    }
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    return started;
   }
 
   // Helpers that sleep must not wake up on the processor that their caller works on. Where more of them work than there
@@ -289,18 +303,23 @@ class ThreadPool final : public Parallel {
 
   // A thread that serves; lives as long as the process. Guarded by the mutex.
   struct Helper {
+    static constexpr int kInherited = -2;  // it may run where the thread may that started it
+
     explicit Helper(Helper* others) : next(others) {}
 
     void KeepAwayFrom(int processor) {
-      if (processor == away_from) return;
+      if (processor == away_from || bound) return;
+      bound = away_from != kInherited && !RunsOnProcessorsBut(away_from, thread);
+      if (bound) return;
       away_from = processor;
       RunOnProcessorsBut(processor, thread);
     }
 
     Helper* const next;
     const std::thread::native_handle_type thread = pthread_self();
-    const Job* job = nullptr;  // that it is at work for
-    int away_from = -2;  // the processor; -1: none; -2: what it may run on, it has from the thread that started it
+    const Job* job = nullptr;    // that it is at work for
+    int away_from = kInherited;  // the processor; -1: none
+    bool bound = false;          // by somebody else, who knows better
   };
 
   Counts counts_;           // guarded by the mutex

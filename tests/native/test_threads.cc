@@ -1,6 +1,7 @@
 // The package's own threads: what Parallel promises, and which processors they run on.
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 
 #include <algorithm>
 #include <atomic>
@@ -114,11 +115,45 @@ LSTM_FAST_TEST(a_thread_keeps_away_from_a_processor) {
     RunOnProcessorsBut(one, pthread_self());
     const cpu_set_t without = ProcessorsOfThisThread();
     Expect(CPU_EQUAL(&without, &others), "it may run on another set than all but one");
+    Expect(RunsOnProcessorsBut(one, pthread_self()), "it is said to run on others");
+    Expect(!RunsOnProcessorsBut(-1, pthread_self()), "it is said to run on all");
     Expect(CurrentProcessor() != one, "it runs on that one");
     RunOnProcessorsBut(-1, pthread_self());
     const cpu_set_t again = ProcessorsOfThisThread();
     Expect(CPU_EQUAL(&again, &all), "it may not run on all again");
   }).join();
+}
+
+LSTM_FAST_TEST(a_team_has_no_more_members_than_processors) {
+  const Settings settings;
+  const int threads = ProcessorCount() + 3;
+  SetThreadCount(threads);
+  for (int round = 0; round < 20; ++round) {
+    std::atomic<int> members{0};
+    OwnThreads().Together(threads, std::chrono::milliseconds(1), [&](int, int size) { members = size; });
+    Expect(members <= ProcessorCount(), std::to_string(members) + " members");
+  }
+}
+
+LSTM_FAST_TEST(helpers_take_no_signals) {
+  const Settings settings;
+  SetThreadCount(2);
+  const std::thread::id caller = std::this_thread::get_id();
+  std::atomic<int> helpers{0}, open{0};
+  for (int round = 0; round < 1000 && helpers == 0; ++round) {
+    OwnThreads().For(2, [&](int64_t) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      if (std::this_thread::get_id() == caller) return;
+      sigset_t blocked;
+      pthread_sigmask(SIG_SETMASK, nullptr, &blocked);
+      ++helpers;
+      for (const int signal : {SIGINT, SIGTERM, SIGALRM, SIGUSR1, SIGCHLD})
+        open += sigismember(&blocked, signal) ? 0 : 1;
+      open += sigismember(&blocked, SIGSEGV);
+    });
+  }
+  Expect(helpers > 0, "no helper ever came");
+  Expect(open == 0, "a helper takes signals meant for the program, or none of a fault of its own");
 }
 
 // Two of `threads` are at work for another caller. Returns how many of as many are together, and for how long they were
@@ -147,7 +182,7 @@ std::pair<int, double> BesideAnother(int threads) {
 LSTM_FAST_TEST(nobody_waits_for_helpers_that_work_for_others) {
   for (const int threads : {2, 3, 4}) {
     const auto [together, seconds] = BesideAnother(threads);
-    const int free = std::max(1, threads - 2);  // more of them than processors are hardly waited for
+    const int free = std::max(1, threads - 2);
     Expect(together >= 1 && together <= free, std::to_string(together) + " threads of " + std::to_string(free));
     Expect(seconds < 15, "it waited for " + std::to_string(seconds) + " s");
   }
