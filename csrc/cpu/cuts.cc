@@ -309,8 +309,8 @@ Cuts CutBackward(const Work& work, int64_t threads) {
   cuts.teams = cuts.threads = Workers(threads, tasks, 2 * work.Flop());
   // Threads without a row of their own lose more by waiting than the products' shares gain, measured with one row.
   cuts.most = std::max(cuts.tile_rows * MostSharingUnits(work, 1), MostSharingUnits(work, cuts.tile_rows));
-  // Two threads form no team where all tasks are equally long, or where they could not share units: they would gain
-  // nothing, as measured.
+  // Two threads form no team where all tasks are equally long, or where they could not share units. With up to 64 units
+  // they would gain nothing, as measured.
   const bool claims = threads == 2 && tasks > 1 && (cuts.of_tasks.empty() || !MayShareUnits(work));
   if (!claims && !(work.repeats && work.SkipsByRow())) {
     const Average tile = AverageTile(work, cuts.tile_rows);
