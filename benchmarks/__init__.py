@@ -41,6 +41,7 @@ PRODUCT = "matrix product"  # of float32 by NumPy's OpenBLAS: what the machine c
 LSTM_FAST, CUDNN = "lstm_fast", "cuDNN"
 FAST_TORCH = f"{LSTM_FAST} (PyTorch)"
 FAST_TORCH_X3 = f"{LSTM_FAST} (PyTorch, 3xTF32)"
+FAST_TORCH_EVERY = f"{LSTM_FAST} (PyTorch, every timestep)"
 FAST_JAX = f"{LSTM_FAST} (JAX)"
 CUDNN_TORCH = f"{CUDNN} (torch.nn.LSTM)"
 CUDNN_JAX = f"{CUDNN} (jax.experimental.rnn)"

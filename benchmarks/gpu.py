@@ -68,6 +68,7 @@ NEEDED = ("libraries", "build")  # if one of these fails, the others cannot run
 # A command of a step may take so many seconds at most. None begins with less than LEAST left.
 LIMITS = {"test": 120, "short": 90, "rest": 120}
 LEAST = 10
+OURS = "fast_torch and not fast_torch_x3 and not fast_torch_every"  # for -k
 SHORT_SIZES = (64, 128, 256, 512, 1024)
 SHORT_SCENARIOS = (
     *(Scenario(64, 256, size, size) for size in SHORT_SIZES),
@@ -401,13 +402,13 @@ class Session:
         self._pairs("small", SMALL_GPU_SCENARIOS, PRECISIONS)
 
     def reviews(self) -> None:
-        """The batch of the worked example, its padding masked, and not."""
-        self._pairs("reviews", (IMDB, IMDB_REPEATING), ("float32", "bfloat16"))
+        """The batch of the worked example, its padding masked, and not; then also with every timestep computed."""
+        self._pairs("reviews", (IMDB, IMDB_REPEATING), ("float32", "bfloat16"), "fast_torch_every")
 
-    def _pairs(self, step: str, scenarios: Sequence[Scenario], precisions: Sequence[str]) -> None:
+    def _pairs(self, step: str, scenarios: Sequence[Scenario], precisions: Sequence[str], also: str = "") -> None:
         """First cuDNN in one process, then ours in one for each number of units, as it may break it."""
         if self.rehearsal:
-            self._benchmark(step, "lstm_fast", "float32 and fast_torch and not fast_torch_x3", LIMITS["short"])
+            self._benchmark(step, "lstm_fast", f"float32 and {OURS}", LIMITS["short"])
             return
         some = f"({' or '.join(precisions)})"
         of_units: dict[int, list[Scenario]] = {}
@@ -416,14 +417,14 @@ class Session:
         limit = min(2 * LIMITS["short"], self.left() / 2)
         self._benchmark(step, "cuDNN", f"{_any_of(scenarios)} and {some} and cudnn_torch", limit)
         for n, (units, members) in enumerate(of_units.items()):
-            ours = f"{_any_of(members)} and {some} and fast_torch and not fast_torch_x3"
+            ours = f"{_any_of(members)} and {some} and ({OURS}{f' or {also}' if also else ''})"
             limit = min(LIMITS["short"], self.left() / (len(of_units) - n))
             self._benchmark(step, f"lstm_fast H={units}", ours, limit)
 
     def rest(self) -> None:
         """Everything else, a process for each scenario; FlashRNN last, as it compiles for each."""
         scenarios = (IMDB, *(scenario for scenario in GPU_SCENARIOS if scenario != IMDB))
-        short = f"({' or '.join(SHORT_PRECISIONS)}) and (cudnn_torch or (fast_torch and not fast_torch_x3))"
+        short = f"({' or '.join(SHORT_PRECISIONS)}) and (cudnn_torch or ({OURS}))"
         for scenario in scenarios:
             done = scenario in SHORT_SCENARIOS
             others = f"{_selected(scenario)} and not flashrnn{f' and not ({short})' if done else ''}"

@@ -3,7 +3,17 @@
 import functools
 import importlib
 
-from benchmarks import CUDNN_JAX, CUDNN_KERAS, CUDNN_TORCH, DEVICE, FAST_JAX, FAST_TORCH, FAST_TORCH_X3, FLASHRNN
+from benchmarks import (
+    CUDNN_JAX,
+    CUDNN_KERAS,
+    CUDNN_TORCH,
+    DEVICE,
+    FAST_JAX,
+    FAST_TORCH,
+    FAST_TORCH_EVERY,
+    FAST_TORCH_X3,
+    FLASHRNN,
+)
 from benchmarks.contenders import peer
 from lstm_fast.bench.contenders import Cannot, Contender
 from lstm_fast.bench.scenarios import Scenario
@@ -16,6 +26,7 @@ KEYS = {
     "flashrnn": FLASHRNN,
     "fast_torch": FAST_TORCH,
     "fast_torch_x3": FAST_TORCH_X3,
+    "fast_torch_every": FAST_TORCH_EVERY,
     "fast_jax": FAST_JAX,
 }
 
@@ -36,6 +47,7 @@ def contender(key: str, precision: str, device: str = DEVICE) -> Contender:
         "flashrnn": wherever(name, peer("gpu_flashrnn", **options), ("torch", "flashrnn"), _only_halves(precision)),
         "fast_torch": ours(name, peer("gpu_fast", **options), ("torch",)),
         "fast_torch_x3": ours(name, peer("gpu_fast", **options, forced="tf32x3"), ("torch",), _only_exact(precision)),
+        "fast_torch_every": ours(name, peer("gpu_fast", **options, every=True), ("torch",), _only_repeating),
         "fast_jax": ours(name, peer("gpu_jax", **options, cudnn=False), ("torch", "jax"), on_jax),
     }
     return made[key]
@@ -54,6 +66,10 @@ def _only_float32(precision: str, otherwise: Cannot) -> Cannot:
 
 def _only_exact(precision: str) -> Cannot:
     return lambda *_: None if precision == "float32" else "another way to compute products of float32"
+
+
+def _only_repeating(scenario: Scenario, _training: bool) -> str | None:
+    return None if scenario.repeating else "the same as without it: no timestep repeats"
 
 
 def _only_halves(precision: str) -> Cannot:

@@ -1,5 +1,6 @@
 """The compiled libraries of this package: checked first, because a damaged one would kill the process; loaded once."""
 
+import contextlib
 import functools
 import importlib
 import importlib.machinery
@@ -132,6 +133,15 @@ def _load_cuda() -> ModuleType:
     for path in [*modules, _PACKAGE / "liblstm_fast_cuda.so"]:
         check_library(path)
     try:
-        return importlib.import_module("lstm_fast._cuda")
+        module = importlib.import_module("lstm_fast._cuda")
     except ImportError as error:
         raise LibraryError(f"lstm_fast._cuda cannot be loaded ({error})") from error
+    share_skips()
+    return module
+
+
+def share_skips() -> None:
+    """Tells the CUDA kernels, if they are loaded, what the CPU's have been told of timesteps that repeat."""
+    if module := sys.modules.get("lstm_fast._cuda"):
+        with contextlib.suppress(ValueError):  # a variable has a bad value: check_compiled says so
+            module.set_skips(core().skips_repeats())

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from lstm_fast.backends.operands import PRECISIONS
-from lstm_fast.libraries import LibraryError, core
+from lstm_fast.libraries import LibraryError, core, share_skips
 from lstm_fast.locks import fork_safe_lock
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ def _set_kept(mebibytes: int | None) -> None:
 
 def _set_skips_repeats(skips: bool | None) -> None:
     core().set_skips_repeats(skips)
+    share_skips()
 
 
 _SETTINGS = {
@@ -202,7 +203,7 @@ class Config:
 
     @property
     def skip_repeats(self) -> bool:
-        """Whether timesteps that repeat are not computed again, on the CPU. LSTM_FAST_SKIP_REPEATS, else True.
+        """Whether timesteps that repeat are not computed again. LSTM_FAST_SKIP_REPEATS, else True.
 
         Read at each call, also in a graph. The bits are the same.
         """

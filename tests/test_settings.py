@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,16 @@ def test_wrong_values_change_nothing(name: str, value: Any, error: type, message
     if name in OTHER:
         with pytest.raises(error, match=message):
             setattr(config, name, value)
+
+
+def test_loaded_cuda_kernels_follow(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[bool] = []
+    monkeypatch.setitem(sys.modules, "lstm_fast._cuda", types.SimpleNamespace(set_skips=told.append))
+    with config(skip_repeats=False):
+        assert told == [False]
+    monkeypatch.setenv("LSTM_FAST_SKIP_REPEATS", "0")
+    config.skip_repeats = None
+    assert told == [False, True, False]
 
 
 def test_what_cannot_be_set_is_an_error() -> None:

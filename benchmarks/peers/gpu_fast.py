@@ -9,10 +9,14 @@ from lstm_fast import functional
 from lstm_fast.backends import Direction, cuda
 from lstm_fast.bench.prepared import Prepared
 from lstm_fast.bench.scenarios import Problem
+from lstm_fast.settings import config
 
 
-def prepare(problem: Problem, training: bool, *, precision: str, device: str, forced: str | None = None) -> Prepared:
-    """`forced` is a precision of the recurrence that PyTorch has no switch for."""
+def prepare(
+    problem: Problem, training: bool, *, precision: str, device: str, forced: str | None = None, every: bool = False
+) -> Prepared:
+    """`forced` is a precision of the recurrence that PyTorch has no switch for. `every`: no timestep is left out."""
+    config.skip_repeats = not every  # contenders on a GPU come one after the other
     dtype = DTYPES[precision]
     weights = [[torch.from_numpy(array).to(device, dtype) for array in direction] for direction in problem.weights]
     parameters = [weight.requires_grad_(training) for direction in weights for weight in direction]

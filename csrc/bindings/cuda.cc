@@ -316,6 +316,8 @@ PYBIND11_MODULE(LSTM_FAST_CUDA_MODULE, m, py::mod_gil_not_used()) {
   m.def("force", &ForcePass, py::arg("pass_name"), py::arg("variant") = py::none(), py::arg("exchange") = py::none(),
         py::arg("blocks") = py::none(), py::arg("rows") = py::none(),
         "Fixes what is given of how a pass is cut, in the whole process, for tests and tuning; nothing: undoes it.");
+  m.def("set_skips", &SetSkips, py::arg("wanted"),
+        "Whether timesteps that need no computing are left out, in the whole process.");
   m.def("variants", &VariantList, "The kernels that are compiled.");
   m.def("fused_calls", &FusedCalls, "How often the passes have run in this process.");
   m.def("build_info", &BuildInfo, "How this extension was compiled.");

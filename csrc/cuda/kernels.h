@@ -44,6 +44,7 @@ struct ForwardCall {
   ForwardArguments arguments;
   Cut cut;
   DevicePlan plan;
+  bool skips;          // kernels of single.h: timesteps that repeat are copied
   void* exchange;      // Exchange::kGrid: ExchangeBytes() bytes for each group
   unsigned* counters;  // Exchange::kGrid: one for each group, zero at launch
 };
@@ -54,6 +55,7 @@ struct BackwardCall {
   Cut cut;
   DevicePlan plan;
   const void* padding;  // sums of PaddingCall; null: masked timesteps carry on nothing
+  bool skips;           // kernels of single.h: timesteps whose gradients are zero are passed over
   void* exchange;
   unsigned* counters;
 };

@@ -147,6 +147,16 @@ constexpr int kSingleForwardSlice = 16, kSingleBackwardSlice = 32;
 LSTM_FAST_HOST_DEVICE constexpr int SingleForwardSize(int units) { return RoundUp(units, kSingleForwardSlice); }
 LSTM_FAST_HOST_DEVICE constexpr int SingleBackwardSize(int units) { return 4 * RoundUp(units, kSingleBackwardSlice); }
 
+// Bytes of both buffers, behind which SingleExchange has its memory: two numbers for each warp that has the row.
+constexpr int kSingleMostWarps = 16;
+LSTM_FAST_HOST_DEVICE constexpr int64_t SingleBufferBytes(int units, Pass pass) {
+  const int size = pass == Pass::kBackward ? SingleBackwardSize(units) : SingleForwardSize(units);
+  return 2 * size * int64_t{sizeof(float)};
+}
+constexpr int64_t SingleSharedBytes(int units, Pass pass) {
+  return SingleBufferBytes(units, pass) + 2 * kSingleMostWarps * int64_t{sizeof(int32_t)};
+}
+
 // Of the recurrent kernel, in registers.
 constexpr int SingleFragments(int units, Pass pass) {
   const int terms = pass == Pass::kBackward ? SingleBackwardSize(units) * kWarpUnits / 32 : SingleForwardSize(units);

@@ -23,6 +23,7 @@ namespace lstm_fast::cuda {
 namespace {
 
 std::atomic<int64_t> forward_calls{0}, backward_calls{0};
+std::atomic<bool> skips{true};
 
 int64_t AlignUp(int64_t bytes) { return RoundUp(bytes, kScratchAlignment); }
 
@@ -68,6 +69,7 @@ class Schedule {
     call.inputs = inputs_;
     call.arguments = arguments;
     call.cut = cut_;
+    call.skips = skips;
     if (inputs_.mask) call.plan = FindRealTimesteps();
     if constexpr (std::is_same_v<Call, BackwardCall>) {
       const bool carried = problem_.return_sequences && !problem_.zero_output_for_mask;
@@ -227,6 +229,8 @@ void Backward(const Inputs& inputs, const BackwardArguments& arguments, const De
   schedule.FillZeros(arguments.dz, p.directions * 4 * p.units);
   schedule.FillZeros(arguments.h_prev, p.directions * p.units);
 }
+
+void SetSkips(bool wanted) { skips = wanted; }
 
 CallCounts GetCallCounts() { return {forward_calls.load(), backward_calls.load()}; }
 

@@ -80,7 +80,8 @@ struct BackwardArguments {
   const void* dh_n[2];  // [B, H] or null: zeros
   const void* dc_n[2];  // [B, H] or null: zeros
   void* dz;             // [B, T, N, 4H]; zero at masked timesteps
-  void* h_prev;         // [B, T, N, H], h before each timestep; zero at masked timesteps. Null: not wanted
+  void* h_prev;         // [B, T, N, H], h before each timestep; zero at masked timesteps, and it may be zero where all
+                        // of dz is. Null: not wanted
   void* dh0[2];         // [B, H] each
   void* dc0[2];         // [B, H] each
   void* scratch;        // ScratchBytes() bytes, aligned to kScratchAlignment
@@ -137,6 +138,10 @@ LSTM_FAST_EXPORT void Forward(const Inputs& inputs, const ForwardArguments& argu
                               Stream stream);
 LSTM_FAST_EXPORT void Backward(const Inputs& inputs, const BackwardArguments& arguments, const Device& device,
                                Stream stream);
+
+// Whether timesteps that repeat others of their row are copied, and those whose gradients have all come to nothing
+// passed over, with kernels that can (single_skip.h); true at first. For the whole process.
+LSTM_FAST_EXPORT void SetSkips(bool wanted);
 
 // How often they have run in this process.
 struct CallCounts {

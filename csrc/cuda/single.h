@@ -15,6 +15,7 @@
 #include "cuda/layout.h"
 #include "cuda/recurrence.h"
 #include "cuda/rows.h"
+#include "cuda/single_exchange.h"
 
 namespace lstm_fast::cuda {
 
@@ -76,6 +77,14 @@ class Cursor {
   LSTM_FAST_DEVICE void AdvanceWithin(int end) {
     if (k_ != end) Advance();
   }
+  // Without gaps only.
+  LSTM_FAST_DEVICE void AdvanceBy(int count) {
+    k_ += count * kStep;
+    at_ += count * step_;
+  }
+  LSTM_FAST_DEVICE void MoveTo(int k) { AdvanceBy((k - k_) * kStep); }
+  // From one real timestep to the next that the cursor comes to.
+  LSTM_FAST_DEVICE int64_t Step() const { return step_; }
 
  private:
   const Times<kGaps>& times_;
@@ -87,7 +96,7 @@ class Cursor {
 // What both passes know of a problem, and of the unit and the gate that a thread has. Threads of units that do not
 // exist compute another unit once more, and write nothing.
 template <class T, int kBlocks, class Call>
-class SinglePass {
+class SinglePass : protected SingleExchange<kBlocks> {
  protected:
   LSTM_FAST_DEVICE SinglePass(const Call& call, int in_warp, int gate)
       : problem_(call.inputs.problem),
@@ -114,29 +123,6 @@ class SinglePass {
         run(set, row, Times<false>(row, set.reversed, time_, plan_));
       }
     });
-  }
-
-  // A barrier for all threads that have the row, in two parts: what is stored in global memory in between holds nobody
-  // up.
-  static LSTM_FAST_DEVICE void Arrive() {
-    if constexpr (kBlocks == 1) {
-      SyncBlock();
-    } else {
-      ArriveAtCluster();
-    }
-  }
-  static LSTM_FAST_DEVICE void Await() {
-    if constexpr (kBlocks > 1) AwaitCluster();
-  }
-
-  // Stores a value in every block's shared memory.
-  static LSTM_FAST_DEVICE void Send(Shared<float> to, float value) {
-    if constexpr (kBlocks == 1) {
-      *to = value;
-    } else {
-      LSTM_FAST_UNROLL
-      for (int rank = 0; rank < kBlocks; ++rank) *Remote(to, rank) = value;
-    }
   }
 
   // An element of an array that may be null.

@@ -14,6 +14,7 @@
 #include "cuda/recurrence.h"
 #include "cuda/rows.h"
 #include "cuda/single.h"
+#include "cuda/single_skip.h"
 
 namespace lstm_fast::cuda {
 
@@ -43,6 +44,7 @@ class SingleBackward : SinglePass<T, kBlocks, BackwardCall> {
 
  private:
   static constexpr int kSize = SingleBackwardSize(kUnits), kSlices = kSize / (4 * kSingleBackwardSlice);
+  static constexpr int64_t kExchange = SingleBufferBytes(kUnits, Pass::kBackward);
 
   // What is loaded of a timestep: what the forward pass kept of it, and the gradient of its own output.
   struct Loaded {
@@ -108,8 +110,11 @@ class SingleBackward : SinglePass<T, kBlocks, BackwardCall> {
     if (writes_h) h_of_row += Base::SequenceOf(set, row);
     Cursor<T, kGaps, -1> h_prev(h_of_row, features_, times, last);
     Loaded steps[kSingleAhead];
-    LSTM_FAST_UNROLL
-    for (int ahead = 0; ahead < kSingleAhead; ++ahead) steps[ahead] = load();
+    const auto load_ahead = [&] {
+      LSTM_FAST_UNROLL
+      for (int ahead = 0; ahead < kSingleAhead; ++ahead) steps[ahead] = load();
+    };
+    load_ahead();
     if (sequences) {
       dh += CarriedGradient(call_, set, row, unit_, last, times.Of(last), outputs);
     } else if (arguments_.dy) {
@@ -117,36 +122,58 @@ class SingleBackward : SinglePass<T, kBlocks, BackwardCall> {
     }
     float tanh_c = Tanh(steps[0].c);
     int buffer = 0;  // of dz
-    for (int k = last; k >= 0; --k) {
-      const Loaded now = steps[0], before = steps[1];
-      const float in = FloatOf(now.gates.word[0]), forget = FloatOf(now.gates.word[1]),
-                  candidate = FloatOf(now.gates.word[2]), out = FloatOf(now.gates.word[3]);
-      const float c_before = k > 0 ? before.c : c0;
-      const float tanh_before = Tanh(c_before);
-      // dz of this lane's gate is so many times dc, or, of the output gate, dh.
-      const float own = gate_ == 0 ? in : gate_ == 1 ? forget : gate_ == 2 ? candidate : out;
-      const float with = gate_ == 0 ? candidate : gate_ == 1 ? c_before : gate_ == 2 ? in : tanh_c;
-      const float factor = (gate_ == 2 ? 1 + own : own) * (1 - own) * with;
-      dh += ToReal(now.dy);
-      if constexpr (kGaps) {
-        if (sequences && k < last) dh += CarriedGradient(call_, set, row, unit_, k, times.Of(k), outputs);
+    for (int k = last; k >= 0;) {
+      const int stop = kGaps || !call_.skips || k < kSkipPeriod ? -1 : k - kSkipPeriod;
+      for (; k > stop; --k) {
+        const Loaded now = steps[0], before = steps[1];
+        const float in = FloatOf(now.gates.word[0]), forget = FloatOf(now.gates.word[1]),
+                    candidate = FloatOf(now.gates.word[2]), out = FloatOf(now.gates.word[3]);
+        const float c_before = k > 0 ? before.c : c0;
+        const float tanh_before = Tanh(c_before);
+        // dz of this lane's gate is so many times dc, or, of the output gate, dh.
+        const float own = gate_ == 0 ? in : gate_ == 1 ? forget : gate_ == 2 ? candidate : out;
+        const float with = gate_ == 0 ? candidate : gate_ == 1 ? c_before : gate_ == 2 ? in : tanh_c;
+        const float factor = (gate_ == 2 ? 1 + own : own) * (1 - own) * with;
+        dh += ToReal(now.dy);
+        if constexpr (kGaps) {
+          if (sequences && k < last) dh += CarriedGradient(call_, set, row, unit_, k, times.Of(k), outputs);
+        }
+        dc = MultiplyAdd(dh, out * (1 - tanh_c * tanh_c), dc);
+        const float dz = (gate_ == 3 ? dh : dc) * factor;
+        dc *= forget;
+        if (exists_) Base::Send(dz_ + (buffer + 4 * unit_ + gate_), dz);
+        Base::Arrive();
+        if (exists_) **dz_of_step = Rounded<T>(dz);
+        dz_of_step.Advance();
+        if (writes_h) **h_prev = Rounded<T>(k > 0 ? FloatOf(before.gates.word[3]) * tanh_before : h0);
+        h_prev.Advance();
+        tanh_c = tanh_before;
+        LSTM_FAST_UNROLL
+        for (int ahead = 1; ahead < kSingleAhead; ++ahead) steps[ahead - 1] = steps[ahead];
+        steps[kSingleAhead - 1] = load();
+        Base::Await();
+        dh = Multiply(buffer);
+        buffer = kSize - buffer;
       }
-      dc = MultiplyAdd(dh, out * (1 - tanh_c * tanh_c), dc);
-      const float dz = (gate_ == 3 ? dh : dc) * factor;
-      dc *= forget;
-      if (exists_) Base::Send(dz_ + (buffer + 4 * unit_ + gate_), dz);
-      Base::Arrive();
-      if (exists_) **dz_of_step = Rounded<T>(dz);
-      dz_of_step.Advance();
-      if (writes_h) **h_prev = Rounded<T>(k > 0 ? FloatOf(before.gates.word[3]) * tanh_before : h0);
-      h_prev.Advance();
-      tanh_c = tanh_before;
-      LSTM_FAST_UNROLL
-      for (int ahead = 1; ahead < kSingleAhead; ++ahead) steps[ahead - 1] = steps[ahead];
-      steps[kSingleAhead - 1] = load();
-      Base::Await();
-      dh = Multiply(buffer);
-      buffer = kSize - buffer;
+      if (kGaps || k < 0) return;
+      if (!Base::AllAgree(kExchange, IsNothing(dh) && IsNothing(dc))) continue;
+      int count = k;  // what is before the first timestep is left to it
+      if (sequences) {
+        dy.MoveTo(k);
+        count = Base::Least(kExchange, CountWhile(*dy, dy.Step(), count, [](float value) { return value == 0; }));
+      }
+      if (count > 0) {
+        dh = dc = 0;
+        if (exists_) StoreZeros(*dz_of_step, dz_of_step.Step(), count);
+        if (writes_h) StoreZeros(*h_prev, h_prev.Step(), count);
+        dz_of_step.AdvanceBy(count);
+        h_prev.AdvanceBy(count);
+        k -= count;
+      }
+      reserve.MoveTo(k);
+      dy.MoveTo(k);
+      load_ahead();
+      tanh_c = Tanh(steps[0].c);
     }
   }
 

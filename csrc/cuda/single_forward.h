@@ -13,6 +13,7 @@
 #include "cuda/recurrence.h"
 #include "cuda/rows.h"
 #include "cuda/single.h"
+#include "cuda/single_skip.h"
 
 namespace lstm_fast::cuda {
 
@@ -24,7 +25,9 @@ class SingleForward : SinglePass<T, kBlocks, ForwardCall> {
 
  public:
   LSTM_FAST_DEVICE explicit SingleForward(const ForwardCall& call)
-      : Base(call, Thread() % kWarpUnits, Thread() % 32 / kWarpUnits), h_(InShared<float>(0, 2 * kSize)) {}
+      : Base(call, Thread() % kWarpUnits, Thread() % 32 / kWarpUnits),
+        skips_(call.skips),
+        h_(InShared<float>(0, 2 * kSize)) {}
 
   LSTM_FAST_DEVICE void Run() {
     Base::ForEachRow([this](const RowSet& set) { LoadKernel(set); },
@@ -33,6 +36,7 @@ class SingleForward : SinglePass<T, kBlocks, ForwardCall> {
 
  private:
   static constexpr int kSize = SingleForwardSize(kUnits), kSlices = kSize / kSingleForwardSlice;
+  static constexpr int64_t kExchange = SingleBufferBytes(kUnits, Pass::kForward);
 
   // Sum p of a lane is for gate p ^ t: what two lanes exchange has the same place in both, whichever they are.
   LSTM_FAST_DEVICE void LoadKernel(const RowSet& set) {
@@ -83,37 +87,65 @@ class SingleForward : SinglePass<T, kBlocks, ForwardCall> {
     if (writes_gate) entries = Base::template ReserveOf<unsigned char>(set, row);
     Cursor<unsigned char, kGaps, 1> reserve(entries, arguments_.reserve_step_bytes, times, 0);
     T z[kSingleAhead];
-    LSTM_FAST_UNROLL
-    for (int ahead = 0; ahead < kSingleAhead; ++ahead) {
-      z[ahead] = **input;
-      input.AdvanceWithin(last);
-    }
-    int from = 0;  // the buffer of h before this timestep
-    for (int k = 0; k < row.count; ++k) {
-      float sums[4] = {ToReal(z[0]) + bias_, 0, 0, 0};
+    const auto load = [&] {
       LSTM_FAST_UNROLL
-      for (int ahead = 1; ahead < kSingleAhead; ++ahead) z[ahead - 1] = z[ahead];
-      z[kSingleAhead - 1] = **input;
-      input.AdvanceWithin(last);
-      Multiply(from, sums);
-      from = kSize - from;
-      const float own = SigmoidOrTanh(AddUp(sums), gate_ == 2);
-      const int lane = Thread() % kWarpUnits;
-      const float in = ShuffleFrom(own, lane), forget = ShuffleFrom(own, kWarpUnits + lane),
-                  candidate = ShuffleFrom(own, 2 * kWarpUnits + lane), out = ShuffleFrom(own, 3 * kWarpUnits + lane);
-      c = MultiplyAdd(forget, c, in * candidate);
-      h = out * Tanh(c);
-      if (exists_ && gate_ == 0) Base::Send(h_ + (from + unit_), h);
-      Base::Arrive();
-      if (writes_gate) {
-        const Global<float> entry = Cast<float>(*reserve);
-        entry[4 * unit_ + gate_] = own;
-        if (writes_cell) entry[4 * units_ + unit_] = c;
+      for (int ahead = 0; ahead < kSingleAhead; ++ahead) {
+        z[ahead] = **input;
+        input.AdvanceWithin(last);
       }
-      reserve.Advance();
-      if (writes_output) **output = Rounded<T>(h);
-      output.Advance();
-      Base::Await();
+    };
+    load();
+    float h_before = h, c_before = c;  // when it was last asked whether they repeat
+    int from = 0;                      // the buffer of h before this timestep
+    for (int k = 0; k < row.count;) {
+      const int stop = kGaps || !skips_ || k + kSkipPeriod > row.count ? row.count : k + kSkipPeriod;
+      for (; k < stop; ++k) {
+        float sums[4] = {ToReal(z[0]) + bias_, 0, 0, 0};
+        LSTM_FAST_UNROLL
+        for (int ahead = 1; ahead < kSingleAhead; ++ahead) z[ahead - 1] = z[ahead];
+        z[kSingleAhead - 1] = **input;
+        input.AdvanceWithin(last);
+        Multiply(from, sums);
+        from = kSize - from;
+        const float own = SigmoidOrTanh(AddUp(sums), gate_ == 2);
+        const int lane = Thread() % kWarpUnits;
+        const float in = ShuffleFrom(own, lane), forget = ShuffleFrom(own, kWarpUnits + lane),
+                    candidate = ShuffleFrom(own, 2 * kWarpUnits + lane), out = ShuffleFrom(own, 3 * kWarpUnits + lane);
+        c = MultiplyAdd(forget, c, in * candidate);
+        h = out * Tanh(c);
+        if (exists_ && gate_ == 0) Base::Send(h_ + (from + unit_), h);
+        Base::Arrive();
+        if (writes_gate) {
+          const Global<float> entry = Cast<float>(*reserve);
+          entry[4 * unit_ + gate_] = own;
+          if (writes_cell) entry[4 * units_ + unit_] = c;
+        }
+        reserve.Advance();
+        if (writes_output) **output = Rounded<T>(h);
+        output.Advance();
+        Base::Await();
+      }
+      if (kGaps || k == row.count) return;
+      const bool same = IsSame(h, h_before) && IsSame(c, c_before);
+      h_before = h;
+      c_before = c;
+      if (!Base::AllAgree(kExchange, same)) continue;
+      // As long as the input is that of the period before, which has only one.
+      input.MoveTo(k - kSkipPeriod);
+      const float first = ToReal(**input);
+      int count = CountWhile(*input, input.Step(), row.count - (k - kSkipPeriod),
+                             [&](float other) { return IsSame(other, first); });
+      count = (Base::Least(kExchange, count) / kSkipPeriod - 1) * kSkipPeriod;
+      if (count > 0) {
+        if (writes_gate) Repeat(Cast<float>(*reserve) + (4 * unit_ + gate_), reserve.Step() / sizeof(float), count);
+        if (writes_cell) Repeat(Cast<float>(*reserve) + (4 * units_ + unit_), reserve.Step() / sizeof(float), count);
+        if (writes_output) Repeat(*output, output.Step(), count);
+        reserve.AdvanceBy(count);
+        output.AdvanceBy(count);
+        k += count;
+      }
+      input.MoveTo(k);
+      load();
     }
   }
 
@@ -141,7 +173,8 @@ class SingleForward : SinglePass<T, kBlocks, ForwardCall> {
 
   float kernel_[kSlices * 4 * 4];  // [slice][term][sum]
   float bias_;                     // of this lane's own gate
-  Shared<float> h_;                // of two buffers, one is read while the other is written
+  const bool skips_;
+  Shared<float> h_;  // of two buffers, one is read while the other is written
 };
 
 template <class T, int kUnits, int kBlocks>

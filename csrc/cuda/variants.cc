@@ -50,11 +50,7 @@ const std::vector<Variant>& Variants() {
 }
 
 int64_t SharedBytes(const Problem& problem, const Variant& variant, const Cut& cut, Pass pass) {
-  if (variant.row_blocks > 0) {
-    const int units = variant.most_units;
-    const int size = pass == Pass::kBackward ? SingleBackwardSize(units) : SingleForwardSize(units);
-    return 2 * size * int64_t{sizeof(float)};
-  }
+  if (variant.row_blocks > 0) return SingleSharedBytes(variant.most_units, pass);
   return LayoutOf(problem, variant, cut, pass).end;
 }
 

@@ -78,6 +78,7 @@ struct Machine {
   uint32_t next_thread = kFirstThread;
   Stacks stacks;
   Launch* launch = nullptr;
+  int64_t barriers = 0;
 };
 
 Machine& TheMachine() {
@@ -333,6 +334,7 @@ void SyncAll(Meeting& meeting, int size, int finished, const std::vector<Warp*>&
   Thread& self = launch.current();
   if (self.warp->meeting.arrived > 0) FailDiverged(*self.warp->meeting.first, what, site);
   if (launch.Arrive(meeting, size, finished, what, site)) {
+    ++TheMachine().barriers;
     launch.Order(warps);
     for (Warp* warp : warps) {
       warp->at_barrier = nullptr;
@@ -349,6 +351,7 @@ void SyncAll(Meeting& meeting, int size, int finished, const std::vector<Warp*>&
 const cuda::Device& GetDevice() { return TheMachine().device; }
 void SetDevice(const cuda::Device& device) { TheMachine().device = device; }
 void SetSeed(uint64_t seed) { TheMachine().random = seed; }
+int64_t TakeBarriers() { return std::exchange(TheMachine().barriers, 0); }
 
 void Run(const char* name, const Grid& grid, const std::function<void()>& body) {
   CheckGrid(name, grid);

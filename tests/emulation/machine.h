@@ -92,6 +92,8 @@ const cuda::Device& GetDevice();
 void SetDevice(const cuda::Device& device);
 // Decides the order in which threads run.
 void SetSeed(uint64_t seed);
+// Barriers that blocks and clusters have passed since the last call.
+int64_t TakeBarriers();
 
 // Calls `body` as every thread of the grid. Raises std::runtime_error for what the grid or a thread does wrong.
 void Run(const char* name, const Grid& grid, const std::function<void()>& body);

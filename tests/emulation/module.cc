@@ -32,6 +32,7 @@ void DefineDevice(py::module_& m) {
         return waits;
       },
       "Pairs of a stream and another that it has been made to wait for since the last call.");
+  m.def("take_barriers", &TakeBarriers, "How many barriers blocks and clusters have passed since the last call.");
   m.def("seed", &SetSeed, py::arg("seed"), "Decides in which order the device's threads run.");
 }
 
