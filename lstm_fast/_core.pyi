@@ -25,6 +25,7 @@ class _Calls(TypedDict):
 class _Timesteps(TypedDict):
     given: int
     computed: int
+    without_gradient: int
 
 __version__: str
 checkpoint_interval: int

@@ -37,7 +37,8 @@ class Status:
         fused_calls: Calls of the compiled forward and backward pass in this process, on CPU and GPU.
         timesteps: Timesteps of the forward passes in this process on the CPU, masked ones left out: "given" and
             "computed". The others were copied, because they repeat earlier ones of their row bit for bit. Padding
-            without a mask does so for most of its length.
+            without a mask does so for most of its length. "without_gradient": those that the backward passes left
+            out, because all gradients in them were zero.
         fallbacks: Calls that ran as Keras's own, by reason. In a graph one call is one tracing.
         fallback_layers: Names of the layers that fell back, by reason: the first six of them.
         problems: What keeps the fused kernels from running, and what to do.

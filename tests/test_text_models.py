@@ -77,6 +77,7 @@ def test_training_is_that_of_keras(name: str, mask: bool, monkeypatch: pytest.Mo
     assert len(result.train_ms.fast) == len(result.predict_ms.keras) == 3
     assert 0 < result.padding < 1
     assert 0 < result.computed <= 1
+    assert 0 <= result.without_gradient < 1
     assert len(result.gradient_differences) == len(models.MODELS[name](300).trainable_variables)
 
 
@@ -99,6 +100,7 @@ def test_comparison_fails_on_a_difference_or_a_fallback() -> None:
         {"forward": 4, "backward": 2},
         [],
         0.5,
+        0.1,
     )
     assert good.problems == []
     assert "logits differ" in dataclasses.replace(good, logits_difference=1.0).problems[0]

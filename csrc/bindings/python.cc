@@ -266,7 +266,8 @@ py::dict FusedCalls() {
 
 py::dict Timesteps() {
   const TimestepCounts counts = GetTimestepCounts();
-  return py::dict("given"_a = counts.given, "computed"_a = counts.computed);
+  return py::dict("given"_a = counts.given, "computed"_a = counts.computed,
+                  "without_gradient"_a = counts.without_gradient);
 }
 
 py::dict BuildInfo() {

@@ -78,8 +78,11 @@ void NextBackwardChunk(const Direction<Real>& d, const Row* rows, int64_t row_co
   for (int64_t r = 0; r < row_count; ++r) {
     const Row& row = rows[r];
     Remaining& left = s.remaining[r];
-    if (left.InSkip() && d.skips_by_row) BackThroughSkip(d, rows, r, s, gradients);
     PassZeros(d, row, r, s);
+    if (left.InSkip() && d.skips_by_row) {
+      BackThroughSkip(d, rows, r, s, gradients);
+      PassZeros(d, row, r, s);
+    }
     if (left.timesteps == 0) continue;
     BackwardPart<Real>& part = s.part[r];
     const int64_t timesteps = left.timesteps;
@@ -285,7 +288,7 @@ void BackwardTile(const Direction<Real>& d, const Row* rows, int64_t row_count, 
   LoadState(d, d.dc_n, rows + begin, count, s.dc + begin * sizes.units);
   for (int64_t r = begin; r < end; ++r) {
     Remaining& left = s.remaining[r];
-    left = {rows[r].count, rows[r].count, Skips<Real>(d, rows[r]).Count(), {}, 0, false};
+    left = {rows[r].count, rows[r].count, Skips<Real>(d, rows[r]).Count(), {}, 0};
     for (int64_t n = 0; n < left.skips; ++n) left.entries -= Skips<Real>(d, rows[r]).Get(n).steps;
     LoadSkip(d, rows[r], left);
     if (d.dx.data && !d.dx_accumulates && rows[r].count < d.time) ZeroMaskedInputGradient(d, rows[r]);

@@ -27,7 +27,6 @@ struct Remaining {
   int64_t skips;      // where others were not
   Skip skip;          // the last of these; {} if there is none
   int64_t skipped;    // how many of its timesteps are left
-  bool covered;       // a whole period of them has been gone through
 
   bool InSkip() const { return skipped > 0 && entries == skip.entry; }
 };
@@ -36,7 +35,6 @@ template <class Real>
 void LoadSkip(const Direction<Real>& d, const Row& row, Remaining& left) {
   left.skip = left.skips > 0 ? Skips<Real>(d, row).Get(left.skips - 1) : Skip{};
   left.skipped = left.skip.steps;
-  left.covered = false;
 }
 
 // Takes some of the last timesteps of a skip.
@@ -44,7 +42,6 @@ template <class Real>
 void TakeSkipped(const Direction<Real>& d, const Row& row, int64_t count, Remaining& left) {
   left.timesteps -= count;
   left.skipped -= count;
-  left.covered = left.covered || count >= left.skip.period;
   if (left.skipped > 0) return;
   --left.skips;
   LoadSkip(d, row, left);
@@ -129,6 +126,7 @@ struct BackwardScratch {
     }
     if (d.repeats) again = TakeChunk(scratch, d, row_count);
     dy = scratch.template Take<Real>(row_count * sizes.units);
+    if (!IsReal<Real>(d.dtype)) x = scratch.template Take<Real>(d.input);
     packed_states = scratch.template Take<Real>(packed_h * pairs * kStrip);
   }
 
@@ -144,6 +142,7 @@ struct BackwardScratch {
   Real *dh, *dc;           // [rows][Hp], flowing back from the step after
   Real* c_start;           // [rows][Hp], before the first step of a part that is in no skip
   Real* dy;                // [rows][Hp]: of a group of a team, one of its rows
+  Real* x = nullptr;       // of a timestep of a row, for the leader of a team alone: others may be in a chunk still
   Operand<Real> h_before;  // h before each (step, row) pair, times the dropout masks
   Real* h_rows;
   Real* masks = nullptr;            // [rows][4][Hp]

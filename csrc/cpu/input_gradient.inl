@@ -62,7 +62,8 @@ void StoreInputGradient(const Direction<Real>& d, BackwardScratch<Real>& s, cons
                        {s.dz, s.chunk.total, first, count, d.input, 0, d.input, d.input}, mask_of, store);
 }
 
-// dx = dz, for the rows at the positions [begin, end), each member of their group for its own units.
+// dx = dz, for the rows at the positions [begin, end), each member of their group for its own units. Not -0: it depends
+// on the cut which zeros are passed over, and what is, is 0.
 template <class Real>
 void StoreProjectedGradient(const Direction<Real>& d, const Row* rows, int64_t begin, int64_t end,
                             const BackwardScratch<Real>& s, const Share& share) {
@@ -74,7 +75,7 @@ void StoreProjectedGradient(const Direction<Real>& d, const Row* rows, int64_t b
       alignas(64) Real gathered[kRun<Real>];
       const Real* from = s.dz + (unit / kL * s.chunk.total + pair) * sizes.width + gate * kL;
       for (int64_t i = 0; i < count; i += kL) {
-        Store(gathered + i, Load(from));
+        Store(gathered + i, Load(from) + Vector<Real>{});
         from += s.chunk.total * sizes.width;
       }
       StoreRow(d.dx_dtype, d.dx.data, offset + gate * d.units + unit, count, gathered);

@@ -56,10 +56,13 @@ struct Direction {
   bool input_order;  // y is in input order even so
   bool return_sequences, zero_output_for_mask, masked;
   bool repeats;       // there may be timesteps that repeat: rows say which
+  bool passes_zeros;  // the backward pass leaves out timesteps in which all gradients are zero
   bool skips_by_row;  // the backward pass goes through skipped timesteps row by row; then its teams are of one thread
   Reserve reserve_mode;
-  int64_t chunk_steps;     // timesteps projected at once
-  int64_t* skipped_steps;  // counts timesteps that the forward pass does not compute, as they repeat; shared by threads
+  int64_t chunk_steps;  // timesteps projected at once
+  // Count timesteps that the forward pass does not compute, as they repeat, and that the backward pass passes over;
+  // shared by threads.
+  int64_t *skipped_steps, *passed_steps;
 
   Sequence x;
   bool in_place;                  // all kernels here are [K, 4H] as they were given; H is a multiple of L

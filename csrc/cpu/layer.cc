@@ -30,6 +30,7 @@ namespace lstm_fast {
 namespace {
 
 std::atomic<int64_t> forward_calls{0}, backward_calls{0}, timesteps_given{0}, timesteps_computed{0};
+std::atomic<int64_t> timesteps_without_gradient{0};
 
 bool InitialSkipsRepeats() {
   const std::string value = Variable("LSTM_FAST_SKIP_REPEATS").value_or("1");
@@ -119,6 +120,7 @@ class Layer {
       d.dy = OutputSequence(const_cast<void*>(gradient.dy), n);
       d.dh_n = gradient.dh_n[n];
       d.dc_n = gradient.dc_n[n];
+      d.passed_steps = &passed_;
       d.dh0 = output.dh0[n];
       d.dc0 = output.dc0[n];
     }
@@ -172,6 +174,7 @@ class Layer {
       }
     };
     ForEachByTeams(parallel_, cuts, tasks, groups_of, run);
+    timesteps_without_gradient += passed_;
     if (own_dx) MergeInputGradients(dx.data<Real>(), side_by_side, dx_elements, output.dx);
     for (int n = 0; n < directions && !in_place; ++n) {
       weights_.Unpack(partial.data<Real>() + n * slots * gradient_size, slots, output, n);
@@ -235,6 +238,7 @@ class Layer {
     d.zero_output_for_mask = problem_.zero_output_for_mask;
     d.masked = inputs_.mask != nullptr;
     d.repeats = plan_.repeats;  // of the backward pass: the reserve knows what was skipped, whatever the setting is now
+    d.passes_zeros = SkipsRepeats();
     d.skips_by_row = Describe(plan_.repeats).SkipsByRow();
     d.reserve_mode = problem_.reserve;
     d.x = {PartOfInput(const_cast<void*>(inputs_.x), n), inputs_.x_batch_stride, inputs_.x_time_stride};
@@ -279,6 +283,7 @@ class Layer {
   const Plan plan_;
   const Weights<Real> weights_;
   int64_t skipped_ = 0;       // real timesteps that the forward pass did not compute
+  int64_t passed_ = 0;        // and those in which the backward pass found no gradient
   int64_t blocks_taken_ = 0;  // of the reserve
   Direction<Real> direction_[2];
 };
@@ -348,7 +353,9 @@ void Backward(const Inputs& inputs, const BackwardInput& gradient, const Backwar
 
 CallCounts GetCallCounts() { return {forward_calls.load(), backward_calls.load()}; }
 
-TimestepCounts GetTimestepCounts() { return {timesteps_given.load(), timesteps_computed.load()}; }
+TimestepCounts GetTimestepCounts() {
+  return {timesteps_given.load(), timesteps_computed.load(), timesteps_without_gradient.load()};
+}
 
 bool SkipsRepeats() {
   if (repeats_setting.load() == Repeats::kNotRead) SetSkipsRepeats(std::nullopt);

@@ -83,7 +83,11 @@ def _speed(result: Comparison) -> Table:
         speed.add_row(name, f"{fast:.1f}", f"{slow:.1f}", f"[bold]{times.ratio:.2f} x[/bold]")
 
     timesteps = "timesteps that are not masked" if result.mask else "timesteps"
-    speed.caption = f"FastLSTM: {result.computed:.0%} of the {timesteps} computed, the others copied"
+    copied = ", the others copied" if result.computed < 1 else ""
+    speed.caption = (
+        f"FastLSTM: {result.computed:.0%} of the {timesteps} computed{copied}\n"
+        f"in training, {result.without_gradient:.0%} have no gradient and are left out"
+    )
     return speed
 
 

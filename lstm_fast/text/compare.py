@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from lstm_fast.diagnosis import status
+from lstm_fast.status import Status
 from lstm_fast.text.batches import Data
 from lstm_fast.text.models import LEARNING_RATE, MODELS, LayerName
 
@@ -65,6 +66,8 @@ class Comparison:
         fallbacks: Why FastLSTM ran as Keras's LSTM, if it did.
         computed: Share of the timesteps, masked ones left out, that FastLSTM computed. The others were copied, because
             they repeat earlier ones bit for bit.
+        without_gradient: Share of the timesteps of the training steps, masked ones left out, in which all gradients
+            were zero, so that FastLSTM's backward pass left them out.
     """
 
     model: str
@@ -83,6 +86,7 @@ class Comparison:
     expected_calls: dict[str, int]
     fallbacks: list[str]
     computed: float
+    without_gradient: float
 
     @property
     def gradient_difference(self) -> float:
@@ -174,10 +178,12 @@ def compare(
     }
     sides["fast"].model.set_weights(sides["keras"].model.get_weights())
     logits_difference = _logits_difference(sides, batches[0][0])
+    untrained = status()
     for index, (ids, labels) in enumerate(batches):
         for side in _in_turn(sides, index):
             side.train_step(ids, labels)
             progress()
+    trained = status()
     for index, (ids, _) in enumerate(batches):
         for side in _in_turn(sides, index):
             side.predict_step(ids)
@@ -202,14 +208,15 @@ def compare(
         # For each layer: the pass for the logits, then training and prediction.
         expected_calls={"forward": lstms * (1 + 2 * len(batches)), "backward": lstms * len(batches)},
         fallbacks=after.new_fallbacks(before),
-        computed=_share(before.timesteps, after.timesteps),
+        computed=_share("computed", before, after, none=1.0),
+        without_gradient=_share("without_gradient", untrained, trained, none=0.0),
     )
 
 
-def _share(before: dict[str, int], after: dict[str, int]) -> float:
-    """Returns the share of computed timesteps between two counts."""
-    given, computed = (after[name] - before[name] for name in ("given", "computed"))
-    return computed / given if given else 1.0
+def _share(kind: str, before: Status, after: Status, *, none: float) -> float:
+    """Returns the share of timesteps of a kind between two moments; `none` if there were no timesteps at all."""
+    given, some = (after.timesteps[name] - before.timesteps[name] for name in ("given", kind))
+    return some / given if given else none
 
 
 class _Side:

@@ -102,6 +102,7 @@ std::string Describe(const Options& o) {
   flag(!o.dweights, "no_dweights");
   flag(!o.dbias, "no_dbias");
   flag(!o.dstates, "no_dstates");
+  flag(o.vanishing, "vanishing");
   flag(o.nan_in_padding, "nan_in_padding");
   text << " layout=" << static_cast<int>(o.layout) << " shift=" << o.shift << " masked=" << static_cast<int>(o.masked)
        << " repeated=" << static_cast<int>(o.repeated) << " real_byte=" << static_cast<int>(o.real_byte)
@@ -115,6 +116,7 @@ Case::Case(const Options& given) : options(given) {
   o.input_dropout = o.input_dropout && !o.projected;
   features = o.projected ? o.directions * 4 * o.units : o.input;
   o.input = features;
+  o.bias = o.bias || o.vanishing;
   Random random(o.seed * 1'000'003 + static_cast<uint64_t>(((o.batch * 64 + o.time) * 256 + o.input) * 256 + o.units));
   const double nan = std::numeric_limits<double>::quiet_NaN();
   const int64_t size = SizeOf(o.dtype);
@@ -159,9 +161,12 @@ Case::Case(const Options& given) : options(given) {
     DirectionArrays& a = direction[n];
     const double width = static_cast<double>(features + units);
     if (!o.projected) a.kernel = Numbers(o, features * 4 * units, 1 / std::sqrt(width), random);
-    const double scale = o.repeated == Repeated::kNo ? 1.0 : 0.3;
+    const double scale = o.vanishing ? 0.01 : o.repeated == Repeated::kNo ? 1.0 : 0.3;
     a.recurrent_kernel = Numbers(o, units * 4 * units, scale / std::sqrt(static_cast<double>(units)), random);
     if (o.bias) a.bias = Numbers(o, 4 * units, 1.0, random);
+    for (int64_t j = units; j < 2 * units && o.vanishing; ++j) {
+      Encode(o.dtype, random.Number() - 8, a.bias.data(), j);
+    }
     if (o.h0) a.h0 = Numbers(o, o.batch * units, 0.5, random);
     if (o.c0) a.c0 = Numbers(o, o.batch * units, 1.0, random);
     if (o.input_dropout) a.input_dropout = Multipliers(o, 4 * o.batch * features, random);
@@ -171,6 +176,10 @@ Case::Case(const Options& given) : options(given) {
   }
   const int64_t width = o.directions * units;
   if (o.dy) dy = Numbers(o, o.batch * outputs * width, 1.0, random);
+  for (int64_t i = 0; i < o.batch * outputs * width && o.dy && o.vanishing; ++i) {
+    const int64_t t = i / width % outputs;
+    if (t != outputs - 1 && t != outputs / 2) Encode(o.dtype, 0.0, dy.data(), i);
+  }
   // A masked output that is zero has no gradient, whatever arrives.
   for (int64_t b = 0; b < o.batch && o.dy && o.nan_in_padding && o.zero_output_for_mask && o.return_sequences; ++b) {
     for (int64_t t = 0; t < o.time; ++t) {

@@ -42,6 +42,9 @@ struct Options {
   Masked masked = Masked::kNo;
   uint8_t real_byte = 1;  // what stands for real in the mask; 0 for any byte but 0
   Repeated repeated = Repeated::kNo;
+  // Gradients come to nothing in some timesteps: forget gates and recurrent kernels are small, there is a bias, and y
+  // has gradients in its last timestep and one in the middle only.
+  bool vanishing = false;
   bool nan_in_padding = false;  // in whatever belongs to masked timesteps and is not to be read
   Spoiled spoiled = Spoiled::kNo;
   double spoiler = 0.0;

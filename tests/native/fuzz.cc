@@ -94,6 +94,7 @@ Trial Decode(Bytes bytes) {
     o.input %= 8;
     if (!large) o.units = 1 + o.units % 20;
     o.repeated = bytes.Any<Repeated>();
+    o.vanishing = bytes.OneOf(2);
   }
   o.directions = 1 + static_cast<int>(bytes.Below(2));
   o.projected = bytes.OneOf(4);

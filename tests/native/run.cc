@@ -152,6 +152,8 @@ int64_t SkippedTimesteps() {
   return counts.given - counts.computed;
 }
 
+int64_t TimestepsWithoutGradient() { return GetTimestepCounts().without_gradient; }
+
 Settings::Settings() : isa_(ActiveIsa()), threads_(ThreadCount()), skips_repeats_(SkipsRepeats()) {}
 
 Settings::~Settings() {

@@ -62,6 +62,7 @@ Outputs RunAndCheck(const Case& problem, const Solution& exact);
 
 // How many timesteps the kernels have left out so far in this process, as they repeat others.
 int64_t SkippedTimesteps();
+int64_t TimestepsWithoutGradient();  // of backward passes
 
 // Options of a run that are the library's: put back at the end of the scope.
 class Settings {

@@ -27,14 +27,16 @@ struct CallCounts {
 LSTM_FAST_EXPORT CallCounts GetCallCounts();
 
 // Real timesteps of all forward passes in this process, and those of them that were computed: others repeat, bit for
-// bit, what came before them in their row.
+// bit, what came before them in their row. Then those of all backward passes that were passed over, because all
+// gradients in them were zero.
 struct TimestepCounts {
-  int64_t given, computed;
+  int64_t given, computed, without_gradient;
 };
 LSTM_FAST_EXPORT TimestepCounts GetTimestepCounts();
 
-// Whether timesteps that repeat are left out, for comparison. Throws std::invalid_argument when LSTM_FAST_SKIP_REPEATS,
-// which says it at first, and again after SetSkipsRepeats(std::nullopt), is neither 0 nor 1.
+// Whether timesteps that repeat, and those without a gradient, are left out, for comparison. Throws
+// std::invalid_argument when LSTM_FAST_SKIP_REPEATS, which says it at first, and again after
+// SetSkipsRepeats(std::nullopt), is neither 0 nor 1.
 LSTM_FAST_EXPORT bool SkipsRepeats();
 LSTM_FAST_EXPORT void SetSkipsRepeats(std::optional<bool> skips);
 

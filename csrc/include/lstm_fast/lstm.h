@@ -20,8 +20,11 @@
 // Timesteps that repeat: while a row's real timesteps have the same input, bit for bit, and its h and c come back to
 // what they were one to eight steps before, the rest of them up to the next other input is copied, not computed. Every
 // output of the forward pass has the bits that it has when all are computed. The backward pass finds in the reserve
-// what was left out; its gradients are as exact as ever, with one liberty: in such a stretch a gradient of h and c
-// below the smallest normal number counts as zero. isa.h counts these timesteps, and turns this off.
+// what was left out; its gradients are as exact as ever.
+//
+// Timesteps without a gradient: once the gradients of h and c have come to nothing, and as long as y's are zero, all
+// gradients are zero, and the backward pass passes over them. A gradient of h and c below the smallest normal number
+// counts as zero there. isa.h counts the timesteps of both kinds, and turns this off.
 //
 // Determinism: a row's forward result depends neither on the other rows nor on the number of threads; gradients do
 // not depend on the number of threads.
