@@ -142,6 +142,10 @@ def _load_cuda() -> ModuleType:
 
 def share_skips() -> None:
     """Tells the CUDA kernels, if they are loaded, what the CPU's have been told of timesteps that repeat."""
-    if module := sys.modules.get("lstm_fast._cuda"):
-        with contextlib.suppress(ValueError):  # a variable has a bad value: check_compiled says so
-            module.set_skips(core().skips_repeats())
+    with _sharing:
+        if module := sys.modules.get("lstm_fast._cuda"):
+            with contextlib.suppress(ValueError):  # a variable has a bad value: check_compiled says so
+                module.set_skips(core().skips_repeats())
+
+
+_sharing = fork_safe_lock()

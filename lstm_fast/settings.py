@@ -203,9 +203,10 @@ class Config:
 
     @property
     def skip_repeats(self) -> bool:
-        """Whether timesteps that repeat are not computed again. LSTM_FAST_SKIP_REPEATS, else True.
+        """Whether timesteps that repeat, or have no gradient, are left out. LSTM_FAST_SKIP_REPEATS, else True.
 
-        Read at each call, also in a graph. The bits are the same.
+        Read at each call, also in a graph, but not in a CUDA graph. The outputs have the same bits; gradients of
+        weights differ by rounding.
         """
         return bool(core().skips_repeats())
 

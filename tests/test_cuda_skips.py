@@ -53,7 +53,7 @@ class Run:
         backward["reserve"] = forward["reserve"]
         module.backward(**addresses(backward))
         self.backward_barriers = module.take_barriers()
-        self.reserve, self.h_prev = forward["reserve"], backward["h_prev"]
+        self.reserve, self.h_prev, self.dz = forward["reserve"], backward["h_prev"], backward["dz"]
         module.forward(**addresses({**forward, "reserve": None}))
         self.barriers_without_reserve = module.take_barriers()
         self.solution = results(problem, forward, backward)
@@ -62,6 +62,8 @@ class Run:
 def assert_same(found: Run, expected: Run) -> None:
     """Asserts that two runs have the same bits, but for gradients that are no normal numbers of float32."""
     assert np.array_equal(found.reserve, expected.reserve)
+    matters = (found.dz != 0).any(-1)
+    assert np.array_equal(found.h_prev[matters], expected.h_prev[matters], equal_nan=True)
     gradients = expected.solution.named()
     for name, values in found.solution.named().items():
         if name.startswith("d"):
@@ -82,6 +84,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "two": {"directions": 2, "return_sequences": False},
     "masked": {"directions": 2, "mask": "right", "zero_output_for_mask": True},
     "backwards": {"go_backwards": True, "states": False},
+    "carried": {"mask": "right", "directions": 2},
     "last": {"return_sequences": False, "go_backwards": True, "bias": False, "mask": "right"},
     "float16": {"directions": 2, "return_sequences": False, "dtype": "float16"},
     "bfloat16": {"go_backwards": True, "dtype": "bfloat16"},
@@ -113,6 +116,9 @@ def test_skipped_timesteps_have_the_same_results(
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_is_not_passed_over(where: str, value: float, module: ModuleType) -> None:
     problem = forgetful(make_problem(1, 60, units=9, projected=True, return_sequences=False), 7, 50)
+    clean, every = (Run(module, problem, "single_16", skips=skips) for skips in (True, False))
+    assert clean.forward_barriers < every.forward_barriers
+    assert clean.backward_barriers < every.backward_barriers
     if where == "z":
         problem.x[0, 3, 5] = value
     else:
@@ -120,6 +126,43 @@ def test_what_is_not_finite_is_not_passed_over(where: str, value: float, module:
         changed[0][0, 2] = value
     found, expected = (Run(module, problem, "single_16", skips=skips) for skips in (True, False))
     assert_same(found, expected)
+
+
+@pytest.mark.parametrize("time", [16, 17, 33, 96])
+@pytest.mark.parametrize("directions", [1, 2])
+@pytest.mark.parametrize("units", [9, 75])
+def test_repeats_up_to_the_end(units: int, directions: int, time: int, module: ModuleType) -> None:
+    """Nothing is read beyond it, neither after the last row nor before the first."""
+    sizes = {"units": units, "directions": directions, "projected": True, "states": False}
+    problem = forgetful(make_problem(2, time, return_sequences=False, **sizes), 0, time)
+    variant = "single_16" if units == 9 else "single_96"
+    found, expected = (Run(module, problem, variant, skips=skips) for skips in (True, False))
+    assert_same(found, expected)
+    assert time < 48 or found.forward_barriers < 0.8 * expected.forward_barriers
+
+
+@pytest.mark.parametrize(("variant", "units"), SIZES[:3:2], ids=["block", "cluster"])
+def test_rows_one_after_the_other(variant: str, units: int, module: ModuleType) -> None:
+    """On a small device a block has several rows, of which some skip and some do not."""
+    module.set_device(9, 0, 2, 232_448)
+    problem = forgetful(make_problem(5, 64, units=units, directions=2, projected=True), 5, 60)
+    problem.x[1::2] = np.random.default_rng(1).standard_normal(problem.x[1::2].shape)
+    problem = without_gradients(problem, 2, 62)
+    found, expected = (Run(module, problem, variant, skips=skips) for skips in (True, False))
+    module.set_device(9, 0, 132, 232_448)
+    assert_same(found, expected)
+    assert found.forward_barriers < expected.forward_barriers
+    assert found.backward_barriers < expected.backward_barriers
+
+
+@pytest.mark.parametrize("absent", ["dy", "dh_n", "dc_n", "all"])
+def test_gradients_that_are_not_given(absent: str, module: ModuleType) -> None:
+    problem = forgetful(make_problem(2, 70, units=9, projected=True, return_sequences=False), 5, 70)
+    none = {"dy": None, "dh_n": [None], "dc_n": [None]}
+    problem = replace(problem, **(none if absent == "all" else {absent: none[absent]}))
+    found, expected = (Run(module, problem, "single_16", skips=skips) for skips in (True, False))
+    assert_same(found, expected)
+    assert found.backward_barriers < expected.backward_barriers
 
 
 def test_inputs_that_change_back(module: ModuleType) -> None:

@@ -76,7 +76,9 @@ def test_training_is_that_of_keras(name: str, mask: bool, monkeypatch: pytest.Mo
     assert len(result.losses["fast"]) == 3 + compare.WARM_UP
     assert len(result.train_ms.fast) == len(result.predict_ms.keras) == 3
     assert 0 < result.padding < 1
+    assert result.computed is not None
     assert 0 < result.computed <= 1
+    assert result.without_gradient is not None
     assert 0 <= result.without_gradient < 1
     assert len(result.gradient_differences) == len(models.MODELS[name](300).trainable_variables)
 

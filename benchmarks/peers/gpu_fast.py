@@ -16,7 +16,8 @@ def prepare(
     problem: Problem, training: bool, *, precision: str, device: str, forced: str | None = None, every: bool = False
 ) -> Prepared:
     """`forced` is a precision of the recurrence that PyTorch has no switch for. `every`: no timestep is left out."""
-    config.skip_repeats = not every  # contenders on a GPU come one after the other
+    if every:
+        config.skip_repeats = False  # until arithmetic() of gpu_torch ends, as `forced`
     dtype = DTYPES[precision]
     weights = [[torch.from_numpy(array).to(device, dtype) for array in direction] for direction in problem.weights]
     parameters = [weight.requires_grad_(training) for direction in weights for weight in direction]

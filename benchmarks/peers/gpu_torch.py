@@ -12,6 +12,7 @@ import torch
 from lstm_fast.bench.prepared import Prepared
 from lstm_fast.bench.pytorch import as_keras, clock, lstm, packed_lstm, to_numpy
 from lstm_fast.bench.scenarios import Problem
+from lstm_fast.settings import config
 
 DTYPES = {
     "float64": torch.float64,
@@ -42,6 +43,7 @@ def arithmetic(precision: str) -> Iterator[None]:
         for switch, value in zip(switches, before, strict=True):
             setattr(switch, name, value)
         os.environ.pop(FORCED_PRECISION, None)
+        config.skip_repeats = None
 
 
 def copies(device: str, size: int) -> int:

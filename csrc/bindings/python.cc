@@ -315,9 +315,11 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def("trim", &Trim, py::call_guard<py::gil_scoped_release>(), "Gives them back to the system; returns their bytes.");
   m.def("fused_calls", &FusedCalls, "How often the kernels have run in this process, through any binding.");
   m.def("timesteps", &Timesteps,
-        "Real timesteps of all forward passes in this process, and those of them that did not repeat others.");
+        "Real timesteps of all forward passes in this process, those of them that did not repeat others, and those "
+        "that the backward passes left out, as all gradients in them were zero.");
   m.def("skips_repeats", &SkipsRepeats,
-        "Whether timesteps that repeat are left out: LSTM_FAST_SKIP_REPEATS; ValueError if that is neither 0 nor 1.");
+        "Whether timesteps that repeat, and those without a gradient, are left out: LSTM_FAST_SKIP_REPEATS; ValueError "
+        "if that is neither 0 nor 1.");
   m.def("set_skips_repeats", &SetSkipsRepeats, py::arg("skips"), "Sets skips_repeats(). None: as at the start.");
   m.attr("checkpoint_interval") = kCheckpointInterval;
   m.def("reserve_step_bytes", &StepBytes, py::arg("reserve_mode"), py::arg("dtype"), py::arg("units"),

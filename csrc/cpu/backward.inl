@@ -307,7 +307,7 @@ void BackwardTile(const Direction<Real>& d, const Row* rows, int64_t row_count, 
     team.Wait();  // for dz and h; the leader may overwrite the chunk's lists from here on
     AccumulateWeights(d, s, any_state, gradients, team);
     if (d.dx.data && !d.projected) StoreInputGradient(d, s, team);
-    if (d.repeats) team.Wait();  // the leader may then write more: see PassZeros(), and the chunk's numbers
+    if (d.repeats) team.Wait();  // the leader may then overwrite the packed operands, and the chunk's numbers
   }
   if (gradients.fresh) {  // no row has a timestep
     const Share share(d, team);

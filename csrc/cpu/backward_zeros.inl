@@ -37,8 +37,8 @@ bool AllFinite(const Real* values, int64_t count) {
   return sum == 0;
 }
 
-// Whether nothing of W and of a row's multipliers of recurrent dropout is infinite or NaN, which no gradient may
-// multiply unseen, zero or not. What is not finite in U shows in the gradients of the states.
+// Whether nothing of W and of a row's multipliers of recurrent dropout is infinite or NaN: zero times that is
+// NaN, and must be computed. What is not finite in U shows in the gradients of the states.
 template <class Real>
 bool WeightsAreFinite(const Direction<Real>& d, int64_t r, BackwardScratch<Real>& s) {
   if (s.kernel_is_finite < 0) {

@@ -62,8 +62,8 @@ void StoreInputGradient(const Direction<Real>& d, BackwardScratch<Real>& s, cons
                        {s.dz, s.chunk.total, first, count, d.input, 0, d.input, d.input}, mask_of, store);
 }
 
-// dx = dz, for the rows at the positions [begin, end), each member of their group for its own units. Not -0: it depends
-// on the cut which zeros are passed over, and what is, is 0.
+// dx = dz, for the rows at the positions [begin, end), each member of their group for its own units. Not -0: where
+// timesteps are passed over, which depends on the cut, dx is 0.
 template <class Real>
 void StoreProjectedGradient(const Direction<Real>& d, const Row* rows, int64_t begin, int64_t end,
                             const BackwardScratch<Real>& s, const Share& share) {

@@ -137,12 +137,15 @@ class SingleForward : SinglePass<T, kBlocks, ForwardCall> {
                              [&](float other) { return IsSame(other, first); });
       count = (Base::Least(kExchange, count) / kSkipPeriod - 1) * kSkipPeriod;
       if (count > 0) {
-        if (writes_gate) Repeat(Cast<float>(*reserve) + (4 * unit_ + gate_), reserve.Step() / sizeof(float), count);
-        if (writes_cell) Repeat(Cast<float>(*reserve) + (4 * units_ + unit_), reserve.Step() / sizeof(float), count);
+        if (writes_gate)
+          Repeat(Cast<float>(*reserve) + (4 * unit_ + gate_), reserve.Step() / int64_t{sizeof(float)}, count);
+        if (writes_cell)
+          Repeat(Cast<float>(*reserve) + (4 * units_ + unit_), reserve.Step() / int64_t{sizeof(float)}, count);
         if (writes_output) Repeat(*output, output.Step(), count);
         reserve.AdvanceBy(count);
         output.AdvanceBy(count);
         k += count;
+        if (k == row.count) return;  // there is no input to read on with
       }
       input.MoveTo(k);
       load();

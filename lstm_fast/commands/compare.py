@@ -82,12 +82,13 @@ def _speed(result: Comparison) -> Table:
         slow, fast = times.median("keras"), times.median("fast")
         speed.add_row(name, f"{fast:.1f}", f"{slow:.1f}", f"[bold]{times.ratio:.2f} x[/bold]")
 
-    timesteps = "timesteps that are not masked" if result.mask else "timesteps"
-    copied = ", the others copied" if result.computed < 1 else ""
-    speed.caption = (
-        f"FastLSTM: {result.computed:.0%} of the {timesteps} computed{copied}\n"
-        f"in training, {result.without_gradient:.0%} have no gradient and are left out"
-    )
+    if result.computed is not None and result.without_gradient is not None:
+        timesteps = "timesteps that are not masked" if result.mask else "timesteps"
+        copied = ", the others copied" if result.computed < 1 else ""
+        speed.caption = (
+            f"FastLSTM: {result.computed:.0%} of the {timesteps} computed{copied}\n"
+            f"in training, {result.without_gradient:.0%} have no gradient and are left out"
+        )
     return speed
 
 

@@ -65,9 +65,9 @@ class Comparison:
         expected_calls: The smallest numbers of such calls, if FastLSTM never fell back.
         fallbacks: Why FastLSTM ran as Keras's LSTM, if it did.
         computed: Share of the timesteps, masked ones left out, that FastLSTM computed. The others were copied, because
-            they repeat earlier ones bit for bit.
+            they repeat earlier ones bit for bit. None where nothing was counted: on a GPU.
         without_gradient: Share of the timesteps of the training steps, masked ones left out, in which all gradients
-            were zero, so that FastLSTM's backward pass left them out.
+            were zero, so that FastLSTM's backward pass left them out; None likewise.
     """
 
     model: str
@@ -85,8 +85,8 @@ class Comparison:
     fused_calls: dict[str, int]
     expected_calls: dict[str, int]
     fallbacks: list[str]
-    computed: float
-    without_gradient: float
+    computed: float | None
+    without_gradient: float | None
 
     @property
     def gradient_difference(self) -> float:
@@ -208,15 +208,15 @@ def compare(
         # For each layer: the pass for the logits, then training and prediction.
         expected_calls={"forward": lstms * (1 + 2 * len(batches)), "backward": lstms * len(batches)},
         fallbacks=after.new_fallbacks(before),
-        computed=_share("computed", before, after, none=1.0),
-        without_gradient=_share("without_gradient", untrained, trained, none=0.0),
+        computed=_share("computed", before, after),
+        without_gradient=_share("without_gradient", untrained, trained),
     )
 
 
-def _share(kind: str, before: Status, after: Status, *, none: float) -> float:
-    """Returns the share of timesteps of a kind between two moments; `none` if there were no timesteps at all."""
+def _share(kind: str, before: Status, after: Status) -> float | None:
+    """Returns the share of timesteps of a kind between two moments; None if no timesteps were counted."""
     given, some = (after.timesteps[name] - before.timesteps[name] for name in ("given", kind))
-    return some / given if given else none
+    return some / given if given else None
 
 
 class _Side:

@@ -27,8 +27,8 @@ struct CallCounts {
 LSTM_FAST_EXPORT CallCounts GetCallCounts();
 
 // Real timesteps of all forward passes in this process, and those of them that were computed: others repeat, bit for
-// bit, what came before them in their row. Then those of all backward passes that were passed over, because all
-// gradients in them were zero.
+// bit, what came before them in their row. `without_gradient`: real timesteps that the backward passes left
+// out, because all gradients in them were zero.
 struct TimestepCounts {
   int64_t given, computed, without_gradient;
 };
