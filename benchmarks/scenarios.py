@@ -14,6 +14,7 @@ SMOKE_SCENARIOS = (
     Scenario(3, 5, 4, 6, bidirectional=True),
     Scenario(3, 5, 4, 6, bidirectional=True, padding=IMDB_PADDING),
 )
+REPEATING_SMOKE = Scenario(3, 5, 4, 6, padding=IMDB_PADDING, repeating=True)
 
 # On a GPU a precision is the type of numbers in memory and, for float32, how products are computed.
 PRECISIONS = ("float32", "tf32", "bfloat16", "float16")

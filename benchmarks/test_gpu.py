@@ -24,7 +24,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from benchmarks import DEVICE, results
 from benchmarks.environment import gpu
 from benchmarks.gpu_contenders import KEYS, contender
-from benchmarks.scenarios import GPU_SCENARIOS, PRECISIONS, SMOKE_SCENARIOS
+from benchmarks.scenarios import GPU_SCENARIOS, PRECISIONS, REPEATING_SMOKE, SMOKE_SCENARIOS
 from lstm_fast import reference
 from lstm_fast.bench.parity import TOLERANCE
 from lstm_fast.bench.prepared import Prepared
@@ -77,7 +77,7 @@ def device(request: pytest.FixtureRequest) -> str:
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.scenarios(real=GPU_SCENARIOS, smoke=SMOKE_SCENARIOS[::3])
+@pytest.mark.scenarios(real=GPU_SCENARIOS, smoke=[*SMOKE_SCENARIOS[::3], REPEATING_SMOKE])
 def test_layer(
     benchmark: BenchmarkFixture,
     timed_by: Callable[[Prepared], None],
