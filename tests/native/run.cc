@@ -147,6 +147,17 @@ Outputs RunAndCheck(const Case& problem, const Solution& exact) {
   return outputs;
 }
 
+void CheckSpoiled(Options options) {
+  for (const Spoiled spoiled : {Spoiled::kX, Spoiled::kState, Spoiled::kCell, Spoiled::kGradient}) {
+    for (const double spoiler : {std::nan(""), HUGE_VAL, -HUGE_VAL}) {
+      options.spoiled = spoiled;
+      options.spoiler = spoiler;
+      const Case problem(options);
+      RunAndCheck(problem, Solve(problem));
+    }
+  }
+}
+
 int64_t SkippedTimesteps() {
   const TimestepCounts counts = GetTimestepCounts();
   return counts.given - counts.computed;

@@ -60,6 +60,9 @@ class Outputs {
 // cases that differ in what does not change the result.
 Outputs RunAndCheck(const Case& problem, const Solution& exact);
 
+// The same for problems with each number that is not finite, in each place where there may be one.
+void CheckSpoiled(Options options);
+
 // How many timesteps the kernels have left out so far in this process, as they repeat others.
 int64_t SkippedTimesteps();
 int64_t TimestepsWithoutGradient();  // of backward passes

@@ -1,5 +1,4 @@
 // Timesteps in which all gradients are zero are passed over, and nothing shows it.
-#include <cmath>
 #include <string>
 #include <vector>
 
@@ -87,19 +86,12 @@ LSTM_FAST_TEST(zeros_with_numbers_that_are_not_finite) {
   if (kUnderTsan) throw Skipped("one thread after the other: nothing for ThreadSanitizer");
   const Settings settings;
   for (const bool sequences : {false, true}) {
-    for (const Spoiled spoiled : {Spoiled::kX, Spoiled::kState, Spoiled::kCell, Spoiled::kGradient}) {
-      for (const double spoiler : {std::nan(""), HUGE_VAL, -HUGE_VAL}) {
-        for (uint64_t seed = 0; seed < 4; ++seed) {  // other timesteps and units
-          Options o = Vanishing();
-          if (seed % 2 == 0) o.units = 32;  // lanes beyond the last unit would let nobody pass
-          o.return_sequences = sequences;
-          o.spoiled = spoiled;
-          o.spoiler = spoiler;
-          o.seed = seed;
-          const Case problem(o);
-          RunAndCheck(problem, Solve(problem));
-        }
-      }
+    for (uint64_t seed = 0; seed < 4; ++seed) {  // other timesteps and units
+      Options o = Vanishing();
+      if (seed % 2 == 0) o.units = 32;  // lanes beyond the last unit would let nobody pass
+      o.return_sequences = sequences;
+      o.seed = seed;
+      CheckSpoiled(o);
     }
   }
 }
