@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import math
 import os
@@ -31,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0; 1 if a comparison or a contender failed, or `status` found a problem; 2 for arguments, data
         or folders that cannot be used; 130 if it was interrupted.
     """
-    arguments = _parser().parse_args(argv)
+    arguments = _parsed(argv)
     arguments.group = None
     try:
         status = _run(arguments)
@@ -75,7 +76,7 @@ def _as_option(message: str, arguments: argparse.Namespace) -> str:
     return f"--{name.replace('_', '-')}{colon}{rest}" if is_option else message
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="lstm-fast",
         description="Keras LSTMs on fused kernels: train a classifier of texts, compare, measure.",
@@ -90,7 +91,20 @@ def _parser() -> argparse.ArgumentParser:
     _add_predict(commands)
     _add_bench(commands)
     _add_status(commands)
-    return parser
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown:
+        command = commands.choices[arguments.command]
+        command.error(f"unrecognized arguments: {' '.join(unknown)}{_similar(unknown[0], command)}")
+    return arguments
+
+
+def _similar(unknown: str, command: argparse.ArgumentParser) -> str:
+    """Returns a question that names the command's option most like an unknown one; empty if none is like it."""
+    options = [option for action in command._actions for option in action.option_strings if option.startswith("--")]
+    name = unknown.partition("=")[0]
+    longer = [option for option in options if option.startswith(name) and name.startswith("--")]
+    close = longer or difflib.get_close_matches(name, options, 1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _shared() -> argparse.ArgumentParser:

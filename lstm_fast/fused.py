@@ -179,13 +179,6 @@ def changed_since(changes: int, layer: Any, cls: type) -> bool:
     return type(layer) is not cls or changes != class_changes
 
 
-def checked_recompute(recompute: Any) -> bool:
-    """Returns the argument `recompute` of a layer; raises TypeError if it is no boolean."""
-    if not isinstance(recompute, bool):
-        raise TypeError(f"`recompute`: expected True or False, found {recompute!r}")
-    return recompute
-
-
 def recomputes(layer: Any) -> bool:
     """Whether a layer has `recompute`. A layer that has become Keras's during the call may have no such attribute."""
     return bool(getattr(layer, "recompute", False))

@@ -10,7 +10,7 @@ import keras
 from keras import ops
 from keras.layers import LSTM, RNN, Bidirectional, LSTMCell
 
-from lstm_fast import cells, checks, fallbacks, functional, fused, masks, states
+from lstm_fast import cells, checks, construction, fallbacks, functional, fused, masks, states
 from lstm_fast.backends import Unavailable, UnavailableError
 
 # The merge modes of keras.layers.Bidirectional, except None.
@@ -100,8 +100,9 @@ class FastLSTM(fused.Fused, LSTM):  # type: ignore[misc]
     of_keras = LSTM
 
     def __init__(self, units: int, *args: Any, recompute: bool = False, **kwargs: Any) -> None:
-        super().__init__(units, *args, **kwargs)
-        self.recompute = fused.checked_recompute(recompute)
+        construction.check_dropout(args, kwargs)
+        super().__init__(construction.checked_units(units), *args, **kwargs)
+        self.recompute = construction.checked_recompute(recompute)
 
     @property
     def use_cudnn(self) -> Any:
@@ -152,7 +153,7 @@ class FastRNN(fused.Fused, RNN):  # type: ignore[misc]
 
     def __init__(self, cell: Any, *args: Any, recompute: bool = False, **kwargs: Any) -> None:
         super().__init__(cell, *args, **kwargs)
-        self.recompute = fused.checked_recompute(recompute)
+        self.recompute = construction.checked_recompute(recompute)
 
 
 @keras.saving.register_keras_serializable(package="lstm_fast", name="FastBidirectional")
@@ -190,6 +191,7 @@ class FastBidirectional(Bidirectional):  # type: ignore[misc]
     of_keras = Bidirectional
 
     def __init__(self, layer: Any, *args: Any, **kwargs: Any) -> None:
+        construction.check_wrapped(layer)
         super().__init__(layer, *args, **kwargs)
         for direction in directions_of(self):
             make_fast(direction)
@@ -205,7 +207,7 @@ class FastBidirectional(Bidirectional):  # type: ignore[misc]
         for direction in directions_of(self):
             if not isinstance(direction, fused.Fused):
                 raise AttributeError(f"`recompute`: expected FastLSTM or FastRNN inside, found {direction!r}")
-            direction.recompute = fused.checked_recompute(value)
+            direction.recompute = construction.checked_recompute(value)
 
     def __repr__(self) -> str:
         return fused.shown(self)

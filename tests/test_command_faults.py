@@ -128,6 +128,25 @@ def test_names_are_not_abbreviated(line: list[str], capsys: pytest.CaptureFixtur
     assert "error:" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            ["compare", "--batch", "3"],
+            "lstm-fast compare: error: unrecognized arguments: --batch 3; did you mean --batch-size?",
+        ),
+        (["bench", "--shapes=1,2,3,4"], "unrecognized arguments: --shapes=1,2,3,4; did you mean --shape?"),
+        (["status", "--colour"], "unrecognized arguments: --colour\n"),
+        (["train", "films.csv"], "unrecognized arguments: films.csv\n"),
+    ],
+)
+def test_an_unknown_option_names_one_like_it(line: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as error:
+        main(line)
+    assert error.value.code == 2
+    assert message in capsys.readouterr().err
+
+
 def test_long_work_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Also if the work calls nothing that could report."""
     monkeypatch.setattr(heartbeat, "INTERVAL", 0.05)

@@ -3,8 +3,10 @@ path, its reasons, and errors for bad arguments. Parity is in test_parity_*.py.
 """
 
 import doctest
+import inspect
 import logging
 import pathlib
+import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -113,8 +115,44 @@ def test_positional_arguments_are_those_of_keras() -> None:
 
 @pytest.mark.parametrize("units", [0, -3])
 def test_units_must_be_positive(units: int) -> None:
-    with pytest.raises(ValueError, match=f"`units`, expected a positive integer, got {units}"):
+    with pytest.raises(ValueError, match=f"`units`: expected a positive integer, found {units}"):
         FastLSTM(units)
+
+
+@pytest.mark.parametrize("units", ["64", 2.5, 4.0, None, True, [3]])
+def test_units_must_be_an_integer(units: Any) -> None:
+    with pytest.raises(TypeError, match=f"`units`: expected a positive integer, found {re.escape(repr(units))}"):
+        FastLSTM(units)
+
+
+def test_units_may_be_an_integer_of_any_library() -> None:
+    layer = FastLSTM(np.int64(UNITS))
+    assert type(layer.units) is int
+    assert layer.get_config()["units"] == UNITS
+
+
+@pytest.mark.parametrize("name", ["dropout", "recurrent_dropout"])
+@pytest.mark.parametrize(
+    ("share", "error"),
+    [(20, ValueError), (-0.1, ValueError), (float("nan"), ValueError), ("a", TypeError), (None, TypeError)],
+)
+def test_dropout_must_be_a_share(name: str, share: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match=f"`{name}`: expected a number from 0 to 1, found "):
+        FastLSTM(UNITS, **{name: share})
+    assert getattr(FastLSTM(UNITS, **{name: np.float32(0.5)}), name) == 0.5
+
+
+def test_dropout_is_checked_in_its_position_as_well() -> None:
+    parameters = inspect.signature(keras.layers.LSTM.__init__).parameters
+    before = [parameter.default for parameter in parameters.values()][2 : list(parameters).index("dropout")]
+    with pytest.raises(ValueError, match="`dropout`: expected a number from 0 to 1, found 7"):
+        FastLSTM(UNITS, *before, 7)
+
+
+@pytest.mark.parametrize("make", [lambda: keras.layers.Dense(3), lambda: FastBidirectional(FastLSTM(UNITS))])
+def test_what_has_no_direction_cannot_run_in_both(make: Callable[[], Any]) -> None:
+    with pytest.raises(TypeError, match="`layer`: expected a recurrent layer, such as FastLSTM, found <"):
+        FastBidirectional(make())
 
 
 def test_unknown_arguments_are_refused() -> None:

@@ -2,12 +2,12 @@
 
 import math
 import numbers
-import operator
 from typing import Any
 
 import keras
 
 from lstm_fast import convert, layers
+from lstm_fast.construction import integer
 from lstm_fast.environment import is_installed
 from lstm_fast.exports import copies
 from lstm_fast.exports.formats import DTYPES, KERAS, SUFFIXES, WRITTEN_BY
@@ -23,22 +23,13 @@ def check_call(who: str, model: Any, format: Any, batch_size: Any, tolerance: An
         )
     if not isinstance(format, str) or format not in SUFFIXES:
         raise ValueError(f"{who}: `format`: expected one of {', '.join(SUFFIXES)}, found {format!r}")
-    rows = None if batch_size is None else positive(batch_size)
-    if rows is None and batch_size is not None:
+    rows = None if batch_size is None else integer(batch_size)
+    if batch_size is not None and (rows is None or rows < 1):
         raise ValueError(f"{who}: `batch_size`: expected a positive integer or None, found {batch_size!r}")
     is_number = isinstance(tolerance, numbers.Real) and not isinstance(tolerance, bool)
     if tolerance is not None and not (is_number and 0 < tolerance < math.inf):
         raise ValueError(f"{who}: `tolerance`: expected a positive number or None, found {tolerance!r}")
     return rows
-
-
-def positive(number: Any) -> int | None:
-    """Returns a positive integer of any library as Python's; None if it is something else, such as `True`."""
-    try:
-        found = 0 if isinstance(number, bool) else operator.index(number)
-    except TypeError:
-        return None
-    return found if found > 0 else None
 
 
 def check_dtype(dtype: Any) -> None:
