@@ -46,7 +46,8 @@ RUNS: Mapping[str, Mapping[str, float]] = {
         "build": 150,
         "smoke": 50,
         "small": 110,
-        "search": 90,
+        "parts": 30,
+        "search": 60,
         "sanitize": 50,
         "reviews": 50,
         "threads": 40,
@@ -78,6 +79,7 @@ SHORT_PRECISIONS = PRECISIONS
 TUNED = ("64,256,64", "64,256,128", "64,256,256", "64,256,512", "64,256,1024", "16,1024,768")
 TUNED_PRECISIONS = ("float32", "tf32", "bfloat16")
 SEARCHED, SEARCHED_PRECISIONS = ("64,256,32", "64,256,64", "64,256,128", "1,256,64"), ("float32", "bfloat16", "float16")
+PARTED, PARTED_PRECISIONS = ("64,256,64", "64,256,128", "64,256,32", "64,1354,64,2"), ("float32", "tf32", "bfloat16")
 CHECKED = ("5,3,24", "9,2,72")  # a check runs every cut of them
 SANITIZED_CUTS = 50
 SMOKE = {
@@ -454,6 +456,18 @@ class Session:
         status, text, seconds = self.call(label, [*command, *options], "benchmark.log", limit, environment, self.tree)
         result, failed = _of_tests(report, status, text)
         self.note(label, result, seconds, failed=failed)
+
+    def parts(self) -> None:
+        """The passes of few units, and each product around them."""
+        self._forget("parts")
+        shapes, precisions = (("2,3,16", "2,3,16,2"), ("float32",)) if self.rehearsal else (PARTED, PARTED_PRECISIONS)
+        command = [sys.executable, "-m", "benchmarks.gpu_parts", "--output", str(self.results), "--shapes", *shapes]
+        command += ["--precisions", *precisions, "--deadline", str(time.time() + 0.8 * self.left())]
+        command += ["--emulated"] if self.rehearsal else []
+        status, text, seconds = self.call("parts", command, "parts.log", self.left(), self.environment(), self.tree)
+        found = len([row for row in _rows(self.results) if row.suite == "parts"])
+        result = f"{found} timed" if status == 0 else f"{found} timed until {_why(status, text)}"
+        self.note("parts", result, seconds, failed=status != 0)
 
     def tune(self) -> None:
         """Times every cut of the problems that were asked for."""

@@ -374,6 +374,14 @@ def _cut(cut: Mapping[str, Any]) -> str:
     return f"{cut['variant']} {cut['exchange']} {cut['blocks']}x{cut['rows']} {cut['warps']}w"
 
 
+def _parts(rows: Sequence[Row]) -> Iterator[Table]:
+    lines = [(row.name, row.contender, _us(row)[0], f"{row.facts['off']:.1e}") for row in rows]
+    note = (
+        "µs a timestep, from CUDA graphs. Off: the norm of the difference to the first way over the norm of its result."
+    )
+    yield Table("Parts of a training step", ("part, B,T,H precision", "computed", "µs", "off"), lines, note)
+
+
 def _steps(rows: Sequence[Row]) -> Iterator[Table]:
     """What each step of benchmarks.gpu came to; of the benchmarks, what is more than that they ran."""
     plain = [row for row in rows if row.case.startswith("rest ") and not row.facts["failed"]]
@@ -413,6 +421,7 @@ TABLES: Mapping[str, Callable[[Sequence[Row]], Iterator[Table]]] = {
         off=lambda own, _: f"{own.facts['off']:.1e}",
         remarks=_remarks,
     ),
+    "parts": _parts,
     "cuts": _cuts,
     "memory": _memory,
     "backends": _compared("Keras's backends", "A step is train_on_batch."),

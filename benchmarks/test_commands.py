@@ -125,6 +125,24 @@ def test_tune(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(telling(rows)) < len(rows)
 
 
+def test_gpu_parts() -> None:
+    """All ways of a part compute the same, as the layer does; on the emulated device of the tests."""
+    pytest.importorskip("torch")
+    import emulated
+
+    from benchmarks import gpu_parts
+
+    device, one = emulated.load(), {"z", "dx", "dW", "db", *tune.PASSES}
+    for directions, expected in ((1, {*one, "dU", "dW and dU"}), (2, {*one, "dU of one direction"})):
+        rows = list(gpu_parts.measured(device, tune.Shape(3, 4, 8, directions), "float32", "cpu"))
+        assert {row.pass_ for row in rows} == expected
+        assert max(row.facts["off"] for row in rows) < 1e-5
+        assert all(len(row.seconds) == gpu_parts.ROUNDS for row in rows)
+        (table,) = TABLES["parts"](rows)
+        assert len(table.rows) == len(rows)
+        assert table.rows[0][0] == f"forward {rows[0].case}"
+
+
 def test_gpu_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """A run ends in time, tells what failed, and shows what has been measured."""
     monkeypatch.setattr(gpu, "capability", lambda: None)
@@ -233,10 +251,12 @@ def test_gpu_rehearsal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
 
     emulated.load()
     folders = ["--output", str(tmp_path / "out"), "--scratch", str(tmp_path / "scratch")]
-    assert gpu.main(["kernels", "--rehearse", "--steps", "build", "search", "sanitize", "threads", *folders]) == 0
+    assert (
+        gpu.main(["kernels", "--rehearse", "--steps", "build", "parts", "search", "sanitize", "threads", *folders]) == 0
+    )
     written = {path.name for path in (tmp_path / "out").iterdir()}
     assert written == {"results.jsonl", "report.md"}
-    assert results.read([tmp_path / "out"])[0].suites == ["threads", "cuts", "steps"]
+    assert results.read([tmp_path / "out"])[0].suites == ["parts", "threads", "cuts", "steps"]
     shown = capsys.readouterr().out
     assert "0 wrong" in shown
     assert "tune 2,2,16 float32" in shown[shown.rindex("Steps") :]  # what each step came to is last

@@ -31,7 +31,7 @@ def check_dropout(args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         share = given.get(name, 0.0)
         if not isinstance(share, numbers.Real):
             raise TypeError(f"`{name}`: expected a number from 0 to 1, found {share!r}")
-        if not 0 <= share <= 1:
+        if not 0 <= float(share) <= 1:
             raise ValueError(f"`{name}`: expected a number from 0 to 1, found {share}")
 
 

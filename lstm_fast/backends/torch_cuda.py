@@ -55,10 +55,10 @@ def backward(
     with torch.autocast(x.device.type, enabled=False):
         reserve = _dense(reserve) if options.reserve_mode == RESERVE_GATES else call.forward(keep=True)[1]
         dz, h_prev, dh0, dc0 = call.backward(reserve, gradients)
-        dx = products.input_gradient(_ARRAYS, dz, directions) if with_dx else None
-        dkernels = products.kernel_gradients(_ARRAYS, x, mask, dz, directions)
-        drecurrent_kernels = products.recurrent_gradients(_ARRAYS, h_prev, dz, directions)
-        dbiases = [None if d.bias is None else db for d, db in zip(directions, _ARRAYS.sum_of_rows(dz), strict=True)]
+        dx = products.input_gradient(ARRAYS, dz, directions) if with_dx else None
+        dkernels = products.kernel_gradients(ARRAYS, x, mask, dz, directions)
+        drecurrent_kernels = products.recurrent_gradients(ARRAYS, h_prev, dz, directions)
+        dbiases = [None if d.bias is None else db for d, db in zip(directions, ARRAYS.sum_of_rows(dz), strict=True)]
     of_each = zip(dkernels, drecurrent_kernels, dbiases, dh0, dc0, strict=True)
     return Operands(dx, None, [Direction(*computed) for computed in of_each])
 
@@ -73,7 +73,7 @@ class _Call(NamedTuple):
         """Returns the outputs and the reserve, which is empty if it is not kept."""
         (x, mask, directions), units = self.operands, self.operands.units
         (batch, time, _), n = x.shape, len(directions)
-        z = products.project(_ARRAYS, x, directions)
+        z = products.project(ARRAYS, x, directions)
         y = x.new_empty((batch, time if self.options.return_sequences else 1, n * units))
         h_n, c_n = ([x.new_empty((batch, units)) for _ in range(n)] for _ in range(2))
         kept = (batch, n, time, self.reserve_step_bytes) if keep else (0,)
@@ -184,7 +184,7 @@ def _dense(tensor: torch.Tensor | None) -> Any:
 def _prepared(operands: Operands) -> Operands:
     """Returns operands as the kernels take them."""
     directions = [Direction(*map(_dense, direction)) for direction in operands.directions]
-    return Operands(_dense(operands.x), _dense(operands.mask), products.for_all_or_none(_ARRAYS, directions))
+    return Operands(_dense(operands.x), _dense(operands.mask), products.for_all_or_none(ARRAYS, directions))
 
 
 class _Arrays:
@@ -245,4 +245,4 @@ def _by_gate(matrix: torch.Tensor) -> torch.Tensor:
     return matrix.unflatten(1, (4, matrix.shape[1] // 4)).movedim(1, 0)
 
 
-_ARRAYS = _Arrays()
+ARRAYS = _Arrays()
