@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -184,6 +185,19 @@ def test_ctrl_c(tmp_path: Path, options: list[str]) -> None:
     assert "--resume goes on" in errors
     assert "Traceback" not in errors
     assert {path.name for path in output.iterdir()} == FILES
+
+
+def test_much_padding_without_a_mask_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    films = tmp_path / "films.csv"
+    films.write_text("text,label\n" + "".join(f"{'good ' * (40 if n == 0 else 1)},{n % 2}\n" for n in range(20)))
+    arguments = ["--data", str(films), "--epochs", "1", "--batch-size", "20", "--overwrite"]
+    for mask, told in (([], True), (["--mask"], False), (["--bucket", "--batch-size", "1"], False)):
+        assert train(tmp_path / "run", *arguments, *mask) == 0
+        lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("padding: ")]
+        assert len(lines) == told
+        assert not told or re.fullmatch(
+            r"padding: [5-9]\d% of the batches, not masked: .*; --mask leaves it out", lines[0]
+        )
 
 
 def test_nothing_left_to_train(tmp_path: Path, options: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -328,6 +328,14 @@ def test_buckets_hold_reviews_of_like_length() -> None:
 
 
 @pytest.mark.parametrize("bucket", [False, True])
+def test_the_share_of_padding_is_that_of_the_first_epoch(bucket: bool) -> None:
+    source = batched(np.random.default_rng(0).integers(0, 300, 501).tolist(), 8, bucket)
+    ids = [ids.numpy() for ids, _ in source.train_batches().take(source.steps_per_epoch)]
+    assert source.padding == pytest.approx(sum((each == 0).sum() for each in ids) / sum(each.size for each in ids))
+    assert batched([0, 0], 8).padding == 0.0
+
+
+@pytest.mark.parametrize("bucket", [False, True])
 def test_the_order_depends_on_seed_and_epoch_alone(bucket: bool) -> None:
     orders = epoch_orders(batched([1] * 100, 8, bucket), 3)
     tf.random.set_seed(99)

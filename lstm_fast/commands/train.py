@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from lstm_fast.text.training import Run
 
 
+MUCH_PADDING = 0.5  # a share of the batches that is worth a line
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command and returns its exit status."""
     group: Group | None = arguments.group
@@ -126,6 +129,11 @@ def _prepared(
         stack.enter_context(output_folder(output))
     heartbeat = stack.enter_context(Heartbeat())
     run, data = _resumed(before, arguments, heartbeat) if before else _new(arguments, heartbeat)
+    if not run.settings.mask and data.padding > MUCH_PADDING:
+        heartbeat.report(
+            f"padding: {data.padding:.0%} of the batches, not masked: a layer that reads it last learns little from "
+            "the words; --mask leaves it out"
+        )
     return run, data, heartbeat
 
 

@@ -63,6 +63,14 @@ class Data:
         return -(-len(self.train) // self.batch_size)
 
     @property
+    def padding(self) -> float:
+        """The share of padding in the training batches of the first epoch."""
+        lengths = np.asarray(self.train.ids.row_lengths())
+        batches = [lengths[np.asarray(index)] for index in self._indices(self.train, [self.seed, 0])]
+        timesteps = sum(int(batch.max()) * len(batch) for batch in batches)
+        return 1.0 - int(lengths.sum()) / timesteps if timesteps else 0.0
+
+    @property
     def fingerprint(self) -> str:
         """A digest of all ids and labels."""
         digest = hashlib.sha256()
