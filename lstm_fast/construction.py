@@ -24,7 +24,8 @@ def checked_units(units: Any) -> int:
 def check_dropout(args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     """Raises TypeError or ValueError for shares that are none. The arguments are those of an LSTM after `units`.
 
-    Keras takes 1 for all that is more, as for 20 instead of 0.2: it drops everything, and the layer does not learn.
+    Keras takes 1 for all that is more, as for 20 instead of 0.2. Then its cells drop nothing, and its layer on PyTorch
+    drops everything. 1 itself is allowed, because files that Keras has written may have it.
     """
     given = inspect.signature(LSTM.__init__).bind_partial(None, None, *args, **kwargs).arguments
     for name in ("dropout", "recurrent_dropout"):
