@@ -4,10 +4,10 @@
 # One would expect: a share of 20 is refused, as keras.layers.Dropout(20) refuses it. If it became 1, all inputs would
 # be dropped, with every backend.
 #
-# What happens: the layer makes 1.0 of every larger share. Its cell applies a share only if it lies between 0 and 1, so
-# 1.0 drops nothing: in training mode the outputs are those of inference. This is so on TensorFlow without a GPU and on
-# JAX. On PyTorch the layer has a faster path of its own, which multiplies the inputs by a mask of zeros. Then an input
-# has no effect at all. recurrent_dropout=20 drops nothing anywhere. GRU is written alike.
+# What happens: the layer makes 1.0 of every larger share. Its cell applies a share only if it lies between 0 and 1,
+# so 1.0 drops nothing: in training mode the outputs are those of inference. This is so on TensorFlow without a GPU
+# and on JAX. On PyTorch the layer has a faster path of its own, which multiplies the inputs by a mask of zeros. Then
+# an input has no effect at all. recurrent_dropout=20 drops nothing anywhere. GRU is written alike.
 #
 # Who meets it: whoever means 20 percent. On TensorFlow and JAX the model overfits as if there were no dropout; on
 # PyTorch it cannot learn.
@@ -61,5 +61,6 @@ if (layer.dropout, same, effect) != (1.0, expected, expected):
     sys.exit(f"changed: dropout=20 on {backend} is no longer taken for 1.0, or drops something else")
 PY
 for backend in tensorflow jax torch; do
-  KERAS_BACKEND=$backend "$folder/venv/bin/python" "$folder/case.py" 2> "$folder/errors" || { tail -n 1 "$folder/errors"; exit 1; }
+  KERAS_BACKEND=$backend "$folder/venv/bin/python" "$folder/case.py" 2> "$folder/errors" ||
+    { tail -n 1 "$folder/errors"; exit 1; }
 done

@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
 # An ONNX LSTM, GRU or RNN with layout=1, batch first: OpenVINO recurs over the batch, ONNX Runtime refuses the file.
 #
-# One would expect: layout=1, which ONNX has had since operator set 14, is only another order of axes. Runtimes compute the
-# same as for layout=0 with the axes exchanged, or refuse the file.
+# One would expect: layout=1, which ONNX has had since operator set 14, is only another order of axes. Runtimes
+# compute the same as for layout=0 with the axes exchanged, or refuse the file.
 #
 # What happens: OpenVINO takes the rows of the batch for timesteps and the timesteps for rows, and says nothing. So a
-# sequence's output depends on the sequences before it in the batch, and not on its own earlier timesteps. The output has
-# the order batch, direction, time, units, where ONNX says batch, time, direction, units. ONNX Runtime makes no session.
-# ONNX's reference evaluator computes what is meant, and so do both runtimes for layout=0.
+# sequence's output depends on the sequences before it in the batch, and not on its own earlier timesteps. The output
+# has the order batch, direction, time, units, where ONNX says batch, time, direction, units. ONNX Runtime makes no
+# session. ONNX's reference evaluator computes what is meant, and so do both runtimes for layout=0.
 #
-# Who meets it: whoever writes ONNX by hand or with a converter of their own for data in Keras's or batch_first order, and
-# looks at shapes only: with one direction a reshape hides the order of the output.
+# Who meets it: whoever writes ONNX by hand or with a converter of their own for data in Keras's or batch_first order,
+# and looks at shapes only: with one direction a reshape hides the order of the output.
 #
 # What to do: write layout=0 and a Transpose before and after the node, as Keras's and PyTorch's exporters do.
 #
-# Why: OpenVINO's own operator has the batch first. Its reader of ONNX files exchanges the axes for layout=1, which has
-# them in that order already.
+# Why: OpenVINO's own operator has the batch first. Its reader of ONNX files exchanges the axes for layout=1, which
+# has them in that order already.
 #
 # Versions: ONNX 1.23.2, ONNX Runtime 1.32.0 (CPU), OpenVINO 2026.4.1, NumPy 2.4.6, Python 3.11.
 #

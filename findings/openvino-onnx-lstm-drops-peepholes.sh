@@ -3,10 +3,10 @@
 #
 # One would expect: what OpenVINO cannot compute it refuses, as it refuses an LSTM with an unknown activation.
 #
-# What happens: an ONNX LSTM may have peephole weights (input P), and an attribute input_forget, which couples the forget
-# gate to the input gate. OpenVINO converts the node without both, and computes a plain LSTM: exactly what it computes
-# for the file without them. ONNX Runtime computes both as the operator's description says. Without them, and with
-# clip, the two runtimes agree up to rounding.
+# What happens: an ONNX LSTM may have peephole weights (input P), and an attribute input_forget, which couples the
+# forget gate to the input gate. OpenVINO converts the node without both, and computes a plain LSTM: exactly what it
+# computes for the file without them. ONNX Runtime computes both as the operator's description says. Without them, and
+# with clip, the two runtimes agree up to rounding.
 #
 # Who meets it: whoever deploys speech models of the time when peepholes were usual, converted to ONNX, on OpenVINO.
 #

@@ -3,12 +3,13 @@
 #
 # One would expect: torch.func.jvp works for a module or it does not, whatever the dtype. Reverse mode works in both.
 #
-# What happens: on a CPU, float32 runs on oneDNN's LSTM, which has no forward-mode derivative: NotImplementedError. float64
-# runs on PyTorch's own loop, which has one. So a test in float64 passes, and the same code with the usual dtype does not
-# run. Under torch.backends.mkldnn.flags(enabled=False) float32 works as well, because it takes the same loop.
+# What happens: on a CPU, float32 runs on oneDNN's LSTM, which has no forward-mode derivative: NotImplementedError.
+# float64 runs on PyTorch's own loop, which has one. So a test in float64 passes, and the same code with the usual
+# dtype does not run. Under torch.backends.mkldnn.flags(enabled=False) float32 works as well, because it takes the
+# same loop.
 #
-# Who meets it: whoever computes Jacobian-vector products, Hessian-vector products or jacfwd through an LSTM, and checks
-# them in float64 first, as is usual.
+# Who meets it: whoever computes Jacobian-vector products, Hessian-vector products or jacfwd through an LSTM, and
+# checks them in float64 first, as is usual.
 #
 # What to do: turn oneDNN off around the call, or use reverse mode (torch.func.vjp, jacrev).
 #

@@ -140,7 +140,8 @@ def test_help_waits_for_no_framework(tmp_path: pathlib.Path, words: list[str]) -
 
 @pytest.mark.backends("tensorflow")
 def test_the_start_up_messages_of_tensorflow_are_held_back(tmp_path: pathlib.Path) -> None:
-    assert "oneDNN" in run(tmp_path, "-c", "import tensorflow", installed="tensorflow").stderr, "nothing to hold back"
+    # Which messages there are depends on the processor and on drivers.
+    assert run(tmp_path, "-c", "import tensorflow", installed="tensorflow").stderr, "nothing to hold back"
     done = run(tmp_path, "-m", "lstm_fast", "status", installed="tensorflow")
     assert (done.returncode, done.stderr) == (0, "")
 
