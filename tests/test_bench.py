@@ -90,7 +90,9 @@ def check(found: dict[str, Any], size: int, options: Sequence[str] = ()) -> None
 
 
 def quotient(other: Sequence[float], own: Sequence[float]) -> float:
-    """That of one round, the median of all."""
+    """That of one round, the median of all. A slow one is timed once, which counts for every round."""
+    if len(other) == 1:
+        other = [*other] * len(own)
     return statistics.median(a / b for a, b in zip(other, own, strict=True))
 
 

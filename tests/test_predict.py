@@ -128,9 +128,10 @@ def test_a_result_does_not_depend_on_its_neighbours(name: str, request: pytest.F
     classifier = prediction.load(request.getfixturevalue(name))
     together = classifier.probabilities(TEXTS, batch_size=3)
     alone = np.concatenate([classifier.probabilities([text]) for text in TEXTS])
-    np.testing.assert_allclose(together, alone, atol=1e-6)
+    # TensorFlow's products round differently for other numbers of rows, and on other processors.
+    np.testing.assert_allclose(together, alone, atol=1e-5)
     backwards = classifier.probabilities(TEXTS[::-1] * 3)
-    np.testing.assert_allclose(backwards, np.tile(alone[::-1], (3, 1)), atol=1e-6)
+    np.testing.assert_allclose(backwards, np.tile(alone[::-1], (3, 1)), atol=1e-5)
 
 
 # What is read
