@@ -51,9 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     try:
-        arguments.group = start(getattr(arguments, "distribute", False))
         if arguments.command != "status":  # it reports bad settings itself
-            check_settings()
+            check_settings()  # does not wait for Keras
+        arguments.group = start(getattr(arguments, "distribute", False))
         command = importlib.import_module(f"lstm_fast.commands.{arguments.command}")
         status: int = command.run(arguments)
         sys.stdout.flush()  # here, because a BrokenPipeError is handled below

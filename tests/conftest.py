@@ -3,6 +3,7 @@ the state that is one per process.
 """
 
 import functools
+import gc
 import os
 import pathlib
 import re
@@ -124,6 +125,17 @@ def cuda_is_there() -> bool:
     import jax
 
     return any(hasattr(device, "compute_capability") for device in jax.devices())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def out_of_sight() -> Iterator[None]:
+    """Hides what the tests of a file leave from the garbage collector, which would look at it again and again.
+
+    Frameworks keep graphs and layers of all tests: millions of objects in the end.
+    """
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(params=_core.available_isas())
