@@ -46,30 +46,38 @@ def parts(shape: tune.Shape, precision: str, device: str) -> dict[str, Ways]:
     def by_row(values: torch.Tensor) -> torch.Tensor:
         return torch.bmm(values.mT, flat).sum(0)
 
+    def side_by_side() -> torch.Tensor:  # what one product for both would need: x and h_prev are apart in the layer
+        return torch.cat([x, h_prev[:, :, 0]], 2)
+
     found: dict[str, Ways] = {
         "z": {LAYER: lambda: products.project(ARRAYS, x, directions)},
         "dx": {LAYER: lambda: products.input_gradient(ARRAYS, dz, directions)},
         "dW": {
-            LAYER: lambda: torch.cat(list(products.kernel_gradients(ARRAYS, x, None, dz, directions)), 1),
+            LAYER: lambda: products.kernel_gradients(ARRAYS, x, None, dz, directions),
             "a product for each row, then their sum": lambda: by_row(x),
         },
+        "dU": {LAYER: lambda: products.recurrent_gradients(ARRAYS, h_prev, dz, directions)},
         "db": {
-            LAYER: lambda: ARRAYS.sum_of_rows(dz).flatten(),
-            "a product with ones": lambda: torch.mm(ones, flat.flatten(0, 1))[0],
+            LAYER: lambda: ARRAYS.sum_of_rows(dz),
+            "a product with ones": lambda: torch.mm(ones, flat.flatten(0, 1)).view(n, 4 * units),
         },
     }
-    as_layer = {LAYER: lambda: products.recurrent_gradients(ARRAYS, h_prev, dz, directions)[0]}
     if n == 1:
-        both = torch.cat([x, h_prev[:, :, 0]], 2)
-        found["dU"] = {**as_layer, "a product for each row, then their sum": lambda: by_row(h_prev[:, :, 0])}
+        found["dU"]["a product for each row, then their sum"] = lambda: by_row(h_prev[:, :, 0])
         found["dW and dU"] = {
-            LAYER: lambda: torch.cat([found["dW"][LAYER](), found["dU"][LAYER]()]),
-            "one product": lambda: torch.mm(both.flatten(0, 1).T, flat.flatten(0, 1)),
-            "one for each row, then their sum": lambda: by_row(both),
+            LAYER: lambda: [*found["dW"][LAYER](), *found["dU"][LAYER]()],
+            "x and h side by side, one product": lambda: torch.mm(side_by_side().flatten(0, 1).T, flat.flatten(0, 1)),
+            "the same, one for each row, then their sum": lambda: by_row(side_by_side()),
         }
-    else:
-        found["dU of one direction"] = as_layer
     return found
+
+
+def _flat(result: Any, part: str) -> torch.Tensor:
+    """What a way has computed, as one array of float64."""
+    if isinstance(result, torch.Tensor):
+        return result.double()
+    axis = 1 if part == "dW" else 0  # the directions share x, so their dW are side by side
+    return torch.cat([array.double() for array in result], axis)
 
 
 def measured(cuda: Any, shape: tune.Shape, precision: str, device: str) -> Iterator[Row]:
@@ -82,9 +90,9 @@ def measured(cuda: Any, shape: tune.Shape, precision: str, device: str) -> Itera
         yield Row("parts", case, of, LAYER, seconds, {"time": shape.time, "off": 0.0})
     with arithmetic(precision):
         for part, ways in parts(shape, precision, device).items():
-            expected = ways[LAYER]().double()
+            expected = _flat(ways[LAYER](), part)
             for way, compute in ways.items():
-                off = float((compute().double() - expected).norm() / expected.norm())
+                off = float((_flat(compute(), part) - expected).norm() / expected.norm())
                 yield Row("parts", case, part, way, _seconds(compute, device), {"time": shape.time, "off": off})
 
 
@@ -123,7 +131,12 @@ def _repeated(compute: Callable[[], Any], device: str) -> Callable[[], Any]:
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser("gpu_parts", __doc__)
     options.add_argument("--shapes", nargs="+", required=True, help="B,T,H each, or B,T,H,2 for two directions")
-    options.add_argument("--precisions", nargs="+", choices=tune.NUMBERS, default=["float32", "tf32", "bfloat16"])
+    options.add_argument(
+        "--precisions",
+        nargs="+",
+        choices=[name for name in tune.NUMBERS if name in DTYPES],
+        default=["float32", "tf32", "bfloat16"],
+    )
     options.add_argument("--output", type=Path, required=True, help="file of results to append to")
     options.add_argument("--deadline", type=float, default=float("inf"), help="seconds since the epoch")
     options.add_argument(

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Forward-mode derivatives of torch.nn.LSTM work in float64 and raise in float32; GRU and RNN work in both.
 #
-# One would expect: torch.func.jvp works for a module or it does not, whatever the dtype. Reverse mode works in both.
+# One would expect: torch.func.jvp works for a module or it does not, whatever the dtype.
 #
 # What happens: on a CPU, float32 runs on oneDNN's LSTM, which has no forward-mode derivative: NotImplementedError.
 # float64 runs on PyTorch's own loop, which has one. So a test in float64 passes, and the same code with the usual

@@ -51,9 +51,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     try:
-        if arguments.command != "status":  # it reports bad settings itself
+        distribute = getattr(arguments, "distribute", False)
+        if arguments.command != "status" and not distribute:  # status reports bad settings itself
             check_settings()  # does not wait for Keras
-        arguments.group = start(getattr(arguments, "distribute", False))
+        arguments.group = start(distribute)
+        if distribute:
+            check_settings()  # the other processes would wait for one that has not joined them
         command = importlib.import_module(f"lstm_fast.commands.{arguments.command}")
         status: int = command.run(arguments)
         sys.stdout.flush()  # here, because a BrokenPipeError is handled below
@@ -94,16 +97,19 @@ def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     arguments, unknown = parser.parse_known_args(argv)
     if unknown:
         command = commands.choices[arguments.command]
-        command.error(f"unrecognized arguments: {' '.join(unknown)}{_similar(unknown[0], command)}")
+        command.error(f"unrecognized arguments: {' '.join(unknown)}{_similar(unknown, parser, command)}")
     return arguments
 
 
-def _similar(unknown: str, command: argparse.ArgumentParser) -> str:
-    """Returns a question that names the command's option most like an unknown one; empty if none is like it."""
-    options = [option for action in command._actions for option in action.option_strings if option.startswith("--")]
-    name = unknown.partition("=")[0]
-    longer = [option for option in options if option.startswith(name) and name.startswith("--")]
-    close = longer or difflib.get_close_matches(name, options, 1)
+def _similar(unknown: Sequence[str], *parsers: argparse.ArgumentParser) -> str:
+    """Returns a question that names the option most like the first unknown one; empty if none is like it."""
+    names = [word.partition("=")[0] for word in unknown if word.startswith("--") and word != "--"]
+    actions = (action for parser in parsers for action in parser._actions)
+    options = [option for action in actions for option in action.option_strings if option.startswith("--")]
+    if not names:
+        return ""
+    longer = [option for option in options if option.startswith(names[0])]
+    close = longer or difflib.get_close_matches(names[0], options, 1, cutoff=0.7)
     return f"; did you mean {close[0]}?" if close else ""
 
 

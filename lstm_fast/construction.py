@@ -6,9 +6,10 @@ import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from keras.layers import LSTM, Layer
+from keras.layers import LSTM, Bidirectional, Layer
 
 _OF_RECURRENT_LAYERS = ("go_backwards", "return_sequences", "return_state", "stateful")
+_ROUNDING = 1e-6  # of a share that was computed
 
 
 def checked_units(units: Any) -> int:
@@ -24,22 +25,25 @@ def checked_units(units: Any) -> int:
 def check_dropout(args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     """Raises TypeError or ValueError for shares that are none. The arguments are those of an LSTM after `units`.
 
-    Keras takes 1 for all that is more, as for 20 instead of 0.2. Then its cells drop nothing, and its layer on PyTorch
-    drops everything. 1 itself is allowed, because files that Keras has written may have it.
+    Keras takes 1 for all that is more, as for 20 instead of 0.2. Its cells then drop nothing, and its faster path on
+    PyTorch drops the whole input. 1 itself is allowed, because files that Keras has written may have it.
     """
     given = inspect.signature(LSTM.__init__).bind_partial(None, None, *args, **kwargs).arguments
     for name in ("dropout", "recurrent_dropout"):
         share = given.get(name, 0.0)
-        if not isinstance(share, numbers.Real):
+        if not isinstance(share, numbers.Real) or isinstance(share, bool):
             raise TypeError(f"`{name}`: expected a number from 0 to 1, found {share!r}")
-        if not 0 <= float(share) <= 1:
+        if not -_ROUNDING <= float(share) <= 1 + _ROUNDING:
             raise ValueError(f"`{name}`: expected a number from 0 to 1, found {share}")
 
 
-def check_wrapped(layer: Any) -> None:
-    """Raises TypeError for a layer that cannot run in two directions."""
-    if isinstance(layer, Layer) and not all(hasattr(layer, name) for name in _OF_RECURRENT_LAYERS):
-        raise TypeError(f"`layer`: expected a recurrent layer, such as FastLSTM, found {layer!r}")
+def check_wrapped(layer: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Raises TypeError for layers that have no direction. The arguments are those of a Bidirectional."""
+    given = inspect.signature(Bidirectional.__init__).bind_partial(None, layer, *args, **kwargs).arguments
+    for name in ("layer", "backward_layer"):
+        inner = given.get(name)
+        if isinstance(inner, Layer) and not all(hasattr(inner, attribute) for attribute in _OF_RECURRENT_LAYERS):
+            raise TypeError(f"`{name}`: expected a recurrent layer, such as FastLSTM, found {inner!r}")
 
 
 def checked_recompute(recompute: Any) -> bool:

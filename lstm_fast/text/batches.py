@@ -65,9 +65,13 @@ class Data:
     @property
     def padding(self) -> float:
         """The share of padding in the training batches of the first epoch."""
-        lengths = np.asarray(self.train.ids.row_lengths())
-        batches = [lengths[np.asarray(index)] for index in self._indices(self.train, [self.seed, 0])]
-        timesteps = sum(int(batch.max()) * len(batch) for batch in batches)
+        order, starts = (np.asarray(tensor) for tensor in self._order(self.train, [self.seed, 0]))
+        starts = np.sort(starts)
+        lengths = np.asarray(self.train.ids.row_lengths())[order]
+        longest = np.maximum.reduceat(lengths, starts)
+        if _few_lengths():
+            longest = padded_length(longest)
+        timesteps = int((longest * np.diff(starts, append=len(lengths))).sum())
         return 1.0 - int(lengths.sum()) / timesteps if timesteps else 0.0
 
     @property
@@ -100,6 +104,11 @@ class Data:
 
     def _indices(self, texts: Encoded, seed: Any) -> tf.data.Dataset:
         """Indices of the texts of each batch of one epoch; with a seed of two numbers, shuffled."""
+        order, starts = self._order(texts, seed)
+        return tf.data.Dataset.from_tensor_slices(starts).map(lambda start: order[start : start + self.batch_size])
+
+    def _order(self, texts: Encoded, seed: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        """The indices of all texts, and where in them each batch starts; see `_indices`."""
         order = tf.range(len(texts), dtype=tf.int64)
         starts = tf.range(0, len(texts), self.batch_size)
         if seed is not None:
@@ -110,7 +119,7 @@ class Data:
             order = tf.gather(order, tf.argsort(window * (tf.reduce_max(lengths) + 1) + lengths, stable=True))
             if seed is not None:
                 starts = tf.random.experimental.stateless_shuffle(starts, seed)
-        return tf.data.Dataset.from_tensor_slices(starts).map(lambda start: order[start : start + self.batch_size])
+        return order, starts
 
     def _padded(self, texts: Encoded, indices: tf.data.Dataset) -> tf.data.Dataset:
         def pad(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -124,13 +133,15 @@ def padded_length(lengths: np.ndarray) -> np.ndarray:
     return LENGTHS[np.searchsorted(LENGTHS, lengths)]
 
 
-def pad_rows(ids: tf.RaggedTensor) -> tf.Tensor:
-    """Pads with 0 to the longest row, int64 `[B, T]`. With Keras on JAX, pads to the next one of `LENGTHS`.
+def _few_lengths() -> bool:
+    """Whether batches are padded to few different lengths: JAX compiles a model anew for each, which takes seconds."""
+    return bool(keras.backend.backend() == "jax")
 
-    JAX compiles the model anew for every length, and that takes seconds.
-    """
+
+def pad_rows(ids: tf.RaggedTensor) -> tf.Tensor:
+    """Pads with 0 to the longest row, int64 `[B, T]`. With Keras on JAX, pads to the next one of `LENGTHS`."""
     padded = ids.to_tensor()
-    if keras.backend.backend() != "jax":
+    if not _few_lengths():
         return padded
     longest = tf.shape(padded, tf.int64)[1:]
     more = tf.gather(LENGTHS, tf.searchsorted(LENGTHS, longest)) - longest
