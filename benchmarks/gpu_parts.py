@@ -5,7 +5,6 @@ Where a product may be computed in other ways, these are timed beside the layer'
 python -m benchmarks.gpu_parts --shapes 64,256,64 --precisions float32 --output parts.jsonl
 """
 
-import importlib
 import itertools
 import sys
 import time
@@ -139,14 +138,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options.add_argument("--output", type=Path, required=True, help="file of results to append to")
     options.add_argument("--deadline", type=float, default=float("inf"), help="seconds since the epoch")
-    options.add_argument(
-        "--emulated", action="store_true", help="the emulated device of the tests, to see that it works"
-    )
+    tune.add_emulated(options)
     given = parsed(options, arguments)
-    if given.emulated:
-        module, device = importlib.import_module("emulated").load(), "cpu"
-    else:
-        module, device = importlib.import_module("lstm_fast.backends").cuda(), "cuda"
+    module, device = tune.kernels(given.emulated)
     header = results.header(given.command)
     shapes = [tune.Shape(*map(int, text.split(","))) for text in given.shapes]
     with results.writing(given.output, lambda: header, append=True) as add:

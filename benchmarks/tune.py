@@ -3,6 +3,7 @@
 python -m benchmarks.tune --shapes 64,256,128 --precisions float32 bfloat16 --output tune.jsonl
 """
 
+import argparse
 import importlib
 import itertools
 import sys
@@ -285,6 +286,19 @@ def _seconds(recurrence: Recurrence, of: str, best: float | None) -> float:
     return sorted(times[1:] or times)[len(times[1:] or times) // 2]
 
 
+def add_emulated(options: argparse.ArgumentParser) -> None:
+    options.add_argument(
+        "--emulated", action="store_true", help="the emulated device of the tests, to see that it works"
+    )
+
+
+def kernels(emulated: bool) -> tuple[Any, str]:
+    """The compiled module, and where PyTorch has the memory that it computes on."""
+    if emulated:
+        return importlib.import_module("emulated").load(), "cpu"
+    return importlib.import_module("lstm_fast.backends").cuda(), "cuda"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser("tune", __doc__)
     options.add_argument("--shapes", nargs="+", help="B,T,H each, or B,T,H,2 for two directions")
@@ -293,14 +307,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.add_argument("--deadline", type=float, default=float("inf"), help="seconds since the epoch")
     options.add_argument("--once", action="store_true", help="run every cut once, untimed, also on ragged batches")
     options.add_argument("--most", type=int, help="of cuts, over all that is asked for; one or more of each pass")
-    options.add_argument(
-        "--emulated", action="store_true", help="the emulated device of the tests, to see that it works"
-    )
+    add_emulated(options)
     given = parsed(options, arguments)
-    if given.emulated:
-        module, device = importlib.import_module("emulated").load(), "cpu"
-    else:
-        module, device = importlib.import_module("lstm_fast.backends").cuda(), "cuda"
+    module, device = kernels(given.emulated)
     wrong = 0
     shapes = [Shape(*map(int, text.split(","))) for text in given.shapes or AWKWARD]
     work = list(itertools.product(shapes, given.precisions, (False, True)[: 1 + given.once]))

@@ -7,6 +7,7 @@ import difflib
 import importlib
 import math
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -104,8 +105,7 @@ def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
 def _similar(unknown: Sequence[str], *parsers: argparse.ArgumentParser) -> str:
     """Returns a question that names the option most like the first unknown one; empty if none is like it."""
     names = [word.partition("=")[0] for word in unknown if word.startswith("--") and word != "--"]
-    actions = (action for parser in parsers for action in parser._actions)
-    options = [option for action in actions for option in action.option_strings if option.startswith("--")]
+    options = [option for parser in parsers for option in re.findall(r"--[\w-]+", parser.format_usage())]
     if not names:
         return ""
     longer = [option for option in options if option.startswith(names[0])]

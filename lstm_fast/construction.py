@@ -26,7 +26,8 @@ def check_dropout(args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     """Raises TypeError or ValueError for shares that are none. The arguments are those of an LSTM after `units`.
 
     Keras takes 1 for all that is more, as for 20 instead of 0.2. Its cells then drop nothing, and its faster path on
-    PyTorch drops the whole input. 1 itself is allowed, because files that Keras has written may have it.
+    PyTorch, for sequences without a mask, drops the whole input. 1 itself is allowed, because files that Keras has
+    written may have it.
     """
     given = inspect.signature(LSTM.__init__).bind_partial(None, None, *args, **kwargs).arguments
     for name in ("dropout", "recurrent_dropout"):
